@@ -1,0 +1,1 @@
+"""Configs, one file a system; the argument picks the dataset."""

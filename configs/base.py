@@ -1,0 +1,78 @@
+"""Every field that all systems share, with its default.
+
+A config file takes an argument (after a colon), and any field can be set on the
+command line:
+
+  python train.py --config=configs/semantic_softmax.py:awa1 \
+      --config.data.dir=DIR --config.seed=1 --workdir=W
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from zsljax.errors import ZsljaxError, did_you_mean
+
+
+def get_config() -> ConfigDict:
+  """The fields that all systems share."""
+  config = ConfigDict()
+  # Decides initial parameters, the order of batches, and all randomness.
+  config.seed = 0
+  # Passes over the training set; with batch_size 0 one pass is one step.
+  config.epochs = 50
+  # Images per step over all devices and hosts; 0 is the whole training set.
+  config.batch_size = 256
+
+  config.data = ConfigDict()
+  config.data.name = "digits"
+  # Where the dataset was imported to (--dest of `python -m zsljax data`). The
+  # embedded digits are made in ~/.cache/zsljax when this is empty.
+  config.data.dir = ""
+  # Features and class embedding, as in `classic512_att`; needed where `dir`
+  # holds several, or to choose digits' `patches_strokes` (regions).
+  config.data.features = placeholder(str)
+  # `trainval`; or `train`, which holds out the validation classes and a fifth
+  # of the other images for `eval.py --split=val`.
+  config.data.train_split = "trainval"
+  # `host` holds the training images in memory, `none` streams them from the
+  # files every epoch, `auto` holds them up to 4 GiB. Same batches either way.
+  config.data.cache = "auto"
+
+  config.optimizer = ConfigDict()
+  # `adam`, or `lbfgs` (needs batch_size 0).
+  config.optimizer.name = "adam"
+  # adam only.
+  config.optimizer.learning_rate = 1e-3
+  # lbfgs only: how many past steps shape the next.
+  config.optimizer.memory = 20
+  # Ends the run when the gradient's norm is at most this times max(1, |loss|);
+  # 0 never does.
+  config.optimizer.tolerance = 0.0
+
+  config.checkpoint = ConfigDict()
+  # Epochs between checkpoints; the last step is always saved.
+  config.checkpoint.every_epochs = 10
+  # Older checkpoints are removed beyond this many.
+  config.checkpoint.keep = 3
+
+  # Steps between lines of metrics.
+  config.log_every = 10
+
+  config.mesh = ConfigDict()
+  # Devices that share a batch; -1 is all.
+  config.mesh.data = -1
+
+  config.evaluation = ConfigDict()
+  # Images per step of eval.py.
+  config.evaluation.batch_size = 1024
+  return config
+
+
+def choose(argument: str, choices: dict, file: str):
+  """The entry of ``choices`` that a config file's argument names."""
+  if argument not in choices:
+    raise ZsljaxError(
+      f"--config={file}:{argument}: unknown argument {argument!r}. "
+      f"{did_you_mean(argument, choices)}"
+    )
+  return choices[argument]

@@ -1,0 +1,158 @@
+"""Evaluates a trained run: checkpoint in, result rows out.
+
+  python eval.py --workdir=W                    # the test images
+  python eval.py --workdir=W --split=val        # of a run with train_split=train
+
+``--split=val`` chooses gamma of calibrated stacking on the validation classes;
+``--gamma_from`` takes what it chose to the test images of another run.
+"""
+
+import pathlib
+
+from absl import app, flags
+import jax
+
+from zsljax import evaluation, training
+from zsljax.checkpoints import Checkpoints, abstract
+from zsljax.data import evaluation_batches
+from zsljax.errors import ZsljaxError, require, shown_to_user
+from zsljax.experiment import Experiment
+from zsljax.flags import parse_flags
+from zsljax.reporting.rows import add_rows, make_row, read_rows, terminal_table
+from zsljax.sharding import replicated
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the training run.")
+SPLIT = flags.DEFINE_enum(
+  "split",
+  "test",
+  ["test", "val"],
+  "Images to score; val needs a run with config.data.train_split=train.",
+)
+DATA_DIR = flags.DEFINE_string(
+  "data_dir", None, "Where the dataset is now, when it was moved."
+)
+GAMMA = flags.DEFINE_float(
+  "gamma", None, "Also report with this subtracted from scores of seen classes."
+)
+GAMMA_FROM = flags.DEFINE_string(
+  "gamma_from",
+  None,
+  "As --gamma, with the value chosen by `--split=val` in this workdir.",
+)
+flags.mark_flags_as_required(["workdir"])
+flags.mark_flags_as_mutual_exclusive(["gamma", "gamma_from"])
+
+PROTOCOLS = {"test": "xian", "val": "xian_val"}
+
+
+def main(argv) -> None:
+  """Rows for the latest checkpoint, printed and added to ``results.jsonl``."""
+  del argv
+  workdir = pathlib.Path(WORKDIR.value).expanduser().absolute()
+  manifest = training.read_manifest(workdir)
+  config = manifest["config"]
+  if DATA_DIR.value:
+    config["data"]["dir"] = DATA_DIR.value
+  run = Experiment.build(config)
+  require(
+    run.dataset.fingerprint == manifest["dataset"]["fingerprint"],
+    f"{run.dataset.folder}: fingerprint",
+    run.dataset.fingerprint[:12],
+    f"{manifest['dataset']['fingerprint'][:12]}, the data of the training run",
+  )
+  on_test = SPLIT.value == "test"
+  require(
+    on_test or config["data"]["train_split"] == "train",
+    f"--split=val: config.data.train_split of {workdir}",
+    config["data"]["train_split"],
+    "train: this run was trained on the validation images",
+  )
+
+  checkpoints = Checkpoints(workdir, run.identity())
+  step = checkpoints.latest_step()
+  params = checkpoints.restore_params(_param_shapes(run), step)
+  classes = run.dataset.classes if on_test else run.classes
+  splits = ("test_seen", "test_unseen") if on_test else ("val",)
+  batch_size = config["evaluation"]["batch_size"]
+  training.check_divides(batch_size, run.mesh, "config.evaluation.batch_size")
+  decisions = evaluation.decide_all(
+    run.system,
+    params,
+    classes,
+    evaluation_batches(run.dataset, splits, batch_size),
+    run.mesh,
+  )
+
+  meta = run.dataset.metadata
+  provenance = {
+    "preset": config["system"]["preset"],
+    "config": config,
+    "data": {k: meta[k] for k in ("fingerprint", "sources", "storage_dtype")},
+    "versions": training.library_versions(),
+    "device": jax.devices()[0].device_kind,
+  }
+
+  def row(calibration: str, gamma: float, selection: str, chosen: str) -> dict:
+    return make_row(
+      system=run.system.name,
+      dataset=meta,
+      protocol=PROTOCOLS[SPLIT.value],
+      selection=selection,
+      calibration=calibration,
+      seed=config["seed"],
+      step=step,
+      metrics=evaluation.single_label_metrics(decisions, classes.seen, gamma),
+      provenance={"gamma": gamma, "gamma_from": chosen, **provenance},
+    )
+
+  rows = [row("none", 0.0, "last", "no calibration")]
+  if not on_test:
+    best = evaluation.seen_unseen_curve(decisions, classes.seen).best_gamma()
+    rows.append(row("additive", best, "val_selected", "highest H on val"))
+  if GAMMA.value is not None:
+    rows.append(row("additive", GAMMA.value, "last", "--gamma"))
+  if GAMMA_FROM.value is not None:
+    gamma = chosen_gamma(pathlib.Path(GAMMA_FROM.value), run)
+    rows.append(row("additive", gamma, "val_selected", "highest H on val"))
+  path = add_rows(workdir, rows)
+  print(
+    f"{run.system.name} ({provenance['preset']}), seed {config['seed']}, step "
+    f"{step}\n{meta['name']}: {meta['features']} features, classes by "
+    f"{meta['class_embedding']}, split {meta['split_version']}; mean per-class "
+    f"accuracy in percent on {SPLIT.value} images\n\n"
+    f"{terminal_table(rows)}\n\nrows in {path}"
+  )
+
+
+def chosen_gamma(workdir: pathlib.Path, run: Experiment) -> float:
+  """The gamma that ``--split=val`` has chosen in ``workdir``.
+
+  Raises:
+    ZsljaxError: it has not, or for another system or other data.
+  """
+  rows = [
+    row
+    for row in read_rows(workdir.expanduser())
+    if row["protocol"] == PROTOCOLS["val"] and row["calibration"] == "additive"
+  ]
+  if not rows:
+    raise ZsljaxError(
+      f"--gamma_from={workdir}: no gamma was chosen there, expected a run with "
+      "config.data.train_split=train after `eval.py --split=val`"
+    )
+  row = rows[-1]
+  for field, found, expected in (
+    ("system", row["system"], run.system.name),
+    ("data", row["provenance"]["data"]["fingerprint"], run.dataset.fingerprint),
+  ):
+    require(found == expected, f"--gamma_from={workdir}: {field}", found, expected)
+  return row["provenance"]["gamma"]
+
+
+def _param_shapes(run: Experiment):
+  shapes = jax.eval_shape(lambda: run.system.init(jax.random.key(0), run.spec))
+  return abstract(shapes, replicated(run.mesh))
+
+
+if __name__ == "__main__":
+  app.run(shown_to_user(main), flags_parser=parse_flags)

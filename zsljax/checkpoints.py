@@ -1,0 +1,160 @@
+"""Checkpoints in a run's folder; the only file that imports Orbax."""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+from orbax import checkpoint as ocp
+
+from zsljax.errors import ZsljaxError
+
+# What Orbax and TensorStore raise when a write or a read fails.
+_FAILURES = (OSError, ValueError, RuntimeError, KeyError, TypeError)
+
+
+class Checkpoints:
+  """The checkpoints of one run, each whole or absent.
+
+  A checkpoint holds the parameters, the rest of the training state, and a
+  description of the run that it belongs to. Writing goes on in the background;
+  a checkpoint gets its name when all of it is on disk.
+  """
+
+  def __init__(
+    self, workdir: pathlib.Path, run: dict[str, Any], keep: int | None = None
+  ):
+    """Opens ``workdir/checkpoints``.
+
+    Args:
+      workdir: the run's folder.
+      run: JSON values that tell this run from others; a checkpoint that
+        carries others is refused.
+      keep: how many to keep; all when None.
+    """
+    self.folder = workdir.absolute() / "checkpoints"
+    self._run = run
+    self._manager = ocp.CheckpointManager(
+      self.folder,
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=keep, create=True, enable_async_checkpointing=True
+      ),
+    )
+
+  def latest_step(self) -> int | None:
+    """The step of the newest complete checkpoint."""
+    return self._manager.latest_step()
+
+  def save(self, step: int, params: Any, rest: Any) -> None:
+    """Begins to write a checkpoint; waits for the one before.
+
+    Raises:
+      ZsljaxError: this one or the one before could not be written.
+    """
+    try:
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          params=ocp.args.StandardSave(params),
+          rest=ocp.args.StandardSave(rest),
+          run=ocp.args.JsonSave(self._run),
+        ),
+      )
+    except _FAILURES as error:
+      raise self._write_error(error) from error
+
+  def wait(self) -> None:
+    """Returns when everything begun is on disk.
+
+    Raises:
+      ZsljaxError: it could not be written.
+    """
+    try:
+      self._manager.wait_until_finished()
+    except _FAILURES as error:
+      raise self._write_error(error) from error
+
+  def restore_params(self, params: Any, step: int | None = None) -> Any:
+    """The parameters at ``step`` (the latest when None).
+
+    Args:
+      params: a pytree of ``jax.ShapeDtypeStruct`` with shardings.
+      step: which checkpoint.
+
+    Raises:
+      ZsljaxError: there is none, it is another run's, or it cannot be read.
+    """
+    args = {"params": ocp.args.StandardRestore(params)}
+    return self._restore(self._existing(step), args)["params"]
+
+  def restore(self, params: Any, rest: Any, step: int) -> tuple[Any, Any]:
+    """Parameters and the rest of the state; as ``restore_params``."""
+    args = {
+      "params": ocp.args.StandardRestore(params),
+      "rest": ocp.args.StandardRestore(rest),
+    }
+    restored = self._restore(self._existing(step), args)
+    return restored["params"], restored["rest"]
+
+  def _existing(self, step: int | None) -> int:
+    steps = sorted(self._manager.all_steps())
+    if not steps:
+      raise ZsljaxError(f"{self.folder}: no checkpoint yet, expected one")
+    if step is None:
+      return steps[-1]
+    if step not in steps:
+      raise ZsljaxError(f"{self.folder}: no checkpoint of step {step}, found {steps}")
+    return step
+
+  def _restore(self, step: int, args: dict[str, Any]) -> Any:
+    folder = self.folder / str(step)
+    try:
+      run = self._manager.restore(
+        step, args=ocp.args.Composite(run=ocp.args.JsonRestore())
+      )["run"]
+    except _FAILURES as error:
+      raise self._read_error(folder, error) from error
+    for field, expected in self._run.items():
+      if run.get(field) != expected:
+        raise ZsljaxError(
+          f"{folder}: belongs to another run: its {field} is "
+          f"{run.get(field)!r}, expected {expected!r}"
+        )
+    try:
+      return self._manager.restore(step, args=ocp.args.Composite(**args))
+    except _FAILURES as error:
+      raise self._read_error(folder, error) from error
+
+  def _write_error(self, error: Exception) -> ZsljaxError:
+    free = shutil.disk_usage(self.folder).free
+    return ZsljaxError(
+      f"{self.folder}: could not write a checkpoint ({_first_line(error)}); "
+      f"{free / 2**20:.1f} MiB are free there. The checkpoints before it are "
+      "whole: make room and start the same command again."
+    )
+
+  def _read_error(self, folder: pathlib.Path, error: Exception) -> ZsljaxError:
+    return ZsljaxError(
+      f"{folder}: cannot be read as a checkpoint of this run "
+      f"({_first_line(error)}). If the folder was damaged, remove it and the "
+      "run continues from the one before."
+    )
+
+  def close(self) -> None:
+    """Waits for writes and frees the background threads."""
+    self.wait()
+    self._manager.close()
+
+
+def abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+  """Shapes and dtypes of ``tree`` (arrays or shapes), laid out as ``sharding``."""
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+  )
+
+
+def _first_line(error: Exception) -> str:
+  text = str(error).strip().splitlines()
+  return f"{type(error).__name__}: {text[0][:300] if text else ''}"

@@ -1,0 +1,170 @@
+"""ClassSpace: what a system knows of the classes.
+
+Every place where zero-shot learning changes "which classes" is another
+``ClassSpace`` here: the validation fold, the unseen classes of conventional
+evaluation, all classes of the generalized one, a new class at inference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from zsljax.errors import ZsljaxError
+from zsljax.numerics import l2_normalize
+
+Array = jax.Array | np.ndarray
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ClassSpace:
+  """C classes, in the order of the columns of a score matrix.
+
+  Build one with ``ClassSpace.create``, which checks it; the plain constructor
+  is what JAX uses to rebuild one inside transformations.
+
+  Attributes:
+    embeddings: descriptions of the classes, ``[C, A]``.
+    seen: whether training images of the class exist, ``[C]`` bool.
+    ids: the class's label in the data files, ``[C]`` integer.
+    attribute_vectors: word vectors of the attributes, ``[A, V]``, or None.
+    names: the classes' names.
+    attribute_names: the attributes' names; empty where the source has none.
+  """
+
+  embeddings: Array
+  seen: Array
+  ids: Array
+  attribute_vectors: Array | None = None
+  names: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
+  attribute_names: tuple[str, ...] = dataclasses.field(
+    default=(), metadata={"static": True}
+  )
+
+  @classmethod
+  def create(
+    cls,
+    names: Sequence[str],
+    embeddings: Array,
+    seen: Array | None = None,
+    ids: Array | None = None,
+    attribute_names: Sequence[str] = (),
+    attribute_vectors: Array | None = None,
+  ) -> ClassSpace:
+    """A checked class space on the host.
+
+    Args:
+      names: C distinct names.
+      embeddings: ``[C, A]``, finite.
+      seen: ``[C]`` bool; all seen when absent.
+      ids: ``[C]`` distinct labels; 0..C-1 when absent.
+      attribute_names: A names, or none.
+      attribute_vectors: ``[A, V]``, or None.
+
+    Raises:
+      ZsljaxError: a shape disagrees, a name or id occurs twice, or an embedding
+        is not finite.
+    """
+    names = tuple(str(n) for n in names)
+    attribute_names = tuple(str(n) for n in attribute_names)
+    embeddings = np.asarray(embeddings)
+    count = len(names)
+    seen = np.ones(count, bool) if seen is None else np.asarray(seen)
+    ids = np.arange(count) if ids is None else np.asarray(ids)
+    if embeddings.ndim != 2 or len(embeddings) != count or not count:
+      raise ZsljaxError(
+        f"class embeddings: found shape {embeddings.shape}, expected one row for "
+        f"each of the {count} class names, [C, A]"
+      )
+    bad = np.flatnonzero(~np.isfinite(embeddings).all(1))
+    if bad.size:
+      raise ZsljaxError(
+        f"class embeddings: found NaN or infinity in class {names[bad[0]]!r} "
+        f"({bad.size} of {count} classes), expected finite numbers"
+      )
+    for field, value in (("seen", seen), ("ids", ids)):
+      if value.shape != (count,):
+        raise ZsljaxError(
+          f"class space: {field} has shape {value.shape}, expected ({count},)"
+        )
+    for field, values in (("class names", names), ("class ids", ids.tolist())):
+      twice = _first_duplicate(values)
+      if twice is not None:
+        raise ZsljaxError(f"{field}: {twice!r} occurs twice, expected distinct")
+    width = embeddings.shape[1]
+    if attribute_names and len(attribute_names) != width:
+      raise ZsljaxError(
+        f"attribute names: found {len(attribute_names)}, expected {width}, one "
+        "for each column of the class embeddings"
+      )
+    if attribute_vectors is not None:
+      attribute_vectors = np.asarray(attribute_vectors)
+      if attribute_vectors.ndim != 2 or len(attribute_vectors) != width:
+        raise ZsljaxError(
+          f"attribute vectors: found shape {attribute_vectors.shape}, expected "
+          f"[{width}, V], one row for each attribute"
+        )
+    return cls(
+      embeddings=embeddings,
+      seen=seen.astype(bool),
+      ids=ids.astype(np.int32),
+      attribute_vectors=attribute_vectors,
+      names=names,
+      attribute_names=attribute_names,
+    )
+
+  def __len__(self) -> int:
+    return self.embeddings.shape[0]
+
+  def subset(self, keep: Iterable[int] | np.ndarray) -> ClassSpace:
+    """The classes at positions ``keep`` (or where a bool ``keep`` is true)."""
+    keep = np.asarray(keep)
+    if keep.dtype == bool:
+      keep = np.flatnonzero(keep)
+    return dataclasses.replace(
+      self,
+      embeddings=self.embeddings[keep],
+      seen=self.seen[keep],
+      ids=self.ids[keep],
+      names=tuple(self.names[i] for i in keep) if self.names else (),
+    )
+
+  def validation_fold(self, held_out: Iterable[int]) -> ClassSpace:
+    """The seen classes alone, with the ids ``held_out`` playing the unseen.
+
+    The unseen classes do not occur in it, so nothing chosen on the fold can
+    depend on them.
+    """
+    fold = self.subset(np.asarray(self.seen))
+    held_out = np.asarray(list(held_out))
+    return dataclasses.replace(fold, seen=~np.isin(fold.ids, held_out))
+
+  def positions(self, labels: Array) -> jax.Array:
+    """Columns of the score matrix for labels (class ids), any shape.
+
+    The one place where labels become columns. -1 for a label that is not in the
+    space.
+    """
+    ids = jnp.asarray(self.ids)
+    order = jnp.argsort(ids)
+    at = jnp.searchsorted(ids, labels, sorter=order)
+    position = order[jnp.minimum(at, len(self) - 1)]
+    return jnp.where(ids[position] == labels, position, -1)
+
+  def unit_embeddings(self) -> jax.Array:
+    """The embeddings with rows of length one, ``[C, A]``."""
+    return l2_normalize(jnp.asarray(self.embeddings))
+
+
+def _first_duplicate(values: Iterable):
+  found = set()
+  for value in values:
+    if value in found:
+      return value
+    found.add(value)
+  return None

@@ -1,0 +1,22 @@
+"""Importers, TFDS builders and tf.data streaming.
+
+The only part of zsljax that imports TensorFlow, and only when data are read or
+written.
+"""
+
+from zsljax.data.feature_set import FeatureSet, make_feature_set
+from zsljax.data.pipeline import TrainingData, evaluation_batches
+from zsljax.data.sources import open_dataset
+from zsljax.data.store import StoredDataset, prepare
+from zsljax.data.xlsa17 import read_xlsa17
+
+__all__ = [
+  "FeatureSet",
+  "StoredDataset",
+  "TrainingData",
+  "evaluation_batches",
+  "make_feature_set",
+  "open_dataset",
+  "prepare",
+  "read_xlsa17",
+]

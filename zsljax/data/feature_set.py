@@ -1,0 +1,286 @@
+"""FeatureSet: an imported dataset in memory, checked, before it is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import hashlib
+import pathlib
+
+import numpy as np
+
+from zsljax.classes import ClassSpace
+from zsljax.errors import ZsljaxError, require
+
+# The stored splits, disjoint. `trainval` is the union of the first two.
+SPLITS = ("train", "val", "test_seen", "test_unseen")
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureSet:
+  """Precomputed features of N images, their classes, and who is held out.
+
+  Attributes:
+    name: of the dataset, for example ``awa1``.
+    features_kind: what computed the features, for example ``res101``.
+    class_embedding: what describes the classes, for example ``att``.
+    split_version: which published version of the split.
+    features: ``[N, D]``, or ``[N, R, D]`` for R regions.
+    labels: class ids, ``[N]`` integer.
+    classes: all classes; ``seen`` are those with images in trainval.
+    validation_classes: ids of the seen classes that ``val`` holds out.
+    splits: row numbers for each name of ``SPLITS``.
+    sources: SHA-256 of each file that the set was made from, by file name.
+    notes: what is odd but allowed, one sentence each.
+  """
+
+  name: str
+  features_kind: str
+  class_embedding: str
+  split_version: str
+  features: np.ndarray
+  labels: np.ndarray
+  classes: ClassSpace
+  validation_classes: tuple[int, ...]
+  splits: Mapping[str, np.ndarray]
+  sources: Mapping[str, str]
+  notes: tuple[str, ...] = ()
+
+  def fingerprint(self) -> str:
+    """SHA-256 of everything that decides a number trained on this set."""
+    digest = hashlib.sha256()
+    arrays = [self.features, self.labels, self.classes.embeddings]
+    arrays += [self.splits[split] for split in SPLITS]
+    if self.classes.attribute_vectors is not None:
+      arrays.append(self.classes.attribute_vectors)
+    for array in arrays:
+      digest.update(f"{array.dtype} {array.shape}".encode())
+      digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
+
+
+def make_feature_set(
+  *,
+  features: np.ndarray,
+  labels: np.ndarray,
+  class_names: Sequence[str],
+  embeddings: np.ndarray,
+  trainval: np.ndarray,
+  test_seen: np.ndarray,
+  test_unseen: np.ndarray,
+  validation_classes: Sequence[int] | None,
+  where: str,
+  split_seed: int = 0,
+  attribute_names: Sequence[str] = (),
+  attribute_vectors: np.ndarray | None = None,
+  notes: Sequence[str] = (),
+  **described,
+) -> FeatureSet:
+  """Checks the parts of a dataset and cuts the validation fold.
+
+  Args:
+    features: ``[N, D]`` or ``[N, R, D]``.
+    labels: ``[N]``, 0-based positions in ``class_names``.
+    class_names: C names.
+    embeddings: ``[C, A]``.
+    trainval: row numbers (0-based) of the training images.
+    test_seen: row numbers of the held-out images of seen classes.
+    test_unseen: row numbers of the images of unseen classes.
+    validation_classes: ids to hold out in ``val``; a seeded fifth of the seen
+      classes when None.
+    where: the file or files, for messages.
+    split_seed: of the held-out images of ``val``.
+    attribute_names: A names, or none.
+    attribute_vectors: ``[A, V]``, or None.
+    notes: remarks of the importer.
+    **described: the remaining fields of ``FeatureSet``.
+
+  Raises:
+    ZsljaxError: something does not fit together; the message says what.
+  """
+  notes = list(notes)
+  count = len(class_names)
+  require(
+    labels.shape == (len(features),),
+    f"{where}: labels",
+    f"shape {labels.shape}",
+    f"({len(features)},), one label for each row of the features",
+  )
+  outside = np.flatnonzero((labels < 0) | (labels >= count))
+  require(
+    not outside.size,
+    f"{where}: labels",
+    f"{outside.size} outside the list of {count} classes (first at image "
+    f"{outside[0] if outside.size else ''}, counted from 0)",
+    "every label to name a class",
+  )
+  classes = ClassSpace.create(
+    class_names,
+    embeddings,
+    seen=np.isin(np.arange(count), labels[trainval]),
+    attribute_names=attribute_names,
+    attribute_vectors=attribute_vectors,
+  )
+  _check_features(features, where, notes)
+  parts = {
+    "trainval": trainval,
+    "test_seen": test_seen,
+    "test_unseen": test_unseen,
+  }
+  _check_splits(parts, labels, classes, where)
+  if validation_classes is None:
+    validation_classes = _draw_classes(np.flatnonzero(classes.seen), split_seed)
+    notes.append(
+      f"The source names no validation classes: {len(validation_classes)} seen "
+      f"classes were drawn with seed {split_seed}."
+    )
+  strangers = np.setdiff1d(validation_classes, np.flatnonzero(classes.seen))
+  require(
+    not strangers.size,
+    f"{where}: validation classes",
+    f"{[class_names[i] for i in strangers[:3]]} without images in trainval",
+    "validation classes to be seen classes",
+  )
+  train, val = hold_out_validation(labels, trainval, validation_classes, split_seed)
+  return FeatureSet(
+    features=features,
+    labels=labels,
+    classes=classes,
+    validation_classes=tuple(int(c) for c in sorted(validation_classes)),
+    splits={
+      "train": train,
+      "val": val,
+      "test_seen": test_seen,
+      "test_unseen": test_unseen,
+    },
+    notes=tuple(notes),
+    **described,
+  )
+
+
+def hold_out_validation(
+  labels: np.ndarray,
+  trainval: np.ndarray,
+  validation_classes: Sequence[int],
+  seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Cuts trainval into train and val, for choices that never see a test image.
+
+  ``val`` gets all images of the validation classes (they play the unseen ones)
+  and a fifth of the images of every other class, drawn with ``seed`` (they play
+  the held-out images of seen classes).
+
+  Returns:
+    Row numbers of train and of val, each in ascending order.
+  """
+  rng = np.random.default_rng(seed)
+  held_out = [trainval[np.isin(labels[trainval], validation_classes)]]
+  for label in np.setdiff1d(labels[trainval], validation_classes):
+    rows = np.sort(trainval[labels[trainval] == label])
+    held_out.append(rng.choice(rows, len(rows) // 5, replace=False))
+  val = np.sort(np.concatenate(held_out))
+  return np.setdiff1d(trainval, val), val
+
+
+def sha256_of(path: pathlib.Path) -> str:
+  """SHA-256 of a file's content."""
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _draw_classes(seen: np.ndarray, seed: int) -> np.ndarray:
+  number = max(1, len(seen) // 5)
+  return np.random.default_rng(seed).choice(seen, number, replace=False)
+
+
+def _check_features(features: np.ndarray, where: str, notes: list[str]) -> None:
+  require(
+    features.ndim in (2, 3) and features.size > 0,
+    f"{where}: features",
+    f"shape {features.shape}",
+    "[N, D] or [N, R, D]",
+  )
+  require(
+    np.issubdtype(features.dtype, np.floating),
+    f"{where}: features",
+    f"dtype {features.dtype}",
+    "floating point numbers",
+  )
+  not_finite, constant = [], []
+  for start in range(0, len(features), 4096):  # Bounded temporary memory.
+    rows = features[start : start + 4096].reshape(min(4096, len(features) - start), -1)
+    not_finite.append(~np.isfinite(rows).all(1))
+    constant.append(rows.min(1) == rows.max(1))
+  not_finite = np.flatnonzero(np.concatenate(not_finite))
+  constant = np.flatnonzero(np.concatenate(constant))
+  require(
+    not not_finite.size,
+    f"{where}: features",
+    f"NaN or infinity in {not_finite.size} of {len(features)} images (first at "
+    f"image {not_finite[0] if not_finite.size else ''}, counted from 0)",
+    "finite numbers",
+  )
+  if constant.size:
+    notes.append(
+      f"The feature vectors of {constant.size} images are constant (first at "
+      f"image {constant[0]}, counted from 0): did their encoding fail?"
+    )
+
+
+def _check_splits(
+  parts: Mapping[str, np.ndarray],
+  labels: np.ndarray,
+  classes: ClassSpace,
+  where: str,
+) -> None:
+  for name, rows in parts.items():
+    require(rows.size > 0, f"{where}: {name}", "no images", "at least one")
+    bad = rows[(rows < 0) | (rows >= len(labels))]
+    require(
+      not bad.size,
+      f"{where}: {name}",
+      f"{bad.size} rows outside the {len(labels)} images "
+      f"(first {bad[0] if bad.size else ''}, counted from 0)",
+      "every row to be an image",
+    )
+    require(
+      len(np.unique(rows)) == len(rows),
+      f"{where}: {name}",
+      f"{len(rows) - len(np.unique(rows))} images more than once",
+      "each image once",
+    )
+  for first, second in (
+    ("trainval", "test_seen"),
+    ("trainval", "test_unseen"),
+    ("test_seen", "test_unseen"),
+  ):
+    shared = np.intersect1d(parts[first], parts[second])
+    require(
+      not shared.size,
+      f"{where}: {first} and {second}",
+      f"{shared.size} images in both",
+      "disjoint splits",
+    )
+  seen = np.unique(labels[parts["trainval"]])
+  unseen = np.unique(labels[parts["test_unseen"]])
+  both = np.intersect1d(seen, unseen)
+  if both.size:
+    raise ZsljaxError(
+      f"{where}: found {both.size} classes (first {classes.names[both[0]]!r}) "
+      "with images in both trainval and test_unseen, expected unseen classes "
+      "to have no training image"
+    )
+  strangers = np.setdiff1d(labels[parts["test_seen"]], seen)
+  if strangers.size:
+    raise ZsljaxError(
+      f"{where}: test_seen has images of {strangers.size} classes (first "
+      f"{classes.names[strangers[0]]!r}) that trainval lacks, expected seen "
+      "classes only"
+    )
+  empty = np.setdiff1d(np.arange(len(classes)), np.union1d(seen, unseen))
+  if empty.size:
+    raise ZsljaxError(
+      f"{where}: {empty.size} of {len(classes)} classes (first "
+      f"{classes.names[empty[0]]!r}) have no image in trainval or test_unseen, "
+      "expected every class to be seen or unseen"
+    )

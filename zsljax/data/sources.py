@@ -1,0 +1,50 @@
+"""Which stored dataset a config means; the embedded ones are made on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import pathlib
+from typing import Any
+
+from zsljax.data import store
+from zsljax.data.digits import VARIANTS, read_digits
+from zsljax.data.feature_set import FeatureSet
+from zsljax.errors import ZsljaxError, did_you_mean
+
+# Datasets made from what a dependency ships: name, features -> the set.
+EMBEDDED: dict[str, Mapping[str, Callable[[], FeatureSet]]] = {
+  "digits": {
+    f"{variant}_strokes": lambda variant=variant: read_digits(variant)
+    for variant in VARIANTS
+  },
+}
+DEFAULT_DIR = pathlib.Path("~/.cache/zsljax")
+
+
+def open_dataset(config: Mapping[str, Any]) -> store.StoredDataset:
+  """The dataset of a config's ``data`` part.
+
+  Args:
+    config: ``name``; ``dir``, where the import put it; ``features``, the name
+      of features and class embedding where ``dir`` holds several.
+
+  Raises:
+    ZsljaxError: it is not there, or not whole.
+  """
+  name, features = config["name"], config["features"]
+  if name in EMBEDDED:
+    variants = EMBEDDED[name]
+    features = features or next(iter(variants))
+    if features not in variants:
+      raise ZsljaxError(
+        f"config.data.features: {name} has no {features!r}. "
+        f"{did_you_mean(features, variants)}"
+      )
+    root = pathlib.Path(config["dir"] or DEFAULT_DIR)
+    return store.prepare(variants[features](), root)
+  if not config["dir"]:
+    raise ZsljaxError(
+      f"config.data.dir: found nothing, expected the folder that {name} was "
+      "imported into (--dest of `python -m zsljax data`)"
+    )
+  return store.find(pathlib.Path(config["dir"]), name, features)

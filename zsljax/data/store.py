@@ -1,0 +1,372 @@
+"""Storing a FeatureSet as TFRecord shards through TFDS, and opening it again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+import functools
+import io
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+from absl import logging
+import ml_dtypes
+import numpy as np
+import tqdm
+
+from zsljax import __version__
+from zsljax.classes import ClassSpace
+from zsljax.data.feature_set import SPLITS, FeatureSet
+from zsljax.errors import ZsljaxError, did_you_mean, require
+
+SCHEMA = 1
+VERSION = "1.0.0"
+STORAGE = {
+  "source": None,
+  "float32": np.dtype(np.float32),
+  "float16": np.dtype(np.float16),
+  "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+_CLASSES_FILE = "classes.npz"
+_METADATA_FILE = "metadata.json"
+# A TFRecord carries 16 bytes of lengths and checksums beside its content.
+_RECORD_OVERHEAD = 16
+
+
+@functools.cache
+def tensorflow():
+  """TensorFlow and TFDS, imported late and kept off the accelerators."""
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  import tensorflow as tf
+  import tensorflow_datasets as tfds
+
+  tf.config.set_visible_devices([], "GPU")
+  tfds.disable_progress_bar()  # `prepare` shows its own.
+  return tf, tfds
+
+
+@contextlib.contextmanager
+def _quiet():
+  """Keeps TFDS from talking of downloads, of which there are none."""
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
+  finally:
+    logging.set_verbosity(verbosity)
+
+
+def prepare(
+  feature_set: FeatureSet,
+  dest: pathlib.Path,
+  storage: str = "source",
+  overwrite: bool = False,
+) -> StoredDataset:
+  """Writes the set as TFRecord shards below ``dest`` with a TFDS builder.
+
+  The folder is ``dest/<name>/<features>_<class embedding>[_<storage>]/1.0.0``.
+  It appears when all of it is written. Where it stands already with the same
+  content, nothing is written.
+
+  Args:
+    feature_set: what to store.
+    dest: TFDS's ``data_dir``.
+    storage: precision of the stored features, a key of ``STORAGE``.
+    overwrite: replace a set of the same name with other content.
+
+  Raises:
+    ZsljaxError: another set stands there, or it cannot be written.
+  """
+  require(storage in STORAGE, "storage", repr(storage), f"one of {', '.join(STORAGE)}")
+  builder = _builder(feature_set, dest, storage)
+  folder = pathlib.Path(builder.data_dir)
+  fingerprint = feature_set.fingerprint()
+  if folder.exists() and not overwrite:
+    stored = StoredDataset.open(folder)
+    if stored.fingerprint != fingerprint:
+      raise ZsljaxError(
+        f"{folder}: found another dataset of the same name (fingerprint "
+        f"{stored.fingerprint[:12]}), expected {fingerprint[:12]} or an empty "
+        "place: choose another --dest, or replace it with --overwrite"
+      )
+    return stored
+  try:
+    if overwrite:
+      _remove(folder)
+    _, tfds = tensorflow()
+    with _quiet():
+      builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(
+          try_download_gcs=False, compute_stats="skip"
+        )
+      )
+  except OSError as error:
+    raise ZsljaxError(
+      f"{folder}: could not be written ({error}); nothing of it was kept"
+    ) from error
+  return StoredDataset.open(folder)
+
+
+def _remove(folder: pathlib.Path) -> None:
+  """Makes a stored set disappear at once, then frees its space."""
+  if folder.exists():
+    doomed = folder.with_name(folder.name + ".removed")
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.rename(folder, doomed)
+    shutil.rmtree(doomed)
+
+
+def _builder(feature_set: FeatureSet, dest: pathlib.Path, storage: str):
+  """The TFDS builder of one feature set."""
+  tfds = tensorflow()[1]
+  dtype = STORAGE[storage] or feature_set.features.dtype
+  config = f"{feature_set.features_kind}_{feature_set.class_embedding}"
+  if storage != "source":
+    config += f"_{storage}"
+
+  class Metadata(tfds.core.MetadataDict):
+    """What the shards do not hold: the classes, and where all comes from."""
+
+    def save_metadata(self, data_dir):
+      classes = feature_set.classes
+      arrays = {
+        "names": np.array(classes.names),
+        "embeddings": classes.embeddings,
+        "seen": classes.seen,
+        "ids": classes.ids,
+        "attribute_names": np.array(classes.attribute_names, np.str_),
+      }
+      if classes.attribute_vectors is not None:
+        arrays["attribute_vectors"] = classes.attribute_vectors
+      with (pathlib.Path(data_dir) / _CLASSES_FILE).open("wb") as file:
+        np.savez(file, **arrays)
+      super().save_metadata(data_dir)
+
+  class FeatureSetBuilder(tfds.dataset_builders.AdhocBuilder, skip_registration=True):
+    """One set of precomputed features, in shards."""
+
+    def _info(self):
+      return tfds.core.DatasetInfo(
+        builder=self,
+        description=self._description,
+        features=self._feature_spec,
+        metadata=Metadata(
+          schema=SCHEMA,
+          zsljax=__version__,
+          name=feature_set.name,
+          features=feature_set.features_kind,
+          class_embedding=feature_set.class_embedding,
+          split_version=feature_set.split_version,
+          fingerprint=feature_set.fingerprint(),
+          sources=dict(feature_set.sources),
+          source_dtype=str(feature_set.features.dtype),
+          storage_dtype=str(dtype),
+          feature_shape=list(feature_set.features.shape[1:]),
+          validation_classes=list(feature_set.validation_classes),
+          notes=list(feature_set.notes),
+        ),
+      )
+
+  def examples(split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    rows = feature_set.splits[split]
+    for row in tqdm.tqdm(rows, f"writing {split}", unit=" images", leave=False):
+      yield (
+        int(row),
+        {
+          "features": feature_set.features[row].astype(dtype),
+          "label": np.int64(feature_set.labels[row]),
+          "row": np.int64(row),
+        },
+      )
+
+  with _quiet():
+    return FeatureSetBuilder(
+      name=feature_set.name,
+      version=VERSION,
+      config=tfds.core.BuilderConfig(name=config, version=VERSION),
+      data_dir=dest.expanduser(),
+      description=f"{feature_set.name}: {feature_set.features_kind} features, "
+      f"classes described by {feature_set.class_embedding}.",
+      features=tfds.features.FeaturesDict(
+        {
+          "features": tfds.features.Tensor(
+            shape=feature_set.features.shape[1:], dtype=dtype, encoding="bytes"
+          ),
+          "label": tfds.features.Scalar(np.int64),
+          "row": tfds.features.Scalar(np.int64),
+        }
+      ),
+      split_datasets={split: examples(split) for split in SPLITS},
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+  """Consecutive records of one shard file."""
+
+  path: str
+  first: int
+  count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredDataset:
+  """A set on disk: its classes, its description, and where its records are.
+
+  Attributes:
+    folder: that holds the shards.
+    metadata: as written by ``prepare``.
+    classes: all classes.
+  """
+
+  folder: pathlib.Path
+  metadata: dict[str, Any]
+  classes: ClassSpace
+  _info: Any = dataclasses.field(repr=False)
+
+  @classmethod
+  def open(cls, folder: pathlib.Path) -> StoredDataset:
+    """Opens one stored set after checking that it is whole.
+
+    Raises:
+      ZsljaxError: a file is missing or has another size than was written.
+    """
+    folder = pathlib.Path(folder)
+    _, tfds = tensorflow()
+    for file in ("dataset_info.json", _METADATA_FILE, _CLASSES_FILE):
+      if not (folder / file).is_file():
+        raise ZsljaxError(
+          f"{folder}: no {file}, expected a dataset stored by `zsljax data`"
+        )
+    metadata = json.loads((folder / _METADATA_FILE).read_text())
+    require(
+      metadata.get("schema") == SCHEMA,
+      f"{folder / _METADATA_FILE}: schema",
+      metadata.get("schema"),
+      f"{SCHEMA}: import the set again",
+    )
+    info = tfds.builder_from_directory(folder).info
+    for split in SPLITS:
+      _check_size(folder, info.splits[split])
+    with np.load(folder / _CLASSES_FILE, allow_pickle=False) as arrays:
+      classes = ClassSpace.create(**arrays)
+    return cls(folder, metadata, classes, info)
+
+  @property
+  def fingerprint(self) -> str:
+    """SHA-256 of the set's content before storage."""
+    return self.metadata["fingerprint"]
+
+  @property
+  def feature_shape(self) -> tuple[int, ...]:
+    """Of one example: ``(D,)`` or ``(R, D)``."""
+    return tuple(self.metadata["feature_shape"])
+
+  @property
+  def storage_dtype(self) -> np.dtype:
+    """Precision of the stored features."""
+    return np.dtype(self.metadata["storage_dtype"])
+
+  def size(self, *splits: str) -> int:
+    """Number of examples in the splits together."""
+    return sum(self._info.splits[split].num_examples for split in splits)
+
+  def training_splits(self, train_split: str) -> tuple[str, ...]:
+    """The stored splits that ``config.data.train_split`` means."""
+    if train_split == "trainval":
+      return ("train", "val")
+    if train_split == "train":
+      return ("train",)
+    raise ZsljaxError(
+      f"config.data.train_split: found {train_split!r}, expected trainval, or "
+      "train (which holds out the validation classes and images)"
+    )
+
+  def training_classes(self, train_split: str) -> ClassSpace:
+    """All classes for ``trainval``; for ``train`` the validation fold."""
+    if self.training_splits(train_split) == ("train",):
+      return self.classes.validation_fold(self.metadata["validation_classes"])
+    return self.classes
+
+  def pieces(
+    self, splits: tuple[str, ...], host: int = 0, num_hosts: int = 1
+  ) -> list[Piece]:
+    """One host's even share of the splits' records, as pieces of files."""
+    _, tfds = tensorflow()
+    share = tfds.even_splits("+".join(splits), num_hosts)[host]
+    return [
+      Piece(str(i.filename), i.skip, i.examples_in_shard if i.take == -1 else i.take)
+      for i in self._info.splits[share].file_instructions
+    ]
+
+  def decode(self, records):
+    """Serialized records [B], all at once, as a dict of tensors [B, ...]."""
+    tf, _ = tensorflow()
+    examples = tf.io.parse_example(records, self._info.features.tf_example_spec)
+    features = tf.io.decode_raw(examples["features"], tf.as_dtype(self.storage_dtype))
+    examples["features"] = tf.reshape(features, (-1, *self.feature_shape))
+    return examples
+
+
+def find(root: pathlib.Path, name: str, features: str | None) -> StoredDataset:
+  """The stored set ``name`` below ``root``.
+
+  Args:
+    root: the ``--dest`` of the import, or the folder of the set itself.
+    name: of the dataset.
+    features: the middle folder's name (features and class embedding); needed
+      only where several stand there.
+
+  Raises:
+    ZsljaxError: none or several fit.
+  """
+  root = root.expanduser()
+  if (root / "dataset_info.json").is_file():
+    return StoredDataset.open(root)
+  here = {
+    p.parent.parent.name: p.parent
+    for p in sorted(root.glob(f"{name}/*/{VERSION}/dataset_info.json"))
+  }
+  if not here:
+    others = {p.parents[2].name for p in root.glob(f"*/*/{VERSION}/dataset_info.json")}
+    raise ZsljaxError(
+      f"config.data.dir: {root} holds no dataset {name!r}. "
+      f"{did_you_mean(name, others)} Import one with `python -m zsljax data`."
+    )
+  if features is None:
+    require(
+      len(here) == 1,
+      "config.data.features",
+      "nothing",
+      f"one of {', '.join(here)}: {root} holds {name} in several forms",
+    )
+    features = next(iter(here))
+  if features not in here:
+    raise ZsljaxError(
+      f"config.data.features: {root} holds no {name} with {features!r}. "
+      f"{did_you_mean(features, here)}"
+    )
+  return StoredDataset.open(here[features])
+
+
+def _check_size(folder: pathlib.Path, split) -> None:
+  expected = split.num_bytes + _RECORD_OVERHEAD * split.num_examples
+  found = 0
+  for path in split.filepaths:
+    if not path.exists():
+      raise ZsljaxError(
+        f"{path}: missing, expected {len(split.filepaths)} shards of "
+        f"{split.name}: import the set again"
+      )
+    found += path.stat().length
+  require(
+    found == expected,
+    f"{folder}: shards of {split.name}",
+    f"{found} bytes",
+    f"{expected}, as written: a file is damaged, import the set again",
+  )

@@ -1,0 +1,55 @@
+"""The one kind of error that a user's input can cause, and how it is shown."""
+
+from collections.abc import Callable, Iterable
+import difflib
+import functools
+import sys
+import textwrap
+
+
+class ZsljaxError(ValueError):
+  """Input that cannot be used.
+
+  The message is one paragraph that names the file or field, what was found and
+  what is expected.
+  """
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+  """A sentence that lists ``choices``, led by the one closest to ``name``."""
+  choices = sorted(choices)
+  close = difflib.get_close_matches(name, choices, n=1)
+  hint = f"Did you mean {close[0]!r}? " if close else ""
+  return f"{hint}Known: {', '.join(choices) or 'none'}."
+
+
+def require(ok: bool, where: str, found: object, expected: str) -> None:
+  """Raises a ``ZsljaxError`` about the file or field ``where`` unless ``ok``."""
+  if not ok:
+    raise ZsljaxError(f"{where}: found {found}, expected {expected}")
+
+
+def shown_to_user(main: Callable) -> Callable:
+  """Turns a ``ZsljaxError`` out of ``main`` into a paragraph and exit code 2."""
+
+  @functools.wraps(main)
+  def wrapped(*args, **kwargs):
+    try:
+      return main(*args, **kwargs)
+    except ZsljaxError as error:
+      paragraph = " ".join(str(error).split())
+      print(
+        textwrap.fill(
+          f"error: {paragraph}",
+          width=88,
+          break_long_words=False,
+          break_on_hyphens=False,
+        ),
+        file=sys.stderr,
+      )
+      sys.exit(2)
+    except KeyboardInterrupt:
+      print("\ninterrupted", file=sys.stderr)
+      sys.exit(130)
+
+  return wrapped

@@ -1,0 +1,51 @@
+"""Protocols: which images are scored among which classes, and what is reported."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from zsljax.evaluation.calibration import seen_unseen_curve
+from zsljax.evaluation.decisions import Decisions
+from zsljax.evaluation.metrics import harmonic_mean, per_class_accuracy
+
+
+def generalized_predictions(decisions: Decisions, gamma: float) -> np.ndarray:
+  """``argmax_c s_c - gamma [c seen]`` over all classes, ``[n]``.
+
+  Ties go to the class that comes first, as with a plain argmax.
+  """
+  seen = decisions.seen_score.astype(np.float64) - gamma
+  to_seen = (seen > decisions.unseen_score) | (
+    (seen == decisions.unseen_score) & (decisions.seen_class < decisions.unseen_class)
+  )
+  return np.where(to_seen, decisions.seen_class, decisions.unseen_class)
+
+
+def single_label_metrics(
+  decisions: Decisions, seen: np.ndarray, gamma: float = 0.0
+) -> dict[str, float]:
+  """T1, U, S, H and AUSUC in percent.
+
+  ``t1``: images of unseen classes scored among the unseen classes only.
+  ``u`` and ``s``: images of unseen and of seen classes scored among all, seen
+  scores lowered by ``gamma``. ``h``: their harmonic mean. ``ausuc``: the area
+  under the curve that they draw over all gamma. All are means over classes.
+
+  Args:
+    decisions: of images of seen and unseen classes.
+    seen: ``[C]`` bool, of the class space.
+    gamma: of additive calibrated stacking; 0 is none.
+  """
+  label_seen = seen[decisions.label]
+  predicted = generalized_predictions(decisions, gamma)
+  label = decisions.label
+  u = per_class_accuracy(predicted[~label_seen], label[~label_seen])
+  s = per_class_accuracy(predicted[label_seen], label[label_seen])
+  fractions = {
+    "t1": per_class_accuracy(decisions.unseen_class[~label_seen], label[~label_seen]),
+    "u": u,
+    "s": s,
+    "h": float(harmonic_mean(u, s)),
+    "ausuc": seen_unseen_curve(decisions, seen).area(),
+  }
+  return {name: 100 * value for name, value in fractions.items()}

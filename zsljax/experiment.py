@@ -1,0 +1,67 @@
+"""What a config describes, built: the ground of train.py and eval.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import jax
+
+from zsljax.classes import ClassSpace
+from zsljax.data import StoredDataset, open_dataset
+from zsljax.models import Spec, System, build_system
+from zsljax.sharding import make_mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """A system, a dataset and devices.
+
+  Attributes:
+    config: all fields, with the system's as the preset resolved them.
+    system: the system.
+    dataset: the stored dataset.
+    classes: the training class space.
+    spec: what the system's parameters depend on.
+    mesh: the devices.
+  """
+
+  config: dict[str, Any]
+  system: System
+  dataset: StoredDataset
+  classes: ClassSpace
+  spec: Spec
+  mesh: jax.sharding.Mesh
+
+  @classmethod
+  def build(cls, config: Mapping[str, Any]) -> Experiment:
+    """Builds everything that ``config`` (nested, plain values) names.
+
+    Raises:
+      ZsljaxError: a field does not fit; the dataset is not there.
+    """
+    system = build_system(config["system"])
+    dataset = open_dataset(config["data"])
+    classes = dataset.training_classes(config["data"]["train_split"])
+    resolved = {
+      "name": system.name,
+      "preset": config["system"]["preset"],
+      **dataclasses.asdict(system),
+    }
+    return cls(
+      config={**config, "system": resolved},
+      system=system,
+      dataset=dataset,
+      classes=classes,
+      spec=Spec(dataset.feature_shape, classes.embeddings.shape[1], len(classes)),
+      mesh=make_mesh(config["mesh"]["data"]),
+    )
+
+  def identity(self) -> dict[str, Any]:
+    """What a checkpoint must agree with, to be this experiment's."""
+    return {
+      "system": self.config["system"],
+      "data": self.dataset.fingerprint,
+      "train_split": self.config["data"]["train_split"],
+    }

@@ -1,0 +1,9 @@
+"""Elementary losses: unreduced, one value per example, pure."""
+
+from zsljax.losses.semantic_softmax import (
+  class_cross_entropy,
+  prototype_cross_term,
+  prototype_distance,
+)
+
+__all__ = ["class_cross_entropy", "prototype_cross_term", "prototype_distance"]

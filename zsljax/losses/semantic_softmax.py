@@ -1,0 +1,63 @@
+"""The terms of the Semantic Softmax Loss.
+
+References:
+  Ji, Sun, Yu, Guo, Pang, `Semantic Softmax Loss for Zero-Shot Learning
+  <https://arxiv.org/abs/1705.07692>`_, 2017. The paper's text was not readable
+  when this was written; the formulas follow its abstract and the gradient of
+  the authors' released code.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+Array = jax.Array
+
+
+def class_cross_entropy(scores: Array, positions: Array, among: Array) -> Array:
+  r"""Cross-entropy of a softmax over some of the classes.
+
+  .. math:: -\log \frac{e^{s_{y}}}{\sum_{c \in \text{among}} e^{s_c}}
+
+  Args:
+    scores: ``[B, C]``.
+    positions: the column of the true class, ``[B]`` integer, one of ``among``.
+    among: the classes in the denominator, ``[C]`` bool.
+
+  Returns:
+    One value per example, ``[B]``.
+  """
+  chex.assert_rank([scores, positions, among], [2, 1, 1])
+  inside = jnp.where(among[None, :], scores, -jnp.inf)
+  return optax.losses.softmax_cross_entropy_with_integer_labels(inside, positions)
+
+
+def prototype_distance(features: Array, prototypes: Array) -> Array:
+  r"""Squared distance :math:`\|x_i - \alpha_{y_i}\|^2` to the own prototype.
+
+  Args:
+    features: ``[B, D]``.
+    prototypes: the prototype of each example's class, ``[B, D]``.
+
+  Returns:
+    One value per example, ``[B]``.
+  """
+  chex.assert_equal_shape([features, prototypes])
+  return jnp.sum((features - prototypes) ** 2, -1)
+
+
+def prototype_cross_term(features: Array, prototypes: Array) -> Array:
+  r"""The part :math:`-2 x_i^\top \alpha_{y_i}` of ``prototype_distance``.
+
+  The released code counts this part once per image and the rest once per class.
+
+  Args:
+    features: ``[B, D]``.
+    prototypes: the prototype of each example's class, ``[B, D]``.
+
+  Returns:
+    One value per example, ``[B]``.
+  """
+  chex.assert_equal_shape([features, prototypes])
+  return -2 * jnp.sum(features * prototypes, -1)

@@ -1,0 +1,174 @@
+"""Semantic softmax: class weights of a softmax made from class descriptors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from zsljax.classes import ClassSpace
+from zsljax.errors import require
+from zsljax.losses import class_cross_entropy, prototype_cross_term, prototype_distance
+from zsljax.models.system import Array, Batch, Params, Spec, register
+from zsljax.numerics import l2_normalize, masked_mean
+
+PROTOTYPE_FORMS = ("per_sample", "per_class", "norm_only")
+
+
+class _Network(nn.Module):
+  """Visual features [B, D] and descriptors [C, A] in one visual space."""
+
+  hidden: tuple[int, ...]
+  init_scale: float
+
+  @nn.compact
+  def __call__(self, features: Array, embeddings: Array) -> tuple[Array, Array]:
+    for i, width in enumerate(self.hidden):
+      features = nn.sigmoid(nn.Dense(width, name=f"hidden_{i}")(features))
+    prototypes = nn.Dense(
+      features.shape[-1],
+      use_bias=False,
+      kernel_init=nn.initializers.normal(self.init_scale),
+      name="prototypes",
+    )(embeddings)
+    return features, prototypes
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class SemanticSoftmax:
+  r"""The Semantic Softmax Loss system (Ji et al. 2017).
+
+  A bilinear map :math:`W` (A x D) reconstructs a visual prototype
+  :math:`\alpha_c = W^\top y_c` from the descriptor of each class, and the
+  prototypes are the weights of a softmax over the seen classes:
+
+  .. math::
+    p(c|x) = \mathrm{softmax}_c(\alpha_c^\top x), \qquad
+    J(W) = -\tfrac1C \sum_i \log p(y_i|x_i) + \tfrac\lambda2 \|W\|_F^2
+      + \tfrac\gamma2 \sum_i \|x_i - \alpha_{y_i}\|^2
+
+  Features and descriptors are L2-normalised first. C is the number of seen
+  classes: the cross-entropy is divided by it and not by the number N of images,
+  as in the authors' code, and the published lambda and gamma only make sense
+  so. In a minibatch the sums over images are N times the batch's mean.
+
+  The paper's text was not readable when this was written: its L2 term is
+  inferred from the abstract and from the gradient in the authors' code.
+
+  Attributes:
+    l2_weights: lambda, on all kernels.
+    l2_prototypes: gamma, the pull to the visual prototypes.
+    prototype_form: what gamma multiplies (with a factor 1/2). ``per_sample``
+      is the sum over images of the squared distance to the own prototype
+      (paper). ``per_class`` counts the squared norm of a prototype once per
+      class and the cross-term once per image: the cost whose gradient the
+      released linear code follows (its printed cost is another). ``norm_only``
+      has the squared norms alone, as the released deep code.
+    hidden: widths of sigmoid layers on the features before the softmax; empty
+      is the paper's linear model. The released deep code trains such layers as
+      auto-encoders first; here they are trained from random values.
+    init_scale: standard deviation of the initial map, 0.005 in the code.
+  """
+
+  name: ClassVar[str] = "semantic_softmax"
+  presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    "paper": {"prototype_form": "per_sample"},
+    "official_code": {"prototype_form": "per_class"},
+  }
+
+  l2_weights: float
+  l2_prototypes: float
+  prototype_form: str = "per_sample"
+  hidden: tuple[int, ...] = ()
+  init_scale: float = 0.005
+
+  def __post_init__(self):
+    require(
+      self.prototype_form in PROTOTYPE_FORMS,
+      "config.system.prototype_form",
+      repr(self.prototype_form),
+      f"one of {', '.join(PROTOTYPE_FORMS)}",
+    )
+    for field in ("l2_weights", "l2_prototypes", "init_scale"):
+      value = getattr(self, field)
+      require(value >= 0, f"config.system.{field}", value, "0 or more")
+
+  def init(self, rng: Array, spec: Spec) -> Params:
+    features = jnp.zeros((1, *spec.feature_shape))
+    embeddings = jnp.zeros((1, spec.num_attributes))
+    return self._network.init(rng, _pooled(features), embeddings)["params"]
+
+  def scores(self, params: Params, features: Array, classes: ClassSpace) -> Array:
+    features, prototypes = self._embed(params, features, classes)
+    return features @ prototypes.T
+
+  def loss(
+    self, params: Params, batch: Batch, classes: ClassSpace, rng: Array
+  ) -> tuple[Array, dict[str, Array]]:
+    del rng
+    features, prototypes = self._embed(params, batch.features, classes)
+    positions = classes.positions(batch.labels)
+    num_seen = jnp.sum(classes.seen)
+
+    def over_training_set(per_example: Array) -> Array:
+      return batch.num_examples * masked_mean(per_example, batch.mask)
+
+    cross_entropy = class_cross_entropy(
+      features @ prototypes.T, positions, classes.seen
+    )
+    parts = {
+      "cross_entropy": over_training_set(cross_entropy) / num_seen,
+      "weights": self.l2_weights / 2 * _squared_norm(params),
+    }
+    own = prototypes[positions]
+    if self.prototype_form == "per_sample":
+      pull = over_training_set(prototype_distance(features, own))
+    else:
+      pull = jnp.sum(jnp.where(classes.seen[:, None], prototypes**2, 0))
+      if self.prototype_form == "per_class":
+        pull += over_training_set(prototype_cross_term(features, own))
+    parts["prototypes"] = self.l2_prototypes / 2 * pull
+    return sum(parts.values()), parts
+
+  def step_flops(self, spec: Spec, batch_size: int) -> float:
+    *hidden, width = spec.feature_shape[-1], *self.hidden
+    prototypes = spec.num_classes * spec.num_attributes * width
+    scores = batch_size * spec.num_classes * width
+    layers = batch_size * sum(a * b for a, b in zip(hidden, self.hidden, strict=True))
+    # Forward; the gradient of each kernel; that of each activation but the
+    # features and descriptors, which are data.
+    forward = prototypes + scores + layers
+    to_kernels = prototypes + layers
+    to_activations = scores
+    if self.hidden:
+      to_activations += scores + layers - batch_size * hidden[0] * self.hidden[0]
+    return 2.0 * (forward + to_kernels + to_activations)
+
+  @property
+  def _network(self) -> _Network:
+    return _Network(self.hidden, self.init_scale)
+
+  def _embed(
+    self, params: Params, features: Array, classes: ClassSpace
+  ) -> tuple[Array, Array]:
+    """Hidden features [B, D] and visual prototypes [C, D]."""
+    return self._network.apply(
+      {"params": params},
+      l2_normalize(_pooled(features)),
+      classes.unit_embeddings(),
+    )
+
+
+def _pooled(features: Array) -> Array:
+  """[B, D] features; the mean over regions of [B, R, D]."""
+  return features.mean(1) if features.ndim == 3 else features
+
+
+def _squared_norm(params: Params) -> Array:
+  """Sum of squares of the kernels; biases are not regularised."""
+  return sum(jnp.sum(p**2) for p in jax.tree.leaves(params) if p.ndim > 1)

@@ -1,0 +1,141 @@
+"""The contract of a system, and the registry that a config's name selects from.
+
+A system is a function of features and a class space. Whatever stands downstream
+(training, evaluation, prediction) uses only what is declared here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any, ClassVar, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from zsljax.classes import ClassSpace
+from zsljax.errors import ZsljaxError, did_you_mean
+
+Array = jax.Array
+Params = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+  """What a system must know of a dataset to make its parameters.
+
+  Attributes:
+    feature_shape: of one example: ``(D,)`` pooled or ``(R, D)`` regions.
+    num_attributes: A, the width of the class embeddings.
+    num_classes: C, for systems that learn a weight per class.
+  """
+
+  feature_shape: tuple[int, ...]
+  num_attributes: int
+  num_classes: int
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+  """Examples of one step.
+
+  Attributes:
+    features: ``[B, D]`` or ``[B, R, D]``.
+    labels: class ids, ``[B]``.
+    mask: which rows are examples and which padding, ``[B]`` bool.
+    num_examples: N, the size of the training set that the batch comes from;
+      terms that a paper sums over the training set are N times the mean.
+  """
+
+  features: Array
+  labels: Array
+  mask: Array
+  num_examples: int = dataclasses.field(metadata={"static": True})
+
+  def astype(self, dtype: jnp.dtype) -> Batch:
+    """The batch with its features converted."""
+    return dataclasses.replace(self, features=self.features.astype(dtype))
+
+
+class System(Protocol):
+  """One published method.
+
+  An instance is a frozen dataclass of hyper-parameters and holds no arrays.
+  ``presets`` maps a preset's name to the fields in which the paper and the
+  authors' code differ; a config that leaves such a field None takes the
+  preset's value.
+  """
+
+  name: ClassVar[str]
+  presets: ClassVar[Mapping[str, Mapping[str, Any]]]
+
+  def init(self, rng: Array, spec: Spec) -> Params:
+    """Initial parameters, a pytree of arrays."""
+
+  def scores(self, params: Params, features: Array, classes: ClassSpace) -> Array:
+    """``[B, C]``, one column per class of the space; higher is more likely."""
+
+  def loss(
+    self, params: Params, batch: Batch, classes: ClassSpace, rng: Array
+  ) -> tuple[Array, dict[str, Array]]:
+    """The objective (scalar) and its named parts over the global batch.
+
+    ``classes`` holds the seen classes and those that stand for the unseen ones;
+    rows where the batch's mask is false count for nothing.
+    """
+
+  def step_flops(self, spec: Spec, batch_size: int) -> float:
+    """Useful operations of one gradient of ``loss``, counted analytically."""
+
+
+_SYSTEMS: dict[str, type] = {}
+
+
+def register(system: type) -> type:
+  """Class decorator that enters a system under its ``name``."""
+  _SYSTEMS[system.name] = system
+  return system
+
+
+def system_names() -> tuple[str, ...]:
+  """The names that ``build_system`` takes."""
+  return tuple(sorted(_SYSTEMS))
+
+
+def build_system(config: Mapping[str, Any]) -> System:
+  """The system that ``config`` describes.
+
+  Args:
+    config: ``name``, ``preset`` and the system's own fields. A field that is
+      None takes the preset's value.
+
+  Raises:
+    ZsljaxError: the name, the preset or a field is unknown.
+  """
+  config = dict(config)
+  name, preset = config.pop("name"), config.pop("preset", "paper")
+  if name not in _SYSTEMS:
+    raise ZsljaxError(
+      f"config.system.name: unknown system {name!r}. {did_you_mean(name, _SYSTEMS)}"
+    )
+  system = _SYSTEMS[name]
+  if preset not in system.presets:
+    raise ZsljaxError(
+      f"config.system.preset: {name} has no preset {preset!r}. "
+      f"{did_you_mean(preset, system.presets)}"
+    )
+  fields = {f.name for f in dataclasses.fields(system)}
+  for field in config:
+    if field not in fields:
+      raise ZsljaxError(
+        f"config.system.{field}: {name} has no such field. "
+        f"{did_you_mean(field, fields)}"
+      )
+  preset_values = system.presets[preset]
+  return system(
+    **{
+      field: preset_values[field] if value is None else value
+      for field, value in config.items()
+    }
+  )

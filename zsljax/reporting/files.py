@@ -1,0 +1,65 @@
+"""Writing files so that a killed process leaves none half-written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import json
+import os
+import pathlib
+from typing import Any
+
+from zsljax.errors import ZsljaxError
+
+
+def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
+  """Replaces ``path`` by ``value`` as JSON, all at once."""
+  write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Replaces ``path`` by ``text``, all at once.
+
+  Raises:
+    ZsljaxError: it cannot be written; the old file stands.
+  """
+  draft = path.with_name(path.name + ".draft")
+  with explained(path):
+    with draft.open("w") as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(draft, path)
+
+
+def append_line(path: pathlib.Path, value: Mapping[str, Any]) -> None:
+  """Adds one JSON line to ``path``, after closing a line cut off by a kill."""
+  line = json.dumps(value) + "\n"
+  with explained(path), path.open("ab+") as file:
+    if file.tell():
+      file.seek(-1, os.SEEK_END)
+      if file.read(1) != b"\n":
+        line = "\n" + line
+    file.write(line.encode())
+
+
+def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+  """The JSON lines of ``path``; a line that a kill cut off is left out."""
+  rows = []
+  if path.exists():
+    for line in path.read_text().splitlines():
+      with contextlib.suppress(json.JSONDecodeError):
+        rows.append(json.loads(line))
+  return rows
+
+
+@contextlib.contextmanager
+def explained(path: pathlib.Path) -> Iterator[None]:
+  """Turns an operating system error at ``path`` into a paragraph."""
+  try:
+    yield
+  except OSError as error:
+    raise ZsljaxError(
+      f"{path}: could not be written ({error.strerror or error}), expected a "
+      "writable folder with room"
+    ) from error

@@ -1,0 +1,40 @@
+"""Training metrics over time: ``metrics.jsonl`` and TensorBoard events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import json
+import pathlib
+
+from zsljax.reporting.files import append_line, read_lines, write_text
+
+
+class MetricsLog:
+  """Writes the metrics of a run, from the step at which it starts or resumes.
+
+  TensorBoard events are written where TensorFlow is installed.
+  """
+
+  def __init__(self, workdir: pathlib.Path, start_step: int):
+    """Drops the lines from ``start_step`` on that an interrupted run left."""
+    self._path = workdir / "metrics.jsonl"
+    kept = [r for r in read_lines(self._path) if r["step"] < start_step]
+    write_text(self._path, "".join(json.dumps(r) + "\n" for r in kept))
+    try:
+      from clu import metric_writers
+    except ImportError:
+      self._events = None
+    else:
+      self._events = metric_writers.SummaryWriter(str(workdir / "tensorboard"))
+
+  def write(self, step: int, metrics: Mapping[str, float]) -> None:
+    """One line, and one TensorBoard point for each metric."""
+    append_line(self._path, {"step": step, **metrics})
+    if self._events:
+      self._events.write_scalars(step, metrics)
+
+  def close(self) -> None:
+    """Writes out what is buffered."""
+    if self._events:
+      self._events.flush()
+      self._events.close()

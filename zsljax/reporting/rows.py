@@ -1,0 +1,123 @@
+"""Result rows: one number set with everything that gives it its meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import json
+import pathlib
+from typing import Any
+
+from zsljax.errors import require
+from zsljax.reporting.files import read_lines, write_text
+
+SCHEMA = 1
+SELECTIONS = ("last", "val_selected", "test_oracle")
+CALIBRATIONS = ("none", "additive", "multiplicative")
+# Rows that agree in these say the same thing; the later one counts.
+_IDENTITY = (
+  "system",
+  "dataset",
+  "features",
+  "class_embedding",
+  "split_version",
+  "protocol",
+  "selection",
+  "calibration",
+  "seed",
+  "step",
+)
+_FILE = "results.jsonl"
+
+Row = dict[str, Any]
+
+
+def make_row(
+  *,
+  system: str,
+  dataset: dict[str, Any],
+  protocol: str,
+  selection: str,
+  calibration: str,
+  seed: int,
+  step: int,
+  metrics: dict[str, float],
+  provenance: dict[str, Any],
+) -> Row:
+  """A result row.
+
+  Args:
+    system: the system's name.
+    dataset: metadata of the stored dataset.
+    protocol: what was evaluated how.
+    selection: how the checkpoint and the calibration were chosen, one of
+      ``SELECTIONS``.
+    calibration: one of ``CALIBRATIONS``.
+    seed: of the training run.
+    step: of the checkpoint.
+    metrics: in percent.
+    provenance: what else is needed to get the numbers again.
+  """
+  require(selection in SELECTIONS, "selection", selection, str(SELECTIONS))
+  require(calibration in CALIBRATIONS, "calibration", calibration, str(CALIBRATIONS))
+  return {
+    "schema": SCHEMA,
+    "system": system,
+    "dataset": dataset["name"],
+    "features": dataset["features"],
+    "class_embedding": dataset["class_embedding"],
+    "split_version": dataset["split_version"],
+    "protocol": protocol,
+    "selection": selection,
+    "calibration": calibration,
+    "seed": seed,
+    "step": step,
+    "metrics": {k: round(v, 6) for k, v in metrics.items()},
+    "provenance": provenance,
+  }
+
+
+def read_rows(workdir: pathlib.Path) -> list[Row]:
+  """The rows of a run.
+
+  Raises:
+    ZsljaxError: a row has another schema.
+  """
+  path = workdir / _FILE
+  rows = read_lines(path)
+  for row in rows:
+    require(
+      row.get("schema") == SCHEMA, f"{path}: schema", row.get("schema"), str(SCHEMA)
+    )
+  return rows
+
+
+def add_rows(workdir: pathlib.Path, rows: Sequence[Row]) -> pathlib.Path:
+  """Adds rows to ``workdir/results.jsonl``, in place of those they repeat."""
+  new = {tuple(row[k] for k in _IDENTITY) for row in rows}
+  kept = [
+    row for row in read_rows(workdir) if tuple(row[k] for k in _IDENTITY) not in new
+  ]
+  path = workdir / _FILE
+  write_text(path, "".join(json.dumps(row) + "\n" for row in [*kept, *rows]))
+  return path
+
+
+def terminal_table(rows: Sequence[Row]) -> str:
+  """The rows as aligned text, metrics in percent with two decimals."""
+  names = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
+  header = ["protocol", "selection", "calibration", *(n.upper() for n in names)]
+  lines = [header]
+  for row in rows:
+    calibration = row["calibration"]
+    if calibration != "none":
+      calibration += f" ({row['provenance']['gamma']:.4g})"
+    numbers = [f"{row['metrics'].get(n, float('nan')):.2f}" for n in names]
+    lines.append([row["protocol"], row["selection"], calibration, *numbers])
+  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+  return "\n".join(
+    "  ".join(
+      cell.ljust(width) if i < 3 else cell.rjust(width)
+      for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+    ).rstrip()
+    for line in lines
+  )

@@ -1,0 +1,23 @@
+"""Training: state, step, loop, optimizers, and the way onto the mesh."""
+
+from zsljax.training.feed import check_divides, feed, to_mesh
+from zsljax.training.loop import Schedule, train
+from zsljax.training.optimizers import make_optimizer
+from zsljax.training.state import TrainState, init_state
+from zsljax.training.step import make_train_step
+from zsljax.training.workdir import library_versions, open_workdir, read_manifest
+
+__all__ = [
+  "Schedule",
+  "TrainState",
+  "check_divides",
+  "feed",
+  "init_state",
+  "library_versions",
+  "make_optimizer",
+  "make_train_step",
+  "open_workdir",
+  "read_manifest",
+  "to_mesh",
+  "train",
+]

@@ -1,0 +1,173 @@
+"""The training loop: restore or initialise, step, log, checkpoint."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+import dataclasses
+import math
+import time
+from typing import Protocol
+
+import jax
+import tqdm
+
+from zsljax.checkpoints import Checkpoints, abstract
+from zsljax.classes import ClassSpace
+from zsljax.errors import ZsljaxError
+from zsljax.reporting.metrics_log import MetricsLog
+from zsljax.sharding import replicated
+from zsljax.training.feed import HostBatch, feed
+from zsljax.training.state import TrainState
+from zsljax.training.step import make_train_step
+
+# Steps that may wait on the devices. More gains nothing, and queued collectives
+# on CPU devices time out.
+_IN_FLIGHT = 8
+
+
+class TrainingBatches(Protocol):
+  """Where a run's batches come from (``zsljax.data.TrainingData``)."""
+
+  num_examples: int
+  steps_per_epoch: int
+
+  def batches(self, start_step: int) -> Iterator[HostBatch]:
+    """Batches from ``start_step`` on, the same ones every time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """When a run ends, logs and saves.
+
+  Attributes:
+    total_steps: the last step.
+    log_every: steps between lines of metrics.
+    save_every: steps between checkpoints; the last step is always saved.
+    tolerance: ends the run early, see ``make_train_step``; 0 never does.
+  """
+
+  total_steps: int
+  log_every: int
+  save_every: int
+  tolerance: float = 0.0
+
+
+def train(
+  system,
+  optimizer,
+  initial_state: Callable[[], TrainState],
+  data: TrainingBatches,
+  classes: ClassSpace,
+  schedule: Schedule,
+  checkpoints: Checkpoints,
+  log: Callable[[int], MetricsLog],
+  mesh: jax.sharding.Mesh,
+) -> TrainState:
+  """Trains to the end of the schedule, from the latest checkpoint if any.
+
+  Steps, batches and randomness are functions of the seed and the step number,
+  so a run that was killed ends bit-identical to one that was not.
+
+  Args:
+    system: a ``System``.
+    optimizer: from ``make_optimizer``.
+    initial_state: makes the state before the first step.
+    data: the batches.
+    classes: the training class space.
+    schedule: when to end, log and save.
+    checkpoints: where to save and resume.
+    log: opens the metrics log, given the step at which the run starts.
+    mesh: the devices.
+
+  Returns:
+    The final state, saved as the latest checkpoint.
+
+  Raises:
+    ZsljaxError: the loss is not finite, or a checkpoint cannot be written or
+      read.
+  """
+  everywhere = replicated(mesh)
+  state = _restore(checkpoints, initial_state, everywhere)
+  if state is None:
+    state = jax.jit(initial_state, out_shardings=everywhere)()
+  start, saved = int(state.step), checkpoints.latest_step()
+  if start >= schedule.total_steps:
+    return state
+  classes = jax.device_put(classes, everywhere)
+  step_fn = jax.jit(
+    make_train_step(system, optimizer, schedule.tolerance), donate_argnums=0
+  )
+  batches = feed(data.batches(start), mesh, data.num_examples)
+  metrics_log = log(start)
+  in_flight: deque = deque()
+
+  with tqdm.tqdm(
+    total=schedule.total_steps, initial=start, unit="step", desc="training"
+  ) as bar:
+    batch = next(batches)
+    step_fn = _compiled(step_fn, state, batch, classes, bar)
+
+    def settle(last: bool = False) -> bool:
+      """Waits for the oldest step in flight; whether it had converged."""
+      step, metrics = in_flight.popleft()
+      metrics = {k: v.item() for k, v in jax.device_get(metrics).items()}
+      if not math.isfinite(metrics["loss"]):
+        raise ZsljaxError(
+          f"loss is {metrics['loss']} at step {step}, expected a finite number: "
+          "lower config.optimizer.learning_rate or look at the features"
+        )
+      converged = metrics.pop("converged", False)
+      if step % schedule.log_every == 0 or last or converged:
+        metrics_log.write(step, metrics)
+        bar.set_postfix(loss=f"{metrics['loss']:.6g}", refresh=False)
+      bar.update(0 if converged else 1)
+      return converged
+
+    step = start
+    while step < schedule.total_steps:
+      state, metrics = step_fn(state, batch, classes)
+      in_flight.append((step, metrics))
+      if schedule.tolerance:
+        if settle():
+          bar.total = step
+          break
+      elif len(in_flight) >= _IN_FLIGHT:
+        settle()
+      step += 1
+      if step % schedule.save_every == 0:
+        checkpoints.save(step, state.params, _rest(state))
+        saved = step
+      if step < schedule.total_steps:
+        batch = next(batches)
+    while in_flight:
+      settle(last=len(in_flight) == 1)
+  if saved != step:
+    checkpoints.save(step, state.params, _rest(state))
+  checkpoints.wait()
+  metrics_log.close()
+  return state
+
+
+def _rest(state: TrainState) -> dict:
+  """The state without the parameters, which have an item of their own."""
+  rest = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+  del rest["params"]
+  return rest
+
+
+def _restore(checkpoints, initial_state, sharding) -> TrainState | None:
+  step = checkpoints.latest_step()
+  if step is None:
+    return None
+  shapes = abstract(jax.eval_shape(initial_state), sharding)
+  params, rest = checkpoints.restore(shapes.params, _rest(shapes), step)
+  return TrainState(params=params, **rest)
+
+
+def _compiled(step_fn, state, batch, classes, bar):
+  bar.set_postfix_str("compiling")
+  start = time.perf_counter()
+  compiled = step_fn.lower(state, batch, classes).compile()
+  bar.set_postfix_str(f"compiled in {time.perf_counter() - start:.1f} s")
+  return compiled

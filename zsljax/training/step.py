@@ -1,0 +1,58 @@
+"""One step of training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from zsljax.classes import ClassSpace
+from zsljax.models import Batch, System
+from zsljax.training.state import TrainState
+
+Array = jax.Array
+Metrics = dict[str, Array]
+
+
+def make_train_step(
+  system: System,
+  optimizer: optax.GradientTransformationExtraArgs,
+  tolerance: float = 0.0,
+) -> Callable[[TrainState, Batch, ClassSpace], tuple[TrainState, Metrics]]:
+  """A pure function from state and batch to the next state and its metrics.
+
+  The metrics are those of the parameters before the update: ``loss``, its parts
+  and the norm of its gradient. With a ``tolerance``, ``converged`` says whether
+  that norm is at most ``tolerance * max(1, |loss|)``; then the state stays what
+  it was, so that a run ends at the same parameters wherever it was interrupted.
+  """
+
+  def train_step(state, batch, classes):
+    batch = batch.astype(jnp.float32)
+    rng = jax.random.fold_in(state.rng, state.step)
+
+    def objective(params):
+      return system.loss(params, batch, classes, rng)
+
+    (loss, parts), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+    updates, opt_state = optimizer.update(
+      grads,
+      state.opt_state,
+      state.params,
+      value=loss,
+      grad=grads,
+      value_fn=lambda params: objective(params)[0],
+    )
+    params = optax.apply_updates(state.params, updates)
+    new = TrainState(state.step + 1, params, opt_state, state.rng)
+    metrics = {"loss": loss, **parts, "grad_norm": optax.tree.norm(grads)}
+    if tolerance:
+      small = tolerance * jnp.maximum(1, jnp.abs(loss))
+      converged = metrics["grad_norm"] <= small
+      new = jax.tree.map(lambda a, b: jnp.where(converged, a, b), state, new)
+      metrics["converged"] = converged
+    return new, metrics
+
+  return train_step

@@ -1,0 +1,131 @@
+"""A run's folder: what was run, with what, on which data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import importlib.metadata
+import json
+import pathlib
+import platform
+from typing import Any
+import warnings
+
+from zsljax.errors import ZsljaxError
+from zsljax.reporting.files import explained, write_json
+
+SCHEMA = 1
+_FILE = "manifest.json"
+_LIBRARIES = (
+  "zsljax",
+  "jax",
+  "jaxlib",
+  "flax",
+  "optax",
+  "orbax-checkpoint",
+  "numpy",
+)
+# Where data lie may change between two starts; what they are may not.
+_FREE_FIELDS = ("data.dir",)
+
+
+def library_versions() -> dict[str, str]:
+  """Versions of Python and of the libraries that numbers depend on."""
+  versions = {"python": platform.python_version()}
+  for library in _LIBRARIES:
+    versions[library] = importlib.metadata.version(library)
+  return versions
+
+
+def open_workdir(
+  workdir: pathlib.Path,
+  config: Mapping[str, Any],
+  dataset: Mapping[str, Any],
+) -> None:
+  """Writes the manifest of a new run, or checks that of an interrupted one.
+
+  Args:
+    workdir: the run's folder, made when absent.
+    config: all fields, nested.
+    dataset: the stored dataset's metadata.
+
+  Raises:
+    ZsljaxError: another config or other data made the folder.
+  """
+  with explained(workdir):
+    workdir.mkdir(parents=True, exist_ok=True)
+  manifest = {
+    "schema": SCHEMA,
+    "config": json.loads(json.dumps(config)),
+    "dataset": dict(dataset),
+    "versions": library_versions(),
+  }
+  path = workdir / _FILE
+  if not path.exists():
+    if (workdir / "checkpoints").exists():
+      raise ZsljaxError(
+        f"{workdir}: holds checkpoints but no {_FILE}, expected an empty folder "
+        "or that of an interrupted run"
+      )
+    write_json(path, manifest)
+    return
+  before = read_manifest(workdir)
+  old, new = _flat(before["config"]), _flat(manifest["config"])
+  differing = [
+    f"config.{field} is {new.get(field)!r}, there {old.get(field)!r}"
+    for field in sorted(old.keys() | new.keys())
+    if old.get(field) != new.get(field) and field not in _FREE_FIELDS
+  ]
+  if differing:
+    raise ZsljaxError(
+      f"{workdir}: made by another config ({'; '.join(differing)}), expected the "
+      "same config to continue the run, or another --workdir"
+    )
+  old, new = before["dataset"]["fingerprint"], dataset["fingerprint"]
+  if old != new:
+    raise ZsljaxError(
+      f"{workdir}: made with other data (fingerprint {old[:12]}), found "
+      f"{new[:12]}: expected the same dataset, or another --workdir"
+    )
+  changed = [
+    f"{library} {before['versions'].get(library)} -> {version}"
+    for library, version in manifest["versions"].items()
+    if before["versions"].get(library) != version
+  ]
+  if changed:
+    warnings.warn(
+      f"{workdir} was begun with other versions ({', '.join(changed)}): the run "
+      "continues, but bits may differ",
+      stacklevel=2,
+    )
+
+
+def read_manifest(workdir: pathlib.Path) -> dict[str, Any]:
+  """What ``open_workdir`` wrote: ``config``, ``dataset``, ``versions``.
+
+  Raises:
+    ZsljaxError: the folder holds no run, or one of another schema.
+  """
+  path = workdir / _FILE
+  if not path.is_file():
+    raise ZsljaxError(
+      f"{workdir}: no {_FILE}, expected the --workdir of a training run"
+    )
+  try:
+    manifest = json.loads(path.read_text())
+  except json.JSONDecodeError as error:
+    raise ZsljaxError(f"{path}: not readable as JSON ({error})") from error
+  if manifest.get("schema") != SCHEMA:
+    raise ZsljaxError(
+      f"{path}: found schema {manifest.get('schema')}, expected {SCHEMA}"
+    )
+  return manifest
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  flat = {}
+  for key, value in tree.items():
+    if isinstance(value, Mapping):
+      flat |= _flat(value, f"{prefix}{key}.")
+    else:
+      flat[prefix + key] = value
+  return flat
