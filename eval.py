@@ -17,11 +17,10 @@ from zsljax.checkpoints import Checkpoints, abstract
 from zsljax.data import evaluation_batches
 from zsljax.errors import ZsljaxError, require, shown_to_user
 from zsljax.experiment import Experiment
-from zsljax.flags import parse_flags
-from zsljax.reporting.rows import add_rows, make_row, read_rows, terminal_table
+from zsljax.flags import parse_flags, workdir
+from zsljax.reporting.rows import Row, add_rows, make_row, read_rows, terminal_table
 from zsljax.sharding import replicated
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the training run.")
 SPLIT = flags.DEFINE_enum(
   "split",
   "test",
@@ -39,20 +38,31 @@ GAMMA_FROM = flags.DEFINE_string(
   None,
   "As --gamma, with the value chosen by `--split=val` in this workdir.",
 )
-flags.mark_flags_as_required(["workdir"])
 flags.mark_flags_as_mutual_exclusive(["gamma", "gamma_from"])
 
 PROTOCOLS = {"test": "xian", "val": "xian_val"}
 
 
-def main(argv) -> None:
-  """Rows for the latest checkpoint, printed and added to ``results.jsonl``."""
-  del argv
-  workdir = pathlib.Path(WORKDIR.value).expanduser().absolute()
+def evaluate(
+  workdir: pathlib.Path,
+  split: str = "test",
+  data_dir: str | None = None,
+  gamma: float | None = None,
+  gamma_from: pathlib.Path | None = None,
+) -> list[Row]:
+  """Rows for the latest checkpoint, also added to ``workdir/results.jsonl``.
+
+  Args:
+    workdir: the folder of a training run.
+    split: ``test`` or ``val``.
+    data_dir: where the dataset is now, when it was moved.
+    gamma: also report with this subtracted from the scores of seen classes.
+    gamma_from: as ``gamma``, with what ``val`` chose in this workdir.
+  """
   manifest = training.read_manifest(workdir)
   config = manifest["config"]
-  if DATA_DIR.value:
-    config["data"]["dir"] = DATA_DIR.value
+  if data_dir:
+    config["data"]["dir"] = data_dir
   run = Experiment.build(config)
   require(
     run.dataset.fingerprint == manifest["dataset"]["fingerprint"],
@@ -60,17 +70,19 @@ def main(argv) -> None:
     run.dataset.fingerprint[:12],
     f"{manifest['dataset']['fingerprint'][:12]}, the data of the training run",
   )
-  on_test = SPLIT.value == "test"
+  on_test = split == "test"
   require(
     on_test or config["data"]["train_split"] == "train",
     f"--split=val: config.data.train_split of {workdir}",
     config["data"]["train_split"],
     "train: this run was trained on the validation images",
   )
+  chosen = None if gamma_from is None else chosen_gamma(gamma_from, run)
 
   checkpoints = Checkpoints(workdir, run.identity())
   step = checkpoints.latest_step()
-  params = checkpoints.restore_params(_param_shapes(run), step)
+  params = checkpoints.restore_params(_param_shapes(run))
+  checkpoints.close()
   classes = run.dataset.classes if on_test else run.classes
   splits = ("test_seen", "test_unseen") if on_test else ("val",)
   batch_size = config["evaluation"]["batch_size"]
@@ -92,36 +104,29 @@ def main(argv) -> None:
     "device": jax.devices()[0].device_kind,
   }
 
-  def row(calibration: str, gamma: float, selection: str, chosen: str) -> dict:
+  def row(calibration: str, gamma: float, selection: str, origin: str) -> Row:
     return make_row(
       system=run.system.name,
       dataset=meta,
-      protocol=PROTOCOLS[SPLIT.value],
+      protocol=PROTOCOLS[split],
       selection=selection,
       calibration=calibration,
       seed=config["seed"],
       step=step,
       metrics=evaluation.single_label_metrics(decisions, classes.seen, gamma),
-      provenance={"gamma": gamma, "gamma_from": chosen, **provenance},
+      provenance={"gamma": gamma, "gamma_from": origin, **provenance},
     )
 
   rows = [row("none", 0.0, "last", "no calibration")]
   if not on_test:
     best = evaluation.seen_unseen_curve(decisions, classes.seen).best_gamma()
     rows.append(row("additive", best, "val_selected", "highest H on val"))
-  if GAMMA.value is not None:
-    rows.append(row("additive", GAMMA.value, "last", "--gamma"))
-  if GAMMA_FROM.value is not None:
-    gamma = chosen_gamma(pathlib.Path(GAMMA_FROM.value), run)
-    rows.append(row("additive", gamma, "val_selected", "highest H on val"))
-  path = add_rows(workdir, rows)
-  print(
-    f"{run.system.name} ({provenance['preset']}), seed {config['seed']}, step "
-    f"{step}\n{meta['name']}: {meta['features']} features, classes by "
-    f"{meta['class_embedding']}, split {meta['split_version']}; mean per-class "
-    f"accuracy in percent on {SPLIT.value} images\n\n"
-    f"{terminal_table(rows)}\n\nrows in {path}"
-  )
+  if gamma is not None:
+    rows.append(row("additive", gamma, "last", "given"))
+  if chosen is not None:
+    rows.append(row("additive", chosen, "val_selected", "highest H on val"))
+  add_rows(workdir, rows)
+  return rows
 
 
 def chosen_gamma(workdir: pathlib.Path, run: Experiment) -> float:
@@ -132,7 +137,7 @@ def chosen_gamma(workdir: pathlib.Path, run: Experiment) -> float:
   """
   rows = [
     row
-    for row in read_rows(workdir.expanduser())
+    for row in read_rows(workdir)
     if row["protocol"] == PROTOCOLS["val"] and row["calibration"] == "additive"
   ]
   if not rows:
@@ -152,6 +157,26 @@ def chosen_gamma(workdir: pathlib.Path, run: Experiment) -> float:
 def _param_shapes(run: Experiment):
   shapes = jax.eval_shape(lambda: run.system.init(jax.random.key(0), run.spec))
   return abstract(shapes, replicated(run.mesh))
+
+
+def main(argv: list[str]) -> None:
+  """Evaluates what the flags say and prints the rows."""
+  del argv
+  rows = evaluate(
+    workdir(),
+    SPLIT.value,
+    DATA_DIR.value,
+    GAMMA.value,
+    pathlib.Path(GAMMA_FROM.value).expanduser() if GAMMA_FROM.value else None,
+  )
+  row = rows[0]
+  print(
+    f"{row['system']} ({row['provenance']['preset']}), seed {row['seed']}, step "
+    f"{row['step']}\n{row['dataset']}: {row['features']} features, classes by "
+    f"{row['class_embedding']}, split {row['split_version']}; mean per-class "
+    f"accuracy in percent on {SPLIT.value} images\n\n"
+    f"{terminal_table(rows)}\n\nrows in {workdir() / 'results.jsonl'}"
+  )
 
 
 if __name__ == "__main__":

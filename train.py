@@ -7,6 +7,7 @@ bit-identical to one that was not interrupted.
 """
 
 import pathlib
+from typing import Any
 
 from absl import app, flags
 import jax
@@ -17,7 +18,7 @@ from zsljax.checkpoints import Checkpoints
 from zsljax.data import TrainingData
 from zsljax.errors import shown_to_user
 from zsljax.experiment import Experiment
-from zsljax.flags import parse_flags
+from zsljax.flags import WORKDIR, parse_flags, workdir
 from zsljax.reporting.metrics_log import MetricsLog
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -26,18 +27,16 @@ CONFIG = config_flags.DEFINE_config_file(
   "FILE:ARGUMENT, for example configs/semantic_softmax.py:awa1.",
   lock_config=True,
 )
-WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Folder of the run; the same folder continues it."
-)
-flags.mark_flags_as_required(["config", "workdir"])
+flags.mark_flag_as_required("config")
 
 
-def main(argv) -> None:
-  """One run, from its beginning or its latest checkpoint."""
-  del argv
-  config = CONFIG.value.to_dict()
-  workdir = pathlib.Path(WORKDIR.value).expanduser().absolute()
+def train(config: dict[str, Any], workdir: pathlib.Path) -> training.TrainState:
+  """One run, from its beginning or its latest checkpoint.
 
+  Args:
+    config: all fields, nested, as plain values.
+    workdir: the run's folder.
+  """
   run = Experiment.build(config)
   batch_size, mesh = config["batch_size"], run.mesh
   training.check_divides(batch_size, mesh, "config.batch_size")
@@ -54,15 +53,16 @@ def main(argv) -> None:
   optimizer = training.make_optimizer(config["optimizer"], batch_size)
   training.open_workdir(workdir, run.config, run.dataset.metadata)
 
+  meta = run.dataset.metadata
   print(
-    f"{run.system.name} on {run.dataset.metadata['name']} "
-    f"({run.dataset.metadata['features']}, "
-    f"{run.dataset.metadata['class_embedding']}): "
-    f"{data.num_examples} images of {int(run.classes.seen.sum())} classes, "
+    f"{run.system.name} on {meta['name']} ({meta['features']}, "
+    f"{meta['class_embedding']}): {data.num_examples} images of "
+    f"{int(run.classes.seen.sum())} classes, "
     f"{'held in memory' if data.in_memory else 'streamed'}; "
     f"{mesh.size} {jax.devices()[0].platform} device(s)"
   )
   per_epoch = data.steps_per_epoch
+  checkpoints = Checkpoints(workdir, run.identity(), config["checkpoint"]["keep"])
   state = training.train(
     run.system,
     optimizer,
@@ -75,14 +75,19 @@ def main(argv) -> None:
       save_every=config["checkpoint"]["every_epochs"] * per_epoch,
       tolerance=config["optimizer"]["tolerance"],
     ),
-    Checkpoints(workdir, run.identity(), keep=config["checkpoint"]["keep"]),
+    checkpoints,
     lambda start: MetricsLog(workdir, start),
     mesh,
   )
-  print(
-    f"step {int(state.step)}, in {workdir}; now: "
-    f"python eval.py --workdir={WORKDIR.value}"
-  )
+  checkpoints.close()
+  return state
+
+
+def main(argv: list[str]) -> None:
+  """Trains what the flags say."""
+  del argv
+  state = train(CONFIG.value.to_dict(), workdir())
+  print(f"step {int(state.step)}; now: python eval.py --workdir={WORKDIR.value}")
 
 
 if __name__ == "__main__":

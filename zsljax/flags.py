@@ -7,6 +7,16 @@ from ml_collections import config_flags
 
 from zsljax.errors import ZsljaxError, shown_to_user
 
+WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Folder of the run; training there again continues it."
+)
+flags.mark_flag_as_required("workdir")
+
+
+def workdir() -> pathlib.Path:
+  """The absolute path of --workdir."""
+  return pathlib.Path(WORKDIR.value).expanduser().absolute()
+
 
 def parse_flags(argv: list[str]) -> list[str]:
   """Parses absl flags; a wrong config field ends in one paragraph.

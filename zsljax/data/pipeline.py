@@ -10,7 +10,7 @@ import itertools
 import numpy as np
 
 from zsljax.data.store import Piece, StoredDataset, tensorflow
-from zsljax.errors import require
+from zsljax.errors import ZsljaxError, require
 
 # One batch: features [B, ...], labels [B], mask [B].
 HostBatch = dict[str, np.ndarray]
@@ -140,7 +140,7 @@ class TrainingData:
       .map(self.store.decode, tf.data.AUTOTUNE)
       .prefetch(4)
     )
-    for batch in batches.as_numpy_iterator():
+    for batch in _numpy(batches, self.store):
       yield _with_mask(_columns(batch))
 
   def _shuffled(self, read: Callable, epoch: int):
@@ -193,7 +193,7 @@ def evaluation_batches(
   rows = _stored_order(store, splits, host, num_hosts, size)
   left = -(-most // size)
   empty = None
-  for batch in rows.as_numpy_iterator():
+  for batch in _numpy(rows, store):
     left -= 1
     batch = pad(_with_mask(_columns(batch)), size)
     empty = empty or {k: np.zeros_like(v) for k, v in batch.items()}
@@ -215,7 +215,7 @@ def load(
     "labels": np.empty(total, np.int32),
   }
   at = 0
-  for batch in rows.as_numpy_iterator():
+  for batch in _numpy(rows, store):
     batch = _columns(batch)
     for key, value in batch.items():
       table[key][at : at + len(value)] = value
@@ -243,6 +243,18 @@ def _stored_order(store, splits, host, num_hosts, batch_size):
   records = functools.reduce(lambda a, b: a.concatenate(b), datasets)
   batches = records.batch(batch_size)
   return batches.map(store.decode, tf.data.AUTOTUNE, deterministic=True).prefetch(4)
+
+
+def _numpy(dataset, store: StoredDataset):
+  """The batches of a tf.data dataset; a damaged record is named."""
+  tf, _ = tensorflow()
+  try:
+    yield from dataset.as_numpy_iterator()
+  except tf.errors.OpError as error:
+    raise ZsljaxError(
+      f"{store.folder}: a record cannot be read ({error.message}); the shards are "
+      "damaged, import the dataset again"
+    ) from error
 
 
 def _records(path, first, count, start):

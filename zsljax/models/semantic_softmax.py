@@ -81,8 +81,8 @@ class SemanticSoftmax:
     "official_code": {"prototype_form": "per_class"},
   }
 
-  l2_weights: float
-  l2_prototypes: float
+  l2_weights: float = 5e-3
+  l2_prototypes: float = 1e-4
   prototype_form: str = "per_sample"
   hidden: tuple[int, ...] = ()
   init_scale: float = 0.005

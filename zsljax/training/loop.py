@@ -125,7 +125,7 @@ def train(
       return converged
 
     step = start
-    while step < schedule.total_steps:
+    while True:
       state, metrics = step_fn(state, batch, classes)
       in_flight.append((step, metrics))
       if schedule.tolerance:
@@ -135,11 +135,14 @@ def train(
       elif len(in_flight) >= _IN_FLIGHT:
         settle()
       step += 1
+      if step == schedule.total_steps:
+        break
       if step % schedule.save_every == 0:
+        while in_flight:  # The log must reach as far as the checkpoint.
+          settle()
         checkpoints.save(step, state.params, _rest(state))
         saved = step
-      if step < schedule.total_steps:
-        batch = next(batches)
+      batch = next(batches)
     while in_flight:
       settle(last=len(in_flight) == 1)
   if saved != step:

@@ -1,0 +1,45 @@
+# make demo      train and evaluate on the embedded digits
+# make test      the quick tests; make test-all: also the slow ones
+# make lint      style; make format applies it
+# make lock      new exact versions for requirements.lock
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO := runs/demo
+
+.PHONY: demo test test-all lint format lock clean
+
+demo: $(INSTALLED)
+	$(BIN)/python train.py --config=configs/semantic_softmax.py:digits --workdir=$(DEMO)
+	$(BIN)/python eval.py --workdir=$(DEMO)
+
+test: $(INSTALLED) lint
+	$(BIN)/python -m pytest -n 2
+
+test-all: $(INSTALLED) lint
+	$(BIN)/python -m pytest -n 2 -m ""
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(INSTALLED): requirements.lock setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps -e .
+	touch $@
+
+lock: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet pip-tools
+	$(BIN)/pip-compile --quiet --extra test --strip-extras --allow-unsafe \
+	  --no-header --no-emit-index-url --no-emit-trusted-host \
+	  --no-emit-find-links --upgrade -o requirements.lock setup.cfg
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

@@ -1,0 +1,64 @@
+import os
+import sys
+
+from absl import flags
+import hypothesis
+import jax
+import numpy as np
+import pytest
+
+from zsljax.classes import ClassSpace
+
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+hypothesis.settings.register_profile(
+  "repeatable", derandomize=True, deadline=None, max_examples=25
+)
+hypothesis.settings.load_profile("repeatable")
+flags.FLAGS.mark_as_parsed()
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)  # For `configs`, which is not installed.
+
+
+@pytest.fixture
+def float64():
+  with jax.enable_x64(True):
+    yield
+
+
+@pytest.fixture
+def class_space():
+  """Makes a random class space; the last ``unseen`` classes are unseen."""
+
+  def make(classes=6, attributes=4, unseen=2, seed=0):
+    rng = np.random.default_rng(seed)
+    return ClassSpace.create(
+      [f"class {i}" for i in range(classes)],
+      rng.standard_normal((classes, attributes)),
+      seen=np.arange(classes) < classes - unseen,
+      ids=rng.permutation(10 * classes)[:classes],
+    )
+
+  return make
+
+
+@pytest.fixture
+def command(tmp_path):
+  """Runs train.py, eval.py or -m zsljax as a user would."""
+  import subprocess
+
+  def run(*arguments, check=True, **options):
+    environment = os.environ | {"HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+      [sys.executable, *map(str, arguments)],
+      cwd=ROOT,
+      env=environment | options.pop("env", {}),
+      capture_output=True,
+      text=True,
+      **options,
+    )
+    if check:
+      assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+  return run

@@ -1,0 +1,147 @@
+from hypothesis import given
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+
+from zsljax.data.feature_set import SPLITS, hold_out_validation
+from zsljax.errors import ZsljaxError
+
+
+@given(
+  counts=st.lists(st.integers(1, 17), min_size=2, max_size=6),
+  held_out=st.integers(0, 5),
+  seed=st.integers(0, 2**31),
+)
+def test_hold_out_validation(counts, held_out, seed):
+  held_out %= len(counts)
+  rng = np.random.default_rng(seed)
+  labels = rng.permutation(np.repeat(np.arange(len(counts)), counts))
+  trainval = rng.permutation(len(labels))
+  train, val = hold_out_validation(labels, trainval, [held_out], seed)
+  np.testing.assert_array_equal(np.union1d(train, val), np.arange(len(labels)))
+  assert len(train) + len(val) == len(labels)
+  expected = [n if c == held_out else n // 5 for c, n in enumerate(counts)]
+  found = np.bincount(labels[val], minlength=len(counts))
+  np.testing.assert_array_equal(found, expected)
+
+
+def test_hold_out_validation_depends_on_seed_alone():
+  labels = np.repeat(np.arange(4), 20)
+  rows = np.arange(80)
+
+  def val(seed, order=rows):
+    return hold_out_validation(labels, order, [3], seed)[1].tolist()
+
+  assert val(1) == val(1) == val(1, rows[::-1])
+  assert val(1) != val(2)
+
+
+def test_hold_out_validation_takes_trainval_alone():
+  labels = np.repeat(np.arange(4), 20)
+  trainval = np.flatnonzero(np.arange(80) % 2)
+  train, val = hold_out_validation(labels, trainval, [3], 0)
+  np.testing.assert_array_equal(np.union1d(train, val), trainval)
+
+
+def test_regions_are_accepted(feature_set):
+  assert feature_set(shape=(3, 5)).features.shape == (66, 3, 5)
+
+
+def test_fingerprint_is_repeatable(feature_set):
+  assert feature_set().fingerprint() == feature_set().fingerprint()
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"seed": 1},
+    {"dtype": np.float64},
+    {"embeddings": np.eye(6, 3)},
+    {"attribute_vectors": np.ones((3, 2))},
+    {"split_seed": 1},
+    {"validation_classes": (3,)},
+  ],
+  ids=lambda change: next(iter(change)),
+)
+def test_fingerprint_tells_sets_apart(feature_set, change):
+  assert feature_set(**change).fingerprint() != feature_set().fingerprint()
+
+
+def test_fingerprint_tells_shapes_apart(feature_set):
+  features = feature_set(shape=(6,)).features
+  flat = feature_set(features=features)
+  regions = feature_set(features=features.reshape(-1, 2, 3))
+  assert flat.fingerprint() != regions.fingerprint()
+
+
+def test_names_do_not_enter_the_fingerprint(feature_set):
+  renamed = feature_set(name="other", class_names="uvwxyz", notes=["odd"])
+  assert renamed.fingerprint() == feature_set().fingerprint()
+
+
+def test_validation_classes_are_drawn_from_the_seen(feature_set):
+  drawn = [feature_set(validation_classes=None, split_seed=s) for s in range(8)]
+  classes = {found.validation_classes for found in drawn}
+  assert len(classes) > 1
+  assert set().union(*classes) <= {0, 1, 3, 4}
+  assert all("names no validation classes" in found.notes[-1] for found in drawn)
+
+
+def test_validation_class_must_be_seen(feature_set):
+  with pytest.raises(ZsljaxError, match=r"small files: validation.*'cow'.*seen"):
+    feature_set(validation_classes=(2,))
+
+
+@pytest.mark.parametrize(
+  ("features", "found"),
+  [
+    (np.zeros((66, 5), np.int32), "dtype int32"),
+    (np.zeros((66, 0), np.float32), r"shape \(66, 0\)"),
+    (np.zeros((66, 2, 2, 2), np.float32), r"shape \(66, 2, 2, 2\)"),
+  ],
+)
+def test_features_of_wrong_kind(feature_set, features, found):
+  with pytest.raises(ZsljaxError, match=f"small files: features: found {found}"):
+    feature_set(features=features)
+
+
+@pytest.mark.parametrize("row", [-1, 66])
+@pytest.mark.parametrize("part", ["trainval", "test_seen", "test_unseen"])
+def test_row_outside_images(feature_set, part, row):
+  with pytest.raises(ZsljaxError, match=f"{part}: found 1 rows.*66 images.*{row}"):
+    feature_set(**{part: np.array([0, row])})
+
+
+def test_negative_label(feature_set):
+  labels = feature_set().labels.copy()
+  labels[3] = -1
+  with pytest.raises(ZsljaxError, match="labels: found 1 outside.*image 3,"):
+    feature_set(labels=labels)
+
+
+def test_only_seen_class_cannot_be_held_out(feature_set):
+  labels = np.repeat([0, 1], 10)
+  with pytest.raises(ZsljaxError, match="small files: train: found no images"):
+    feature_set(
+      features=np.random.default_rng(0).random((20, 5), np.float32),
+      labels=labels,
+      class_names=("ape", "bat"),
+      embeddings=np.eye(2, 3),
+      trainval=np.arange(8),
+      test_seen=np.arange(8, 10),
+      test_unseen=np.arange(10, 20),
+      validation_classes=None,
+    )
+
+
+def test_splits_are_disjoint(feature_set):
+  rows = np.concatenate([feature_set().splits[split] for split in SPLITS])
+  np.testing.assert_array_equal(np.sort(rows), np.arange(66))
+
+
+def test_constant_images_are_counted_across_blocks(feature_set):
+  rng = np.random.default_rng(0)
+  features = rng.random((6 * 1000, 2), np.float32)
+  features[[4095, 4096, 5999]] = 1
+  found = feature_set(per_class=1000, features=features)
+  assert "of 3 images are constant (first at image 4095," in found.notes[0]

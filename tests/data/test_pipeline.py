@@ -1,0 +1,312 @@
+import itertools
+
+import hypothesis
+from hypothesis import strategies as st
+import ml_dtypes
+import numpy as np
+import pytest
+
+from zsljax.data import TrainingData, evaluation_batches, pipeline, prepare
+from zsljax.errors import ZsljaxError
+
+IMAGES = 6 * 40
+TRAINVAL, TRAIN, TEST = 120, 72, 120
+
+
+@pytest.fixture(scope="module")
+def numbered(feature_set):
+  """A set whose features begin with the row number."""
+  rows = np.arange(IMAGES, dtype=np.float32)
+  return feature_set(per_class=40, features=np.stack([rows, -rows - 1], 1))
+
+
+@pytest.fixture(scope="module")
+def sharded(numbered, store_in_shards, tmp_path_factory):
+  """Five files a split, more than are read at once."""
+  return store_in_shards(numbered, tmp_path_factory.mktemp("sharded"), 5)
+
+
+@pytest.fixture(scope="module", params=["one file", "five files"])
+def stored(request, numbered, sharded, tmp_path_factory):
+  """The set in either form."""
+  if request.param == "five files":
+    return sharded
+  return prepare(numbered, tmp_path_factory.mktemp("whole"))
+
+
+def training(store, split="trainval", batch_size=16, seed=0, **options):
+  return TrainingData(store, split, batch_size, seed, **options)
+
+
+def take(data, steps, start_step=0):
+  return list(itertools.islice(data.batches(start_step), steps))
+
+
+def rows_of(batches):
+  """The row numbers that the features carry, without padding."""
+  parts = [batch["features"][batch["mask"], 0] for batch in batches]
+  return np.concatenate(parts).astype(int)
+
+
+def order(data, epochs=1):
+  return rows_of(take(data, epochs * data.steps_per_epoch)).tolist()
+
+
+def check_equal(found, expected):
+  assert len(found) == len(expected) > 0
+  for one, other in zip(found, expected, strict=True):
+    assert one.keys() == other.keys() == {"features", "labels", "mask"}
+    for key, value in one.items():
+      assert value.dtype == other[key].dtype
+      np.testing.assert_array_equal(value, other[key])
+
+
+def trainval_of(feature_set):
+  return np.union1d(feature_set.splits["train"], feature_set.splits["val"])
+
+
+@pytest.mark.parametrize(("split", "count"), [("trainval", TRAINVAL), ("train", TRAIN)])
+def test_held_and_streamed_batches_are_equal(stored, split, count):
+  held, streamed = (training(stored, split, cache=c) for c in ("host", "none"))
+  assert held.in_memory and not streamed.in_memory
+  assert held.num_examples == count
+  steps = 3 * held.steps_per_epoch
+  assert held.steps_per_epoch == count // 16
+  check_equal(take(held, steps), take(streamed, steps))
+
+
+def test_held_and_streamed_bfloat16_batches_are_equal(numbered, tmp_path):
+  store = prepare(numbered, tmp_path, "bfloat16")
+  batches = [take(training(store, cache=c), 8) for c in ("host", "none")]
+  check_equal(*batches)
+  assert batches[0][0]["features"].dtype == ml_dtypes.bfloat16
+
+
+@pytest.mark.parametrize("cache", ["host", "none"])
+@pytest.mark.parametrize("buffer_rows", [1, 7, 50])
+def test_small_shuffle_buffer(stored, monkeypatch, cache, buffer_rows):
+  monkeypatch.setattr(pipeline, "_SHUFFLE_BYTES", 8 * buffer_rows)
+  data = training(stored, cache=cache)
+  rows = order(data)
+  assert len(set(rows)) == len(rows) == 112
+  check_equal(take(data, 14), take(training(stored, cache="host"), 14))
+
+
+def test_auto_holds_small_splits(stored, monkeypatch):
+  assert training(stored).in_memory
+  monkeypatch.setattr(pipeline, "CACHE_LIMIT", TRAINVAL * 8)
+  assert training(stored).in_memory
+  monkeypatch.setattr(pipeline, "CACHE_LIMIT", TRAINVAL * 8 - 1)
+  assert not training(stored).in_memory
+
+
+def test_batches_hold_what_was_stored(stored, numbered):
+  for batch in take(training(stored, cache="none"), 8):
+    rows = rows_of([batch])
+    np.testing.assert_array_equal(batch["features"], numbered.features[rows])
+    np.testing.assert_array_equal(batch["labels"], numbered.labels[rows])
+    assert batch["labels"].dtype == np.int32
+    assert batch["mask"].dtype == bool and batch["mask"].all()
+
+
+def test_an_epoch_visits_each_image_once(stored, numbered):
+  data = training(stored, batch_size=TRAINVAL // 4)
+  for start in (0, 4, 8):
+    rows = rows_of(take(data, 4, start))
+    np.testing.assert_array_equal(np.sort(rows), trainval_of(numbered))
+
+
+def test_train_leaves_validation_images_out(stored, numbered):
+  rows = order(training(stored, "train", TRAIN))
+  np.testing.assert_array_equal(np.sort(rows), numbered.splits["train"])
+
+
+def test_epochs_differ_in_order(stored):
+  data = training(stored, batch_size=TRAINVAL)
+  first, second, third = rows_of(take(data, 3)).reshape(3, -1).tolist()
+  assert first != second != third != first
+  assert sorted(first) == sorted(second) == sorted(third)
+
+
+@pytest.mark.parametrize("cache", ["host", "none"])
+def test_seed_decides_order(stored, cache):
+  first, again, other = (
+    order(training(stored, seed=seed, cache=cache), epochs=2) for seed in (3, 3, 4)
+  )
+  assert first == again
+  assert first != other
+
+
+def test_batches_mix_the_files(sharded):
+  first = sharded.pieces(("train", "val"))[0]
+  rows = pipeline.load(sharded, ("train", "val"))["features"][: first.count, 0]
+  batches = take(training(sharded), 7)
+  assert sum(np.isin(rows, rows_of([batch])).any() for batch in batches) > 3
+
+
+@pytest.fixture(scope="module", params=["host", "none"])
+def course(request, sharded):
+  """A run, and the rows of its first batches."""
+  data = training(sharded, cache=request.param)
+  assert data.steps_per_epoch == 7
+  return data, [rows_of([batch]) for batch in take(data, 30)]
+
+
+@hypothesis.settings(max_examples=10)
+@hypothesis.example(start=7)
+@hypothesis.example(start=13)
+@hypothesis.given(start=st.integers(0, 27))
+def test_start_step_equals_skipped_batches(course, start):
+  data, rows = course
+  for batch, expected in zip(take(data, 3, start), rows[start:], strict=False):
+    np.testing.assert_array_equal(rows_of([batch]), expected)
+
+
+def test_everything_at_once_is_in_stored_order(stored, numbered):
+  data = training(stored, batch_size=0, multiple_of=16)
+  assert data.steps_per_epoch == 1
+  first, second = take(data, 2)
+  check_equal([first], [second])
+  assert len(first["labels"]) == 128
+  np.testing.assert_array_equal(first["mask"], np.arange(128) < TRAINVAL)
+  for key in ("features", "labels"):
+    assert not first[key][TRAINVAL:].any()
+  table = pipeline.load(stored, ("train", "val"))
+  np.testing.assert_array_equal(first["features"][:TRAINVAL], table["features"])
+  np.testing.assert_array_equal(np.sort(rows_of([first])), trainval_of(numbered))
+
+
+def test_everything_at_once_without_padding(stored):
+  (batch,) = take(training(stored, batch_size=0, multiple_of=8), 1)
+  assert batch["mask"].shape == (TRAINVAL,)
+  assert batch["mask"].all()
+
+
+def test_everything_at_once_ignores_seed_and_cache(stored):
+  options = {"batch_size": 0, "cache": "none"}
+  check_equal(
+    take(training(stored, seed=1, **options), 1, 5),
+    take(training(stored, **options), 1),
+  )
+
+
+@pytest.mark.parametrize("num_hosts", [2, 7])
+def test_everything_at_once_has_one_shape_on_all_hosts(sharded, num_hosts, numbered):
+  batches = [
+    take(training(sharded, batch_size=0, host=host, num_hosts=num_hosts), 1)[0]
+    for host in range(num_hosts)
+  ]
+  assert len({batch["features"].shape for batch in batches}) == 1
+  np.testing.assert_array_equal(np.sort(rows_of(batches)), trainval_of(numbered))
+
+
+@pytest.mark.parametrize("num_hosts", [2, 7])
+def test_hosts_share_out_all_images(stored, numbered, num_hosts):
+  shares = [
+    pipeline.load(stored, ("train", "val"), host, num_hosts)["features"][:, 0]
+    for host in range(num_hosts)
+  ]
+  rows = np.concatenate(shares)
+  np.testing.assert_array_equal(np.sort(rows), trainval_of(numbered))
+  assert max(map(len, shares)) - min(map(len, shares)) <= 2
+
+
+@pytest.mark.parametrize("cache", ["host", "none"])
+@pytest.mark.parametrize(
+  ("num_hosts", "batch_size", "steps"), [(2, 16, 7), (7, 7, 16), (7, 112, 1)]
+)
+def test_hosts_take_equal_and_disjoint_steps(
+  stored, cache, num_hosts, batch_size, steps
+):
+  hosts = [
+    training(stored, batch_size=batch_size, cache=cache, host=h, num_hosts=num_hosts)
+    for h in range(num_hosts)
+  ]
+  assert {data.steps_per_epoch for data in hosts} == {steps}
+  epochs = [take(data, steps) for data in hosts]
+  sizes = {len(batch["mask"]) for batches in epochs for batch in batches}
+  assert sizes == {batch_size // num_hosts}
+  rows = rows_of(itertools.chain(*epochs))
+  assert len(np.unique(rows)) == len(rows) == steps * batch_size
+
+
+@pytest.mark.parametrize("batch_size", [1, 16, 40, 120, 1000])
+def test_evaluation_covers_all_images_once(stored, numbered, batch_size):
+  splits = ("test_seen", "test_unseen")
+  batches = list(evaluation_batches(stored, splits, batch_size))
+  assert len(batches) == -(-TEST // batch_size)
+  assert {len(batch["mask"]) for batch in batches} == {batch_size}
+  expected = np.concatenate([numbered.splits[split] for split in splits])
+  np.testing.assert_array_equal(np.sort(rows_of(batches)), np.sort(expected))
+
+
+def test_evaluation_batches_hold_what_was_stored(stored, numbered):
+  for batch in evaluation_batches(stored, ("test_unseen",), 32):
+    rows, mask = rows_of([batch]), batch["mask"]
+    np.testing.assert_array_equal(batch["features"][mask], numbered.features[rows])
+    np.testing.assert_array_equal(batch["labels"][mask], numbered.labels[rows])
+    assert not batch["features"][~mask].any()
+
+
+@pytest.mark.parametrize(
+  ("num_hosts", "batch_size"), [(2, 16), (3, 12), (7, 7), (7, 119)]
+)
+def test_evaluation_on_hosts(stored, numbered, num_hosts, batch_size):
+  hosts = [
+    list(evaluation_batches(stored, ("test_seen",), batch_size, host, num_hosts))
+    for host in range(num_hosts)
+  ]
+  assert len({len(batches) for batches in hosts}) == 1
+  shapes = {batch["features"].shape for batches in hosts for batch in batches}
+  assert shapes == {(batch_size // num_hosts, 2)}
+  rows = rows_of(itertools.chain(*hosts))
+  expected = numbered.splits["test_seen"]
+  np.testing.assert_array_equal(np.sort(rows), np.sort(expected))
+
+
+def test_evaluation_on_a_host_without_images(sharded):
+  assert sharded.size("test_seen") == 40
+  first, last = (
+    list(evaluation_batches(sharded, ("test_seen",), 82, host, 41)) for host in (0, 40)
+  )
+  assert len(first) == len(last) == 1
+  assert rows_of(last).size == 0
+  for key, value in first[0].items():
+    assert last[0][key].shape == value.shape
+    assert last[0][key].dtype == value.dtype
+
+
+@pytest.mark.parametrize("cache", ["host", "none"])
+def test_damaged_record(numbered, tmp_path, cache):
+  store = prepare(numbered, tmp_path)
+  (path,) = store.folder.glob("*-val.*")
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1
+  path.write_bytes(content)
+  with pytest.raises(ZsljaxError, match=f"{store.folder}.*damaged"):
+    take(training(store, cache=cache), 7)
+  with pytest.raises(ZsljaxError, match=f"{store.folder}.*damaged"):
+    list(evaluation_batches(store, ("val",), 16))
+
+
+def test_pad_keeps_full_batches():
+  batch = {"labels": np.arange(3), "mask": np.ones(3, bool)}
+  assert pipeline.pad(batch, 3)["labels"] is batch["labels"]
+  np.testing.assert_array_equal(pipeline.pad(batch, 5)["labels"], [0, 1, 2, 0, 0])
+  np.testing.assert_array_equal(pipeline.pad(batch, 5)["mask"], [1, 1, 1, 0, 0])
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"cache": "disk"}, "data.cache: found 'disk', expected one of auto, host, none"),
+    ({"batch_size": 121}, "batch_size: found 121, expected at most 120"),
+    ({"batch_size": -1}, "batch_size: found -1, expected 0"),
+    ({"batch_size": 15, "num_hosts": 2}, "found 15, expected.*multiple of the 2 hosts"),
+    ({"batch_size": 119, "num_hosts": 7}, "found 119, expected at most 112"),
+    ({"split": "test"}, "train_split: found 'test'"),
+  ],
+)
+def test_rejected_options(stored, options, message):
+  with pytest.raises(ZsljaxError, match=message):
+    training(stored, **options)

@@ -1,0 +1,488 @@
+import re
+
+import numpy as np
+import pytest
+import scipy.io
+
+from zsljax.data import read_xlsa17
+from zsljax.data.feature_set import SPLITS, sha256_of
+from zsljax.data.xlsa17 import PUBLISHED, dataset_name
+from zsljax.errors import ZsljaxError
+
+NAMES = ("ape", "bat", "cow", "dog", "elk", "fox")
+IMAGES = "res101.mat"
+SPLIT = "att_splits.mat"
+
+
+def rejected(files, *words, **options):
+  """Checks that the content is refused in words that help."""
+  with pytest.raises(ZsljaxError) as error:
+    files.write().read(**options)
+  for word in (str(files.folder), *words, "expected"):
+    assert word in str(error.value)
+
+
+def noted(feature_set, text):
+  return any(text in note for note in feature_set.notes)
+
+
+def test_good_pair_keeps_content(xlsa17):
+  found = xlsa17.write().read()
+  np.testing.assert_array_equal(found.features, xlsa17.image["features"].T)
+  np.testing.assert_array_equal(found.labels, xlsa17.rows.labels)
+  np.testing.assert_array_equal(found.classes.embeddings, xlsa17.split["att"].T)
+  assert found.classes.names == NAMES
+  assert found.notes == (
+    "train_loc and val_loc contain the test_seen images (older version of the "
+    "split); the stored train and val are cut from trainval alone.",
+  )
+
+
+def test_good_pair_keeps_splits(xlsa17):
+  found, rows = xlsa17.write().read(), xlsa17.rows
+  trainval = np.concatenate([found.splits["train"], found.splits["val"]])
+  np.testing.assert_array_equal(np.sort(trainval), np.sort(rows.trainval))
+  np.testing.assert_array_equal(found.splits["test_seen"], rows.test_seen)
+  np.testing.assert_array_equal(found.splits["test_unseen"], rows.test_unseen)
+  np.testing.assert_array_equal(
+    found.classes.seen, [True, True, False, True, True, False]
+  )
+  assert found.validation_classes == (4,)
+
+
+def test_good_pair_is_described(xlsa17):
+  found = xlsa17.write().read()
+  assert (found.name, found.features_kind) == ("small", "res101")
+  assert found.class_embedding == "att"
+  assert found.sources == {
+    file: sha256_of(xlsa17.folder / file) for file in (IMAGES, SPLIT)
+  }
+
+
+def test_name_overrides_folder(xlsa17):
+  assert xlsa17.write().read(name="My Birds-2").name == "my_birds_2"
+
+
+def test_dataset_name_needs_leading_letter():
+  with pytest.raises(ZsljaxError, match="found '2024'.*--name"):
+    dataset_name("2024")
+
+
+def test_integer_features_become_float32(xlsa17):
+  xlsa17.image["features"] = np.arange(5 * 66, dtype=np.uint8).reshape(5, 66)
+  found = xlsa17.write().read()
+  assert found.features.dtype == np.float32
+  np.testing.assert_array_equal(found.features, xlsa17.image["features"].T)
+
+
+def test_original_att(xlsa17):
+  found = xlsa17.write().read(attributes="original_att")
+  np.testing.assert_array_equal(
+    found.classes.embeddings, xlsa17.split["original_att"].T
+  )
+  assert found.class_embedding == "original_att"
+  assert noted(found, "The class embeddings in original_att have lengths")
+
+
+def test_splits_file_names_class_embedding(xlsa17):
+  xlsa17.split_file = "sent_splits.mat"
+  found = xlsa17.write().read(splits="sent_splits.mat")
+  assert found.class_embedding == "sent"
+
+
+def test_version_1_tunes_on_test_images(xlsa17):
+  assert xlsa17.write().read().split_version == "xlsa17-v1"
+
+
+def test_version_2_tunes_on_trainval(xlsa17):
+  older = xlsa17.write().read()
+  xlsa17.use_newer_split()
+  newer = xlsa17.write().read()
+  assert newer.split_version == "xlsa17-v2"
+  assert newer.notes == ()
+  assert newer.fingerprint() == older.fingerprint()
+
+
+def test_version_unknown_by_count(xlsa17):
+  xlsa17.split["train_loc"] = xlsa17.split["train_loc"][1:]
+  found = xlsa17.write().read()
+  assert found.split_version == "xlsa17-unknown"
+  assert noted(found, "hold 43 images, neither trainval's 32")
+
+
+@pytest.mark.parametrize("field", ["train_loc", "val_loc"])
+def test_version_unknown_without_locations(xlsa17, field):
+  del xlsa17.split[field]
+  found = xlsa17.write().read()
+  assert found.split_version == "xlsa17-unknown"
+  assert noted(found, "lacks train_loc or val_loc")
+
+
+def test_validation_classes_are_drawn_where_file_has_none(xlsa17):
+  del xlsa17.split["val_loc"]
+  found = xlsa17.write().read()
+  assert len(found.validation_classes) == 1
+  assert found.classes.seen[list(found.validation_classes)].all()
+  assert noted(found, "1 seen classes were drawn with seed 0")
+
+
+def test_class_in_train_loc_is_no_validation_class(xlsa17):
+  train, val = xlsa17.split["train_loc"], xlsa17.split["val_loc"]
+  xlsa17.split["train_loc"] = train[1:]
+  xlsa17.split["val_loc"] = np.concatenate([val, train[:1]])
+  assert xlsa17.write().read().validation_classes == (4,)
+
+
+@pytest.mark.parametrize(
+  ("content", "field", "note"),
+  [
+    ("split", "original_att", "The splits file has no original_att"),
+    ("split", "allclasses_names", f"{SPLIT} has no allclasses_names"),
+    ("image", "image_files", f"{IMAGES} has no image_files"),
+  ],
+)
+def test_optional_fields_may_be_missing(xlsa17, content, field, note):
+  assert not noted(xlsa17.write().read(), note)
+  del getattr(xlsa17, content)[field]
+  assert noted(xlsa17.write().read(), note)
+
+
+def test_classes_without_names_are_numbered(xlsa17):
+  del xlsa17.split["allclasses_names"]
+  names = xlsa17.write().read().classes.names
+  assert names == tuple(f"class_{i:03d}" for i in range(1, 7))
+
+
+@pytest.mark.parametrize("field", ["features", "labels"])
+def test_missing_image_field(xlsa17, field):
+  del xlsa17.image[field]
+  rejected(xlsa17, IMAGES, f"no field {field}")
+
+
+@pytest.mark.parametrize("field", ["trainval_loc", "test_seen_loc", "test_unseen_loc"])
+def test_missing_location(xlsa17, field):
+  del xlsa17.split[field]
+  rejected(xlsa17, SPLIT, f"no field {field}")
+
+
+def test_missing_class_embeddings(xlsa17):
+  del xlsa17.split["att"]
+  with pytest.raises(ZsljaxError, match=f"{SPLIT}: no field 'att', expected"):
+    xlsa17.write().read()
+
+
+@pytest.mark.parametrize("field", ["w2v", "trainval_loc", "allclasses_names"])
+def test_unknown_attributes_field(xlsa17, field):
+  with pytest.raises(ZsljaxError, match=f"{field!r}, expected.*original_att"):
+    xlsa17.write().read(attributes=field)
+
+
+def test_files_without_image_folders_are_noted(xlsa17):
+  xlsa17.image["image_files"][:, 0] = "img.jpg"
+  assert noted(xlsa17.write().read(), "No image file name contains its class")
+
+
+def test_backslashes_in_image_files(xlsa17):
+  for cell in xlsa17.image["image_files"]:
+    cell[0] = cell[0].replace("/", "\\")
+  assert not noted(xlsa17.write().read(), "No image file name")
+
+
+def test_unscaled_att_is_noted(xlsa17):
+  xlsa17.split["att"] = xlsa17.split["att"] * 2
+  found = xlsa17.write().read()
+  assert noted(found, "att is not original_att with columns scaled to length one")
+  assert noted(found, "The class embeddings in att have lengths 2 to 2, not 1")
+
+
+def test_versions_of_matlab_read_alike(xlsa17, save):
+  old = xlsa17.write().read()
+  new = xlsa17.write(save).read()
+  assert new.fingerprint() == old.fingerprint()
+  assert new.classes.names == old.classes.names
+  assert new.notes == old.notes
+  assert new.validation_classes == old.validation_classes
+
+
+def test_missing_folder(tmp_path):
+  with pytest.raises(ZsljaxError, match=r"nowhere: no such folder; expected.*res101"):
+    read_xlsa17(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(("gone", "left"), [(IMAGES, SPLIT), (SPLIT, IMAGES)])
+def test_missing_file(xlsa17, gone, left):
+  (xlsa17.write().folder / gone).unlink()
+  with pytest.raises(ZsljaxError, match=f"{gone}: no such file; expected.*{left}"):
+    xlsa17.read()
+
+
+@pytest.mark.parametrize("file", [IMAGES, SPLIT])
+@pytest.mark.parametrize("fraction", [0, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99])
+def test_truncated_file(xlsa17, save, file, fraction):
+  path = xlsa17.write(save).folder / file
+  content = path.read_bytes()
+  path.write_bytes(content[: int(len(content) * fraction)])
+  with pytest.raises(
+    ZsljaxError, match=f"(?i){re.escape(str(path))}.*expected.*cut off"
+  ):
+    xlsa17.read()
+
+
+@pytest.mark.parametrize("field", ["trainval_loc", "test_unseen_loc", "val_loc"])
+def test_zero_based_location(xlsa17, field):
+  xlsa17.location(field, [-1, 1])
+  rejected(xlsa17, SPLIT, field, "found 0", "count from 0")
+
+
+def test_zero_based_labels(xlsa17):
+  xlsa17.image["labels"] -= 1
+  rejected(xlsa17, IMAGES, "labels", "found 0", "count from 0")
+
+
+@pytest.mark.parametrize("field", ["trainval_loc", "test_seen_loc", "val_loc"])
+def test_location_beyond_images(xlsa17, field):
+  xlsa17.split[field][0] = 67
+  rejected(xlsa17, SPLIT, field, "found location 67", "1 to 66")
+
+
+@pytest.mark.parametrize("part", ["trainval", "test_seen", "test_unseen"])
+def test_duplicated_location(xlsa17, part):
+  locations = xlsa17.split[f"{part}_loc"]
+  locations[1] = locations[0]
+  rejected(xlsa17, SPLIT, part, "1 images more than once")
+
+
+@pytest.mark.parametrize("part", ["trainval", "test_seen", "test_unseen"])
+def test_empty_location(xlsa17, part):
+  xlsa17.location(f"{part}_loc", [])
+  rejected(xlsa17, SPLIT, part, "no images")
+
+
+@pytest.mark.parametrize(
+  ("part", "other"),
+  [
+    ("trainval", "test_seen"),
+    ("trainval", "test_unseen"),
+    ("test_seen", "test_unseen"),
+  ],
+)
+def test_overlapping_splits(xlsa17, part, other):
+  xlsa17.split[f"{other}_loc"][0] = xlsa17.split[f"{part}_loc"][0]
+  rejected(xlsa17, SPLIT, f"{part} and {other}", "1 images in both")
+
+
+def test_class_both_seen_and_unseen(xlsa17):
+  rows = xlsa17.rows
+  xlsa17.location("trainval_loc", [*rows.trainval, rows.test_unseen[0]])
+  xlsa17.location("test_unseen_loc", rows.test_unseen[1:])
+  name = NAMES[rows.labels[rows.test_unseen[0]]]
+  rejected(xlsa17, SPLIT, repr(name), "both trainval and test_unseen")
+
+
+def test_test_seen_class_without_training_images(xlsa17):
+  rows = xlsa17.rows
+  xlsa17.location("trainval_loc", rows.trainval[rows.labels[rows.trainval] != 3])
+  rejected(xlsa17, SPLIT, "test_seen", "1 classes", "'dog'", "trainval lacks")
+
+
+def test_class_without_images(xlsa17):
+  rows = xlsa17.rows
+  xlsa17.location(
+    "test_unseen_loc", rows.test_unseen[rows.labels[rows.test_unseen] != 5]
+  )
+  rejected(xlsa17, SPLIT, "1 of 6 classes", "'fox'", "no image")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_feature_not_finite(xlsa17, value):
+  xlsa17.image["features"][2, 7] = value
+  xlsa17.image["features"][3, 9] = value
+  rejected(xlsa17, IMAGES, "features", "in 2 of 66 images", "first at image 7,")
+
+
+def test_class_embedding_not_finite(xlsa17):
+  xlsa17.split["att"][0, 3] = np.nan
+  rejected(xlsa17, SPLIT, "embedding", "NaN or infinity", "'dog'")
+
+
+def test_constant_feature_is_noted(xlsa17):
+  xlsa17.image["features"][:, 7] = 0.5
+  found = xlsa17.write().read()
+  assert noted(found, "vectors of 1 images are constant (first at image 7,")
+
+
+def test_labels_outside_class_list(xlsa17):
+  xlsa17.image["labels"][4] = 7
+  rejected(xlsa17, IMAGES, "labels", "1 outside the list of 6 classes", "image 4,")
+
+
+def test_labels_not_whole(xlsa17):
+  xlsa17.image["labels"][4] = 1.5
+  rejected(xlsa17, IMAGES, "labels", "not whole")
+
+
+@pytest.mark.parametrize(
+  ("content", "field"), [("image", "labels"), ("split", "trainval_loc")]
+)
+def test_number_not_finite(xlsa17, content, field):
+  getattr(xlsa17, content)[field][4] = np.nan
+  rejected(xlsa17, IMAGES if content == "image" else SPLIT, field, "not whole")
+
+
+def test_features_and_labels_differ_in_length(xlsa17):
+  xlsa17.image["features"] = xlsa17.image["features"][:, :-1]
+  rejected(xlsa17, IMAGES, "features", "shape (5, 65)", "[D, 66]")
+
+
+def test_features_transposed(xlsa17):
+  xlsa17.image["features"] = xlsa17.image["features"].T
+  rejected(xlsa17, IMAGES, "features", "shape (66, 5)", "[D, 66]")
+
+
+def test_image_files_and_labels_differ_in_length(xlsa17):
+  xlsa17.image["image_files"] = xlsa17.image["image_files"][:-1]
+  rejected(xlsa17, IMAGES, "image_files", "65 names for 66 labels")
+
+
+def test_class_names_in_another_order(xlsa17):
+  xlsa17.split["allclasses_names"] = xlsa17.split["allclasses_names"][
+    [1, 0, 2, 3, 4, 5]
+  ]
+  rejected(xlsa17, IMAGES, SPLIT, "image_files", "class names in the same order")
+
+
+def test_too_few_class_names(xlsa17):
+  xlsa17.split["allclasses_names"] = xlsa17.split["allclasses_names"][:-1]
+  rejected(xlsa17, SPLIT, "allclasses_names", "5 names for 6 columns")
+
+
+def test_repeated_class_name(xlsa17):
+  del xlsa17.image["image_files"]
+  xlsa17.split["allclasses_names"][1, 0] = "ape"
+  with pytest.raises(ZsljaxError, match="class names: 'ape' occurs twice"):
+    xlsa17.write().read()
+
+
+def test_published_name_needs_published_sizes(xlsa17):
+  rejected(
+    xlsa17,
+    SPLIT,
+    "images 66 instead of 11788",
+    "classes 6 instead of 200",
+    "attributes 8 instead of 312",
+    "trainval 32 instead of 7057",
+    "train and val (33, 11) instead of (5875, 2946)",
+    "the published sizes of cub",
+    name="cub",
+  )
+
+
+def test_folder_name_can_be_a_published_one(xlsa17):
+  xlsa17.folder = xlsa17.folder.with_name("AWA2")
+  rejected(xlsa17, SPLIT, "images 66 instead of 37322")
+
+
+def test_predicates_name_attributes(xlsa17):
+  xlsa17.write()
+  lines = "".join(f"{i + 1}\tattribute{i}\n" for i in range(8))
+  (xlsa17.folder / "predicates.txt").write_text(lines)
+  assert xlsa17.read().classes.attribute_names[::7] == ("attribute0", "attribute7")
+
+
+def test_predicates_must_fit_attributes(xlsa17):
+  xlsa17.write()
+  (xlsa17.folder / "predicates.txt").write_text("1 big\n2 furry\n")
+  rejected(xlsa17, "predicates.txt", "2 names", "8, one for each attribute")
+
+
+def test_validation_fold_cuts_trainval(xlsa17):
+  found, rows = xlsa17.write().read(), xlsa17.rows
+  train, val = set(found.splits["train"]), set(found.splits["val"])
+  assert train.isdisjoint(val)
+  assert train | val == set(rows.trainval)
+  assert val.isdisjoint(rows.test_seen) and val.isdisjoint(rows.test_unseen)
+
+
+def test_validation_fold_holds_out_classes_and_a_fifth(xlsa17):
+  found = xlsa17.write().read()
+  counts = {
+    part: np.bincount(found.labels[found.splits[part]], minlength=6)
+    for part in ("train", "val")
+  }
+  np.testing.assert_array_equal(counts["val"], [1, 1, 0, 1, 8, 0])
+  np.testing.assert_array_equal(counts["train"], [7, 7, 0, 7, 0, 0])
+
+
+def test_validation_fold_ignores_order_of_locations(xlsa17):
+  first = xlsa17.write().read()
+  xlsa17.split["trainval_loc"] = xlsa17.split["trainval_loc"][::-1]
+  second = xlsa17.write().read()
+  for split in SPLITS:
+    np.testing.assert_array_equal(first.splits[split], second.splits[split])
+
+
+def test_real_awa1_has_published_sizes(real_data):
+  found = read_xlsa17(real_data / "awa1", features="classic512.mat")
+  assert found.features.shape == (30475, 512)
+  assert found.classes.embeddings.shape == (50, 85)
+  assert "hairless" in found.classes.attribute_names
+  assert (found.split_version, found.class_embedding) == ("xlsa17-v1", "att")
+  assert found.features_kind == "classic512"
+  trainval = len(found.splits["train"]) + len(found.splits["val"])
+  assert trainval == 19832
+  assert len(found.splits["test_seen"]) == 4958
+  assert len(found.splits["test_unseen"]) == 5685
+  assert len(found.validation_classes) == 13
+
+
+def consistent_labels(split, images, classes):
+  """Labels that fit a splits file whose labels are not at hand.
+
+  The images of val_loc, the other seen images and test_unseen share no class.
+  """
+  rows = {field: np.ravel(split[field]).astype(int) - 1 for field in split}
+  trainval, test_seen = rows["trainval_loc"], rows["test_seen_loc"]
+  labels = np.full(images, classes - 1)
+  seen, held_out = classes // 2, classes // 8
+  for part in (trainval, test_seen):
+    val = np.isin(part, rows["val_loc"])
+    labels[part[val]] = np.arange(val.sum()) % held_out
+    labels[part[~val]] = held_out + np.arange((~val).sum()) % (seen - held_out)
+  unseen = rows["test_unseen_loc"]
+  labels[unseen] = seen + np.arange(len(unseen)) % (classes - seen)
+  return labels
+
+
+@pytest.mark.parametrize(
+  ("folder", "splits", "kind", "version"),
+  [
+    ("AWA2", "att_splits.mat", "att", "xlsa17-v1"),
+    ("SUN", "att_splits.mat", "att", "xlsa17-v1"),
+    ("APY", "att_splits.mat", "att", "xlsa17-v2"),
+    ("FLO", "att_splits.mat", "sent", "xlsa17-v1"),
+    ("CUB", "sent_splits.mat", "sent", "xlsa17-v1"),
+  ],
+)
+def test_real_split_is_accepted(real_data, tmp_path, folder, splits, kind, version):
+  name = folder.lower()
+  source = real_data / "att_splits" / folder
+  split = scipy.io.loadmat(source / splits)
+  sizes = PUBLISHED[name]
+  if (source / "locations.npz").is_file():
+    labels = np.load(source / "locations.npz")["labels"]
+  else:
+    locations = {field: split[field] for field in split if field.endswith("_loc")}
+    labels = consistent_labels(locations, sizes.images, sizes.classes)
+  rng = np.random.default_rng(0)
+  features = rng.standard_normal((4, sizes.images), np.float32)
+  image = {"features": features, "labels": labels[:, None] + 1}
+  scipy.io.savemat(tmp_path / IMAGES, image)
+  (tmp_path / splits).symlink_to(source / splits)
+
+  found = read_xlsa17(tmp_path, splits=splits, name=name)
+  assert found.split_version == version
+  assert found.class_embedding == kind
+  assert noted(found, "no original_att") == ("original_att" not in split)
+  assert noted(found, "no allclasses_names") == ("allclasses_names" not in split)
+  assert noted(found, "no image_files")
+  assert len(found.splits["test_unseen"]) == sizes.test_unseen

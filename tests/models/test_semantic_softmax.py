@@ -1,0 +1,265 @@
+import chex
+from hypothesis import given
+from hypothesis import strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from zsljax.classes import ClassSpace
+from zsljax.models import Batch, SemanticSoftmax, Spec
+
+FORMS = ("per_sample", "per_class", "norm_only")
+
+
+def make(form="per_sample", hidden=(), images=11, dim=5, seed=0, **fields):
+  """A system with random data: 4 seen classes, 2 unseen, 3 attributes."""
+  rng = np.random.default_rng(seed)
+  fields = {"l2_weights": 0.3, "l2_prototypes": 0.2} | fields
+  system = SemanticSoftmax(prototype_form=form, hidden=hidden, init_scale=0.5, **fields)
+  classes = ClassSpace.create(
+    "abcdef",
+    rng.standard_normal((6, 3)),
+    seen=np.arange(6) < 4,
+    ids=[7, 1, 9, 3, 0, 2],
+  )
+  batch = Batch(
+    features=jnp.asarray(rng.standard_normal((images, dim))),
+    labels=jnp.asarray(rng.choice(classes.ids[:4], images)),
+    mask=jnp.ones(images, bool),
+    num_examples=images,
+  )
+  params = system.init(jax.random.key(seed), Spec((dim,), 3, 6))
+  params = jax.tree.map(lambda p: p.astype(batch.features.dtype), params)
+  return system, params, batch, classes
+
+
+def numpy_objective(system, params, batch, classes):
+  """J of the paper, image by image and class by class."""
+  params = jax.device_get(params)
+  x = np.asarray(batch.features)
+  x = x / np.linalg.norm(x, axis=1, keepdims=True)
+  y = classes.embeddings / np.linalg.norm(classes.embeddings, axis=1, keepdims=True)
+  kernels = [params["prototypes"]["kernel"]]
+  for i in range(len(system.hidden)):
+    layer = params[f"hidden_{i}"]
+    x = 1 / (1 + np.exp(-(x @ layer["kernel"] + layer["bias"])))
+    kernels.append(layer["kernel"])
+  prototypes = {
+    label: y[c] @ kernels[0] for c, label in enumerate(classes.ids) if classes.seen[c]
+  }
+  total, count = 0.0, len(prototypes)
+  for row, label in zip(x, np.asarray(batch.labels), strict=True):
+    likelihood = np.exp(prototypes[label] @ row)
+    likelihood /= sum(np.exp(p @ row) for p in prototypes.values())
+    total -= np.log(likelihood) / count
+    if system.prototype_form == "per_sample":
+      total += system.l2_prototypes / 2 * np.sum((row - prototypes[label]) ** 2)
+    if system.prototype_form == "per_class":
+      total -= system.l2_prototypes * (row @ prototypes[label])
+  if system.prototype_form != "per_sample":
+    total += system.l2_prototypes / 2 * sum(np.sum(p**2) for p in prototypes.values())
+  return total + system.l2_weights / 2 * sum(np.sum(k**2) for k in kernels)
+
+
+def loss(system, batch, classes):
+  return lambda params: system.loss(params, batch, classes, None)[0]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("hidden", [(), (4,), (4, 3)])
+def test_objective_equals_numpy(form, hidden, float64):
+  system, params, batch, classes = make(form, hidden)
+  params = jax.tree.map(lambda p: p + 0.1, params)  # Biases start at zero.
+  np.testing.assert_allclose(
+    loss(system, batch, classes)(params),
+    numpy_objective(system, params, batch, classes),
+    rtol=1e-10,
+  )
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("hidden", [(), (4, 3)])
+def test_gradients_are_numerical_gradients(form, hidden, float64):
+  system, params, batch, classes = make(form, hidden)
+  objective = loss(system, batch, classes)
+  gradient = jax.grad(objective)(params)
+  for path, value in jax.tree_util.tree_leaves_with_path(params):
+    numerical = np.zeros(value.shape)
+    for at in np.ndindex(*value.shape):
+      step = 1e-5
+
+      def moved(by, at=at, path=path):
+        return objective(
+          jax.tree_util.tree_map_with_path(
+            lambda p, v: v.at[at].add(by) if p == path else v, params
+          )
+        )
+
+      numerical[at] = (moved(step) - moved(-step)) / (2 * step)
+    found = dict(jax.tree_util.tree_leaves_with_path(gradient))[path]
+    np.testing.assert_allclose(found, numerical, rtol=1e-6, atol=1e-8)
+
+
+def test_official_gradient_is_the_one_of_the_released_code(float64):
+  """CE gradient + lambda W + gamma (sum_c y_c alpha_c^T - sum_i y_i x_i^T)."""
+  system, params, batch, classes = make("per_class")
+  kernel = params["prototypes"]["kernel"]
+  x = np.asarray(batch.features)
+  x = x / np.linalg.norm(x, axis=1, keepdims=True)
+  y = np.asarray(classes.unit_embeddings())[:4]
+  at = np.asarray(classes.positions(batch.labels))
+  scores = x @ (y @ kernel).T
+  p = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+  p[np.arange(len(at)), at] -= 1
+  expected = y.T @ (p.T @ x) / 4 + system.l2_weights * kernel
+  expected += system.l2_prototypes * (y.T @ (y @ kernel) - y[at].T @ x)
+  found = jax.grad(loss(system, batch, classes))(params)["prototypes"]["kernel"]
+  np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def minimise(system, params, batch, classes, steps=300):
+  objective = loss(system, batch, classes)
+  optimizer = optax.lbfgs()
+
+  @jax.jit
+  def step(params, state):
+    value, gradient = jax.value_and_grad(objective)(params)
+    updates, state = optimizer.update(
+      gradient, state, params, value=value, grad=gradient, value_fn=objective
+    )
+    return optax.apply_updates(params, updates), state
+
+  state = optimizer.init(params)
+  for _ in range(steps):
+    params, state = step(params, state)
+  return params
+
+
+def test_large_gamma_reaches_the_ridge_solution(float64):
+  gamma = 1e7
+  system, params, batch, classes = make(l2_weights=2.0, l2_prototypes=gamma)
+  found = minimise(system, params, batch, classes)["prototypes"]["kernel"]
+  x = np.asarray(batch.features)
+  x = x / np.linalg.norm(x, axis=1, keepdims=True)
+  y = np.asarray(classes.unit_embeddings())[np.asarray(classes.positions(batch.labels))]
+  ridge = np.linalg.solve(y.T @ y + 2.0 / gamma * np.eye(3), y.T @ x)
+  np.testing.assert_allclose(found, ridge, atol=1e-5)
+
+
+def test_two_classes_are_logistic_regression_on_their_difference(float64):
+  system, params, batch, classes = make(l2_weights=0.0, l2_prototypes=0.0)
+  two = classes.subset([0, 1])
+  labels = jnp.asarray(np.resize(two.ids, len(batch.labels)))
+  batch = Batch(batch.features, labels, batch.mask, batch.num_examples)
+  y = np.asarray(two.unit_embeddings())
+  x = np.asarray(batch.features)
+  x = x / np.linalg.norm(x, axis=1, keepdims=True)
+  margin = x @ ((y[0] - y[1]) @ np.asarray(params["prototypes"]["kernel"]))
+  sign = np.where(np.asarray(labels) == two.ids[0], 1, -1)
+  np.testing.assert_allclose(
+    loss(system, batch, two)(params), np.log1p(np.exp(-sign * margin)).sum() / 2
+  )
+
+
+def test_identity_descriptors_are_plain_softmax_regression(float64):
+  system, _, batch, _ = make(l2_weights=0.0, l2_prototypes=0.0)
+  classes = ClassSpace.create("abcd", np.eye(4), ids=[7, 1, 9, 3])
+  params = system.init(jax.random.key(1), Spec((5,), 4, 4))
+  params = jax.tree.map(lambda p: p.astype(jnp.float64), params)
+  x = batch.features / jnp.linalg.norm(batch.features, axis=1, keepdims=True)
+  plain = optax.losses.softmax_cross_entropy_with_integer_labels(
+    x @ params["prototypes"]["kernel"].T, classes.positions(batch.labels)
+  )
+  np.testing.assert_allclose(
+    loss(system, batch, classes)(params), plain.sum() / 4, rtol=1e-9
+  )
+
+
+@given(st.floats(0.1, 1e3), st.sampled_from(FORMS))
+def test_scale_of_features_and_descriptors_does_not_matter(scale, form):
+  with jax.enable_x64(True):
+    system, params, batch, classes = make(form)
+    scaled = Batch(scale * batch.features, batch.labels, batch.mask, 11)
+    other = ClassSpace.create(
+      classes.names, scale * classes.embeddings, classes.seen, classes.ids
+    )
+    np.testing.assert_allclose(
+      loss(system, batch, classes)(params), loss(system, scaled, other)(params)
+    )
+
+
+@given(st.permutations(range(6)), st.permutations(range(11)), st.sampled_from(FORMS))
+def test_order_of_classes_and_images_does_not_matter(classes_order, images, form):
+  with jax.enable_x64(True):
+    system, params, batch, classes = make(form)
+    order = np.array(images)
+    permuted = Batch(batch.features[order], batch.labels[order], batch.mask, 11)
+    space = classes.subset(list(classes_order))
+    np.testing.assert_allclose(
+      loss(system, batch, classes)(params), loss(system, permuted, space)(params)
+    )
+    np.testing.assert_allclose(
+      system.scores(params, batch.features, classes)[:, np.array(classes_order)],
+      system.scores(params, batch.features, space),
+    )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_masked_rows_count_for_nothing(form, float64):
+  system, params, batch, classes = make(form)
+  padded = Batch(
+    jnp.pad(batch.features, [(0, 3), (0, 0)]),
+    jnp.pad(batch.labels, (0, 3)),  # The label of an unseen class.
+    jnp.pad(batch.mask, (0, 3)),
+    11,
+  )
+  value, gradient = jax.value_and_grad(loss(system, padded, classes))(params)
+  expected = jax.value_and_grad(loss(system, batch, classes))(params)
+  chex.assert_trees_all_close((value, gradient), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_minibatch_losses_average_to_the_full_objective(form, float64):
+  system, params, batch, classes = make(form, images=12)
+  parts = [
+    Batch(batch.features[i : i + 4], batch.labels[i : i + 4], batch.mask[i : i + 4], 12)
+    for i in (0, 4, 8)
+  ]
+  mean = np.mean([loss(system, part, classes)(params) for part in parts])
+  np.testing.assert_allclose(mean, loss(system, batch, classes)(params), rtol=1e-12)
+
+
+def test_unseen_classes_do_not_enter_the_loss(float64):
+  system, params, batch, classes = make("per_class")
+  expected = loss(system, batch, classes.subset(classes.seen))(params)
+  np.testing.assert_allclose(loss(system, batch, classes)(params), expected)
+
+
+def test_regions_are_averaged(float64):
+  system, params, batch, classes = make()
+  regions = jnp.stack([batch.features - 1, batch.features + 1], 1)
+  np.testing.assert_allclose(
+    system.scores(params, regions, classes),
+    system.scores(params, batch.features, classes),
+  )
+
+
+def test_parts_sum_to_the_loss():
+  system, params, batch, classes = make()
+  total, parts = system.loss(params, batch, classes, None)
+  assert set(parts) == {"cross_entropy", "weights", "prototypes"}
+  np.testing.assert_allclose(sum(parts.values()), total, rtol=1e-6)
+
+
+def test_step_flops_count_the_matrix_products():
+  batch, attributes, classes, dim, width = 8, 3, 6, 5, 4
+  spec = Spec((dim,), attributes, classes)
+  # Prototypes and scores forward, the scores' gradient to the prototypes, and
+  # theirs to the map.
+  products = 2 * classes * attributes * dim + 2 * batch * classes * dim
+  assert SemanticSoftmax().step_flops(spec, batch) == 2 * products
+  products = 2 * classes * attributes * width + 3 * batch * classes * width
+  products += 2 * batch * dim * width
+  assert SemanticSoftmax(hidden=(width,)).step_flops(spec, batch) == 2 * products

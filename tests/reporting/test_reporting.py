@@ -1,0 +1,92 @@
+import json
+
+import pytest
+
+from zsljax.errors import ZsljaxError
+from zsljax.reporting.files import append_line, read_lines, write_json
+from zsljax.reporting.metrics_log import MetricsLog
+from zsljax.reporting.rows import add_rows, make_row, read_rows, terminal_table
+
+DATASET = {
+  "name": "toy", "features": "f", "class_embedding": "att", "split_version": "1",
+}  # fmt: skip
+
+
+def row(seed=0, h=50.0, calibration="none", gamma=0.0):
+  return make_row(
+    system="s",
+    dataset=DATASET,
+    protocol="xian",
+    selection="last",
+    calibration=calibration,
+    seed=seed,
+    step=3,
+    metrics={"t1": 60.0, "h": h},
+    provenance={"gamma": gamma},
+  )
+
+
+def test_row_has_the_documented_keys():
+  assert list(row()) == [
+    "schema", "system", "dataset", "features", "class_embedding", "split_version",
+    "protocol", "selection", "calibration", "seed", "step", "metrics", "provenance",
+  ]  # fmt: skip
+
+
+def test_rows_of_the_same_meaning_are_replaced(tmp_path):
+  add_rows(tmp_path, [row(0), row(1)])
+  add_rows(tmp_path, [row(0, h=70.0)])
+  found = {r["seed"]: r["metrics"]["h"] for r in read_rows(tmp_path)}
+  assert found == {0: 70.0, 1: 50.0}
+
+
+def test_rows_of_another_schema_are_refused(tmp_path):
+  (tmp_path / "results.jsonl").write_text(json.dumps(row() | {"schema": 99}) + "\n")
+  with pytest.raises(ZsljaxError, match="results.jsonl: schema: found 99, expected 1"):
+    read_rows(tmp_path)
+
+
+@pytest.mark.parametrize("field", ["selection", "calibration"])
+def test_unknown_selection_or_calibration_is_refused(field):
+  good = {
+    "system": "s", "dataset": DATASET, "protocol": "xian", "selection": "last",
+    "calibration": "none", "seed": 0, "step": 0, "metrics": {}, "provenance": {},
+  }  # fmt: skip
+  with pytest.raises(ZsljaxError, match=field):
+    make_row(**good | {field: "best"})
+
+
+def test_terminal_table_is_aligned_and_shows_gamma():
+  lines = terminal_table([row(), row(calibration="additive", gamma=0.25)]).split("\n")
+  assert "additive (0.25)" in lines[2]
+  assert [line.rindex("50.00") for line in lines[1:]] == [lines[0].rindex("H") - 4] * 2
+
+
+def test_append_after_a_cut_off_line(tmp_path):
+  path = tmp_path / "x.jsonl"
+  append_line(path, {"step": 1})
+  with path.open("a") as file:
+    file.write('{"step": 2, "lo')
+  append_line(path, {"step": 3})
+  assert [r["step"] for r in read_lines(path)] == [1, 3]
+
+
+def test_failed_write_keeps_the_old_file(tmp_path):
+  path = tmp_path / "x.json"
+  write_json(path, {"a": 1})
+  (tmp_path / "x.json.draft").mkdir()
+  with pytest.raises(ZsljaxError, match="x.json: could not be written"):
+    write_json(path, {"a": 2})
+  assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_resumed_log_drops_what_comes_after_the_checkpoint(tmp_path):
+  log = MetricsLog(tmp_path, 0)
+  for step in (0, 10, 20):
+    log.write(step, {"loss": 1.0})
+  log.close()
+  log = MetricsLog(tmp_path, 10)
+  log.write(10, {"loss": 2.0})
+  log.close()
+  rows = read_lines(tmp_path / "metrics.jsonl")
+  assert rows == [{"step": 0, "loss": 1.0}, {"step": 10, "loss": 2.0}]

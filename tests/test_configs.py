@@ -1,0 +1,115 @@
+"""Every config trains, resumes and evaluates on data of its shape."""
+
+import importlib
+
+import numpy as np
+import pytest
+
+from configs import semantic_softmax
+from zsljax.data import make_feature_set, prepare
+from zsljax.errors import ZsljaxError
+
+train = importlib.import_module("train")
+evaluate = importlib.import_module("eval").evaluate
+
+
+def stand_in(name, dest):
+  """A small random dataset under the name of a real one."""
+  rng = np.random.default_rng(0)
+  labels = np.repeat(np.arange(8), 10)
+  seen = np.flatnonzero(labels < 6)
+  feature_set = make_feature_set(
+    name=name,
+    features_kind="random",
+    class_embedding="att",
+    split_version="made up",
+    features=rng.standard_normal((80, 12)).astype(np.float32),
+    labels=labels,
+    class_names=[f"class {i}" for i in range(8)],
+    embeddings=rng.standard_normal((8, 5)),
+    trainval=seen[seen % 5 != 0],
+    test_seen=seen[seen % 5 == 0],
+    test_unseen=np.flatnonzero(labels >= 6),
+    validation_classes=[0, 1],
+    where="made up",
+    sources={},
+  )
+  prepare(feature_set, dest)
+
+
+def small(module, argument, dest):
+  """A shipped config, shortened to two steps."""
+  config = module.get_config(argument)
+  config.data.dir = str(dest)
+  config.epochs = 2
+  config.optimizer.tolerance = 0.0
+  config.checkpoint.every_epochs = 1
+  config.evaluation.batch_size = 64
+  if argument not in ("digits",):
+    stand_in(argument, dest)
+  return config.to_dict()
+
+
+@pytest.mark.parametrize("dataset", semantic_softmax.DATASETS)
+def test_config_trains_two_steps_and_evaluates(dataset, tmp_path):
+  config = small(semantic_softmax, dataset, tmp_path / "data")
+  assert int(train.train(config, tmp_path / "w").step) == 2
+  (row,) = evaluate(tmp_path / "w")
+  assert (row["system"], row["dataset"], row["step"]) == (
+    "semantic_softmax",
+    dataset,
+    2,
+  )
+  assert all(0 <= value <= 100 for value in row["metrics"].values())
+
+
+@pytest.mark.parametrize("preset", ["paper", "official_code"])
+@pytest.mark.parametrize("hidden", [(), (7,)])
+def test_minibatches_of_regions_in_every_variant(preset, hidden, tmp_path):
+  config = small(semantic_softmax, "digits", tmp_path / "data")
+  config["data"] |= {"features": "patches_strokes", "cache": "none"}
+  config["system"] |= {"preset": preset, "hidden": hidden}
+  config["optimizer"]["name"] = "adam"
+  config["batch_size"] = 200
+  assert int(train.train(config, tmp_path / "w").step) == 2 * (1008 // 200)
+  evaluate(tmp_path / "w")
+
+
+def test_validation_chooses_gamma_for_the_test(tmp_path):
+  config = small(semantic_softmax, "digits", tmp_path / "data")
+  on_train = config | {"data": config["data"] | {"train_split": "train"}}
+  train.train(on_train, tmp_path / "train")
+  train.train(config, tmp_path / "trainval")
+  chosen = evaluate(tmp_path / "train", split="val")[1]
+  assert chosen["protocol"] == "xian_val"
+  assert chosen["selection"] == "val_selected"
+  plain, calibrated = evaluate(tmp_path / "trainval", gamma_from=tmp_path / "train")
+  assert plain["selection"] == "last" and plain["calibration"] == "none"
+  assert calibrated["selection"] == "val_selected"
+  assert calibrated["provenance"]["gamma"] == chosen["provenance"]["gamma"]
+  assert calibrated["metrics"]["t1"] == plain["metrics"]["t1"]
+
+
+def test_evaluation_refuses_what_would_mislead(tmp_path):
+  config = small(semantic_softmax, "digits", tmp_path / "data")
+  train.train(config, tmp_path / "w")
+  with pytest.raises(ZsljaxError, match="trained on the validation images"):
+    evaluate(tmp_path / "w", split="val")
+  with pytest.raises(ZsljaxError, match="no gamma was chosen there"):
+    evaluate(tmp_path / "w", gamma_from=tmp_path / "w")
+
+
+def test_checkpoint_of_another_system_is_refused(tmp_path):
+  config = small(semantic_softmax, "digits", tmp_path / "data")
+  deep = config | {"system": config["system"] | {"hidden": (3,)}}
+  train.train(config, tmp_path / "w")
+  train.train(deep, tmp_path / "deep")
+  (tmp_path / "w" / "checkpoints").rename(tmp_path / "old")
+  (tmp_path / "deep" / "checkpoints").rename(tmp_path / "w" / "checkpoints")
+  with pytest.raises(ZsljaxError, match="checkpoints/2: belongs to another run"):
+    evaluate(tmp_path / "w")
+
+
+def test_unknown_argument_is_named():
+  with pytest.raises(ZsljaxError, match="Did you mean 'awa1'"):
+    semantic_softmax.get_config("awa11")

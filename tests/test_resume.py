@@ -1,0 +1,87 @@
+"""A run that is killed anywhere ends bit-identical to one that is not."""
+
+import json
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from zsljax.checkpoints import Checkpoints, abstract
+from zsljax.experiment import Experiment
+from zsljax.sharding import replicated
+
+ROOT = pathlib.Path(__file__).parents[1]
+KILLS = 20
+
+
+def start(workdir, data):
+  return subprocess.Popen(
+    [
+      sys.executable, "train.py", "--config=configs/semantic_softmax.py:digits",
+      f"--workdir={workdir}", f"--config.data.dir={data}",
+      "--config.optimizer.name=adam", "--config.batch_size=64", "--config.epochs=150",
+      "--config.optimizer.tolerance=0", "--config.checkpoint.every_epochs=2",
+    ],
+    cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+  )  # fmt: skip
+
+
+def final_params(workdir):
+  import jax
+
+  config = json.loads((workdir / "manifest.json").read_text())["config"]
+  run = Experiment.build(config)
+  shapes = jax.eval_shape(lambda: run.system.init(jax.random.key(0), run.spec))
+  checkpoints = Checkpoints(workdir, run.identity())
+  params = checkpoints.restore_params(abstract(shapes, replicated(run.mesh)))
+  return checkpoints.latest_step(), jax.device_get(params)["prototypes"]["kernel"]
+
+
+@pytest.mark.slow
+def test_random_kills_change_no_bit(tmp_path):
+  whole = start(tmp_path / "whole", tmp_path / "data")
+  output, _ = whole.communicate(timeout=300)
+  assert whole.returncode == 0, output
+  last, expected = final_params(tmp_path / "whole")
+
+  rng = random.Random(0)
+  cut = tmp_path / "cut"
+  reached = []
+  for _ in range(KILLS):
+    run = start(cut, tmp_path / "data")
+    before = reached[-1] if reached else 0
+    deadline = time.monotonic() + 120
+    # Let it come some checkpoints further, then kill it at any moment.
+    goal = before + 2 * 15 * rng.randint(1, 3)
+    while run.poll() is None and time.monotonic() < deadline:
+      reached_now = max(
+        (int(p.name) for p in (cut / "checkpoints").glob("*") if p.name.isdigit()),
+        default=0,
+      )
+      if reached_now >= goal:
+        break
+      time.sleep(0.002)
+    time.sleep(rng.random() * 0.05)
+    run.send_signal(signal.SIGKILL)
+    run.communicate()
+    reached.append(reached_now)
+    if reached_now >= last:
+      break
+  assert len(reached) == KILLS, f"the run ended after {len(reached)} kills: {reached}"
+
+  final = start(cut, tmp_path / "data")
+  output, _ = final.communicate(timeout=300)
+  assert final.returncode == 0, output
+  step, found = final_params(cut)
+  assert step == last
+  np.testing.assert_array_equal(found, expected)
+  lines = [json.loads(s) for s in (cut / "metrics.jsonl").read_text().splitlines()]
+  steps = [line["step"] for line in lines]
+  assert steps == sorted(set(steps)) and steps[0] == 0
+  whole_lines = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
+  assert lines == [json.loads(s) for s in whole_lines]

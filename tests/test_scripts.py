@@ -1,0 +1,73 @@
+"""The commands as a user types them."""
+
+import json
+
+import pytest
+
+TRAIN = ("train.py", "--config=configs/semantic_softmax.py:digits")
+
+
+def test_train_then_evaluate(command, tmp_path):
+  work = f"--workdir={tmp_path / 'w'}"
+  done = command(*TRAIN, work, "--config.epochs=3", "--config.optimizer.tolerance=0")
+  assert "step 3; now: python eval.py" in done.stdout
+  assert "3/3" in done.stderr
+  done = command("eval.py", work)
+  assert "protocol  selection  calibration" in done.stdout
+  (row,) = map(json.loads, (tmp_path / "w" / "results.jsonl").read_text().splitlines())
+  assert row["metrics"].keys() == {"t1", "u", "s", "h", "ausuc"}
+  assert row["provenance"]["data"]["sources"]
+  for file in ("manifest.json", "metrics.jsonl", "tensorboard", "checkpoints"):
+    assert (tmp_path / "w" / file).exists()
+  again = command(*TRAIN, work, "--config.epochs=4", check=False)
+  assert "config.epochs is 4, there 3" in " ".join(again.stderr.split())
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (("--config.sytem.preset=paper",), 'Did you mean "system"'),
+    (("--config.system.preset=papr",), "Did you mean 'paper'"),
+    (("--config.epochs=many",), "--config.epochs=many"),
+    (("--config.data.name=cubs",), "config.data.dir: found nothing"),
+    (("--config.data.dir=/dev/null/x",), "could not be written"),
+  ],
+)
+def test_wrong_flag_is_one_paragraph(command, tmp_path, arguments, message):
+  done = command(*TRAIN, f"--workdir={tmp_path / 'w'}", *arguments, check=False)
+  assert done.returncode == 2
+  assert done.stderr.startswith("error: ")
+  assert "Traceback" not in done.stderr
+  assert message in " ".join(done.stderr.split())
+  assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+  ("config", "message"),
+  [
+    ("configs/semantic_sotfmax.py", "no file configs/semantic_sotfmax.py"),
+    ("configs/semantic_softmax.py:digit", "Did you mean 'digits'"),
+  ],
+)
+def test_wrong_config_is_one_paragraph(command, tmp_path, config, message):
+  done = command("train.py", f"--config={config}", f"--workdir={tmp_path}", check=False)
+  assert done.returncode == 2
+  assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+  assert message in " ".join(done.stderr.split())
+
+
+def test_import_of_a_missing_file_is_one_paragraph(command, tmp_path):
+  done = command(
+    "-m", "zsljax", "data", "import-xlsa17", f"--source={tmp_path}",
+    f"--dest={tmp_path / 'd'}", check=False,
+  )  # fmt: skip
+  assert done.returncode == 2
+  assert "res101.mat: no such file" in " ".join(done.stderr.split())
+  assert not (tmp_path / "d").exists()
+
+
+def test_benchmark_prints_and_writes_figures(command, tmp_path):
+  file = tmp_path / "b.json"
+  done = command("-m", "zsljax", "benchmark", "--batch_size=64", f"--json={file}")
+  assert "fraction of it" in done.stdout
+  assert 0 < json.loads(file.read_text())["fraction_of_matmul_rate"] < 2

@@ -1,0 +1,198 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from zsljax import training
+from zsljax.checkpoints import Checkpoints
+from zsljax.errors import ZsljaxError
+from zsljax.models import Batch
+from zsljax.reporting.files import read_lines
+from zsljax.reporting.metrics_log import MetricsLog
+from zsljax.sharding import make_mesh, replicated
+
+
+class Stopped(Exception):
+  pass
+
+
+class Dying:
+  """Batches that end the process after ``count`` of them."""
+
+  def __init__(self, batches, count):
+    self.num_examples = batches.num_examples
+    self.steps_per_epoch = batches.steps_per_epoch
+    self._batches, self._count = batches, count
+
+  def batches(self, start):
+    stream = self._batches.batches(start)
+    for _ in range(self._count):
+      yield next(stream)
+    raise Stopped
+
+
+def run(toy, workdir, steps=12, stop_after=None, name="adam", devices=1, keep=None):
+  """Trains the toy system; ``stop_after`` batches the process 'dies'."""
+  system, spec, classes, batches = toy
+  config = {"name": name, "learning_rate": 1e-2, "memory": 5}
+  optimizer = training.make_optimizer(config, 0 if name == "lbfgs" else 8)
+
+  if stop_after is not None:
+    batches = Dying(batches, stop_after)
+  checkpoints = Checkpoints(workdir, {"system": "toy"}, keep)
+  try:
+    return training.train(
+      system,
+      optimizer,
+      lambda: training.init_state(system, optimizer, spec, 3),
+      batches,
+      classes,
+      training.Schedule(total_steps=steps, log_every=2, save_every=3),
+      checkpoints,
+      lambda start: MetricsLog(workdir, start),
+      make_mesh(devices),
+    )
+  finally:
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("name", ["adam", "lbfgs"])
+def test_interrupted_run_ends_bit_identical(toy, tmp_path, name):
+  expected = run(toy, tmp_path / "whole", name=name)
+  for stop in (6, 5):  # Prefetched batches die two steps early.
+    with pytest.raises(Stopped):
+      run(toy, tmp_path / "cut", stop_after=stop, name=name)
+  found = run(toy, tmp_path / "cut", name=name)
+  chex.assert_trees_all_equal(found.params, expected.params)
+  chex.assert_trees_all_equal(found.opt_state, expected.opt_state)
+  steps = [r["step"] for r in read_lines(tmp_path / "cut" / "metrics.jsonl")]
+  whole = [r["step"] for r in read_lines(tmp_path / "whole" / "metrics.jsonl")]
+  assert steps == whole == [0, 2, 4, 6, 8, 10, 11]
+
+
+def test_finished_run_is_left_as_it_is(toy, tmp_path):
+  first = run(toy, tmp_path)
+  again = run(toy, tmp_path)
+  chex.assert_trees_all_equal(first.params, again.params)
+
+
+def test_checkpoints_hold_what_the_state_was(toy, tmp_path):
+  """Saving in the background must not see the buffers of later steps."""
+  run(toy, tmp_path / "long", steps=12)
+  short = run(toy, tmp_path / "short", steps=6)
+  shapes = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), short.params
+  )
+  checkpoints = Checkpoints(tmp_path / "long", {"system": "toy"})
+  chex.assert_trees_all_equal(checkpoints.restore_params(shapes, 6), short.params)
+
+
+def test_old_checkpoints_are_removed(toy, tmp_path):
+  run(toy, tmp_path, keep=2)
+  names = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+  assert names == [9, 12]
+
+
+def test_seed_decides_the_result(toy, tmp_path):
+  first = run(toy, tmp_path / "a")
+  second = run(toy, tmp_path / "b")
+  chex.assert_trees_all_equal(first.params, second.params)
+
+
+def test_four_devices_equal_one(toy, tmp_path):
+  one = run(toy, tmp_path / "one")
+  four = run(toy, tmp_path / "four", devices=4)
+  chex.assert_trees_all_close(one.params, four.params, rtol=1e-5, atol=1e-6)
+
+
+def test_step_is_traced_once_and_the_check_for_it_fires(toy):
+  system, spec, classes, batches = toy
+  optimizer = training.make_optimizer({"name": "adam", "learning_rate": 1e-2}, 8)
+  step = training.make_train_step(system, optimizer)
+  counted = jax.jit(chex.assert_max_traces(step, n=1))
+  state = training.init_state(system, optimizer, spec, 0)
+  state, classes = jax.device_put((state, classes), replicated(make_mesh(1)))
+  stream = training.feed(batches.batches(0), make_mesh(1), 32)
+  for _ in range(3):
+    state, _ = counted(state, next(stream), classes)
+  batch = next(stream)
+  half = Batch(batch.features[:4], batch.labels[:4], batch.mask[:4], 32)
+  with pytest.raises(AssertionError, match="traced"):
+    counted(state, half, classes)
+
+
+def test_converged_step_changes_nothing(toy):
+  system, spec, classes, batches = toy
+  optimizer = training.make_optimizer({"name": "adam", "learning_rate": 1e-2}, 8)
+  state = training.init_state(system, optimizer, spec, 0)
+  batch = next(training.feed(batches.batches(0), make_mesh(1), 32))
+  for tolerance, converged in ((1e9, True), (1e-9, False)):
+    step = training.make_train_step(system, optimizer, tolerance)
+    new, metrics = step(state, batch, classes)
+    assert bool(metrics["converged"]) == converged
+    same = np.array_equal(
+      new.params["prototypes"]["kernel"], state.params["prototypes"]["kernel"]
+    )
+    assert same == converged and int(new.step) == (not converged)
+
+
+def test_metrics_are_of_the_parameters_before_the_update(toy):
+  system, spec, classes, batches = toy
+  optimizer = training.make_optimizer({"name": "adam", "learning_rate": 1e-2}, 8)
+  state = training.init_state(system, optimizer, spec, 0)
+  batch = next(training.feed(batches.batches(0), make_mesh(1), 32))
+  _, metrics = training.make_train_step(system, optimizer)(state, batch, classes)
+  loss, parts = system.loss(state.params, batch, classes, None)
+  np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
+  assert parts.keys() <= metrics.keys()
+  gradient = jax.grad(lambda p: system.loss(p, batch, classes, None)[0])(state.params)
+  np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(gradient), rtol=1e-5)
+
+
+def test_infinite_loss_stops_the_run(toy, tmp_path):
+  _, _, _, batches = toy
+  batches._features[:] = np.inf
+  with pytest.raises(ZsljaxError, match="loss is nan at step 0"):
+    run(toy, tmp_path)
+
+
+def test_feed_keeps_order_and_sends_a_repeated_batch_once(toy):
+  _, _, _, batches = toy
+  stream = batches.batches(0)
+  host = [next(stream) for _ in range(5)]
+  fed = list(training.feed(host, make_mesh(2), 32))
+  for sent, batch in zip(host, fed, strict=True):
+    np.testing.assert_array_equal(batch.features, sent["features"])
+  first, second = training.feed([host[0], host[0]], make_mesh(1), 32)
+  assert first is second
+
+
+def test_feed_converts_float64_and_keeps_bfloat16(toy):
+  _, _, _, batches = toy
+  batch = next(batches.batches(0))
+  for dtype, expected in ((np.float64, jnp.float32), (jnp.bfloat16, jnp.bfloat16)):
+    batch["features"] = batch["features"].astype(dtype)
+    placed = training.to_mesh(batch, make_mesh(1), 32)
+    assert placed.features.dtype == expected
+    assert placed.astype(jnp.float32).features.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+  ("config", "batch_size", "message"),
+  [
+    ({"name": "adm"}, 8, "Did you mean 'adam'"),
+    ({"name": "lbfgs", "memory": 5}, 8, "config.batch_size: found 8, expected 0"),
+  ],
+)
+def test_make_optimizer_says_what_is_wrong(config, batch_size, message):
+  with pytest.raises(ZsljaxError, match=message):
+    training.make_optimizer(config, batch_size)
+
+
+def test_mesh_and_batch_must_fit():
+  with pytest.raises(ZsljaxError, match="config.mesh.data: found 9, expected -1 or"):
+    make_mesh(9)
+  with pytest.raises(ZsljaxError, match="config.batch_size: found 6"):
+    training.check_divides(6, make_mesh(4), "config.batch_size")
