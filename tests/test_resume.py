@@ -57,8 +57,9 @@ def test_random_kills_change_no_bit(tmp_path):
     before = reached[-1] if reached else 0
     deadline = time.monotonic() + 120
     # Let it come some checkpoints further, then kill it at any moment.
-    goal = before + 2 * 15 * rng.randint(1, 3)
-    while run.poll() is None and time.monotonic() < deadline:
+    goal = before + 30 * rng.randint(1, 3)
+    while time.monotonic() < deadline:
+      assert run.poll() is None, run.communicate()[0]
       reached_now = max(
         (int(p.name) for p in (cut / "checkpoints").glob("*") if p.name.isdigit()),
         default=0,
@@ -70,9 +71,7 @@ def test_random_kills_change_no_bit(tmp_path):
     run.send_signal(signal.SIGKILL)
     run.communicate()
     reached.append(reached_now)
-    if reached_now >= last:
-      break
-  assert len(reached) == KILLS, f"the run ended after {len(reached)} kills: {reached}"
+  assert sorted(set(reached)) == reached, "every kill should come further than the last"
 
   final = start(cut, tmp_path / "data")
   output, _ = final.communicate(timeout=300)

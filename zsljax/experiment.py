@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
+import json
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ class Experiment:
   """A system, a dataset and devices.
 
   Attributes:
-    config: all fields, with the system's as the preset resolved them.
+    config: all fields as JSON values, the system's as the preset resolved them.
     system: the system.
     dataset: the stored dataset.
     classes: the training class space.
@@ -50,7 +51,8 @@ class Experiment:
       **dataclasses.asdict(system),
     }
     return cls(
-      config={**config, "system": resolved},
+      # As it reads back from a file, so that two starts compare equal.
+      config=json.loads(json.dumps({**config, "system": resolved})),
       system=system,
       dataset=dataset,
       classes=classes,

@@ -5,7 +5,7 @@ import pytest
 from zsljax import training
 from zsljax.errors import ZsljaxError
 
-CONFIG = {"seed": 0, "data": {"dir": "/a", "name": "toy"}, "hidden": (1, 2)}
+CONFIG = {"seed": 0, "data": {"dir": "/a", "name": "toy"}, "hidden": [1, 2]}
 DATASET = {"fingerprint": "1" * 64}
 
 

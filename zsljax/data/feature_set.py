@@ -114,20 +114,24 @@ def make_feature_set(
     f"{outside[0] if outside.size else ''}, counted from 0)",
     "every label to name a class",
   )
-  classes = ClassSpace.create(
-    class_names,
-    embeddings,
-    seen=np.isin(np.arange(count), labels[trainval]),
-    attribute_names=attribute_names,
-    attribute_vectors=attribute_vectors,
-  )
   _check_features(features, where, notes)
   parts = {
     "trainval": trainval,
     "test_seen": test_seen,
     "test_unseen": test_unseen,
   }
-  _check_splits(parts, labels, classes, where)
+  _check_rows(parts, len(labels), where)
+  try:
+    classes = ClassSpace.create(
+      class_names,
+      embeddings,
+      seen=np.isin(np.arange(count), labels[trainval]),
+      attribute_names=attribute_names,
+      attribute_vectors=attribute_vectors,
+    )
+  except ZsljaxError as error:
+    raise ZsljaxError(f"{where}: {error}") from error
+  _check_classes(parts, labels, classes, where)
   if validation_classes is None:
     validation_classes = _draw_classes(np.flatnonzero(classes.seen), split_seed)
     notes.append(
@@ -142,6 +146,12 @@ def make_feature_set(
     "validation classes to be seen classes",
   )
   train, val = hold_out_validation(labels, trainval, validation_classes, split_seed)
+  require(
+    train.size > 0,
+    f"{where}: train",
+    "no images outside the validation classes",
+    "at least two seen classes",
+  )
   return FeatureSet(
     features=features,
     labels=labels,
@@ -227,19 +237,14 @@ def _check_features(features: np.ndarray, where: str, notes: list[str]) -> None:
     )
 
 
-def _check_splits(
-  parts: Mapping[str, np.ndarray],
-  labels: np.ndarray,
-  classes: ClassSpace,
-  where: str,
-) -> None:
+def _check_rows(parts: Mapping[str, np.ndarray], count: int, where: str) -> None:
   for name, rows in parts.items():
     require(rows.size > 0, f"{where}: {name}", "no images", "at least one")
-    bad = rows[(rows < 0) | (rows >= len(labels))]
+    bad = rows[(rows < 0) | (rows >= count)]
     require(
       not bad.size,
       f"{where}: {name}",
-      f"{bad.size} rows outside the {len(labels)} images "
+      f"{bad.size} rows outside the {count} images "
       f"(first {bad[0] if bad.size else ''}, counted from 0)",
       "every row to be an image",
     )
@@ -261,6 +266,14 @@ def _check_splits(
       f"{shared.size} images in both",
       "disjoint splits",
     )
+
+
+def _check_classes(
+  parts: Mapping[str, np.ndarray],
+  labels: np.ndarray,
+  classes: ClassSpace,
+  where: str,
+) -> None:
   seen = np.unique(labels[parts["trainval"]])
   unseen = np.unique(labels[parts["test_unseen"]])
   both = np.intersect1d(seen, unseen)

@@ -66,9 +66,7 @@ class TrainingData:
       self.batch_size,
       f"0 (everything at once) or a multiple of the {self.num_hosts} hosts",
     )
-    fewest = min(
-      sum(piece.count for piece in self._pieces(host)) for host in range(self.num_hosts)
-    )
+    fewest = min(self._shares)
     require(
       self.batch_size // self.num_hosts <= fewest,
       "config.batch_size",
@@ -86,7 +84,7 @@ class TrainingData:
     """Batches in one epoch, the same on every host."""
     if not self.batch_size:
       return 1
-    return self.num_examples // self.num_hosts // self._local_batch
+    return min(self._shares) // self._local_batch
 
   @property
   def in_memory(self) -> bool:
@@ -101,7 +99,7 @@ class TrainingData:
   def batches(self, start_step: int = 0) -> Iterator[HostBatch]:
     """This host's batches from ``start_step`` on, without end."""
     if not self.batch_size:
-      rows = -(-len(self._table["labels"]) // self.multiple_of)
+      rows = -(-max(self._shares) // self.multiple_of)
       everything = pad(_with_mask(self._table), rows * self.multiple_of)
       yield from itertools.repeat(everything)
     for epoch in itertools.count(start_step // self.steps_per_epoch):
@@ -118,6 +116,13 @@ class TrainingData:
 
   def _pieces(self, host: int) -> list[Piece]:
     return self.store.pieces(self._splits, host, self.num_hosts)
+
+  @functools.cached_property
+  def _shares(self) -> list[int]:
+    """The images of each host; they differ by up to one for each stored split."""
+    return [
+      sum(piece.count for piece in self._pieces(host)) for host in range(self.num_hosts)
+    ]
 
   @functools.cached_property
   def _table(self) -> HostBatch:
@@ -192,12 +197,14 @@ def evaluation_batches(
   )
   rows = _stored_order(store, splits, host, num_hosts, size)
   left = -(-most // size)
-  empty = None
   for batch in _numpy(rows, store):
     left -= 1
-    batch = pad(_with_mask(_columns(batch)), size)
-    empty = empty or {k: np.zeros_like(v) for k, v in batch.items()}
-    yield batch
+    yield pad(_with_mask(_columns(batch)), size)
+  empty = {
+    "features": np.zeros((size, *store.feature_shape), store.storage_dtype),
+    "labels": np.zeros(size, np.int32),
+    "mask": np.zeros(size, bool),
+  }
   yield from itertools.repeat(empty, left)
 
 
@@ -236,11 +243,14 @@ def pad(batch: HostBatch, rows: int) -> HostBatch:
 
 def _stored_order(store, splits, host, num_hosts, batch_size):
   tf, _ = tensorflow()
-  datasets = [
-    _records(piece.path, piece.first, piece.count, 0)
-    for piece in store.pieces(splits, host, num_hosts)
-  ]
-  records = functools.reduce(lambda a, b: a.concatenate(b), datasets)
+  pieces = store.pieces(splits, host, num_hosts)
+  records = tf.data.Dataset.from_tensor_slices(
+    (
+      np.array([piece.path for piece in pieces], np.str_),
+      np.array([piece.first for piece in pieces], np.int64),
+      np.array([piece.count for piece in pieces], np.int64),
+    )
+  ).flat_map(functools.partial(_records, start=0))
   batches = records.batch(batch_size)
   return batches.map(store.decode, tf.data.AUTOTUNE, deterministic=True).prefetch(4)
 

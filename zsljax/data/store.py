@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import shutil
+import tempfile
 from typing import Any
 
 from absl import logging
@@ -83,8 +84,9 @@ def prepare(
     ZsljaxError: another set stands there, or it cannot be written.
   """
   require(storage in STORAGE, "storage", repr(storage), f"one of {', '.join(STORAGE)}")
-  builder = _builder(feature_set, dest, storage)
-  folder = pathlib.Path(builder.data_dir)
+  folder = (
+    dest.expanduser() / feature_set.name / _variant(feature_set, storage) / VERSION
+  )
   fingerprint = feature_set.fingerprint()
   if folder.exists() and not overwrite:
     stored = StoredDataset.open(folder)
@@ -95,39 +97,67 @@ def prepare(
         "place: choose another --dest, or replace it with --overwrite"
       )
     return stored
-  try:
-    if overwrite:
-      _remove(folder)
-    _, tfds = tensorflow()
-    with _quiet():
-      builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(
-          try_download_gcs=False, compute_stats="skip"
+  _check_range(feature_set, storage)
+  # Before the builder exists: it would take over what it finds in the folder.
+  with _replaced(folder):
+    try:
+      builder = _builder(feature_set, dest, storage)
+      _, tfds = tensorflow()
+      with _quiet(), tempfile.TemporaryDirectory() as no_downloads:
+        builder.download_and_prepare(
+          download_dir=no_downloads,
+          download_config=tfds.download.DownloadConfig(
+            try_download_gcs=False, compute_stats="skip"
+          ),
         )
-      )
-  except OSError as error:
-    raise ZsljaxError(
-      f"{folder}: could not be written ({error}); nothing of it was kept"
-    ) from error
+    except OSError as error:
+      if not folder.exists():  # Else another process was faster.
+        raise ZsljaxError(
+          f"{folder}: could not be written ({error}); nothing of it was kept"
+        ) from error
   return StoredDataset.open(folder)
 
 
-def _remove(folder: pathlib.Path) -> None:
-  """Makes a stored set disappear at once, then frees its space."""
+def _variant(feature_set: FeatureSet, storage: str) -> str:
+  """The middle folder's name: features, class embedding, precision."""
+  name = f"{feature_set.features_kind}_{feature_set.class_embedding}"
+  return name if storage == "source" else f"{name}_{storage}"
+
+
+def _check_range(feature_set: FeatureSet, storage: str) -> None:
+  if STORAGE[storage] is not None:
+    features = feature_set.features
+    largest = max(abs(float(features.min())), abs(float(features.max())))
+    limit = float(ml_dtypes.finfo(STORAGE[storage]).max)
+    require(
+      largest <= limit,
+      f"{feature_set.name}: features",
+      f"numbers up to {largest:g}",
+      f"at most {limit:g}, what {storage} holds: choose another storage",
+    )
+
+
+@contextlib.contextmanager
+def _replaced(folder: pathlib.Path) -> Iterator[None]:
+  """Sets a stored set aside while another is written; puts it back on failure."""
+  aside = folder.with_name(folder.name + ".replaced")
   if folder.exists():
-    doomed = folder.with_name(folder.name + ".removed")
-    shutil.rmtree(doomed, ignore_errors=True)
-    os.rename(folder, doomed)
-    shutil.rmtree(doomed)
+    shutil.rmtree(aside, ignore_errors=True)
+    os.rename(folder, aside)
+  try:
+    yield
+  except BaseException:
+    if aside.exists() and not folder.exists():
+      os.rename(aside, folder)
+    raise
+  shutil.rmtree(aside, ignore_errors=True)
 
 
 def _builder(feature_set: FeatureSet, dest: pathlib.Path, storage: str):
   """The TFDS builder of one feature set."""
   tfds = tensorflow()[1]
   dtype = STORAGE[storage] or feature_set.features.dtype
-  config = f"{feature_set.features_kind}_{feature_set.class_embedding}"
-  if storage != "source":
-    config += f"_{storage}"
+  config = _variant(feature_set, storage)
 
   class Metadata(tfds.core.MetadataDict):
     """What the shards do not hold: the classes, and where all comes from."""
@@ -238,22 +268,26 @@ class StoredDataset:
     """
     folder = pathlib.Path(folder)
     _, tfds = tensorflow()
-    for file in ("dataset_info.json", _METADATA_FILE, _CLASSES_FILE):
+    for file in ("dataset_info.json", "features.json", _METADATA_FILE, _CLASSES_FILE):
       if not (folder / file).is_file():
         raise ZsljaxError(
           f"{folder}: no {file}, expected a dataset stored by `zsljax data`"
         )
-    metadata = json.loads((folder / _METADATA_FILE).read_text())
+    with _readable(folder / _METADATA_FILE):
+      metadata = json.loads((folder / _METADATA_FILE).read_text())
     require(
       metadata.get("schema") == SCHEMA,
       f"{folder / _METADATA_FILE}: schema",
       metadata.get("schema"),
       f"{SCHEMA}: import the set again",
     )
-    info = tfds.builder_from_directory(folder).info
-    for split in SPLITS:
-      _check_size(folder, info.splits[split])
-    with np.load(folder / _CLASSES_FILE, allow_pickle=False) as arrays:
+    with _readable(folder / "dataset_info.json"):
+      info = tfds.builder_from_directory(folder).info
+      parts = [info.splits[split] for split in SPLITS]
+    for split in parts:
+      _check_size(folder, split)
+    path = folder / _CLASSES_FILE
+    with _readable(path), path.open("rb") as file, np.load(file) as arrays:
       classes = ClassSpace.create(**arrays)
     return cls(folder, metadata, classes, info)
 
@@ -352,6 +386,18 @@ def find(root: pathlib.Path, name: str, features: str | None) -> StoredDataset:
       f"{did_you_mean(features, here)}"
     )
   return StoredDataset.open(here[features])
+
+
+@contextlib.contextmanager
+def _readable(path: pathlib.Path):
+  """Says which file is damaged, whatever the reader raises on it."""
+  try:
+    yield
+  except Exception as error:  # JSON, protobuf, zip and TFDS have each their own.
+    raise ZsljaxError(
+      f"{path}: not readable ({error}), expected the file as written: import the "
+      "set again with --overwrite"
+    ) from error
 
 
 def _check_size(folder: pathlib.Path, split) -> None:

@@ -91,7 +91,7 @@ def read_xlsa17(
   _require_fields(
     split_path, split, ("trainval_loc", "test_seen_loc", "test_unseen_loc")
   )
-  if attributes not in split:
+  if attributes not in split or attributes not in ("att", "original_att"):
     raise ZsljaxError(
       f"{split_path}: no field {attributes!r}, expected the class embeddings "
       "there. att holds what published numbers use; original_att, the "
@@ -219,7 +219,8 @@ def _features(path, features, labels) -> np.ndarray:
 def _one_based(path, field, values, upper) -> np.ndarray:
   """1-based numbers of the file, [n, 1], as 0-based [n]."""
   values = np.ravel(values)
-  whole = values.astype(np.int64)
+  with np.errstate(invalid="ignore"):  # NaN is refused as not whole.
+    whole = values.astype(np.int64)
   low = whole.min(initial=1)
   require(
     np.array_equal(whole, values),

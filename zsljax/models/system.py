@@ -132,10 +132,9 @@ def build_system(config: Mapping[str, Any]) -> System:
         f"config.system.{field}: {name} has no such field. "
         f"{did_you_mean(field, fields)}"
       )
-  preset_values = system.presets[preset]
-  return system(
-    **{
-      field: preset_values[field] if value is None else value
-      for field, value in config.items()
-    }
-  )
+  for field, value in config.items():
+    if value is None:
+      config[field] = system.presets[preset][field]
+    if isinstance(value, list):  # A tuple that was stored as JSON.
+      config[field] = tuple(value)
+  return system(**config)

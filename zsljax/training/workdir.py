@@ -45,7 +45,7 @@ def open_workdir(
 
   Args:
     workdir: the run's folder, made when absent.
-    config: all fields, nested.
+    config: all fields, nested, JSON values.
     dataset: the stored dataset's metadata.
 
   Raises:
@@ -55,7 +55,7 @@ def open_workdir(
     workdir.mkdir(parents=True, exist_ok=True)
   manifest = {
     "schema": SCHEMA,
-    "config": json.loads(json.dumps(config)),
+    "config": dict(config),
     "dataset": dict(dataset),
     "versions": library_versions(),
   }
