@@ -1,4 +1,7 @@
+import contextlib
 import os
+import resource
+import subprocess
 import sys
 
 from absl import flags
@@ -43,9 +46,24 @@ def class_space():
 
 
 @pytest.fixture
+def full_disk():
+  """Within it no file can grow beyond 64 KiB, as if the disk were full."""
+
+  @contextlib.contextmanager
+  def limited():
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
+    try:
+      yield
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+  return limited
+
+
+@pytest.fixture
 def command(tmp_path):
   """Runs train.py, eval.py or -m zsljax as a user would."""
-  import subprocess
 
   def run(*arguments, check=True, **options):
     environment = os.environ | {"HOME": str(tmp_path / "home")}

@@ -1,6 +1,7 @@
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from zsljax.checkpoints import Checkpoints, abstract
@@ -68,3 +69,16 @@ def test_half_written_checkpoint_does_not_count(tmp_path):
   draft = tmp_path / "checkpoints" / "8.orbax-checkpoint-tmp"
   draft.mkdir()
   assert Checkpoints(tmp_path, {"system": "a"}).latest_step() == 4
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_full_disk_is_said_and_spoils_nothing(tmp_path, shapes, full_disk):
+  save(tmp_path)
+  checkpoints = Checkpoints(tmp_path, {"system": "a"})
+  noise = np.random.default_rng(0).standard_normal(2**16).astype(np.float32)
+  with full_disk(), pytest.raises(ZsljaxError, match="could not write a checkpoint"):
+    checkpoints.save(8, {"kernel": jnp.asarray(noise)}, REST)
+    checkpoints.wait()
+  again = Checkpoints(tmp_path, {"system": "a"})
+  assert again.latest_step() == 4
+  chex.assert_trees_all_equal(again.restore_params(shapes[0]), PARAMS)

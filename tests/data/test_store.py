@@ -9,6 +9,7 @@ import pytest
 
 from zsljax.data import StoredDataset, open_dataset, prepare, store
 from zsljax.data.describe import describe
+from zsljax.data.digits import read_digits
 from zsljax.data.feature_set import SPLITS
 from zsljax.errors import ZsljaxError
 
@@ -268,6 +269,21 @@ def test_failing_write_leaves_nothing_that_opens(feature_set, tmp_path, monkeypa
   assert not list(tmp_path.rglob("*tfrecord*"))
   monkeypatch.undo()
   check_content(prepare(feature_set(), tmp_path), feature_set(), np.float32)
+
+
+def test_full_disk_is_said(tmp_path, full_disk):
+  with full_disk(), pytest.raises(ZsljaxError, match="could not be written"):
+    prepare(read_digits(), tmp_path)
+  with pytest.raises(ZsljaxError, match="holds no dataset 'digits'"):
+    store.find(tmp_path, "digits", None)
+
+
+def test_failed_overwrite_keeps_the_old_set(feature_set, tmp_path, monkeypatch):
+  old = prepare(feature_set(), tmp_path)
+  fail_at(monkeypatch, "val", disk_full)
+  with pytest.raises(ZsljaxError, match="could not be written"):
+    prepare(feature_set(seed=1), tmp_path, overwrite=True)
+  assert store.find(tmp_path, "small", None).fingerprint == old.fingerprint
 
 
 def test_half_written_set_is_invisible(feature_set, tmp_path, monkeypatch):

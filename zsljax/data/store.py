@@ -99,10 +99,10 @@ def prepare(
     return stored
   _check_range(feature_set, storage)
   # Before the builder exists: it would take over what it finds in the folder.
+  tf, tfds = tensorflow()
   with _replaced(folder):
     try:
       builder = _builder(feature_set, dest, storage)
-      _, tfds = tensorflow()
       with _quiet(), tempfile.TemporaryDirectory() as no_downloads:
         builder.download_and_prepare(
           download_dir=no_downloads,
@@ -110,7 +110,7 @@ def prepare(
             try_download_gcs=False, compute_stats="skip"
           ),
         )
-    except OSError as error:
+    except (OSError, RuntimeError, tf.errors.OpError) as error:
       if not folder.exists():  # Else another process was faster.
         raise ZsljaxError(
           f"{folder}: could not be written ({error}); nothing of it was kept"
