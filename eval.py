@@ -85,8 +85,8 @@ def evaluate(
   checkpoints.close()
   classes = run.dataset.classes if on_test else run.classes
   splits = ("test_seen", "test_unseen") if on_test else ("val",)
-  batch_size = config["evaluation"]["batch_size"]
-  training.check_divides(batch_size, run.mesh, "config.evaluation.batch_size")
+  devices = run.mesh.shape["data"]
+  batch_size = -(-config["evaluation"]["batch_size"] // devices) * devices
   decisions = evaluation.decide_all(
     run.system,
     params,

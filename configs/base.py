@@ -63,7 +63,7 @@ def get_config() -> ConfigDict:
   config.mesh.data = -1
 
   config.evaluation = ConfigDict()
-  # Images per step of eval.py.
+  # Images per step of eval.py, rounded up to a multiple of the devices.
   config.evaluation.batch_size = 1024
   return config
 

@@ -49,14 +49,15 @@ def get_config(dataset: str = "digits") -> ConfigDict:
 
   config.system = ConfigDict()
   config.system.name = "semantic_softmax"
-  # `paper` or `official_code`; decides the fields below that are None.
+  # `paper`, `official_code`, or `official_deep_code` (with `hidden`); decides the
+  # fields below that are None.
   config.system.preset = "paper"
   # lambda: L2 on the map.
   config.system.l2_weights = l2_weights
   # gamma: L2 pull of the features to the visual prototypes.
   config.system.l2_prototypes = l2_prototypes
   # What gamma multiplies: `per_sample` (paper), `per_class` (official_code) or
-  # `norm_only` (the released deep code).
+  # `norm_only` (official_deep_code).
   config.system.prototype_form = placeholder(str)
   # Widths of sigmoid layers before the softmax; the paper's model has none.
   config.system.hidden = ()

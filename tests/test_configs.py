@@ -44,6 +44,7 @@ def small(module, argument, dest):
   config.epochs = 2
   config.optimizer.tolerance = 0.0
   config.checkpoint.every_epochs = 1
+  config.mesh.data = 1
   config.evaluation.batch_size = 64
   if argument not in ("digits",):
     stand_in(argument, dest)
@@ -64,7 +65,7 @@ def test_config_trains_two_steps_and_evaluates(dataset, tmp_path):
   assert all(0 <= value <= 100 for value in row["metrics"].values())
 
 
-@pytest.mark.parametrize("preset", ["paper", "official_code"])
+@pytest.mark.parametrize("preset", ["paper", "official_code", "official_deep_code"])
 @pytest.mark.parametrize("hidden", [(), (7,)])
 def test_minibatches_of_regions_in_every_variant(preset, hidden, tmp_path):
   config = small(semantic_softmax, "digits", tmp_path / "data")
@@ -74,6 +75,15 @@ def test_minibatches_of_regions_in_every_variant(preset, hidden, tmp_path):
   config["batch_size"] = 200
   assert int(train.train(config, tmp_path / "w").step) == 2 * (1008 // 200)
   evaluate(tmp_path / "w")
+
+
+def test_three_devices_evaluate_every_image(tmp_path):
+  config = small(semantic_softmax, "digits", tmp_path / "data")
+  train.train(config, tmp_path / "one")
+  config["mesh"]["data"] = 3
+  train.train(config, tmp_path / "three")
+  (one,), (three,) = evaluate(tmp_path / "one"), evaluate(tmp_path / "three")
+  assert three["metrics"] == pytest.approx(one["metrics"], abs=0.5)
 
 
 def test_validation_chooses_gamma_for_the_test(tmp_path):

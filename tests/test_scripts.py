@@ -4,6 +4,10 @@ import json
 
 import pytest
 
+from zsljax import benchmark
+from zsljax.data import prepare
+from zsljax.data.digits import read_digits
+
 TRAIN = ("train.py", "--config=configs/semantic_softmax.py:digits")
 
 
@@ -70,4 +74,15 @@ def test_benchmark_prints_and_writes_figures(command, tmp_path):
   file = tmp_path / "b.json"
   done = command("-m", "zsljax", "benchmark", "--batch_size=64", f"--json={file}")
   assert "fraction of it" in done.stdout
-  assert 0 < json.loads(file.read_text())["fraction_of_matmul_rate"] < 2
+  figures = json.loads(file.read_text())
+  assert 0 < figures["fraction_of_matmul_rate"] < 2
+  assert "input" not in figures and "not timed" in done.stdout
+
+
+def test_benchmark_times_the_input_of_a_stored_set(tmp_path):
+  prepare(read_digits(), tmp_path)
+  figures = benchmark.run("semantic_softmax", 128, tmp_path, "digits")
+  assert figures["feature_shape"] == [64] and figures["num_classes"] == 10
+  rates = figures["input"]
+  assert rates["rows"] == 128 * 4 * (1008 // 128)
+  assert "together" in benchmark.show(figures)

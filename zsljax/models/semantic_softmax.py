@@ -79,6 +79,7 @@ class SemanticSoftmax:
   presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
     "paper": {"prototype_form": "per_sample"},
     "official_code": {"prototype_form": "per_class"},
+    "official_deep_code": {"prototype_form": "norm_only"},
   }
 
   l2_weights: float = 5e-3
