@@ -73,7 +73,8 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> training.TrainState:
       total_steps=config["epochs"] * per_epoch,
       log_every=config["log_every"],
       save_every=config["checkpoint"]["every_epochs"] * per_epoch,
-      tolerance=config["optimizer"]["tolerance"],
+      # The gradient of a minibatch does not vanish at the optimum.
+      tolerance=0.0 if batch_size else config["optimizer"]["tolerance"],
     ),
     checkpoints,
     lambda start: MetricsLog(workdir, start),

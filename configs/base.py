@@ -45,8 +45,8 @@ def get_config() -> ConfigDict:
   config.optimizer.learning_rate = 1e-3
   # lbfgs only: how many past steps shape the next.
   config.optimizer.memory = 20
-  # Ends the run when the gradient's norm is at most this times max(1, |loss|);
-  # 0 never does.
+  # With batch_size 0: ends the run when the gradient's norm is at most this times
+  # max(1, |loss|); 0 never does.
   config.optimizer.tolerance = 0.0
 
   config.checkpoint = ConfigDict()

@@ -384,3 +384,20 @@ def test_open_imported_without_folder():
 
 def test_open_imported(copy, tmp_path):
   assert open_dataset(data_config(tmp_path, name="small")).folder == copy
+
+
+def test_embedded_set_of_another_version_is_made_again(tmp_path, monkeypatch):
+  config = {"name": "digits", "features": None, "dir": str(tmp_path)}
+  first = open_dataset(config)
+  monkeypatch.setattr("zsljax.data.digits.VALIDATION", (2, 5))
+  second = open_dataset(config)
+  assert first.folder == second.folder
+  assert first.metadata["validation_classes"] == [3, 7]
+  assert second.metadata["validation_classes"] == [2, 5]
+
+
+def test_damaged_embedded_set_is_made_again(tmp_path):
+  config = {"name": "digits", "features": None, "dir": str(tmp_path)}
+  dataset = open_dataset(config)
+  (dataset.folder / "metadata.json").write_text("{")
+  assert open_dataset(config).fingerprint == dataset.fingerprint

@@ -41,7 +41,8 @@ def open_dataset(config: Mapping[str, Any]) -> store.StoredDataset:
         f"{did_you_mean(features, variants)}"
       )
     root = pathlib.Path(config["dir"] or DEFAULT_DIR)
-    return store.prepare(variants[features](), root)
+    # What is made on demand may be made again: by a newer version, or damaged.
+    return store.prepare(variants[features](), root, overwrite=True)
   if not config["dir"]:
     raise ZsljaxError(
       f"config.data.dir: found nothing, expected the folder that {name} was "

@@ -78,7 +78,7 @@ def prepare(
     feature_set: what to store.
     dest: TFDS's ``data_dir``.
     storage: precision of the stored features, a key of ``STORAGE``.
-    overwrite: replace a set of the same name with other content.
+    overwrite: replace a set of the same name that is damaged or has other content.
 
   Raises:
     ZsljaxError: another set stands there, or it cannot be written.
@@ -88,15 +88,21 @@ def prepare(
     dest.expanduser() / feature_set.name / _variant(feature_set, storage) / VERSION
   )
   fingerprint = feature_set.fingerprint()
-  if folder.exists() and not overwrite:
-    stored = StoredDataset.open(folder)
-    if stored.fingerprint != fingerprint:
-      raise ZsljaxError(
-        f"{folder}: found another dataset of the same name (fingerprint "
-        f"{stored.fingerprint[:12]}), expected {fingerprint[:12]} or an empty "
-        "place: choose another --dest, or replace it with --overwrite"
-      )
-    return stored
+  if folder.exists():
+    try:
+      stored = StoredDataset.open(folder)
+    except ZsljaxError:
+      if not overwrite:
+        raise
+    else:
+      if stored.fingerprint == fingerprint:
+        return stored
+      if not overwrite:
+        raise ZsljaxError(
+          f"{folder}: found another dataset of the same name (fingerprint "
+          f"{stored.fingerprint[:12]}), expected {fingerprint[:12]} or an empty "
+          "place: choose another --dest, or replace it with --overwrite"
+        )
   _check_range(feature_set, storage)
   # Before the builder exists: it would take over what it finds in the folder.
   tf, tfds = tensorflow()
