@@ -31,8 +31,7 @@ format: $(INSTALLED)
 
 $(INSTALLED): requirements.lock setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps -e .
+	$(BIN)/python -m pip install --quiet -c requirements.lock -e ".[test]"
 	touch $@
 
 lock: $(INSTALLED)

@@ -17,6 +17,7 @@ from zsljax.checkpoints import Checkpoints, abstract
 from zsljax.data import evaluation_batches
 from zsljax.errors import ZsljaxError, require, shown_to_user
 from zsljax.experiment import Experiment
+import zsljax.flags
 from zsljax.flags import parse_flags, workdir
 from zsljax.reporting.rows import Row, add_rows, make_row, read_rows, terminal_table
 from zsljax.sharding import replicated
@@ -39,6 +40,7 @@ GAMMA_FROM = flags.DEFINE_string(
   "As --gamma, with the value chosen by `--split=val` in this workdir.",
 )
 flags.mark_flags_as_mutual_exclusive(["gamma", "gamma_from"])
+flags.adopt_module_key_flags(zsljax.flags)
 
 PROTOCOLS = {"test": "xian", "val": "xian_val"}
 
@@ -63,6 +65,7 @@ def evaluate(
   config = manifest["config"]
   if data_dir:
     config["data"]["dir"] = data_dir
+  config["mesh"]["data"] = -1  # The devices here, not those of training.
   run = Experiment.build(config)
   require(
     run.dataset.fingerprint == manifest["dataset"]["fingerprint"],
@@ -77,28 +80,30 @@ def evaluate(
     config["data"]["train_split"],
     "train: this run was trained on the validation images",
   )
+  require(
+    on_test or gamma_from is None,
+    "--gamma_from",
+    f"{gamma_from} with --split=val",
+    "--split=test: on val gamma is chosen, not taken",
+  )
   chosen = None if gamma_from is None else chosen_gamma(gamma_from, run)
 
   checkpoints = Checkpoints(workdir, run.identity())
   step = checkpoints.latest_step()
-  params = checkpoints.restore_params(_param_shapes(run))
+  params = checkpoints.restore_params(_param_shapes(run), step)
   checkpoints.close()
   classes = run.dataset.classes if on_test else run.classes
   splits = ("test_seen", "test_unseen") if on_test else ("val",)
   devices = run.mesh.shape["data"]
   batch_size = -(-config["evaluation"]["batch_size"] // devices) * devices
-  decisions = evaluation.decide_all(
-    run.system,
-    params,
-    classes,
-    evaluation_batches(run.dataset, splits, batch_size),
-    run.mesh,
-  )
+  batches = evaluation_batches(run.dataset, splits, batch_size)
+  with jax.default_matmul_precision(config["matmul_precision"]):
+    decisions = evaluation.decide_all(run.system, params, classes, batches, run.mesh)
 
   meta = run.dataset.metadata
   provenance = {
     "preset": config["system"]["preset"],
-    "config": config,
+    "config": run.config | {"data": run.config["data"] | {"dir": None}},
     "data": {k: meta[k] for k in ("fingerprint", "sources", "storage_dtype")},
     "versions": training.library_versions(),
     "device": jax.devices()[0].device_kind,
@@ -124,13 +129,13 @@ def evaluate(
   if gamma is not None:
     rows.append(row("additive", gamma, "last", "given"))
   if chosen is not None:
-    rows.append(row("additive", chosen, "val_selected", "highest H on val"))
+    rows.append(row("additive", *chosen))
   add_rows(workdir, rows)
   return rows
 
 
-def chosen_gamma(workdir: pathlib.Path, run: Experiment) -> float:
-  """The gamma that ``--split=val`` has chosen in ``workdir``.
+def chosen_gamma(workdir: pathlib.Path, run: Experiment) -> tuple[float, str, str]:
+  """The gamma that ``--split=val`` has chosen in ``workdir``, how, and where.
 
   Raises:
     ZsljaxError: it has not, or for another system or other data.
@@ -147,11 +152,17 @@ def chosen_gamma(workdir: pathlib.Path, run: Experiment) -> float:
     )
   row = rows[-1]
   for field, found, expected in (
-    ("system", row["system"], run.system.name),
+    *(
+      (f"config.{part}", row["provenance"]["config"][part], run.config[part])
+      for part in ("system", "optimizer")
+    ),
     ("data", row["provenance"]["data"]["fingerprint"], run.dataset.fingerprint),
   ):
     require(found == expected, f"--gamma_from={workdir}: {field}", found, expected)
-  return row["provenance"]["gamma"]
+  origin = (
+    f"highest H on val of seed {row['seed']}, step {row['step']} in {workdir.name}"
+  )
+  return row["provenance"]["gamma"], row["selection"], origin
 
 
 def _param_shapes(run: Experiment):
@@ -170,9 +181,11 @@ def main(argv: list[str]) -> None:
     pathlib.Path(GAMMA_FROM.value).expanduser() if GAMMA_FROM.value else None,
   )
   row = rows[0]
+  trained_on = row["provenance"]["config"]["data"]["train_split"]
   print(
     f"{row['system']} ({row['provenance']['preset']}), seed {row['seed']}, step "
-    f"{row['step']}\n{row['dataset']}: {row['features']} features, classes by "
+    f"{row['step']}, trained on {trained_on}\n"
+    f"{row['dataset']}: {row['features']} features, classes by "
     f"{row['class_embedding']}, split {row['split_version']}; mean per-class "
     f"accuracy in percent on {SPLIT.value} images\n\n"
     f"{terminal_table(rows)}\n\nrows in {workdir() / 'results.jsonl'}"

@@ -12,13 +12,16 @@ from typing import Any
 from absl import app, flags
 import jax
 from ml_collections import config_flags
+import optax
 
 from zsljax import training
 from zsljax.checkpoints import Checkpoints
 from zsljax.data import TrainingData
-from zsljax.errors import shown_to_user
+from zsljax.errors import require, shown_to_user
 from zsljax.experiment import Experiment
+import zsljax.flags
 from zsljax.flags import WORKDIR, parse_flags, workdir
+from zsljax.reporting.files import locked
 from zsljax.reporting.metrics_log import MetricsLog
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -28,6 +31,15 @@ CONFIG = config_flags.DEFINE_config_file(
   lock_config=True,
 )
 flags.mark_flag_as_required("config")
+flags.adopt_module_key_flags(zsljax.flags)
+
+_AT_LEAST_ONE = (
+  "epochs",
+  "log_every",
+  "checkpoint.every_epochs",
+  "checkpoint.keep",
+  "evaluation.batch_size",
+)
 
 
 def train(config: dict[str, Any], workdir: pathlib.Path) -> training.TrainState:
@@ -37,6 +49,12 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> training.TrainState:
     config: all fields, nested, as plain values.
     workdir: the run's folder.
   """
+  for field in _AT_LEAST_ONE:
+    value = config
+    for key in field.split("."):
+      value = value[key]
+    require(value >= 1, f"config.{field}", value, "1 or more")
+  require(config["seed"] >= 0, "config.seed", config["seed"], "0 or more")
   run = Experiment.build(config)
   batch_size, mesh = config["batch_size"], run.mesh
   training.check_divides(batch_size, mesh, "config.batch_size")
@@ -51,8 +69,21 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> training.TrainState:
     multiple_of=mesh.shape["data"],
   )
   optimizer = training.make_optimizer(config["optimizer"], batch_size)
-  training.open_workdir(workdir, run.config, run.dataset.metadata)
+  with (
+    locked(workdir / ".lock", f"{workdir}: another process is training there"),
+    jax.default_matmul_precision(config["matmul_precision"]),
+  ):
+    training.open_workdir(workdir, run.config, run.dataset.metadata)
+    return _train(run, data, optimizer, workdir)
 
+
+def _train(
+  run: Experiment,
+  data: TrainingData,
+  optimizer: optax.GradientTransformationExtraArgs,
+  workdir: pathlib.Path,
+) -> training.TrainState:
+  config, mesh = run.config, run.mesh
   meta = run.dataset.metadata
   print(
     f"{run.system.name} on {meta['name']} ({meta['features']}, "
@@ -74,7 +105,7 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> training.TrainState:
       log_every=config["log_every"],
       save_every=config["checkpoint"]["every_epochs"] * per_epoch,
       # The gradient of a minibatch does not vanish at the optimum.
-      tolerance=0.0 if batch_size else config["optimizer"]["tolerance"],
+      tolerance=0.0 if config["batch_size"] else config["optimizer"]["tolerance"],
     ),
     checkpoints,
     lambda start: MetricsLog(workdir, start),
@@ -87,8 +118,13 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> training.TrainState:
 def main(argv: list[str]) -> None:
   """Trains what the flags say."""
   del argv
-  state = train(CONFIG.value.to_dict(), workdir())
-  print(f"step {int(state.step)}; now: python eval.py --workdir={WORKDIR.value}")
+  config = CONFIG.value.to_dict()
+  step = int(train(config, workdir()).step)
+  ending = f"step {step}"
+  if not config["batch_size"] and config["optimizer"]["tolerance"]:
+    converged = step < config["epochs"]
+    ending = f"{'converged' if converged else 'not converged'} at {ending}"
+  print(f"{ending}; now: python eval.py --workdir={WORKDIR.value}")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,11 @@ def test_train_then_evaluate(command, tmp_path):
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    (("--config.sytem.preset=paper",), 'Did you mean "system"'),
+    (("--config.sytem.preset=paper",), "field 'sytem'. Did you mean 'system'?"),
+    (("--config.system.l2_weight=1",), "Did you mean 'l2_weights'?"),
+    (("--config.epochs=0",), "config.epochs: found 0, expected 1 or more"),
+    (("--config.log_every=0",), "config.log_every: found 0"),
+    (("--config.seed=-1",), "config.seed: found -1"),
     (("--config.system.preset=papr",), "Did you mean 'paper'"),
     (("--config.epochs=many",), "--config.epochs=many"),
     (("--config.data.name=cubs",), "config.data.dir: found nothing"),
@@ -49,7 +53,7 @@ def test_wrong_flag_is_one_paragraph(command, tmp_path, arguments, message):
 @pytest.mark.parametrize(
   ("config", "message"),
   [
-    ("configs/semantic_sotfmax.py", "no file configs/semantic_sotfmax.py"),
+    ("configs/semantic_sotfmax.py", "Did you mean 'configs/semantic_softmax.py'"),
     ("configs/semantic_softmax.py:digit", "Did you mean 'digits'"),
   ],
 )

@@ -81,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     "benchmark", help="time a system's step and its input pipeline"
   )
   benchmark.set_defaults(run=_benchmark)
-  benchmark.add_argument("--system", default="semantic_softmax")
+  benchmark.add_argument(
+    "--system", default="semantic_softmax", help="(default: %(default)s)"
+  )
   benchmark.add_argument(
     "--batch_size", type=int, default=256, help="(default: %(default)s)"
   )
@@ -93,6 +95,11 @@ def _parser() -> argparse.ArgumentParser:
   )
   benchmark.add_argument(
     "--dataset", default="awa1", help="its name there (default: %(default)s)"
+  )
+  benchmark.add_argument(
+    "--features",
+    metavar="NAME",
+    help="its features and class embedding there, where it has several",
   )
   benchmark.add_argument(
     "--json", type=pathlib.Path, metavar="FILE", help="also write the figures"

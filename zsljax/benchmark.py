@@ -26,6 +26,7 @@ from zsljax.training import init_state, make_train_step
 
 _MATMUL_SIZE = 2048
 _WARM_UP = 3
+_NUM_EXAMPLES = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ def matmul_rate() -> float:
 
 
 def benchmark_step(
-  system: System, spec: Spec, batch_size: int
+  system: System, spec: Spec, batch_size: int, dtype: Any = jnp.float32
 ) -> tuple[Timing, float, Callable]:
   """Times one training step on random features, with Adam.
 
@@ -81,12 +82,10 @@ def benchmark_step(
   )
   classes = jax.device_put(classes)
   batch = Batch(
-    features=jnp.asarray(
-      rng.standard_normal((batch_size, *spec.feature_shape)), jnp.float32
-    ),
+    features=jnp.asarray(rng.standard_normal((batch_size, *spec.feature_shape)), dtype),
     labels=jnp.asarray(rng.integers(spec.num_classes, size=batch_size)),
     mask=jnp.ones(batch_size, bool),
-    num_examples=20 * batch_size,
+    num_examples=_NUM_EXAMPLES,
   )
   optimizer = optax.with_extra_args_support(optax.adam(1e-4))
   state = init_state(system, optimizer, spec, 0)
@@ -139,24 +138,27 @@ def input_rates(
 def run(
   system_name: str,
   batch_size: int,
-  data_dir: pathlib.Path | None,
-  dataset: str,
+  data_dir: pathlib.Path | None = None,
+  dataset: str = "awa1",
+  features: str | None = None,
 ) -> dict[str, Any]:
   """All figures for one system, as JSON values."""
   system = build_system({"name": system_name})
-  stored = _stored(data_dir, dataset) if data_dir else None
+  stored = _stored(data_dir, dataset, features) if data_dir else None
   spec = (
     Spec(stored.feature_shape, stored.classes.embeddings.shape[1], len(stored.classes))
     if stored
     else Spec((2048,), 312, 200)
   )
-  timing, compile_time, one_step = benchmark_step(system, spec, batch_size)
+  dtype = jax.dtypes.canonicalize_dtype(stored.storage_dtype if stored else jnp.float32)
+  timing, compile_time, one_step = benchmark_step(system, spec, batch_size, dtype)
   ceiling = matmul_rate()
   flops = system.step_flops(spec, batch_size)
   figures = {
     "system": system_name,
     "batch_size": batch_size,
     "feature_shape": list(spec.feature_shape),
+    "feature_dtype": str(dtype),
     "num_attributes": spec.num_attributes,
     "num_classes": spec.num_classes,
     "device": jax.devices()[0].device_kind,
@@ -173,11 +175,11 @@ def run(
   return figures
 
 
-def _stored(data_dir: pathlib.Path, name: str):
+def _stored(data_dir: pathlib.Path, name: str, features: str | None):
   try:
     from zsljax.data.store import find
 
-    return find(data_dir, name, None)
+    return find(data_dir, name, features)
   except ImportError as error:
     raise ZsljaxError(
       f"--data_dir={data_dir}: {error}; reading a stored dataset needs TensorFlow "
@@ -194,7 +196,7 @@ def _time_input(stored, batch_size: int, one_step: Callable) -> dict[str, Any]:
   mesh = make_mesh(1)
 
   def batches():
-    return feed(data.batches(0), mesh, 20 * batch_size)
+    return feed(data.batches(0), mesh, _NUM_EXAMPLES)
 
   number = 4 * data.steps_per_epoch
   rounds = [input_rates(batches, one_step, number) for _ in range(3)]
@@ -216,7 +218,7 @@ def show(figures: dict[str, Any]) -> str:
   lines = [
     f"{figures['system']}: batch {figures['batch_size']}, features {shape}, "
     f"{figures['num_attributes']} attributes, {figures['num_classes']} classes, "
-    f"float32, one device ({figures['device']})",
+    f"{figures['feature_dtype']}, one device ({figures['device']})",
     f"compile            {figures['compile_seconds']:.2f} s",
     f"step               {step}, median and quartiles",
     f"examples/s         {figures['examples_per_second']:,.0f}",
@@ -240,7 +242,9 @@ def show(figures: dict[str, Any]) -> str:
 
 def main(args) -> None:
   """The ``benchmark`` verb."""
-  figures = run(args.system, args.batch_size, args.data_dir, args.dataset)
+  figures = run(
+    args.system, args.batch_size, args.data_dir, args.dataset, args.features
+  )
   print(show(figures))
   if args.json:
     write_json(args.json, figures)

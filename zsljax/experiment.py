@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 import dataclasses
 import json
+import pathlib
 from typing import Any
 
 import jax
@@ -20,7 +21,8 @@ class Experiment:
   """A system, a dataset and devices.
 
   Attributes:
-    config: all fields as JSON values, the system's as the preset resolved them.
+    config: all fields as JSON values; the system's as the preset resolved them, the
+      data's as they were found.
     system: the system.
     dataset: the stored dataset.
     classes: the training class space.
@@ -50,9 +52,12 @@ class Experiment:
       "preset": config["system"]["preset"],
       **dataclasses.asdict(system),
     }
+    data = {**config["data"], "features": dataset.variant}
+    if data["dir"]:  # The run may be evaluated from another folder.
+      data["dir"] = str(pathlib.Path(data["dir"]).expanduser().absolute())
     return cls(
       # As it reads back from a file, so that two starts compare equal.
-      config=json.loads(json.dumps({**config, "system": resolved})),
+      config=json.loads(json.dumps({**config, "system": resolved, "data": data})),
       system=system,
       dataset=dataset,
       classes=classes,

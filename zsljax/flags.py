@@ -1,11 +1,11 @@
 """Command-line flags of the scripts, with errors a user can read."""
 
 import pathlib
+import re
 
 from absl import flags, logging
-from ml_collections import config_flags
 
-from zsljax.errors import ZsljaxError, shown_to_user
+from zsljax.errors import ZsljaxError, did_you_mean, shown_to_user
 
 WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder of the run; training there again continues it."
@@ -30,24 +30,28 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def _parse(argv: list[str]) -> list[str]:
+  for argument in argv:
+    if argument.startswith("--config="):
+      _check_file(pathlib.Path(argument.removeprefix("--config=").split(":")[0]))
   try:
-    arguments = flags.FLAGS(argv)
+    return flags.FLAGS(argv)
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
     raise _explanation(error) from error
-  if "config" in flags.FLAGS and flags.FLAGS["config"].present:
-    path = config_flags.get_config_filename(flags.FLAGS["config"])
-    path = pathlib.Path(path.split(":")[0])
-    if not path.is_file():
-      beside = sorted(str(p) for p in path.parent.glob("*.py"))
-      raise ZsljaxError(
-        f"--config: no file {path}, expected one of {', '.join(beside) or '-'}"
-      )
-  return arguments
+
+
+def _check_file(path: pathlib.Path) -> None:
+  if not path.is_file():
+    there = {str(p) for p in path.parent.glob("*.py")}
+    there -= {str(path.parent / name) for name in ("__init__.py", "base.py")}
+    raise ZsljaxError(f"--config: no file {path}. {did_you_mean(str(path), there)}")
 
 
 def _explanation(error: BaseException) -> ZsljaxError:
   """What was wrong at first, without the tracebacks that absl wraps around it."""
   text = str(error.args[0] if error.args else error)
+  field = re.search(r"(\w+)\W+n?Did you mean \"(\w+)\"", text)
+  if field:
+    text = f"unknown config field {field[1]!r}. Did you mean {field[2]!r}?"
   explanation = ZsljaxError(f"command line: {text}")
   cause: BaseException | None = error
   while cause:

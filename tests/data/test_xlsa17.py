@@ -438,6 +438,28 @@ def test_real_awa1_has_published_sizes(real_data):
   assert len(found.validation_classes) == 13
 
 
+def test_newer_version_of_a_published_set_is_accepted(real_data, tmp_path):
+  (tmp_path / "classic512.mat").symlink_to(real_data / "awa1" / "classic512.mat")
+  labels = scipy.io.loadmat(tmp_path / "classic512.mat")["labels"].ravel()
+  split = scipy.io.loadmat(real_data / "awa1" / "att_splits.mat")
+  split = {key: value for key, value in split.items() if not key.startswith("__")}
+  trainval, held_out = split["trainval_loc"], np.unique(labels[split["val_loc"] - 1])
+  in_val = np.isin(labels[trainval - 1], held_out)
+  split |= {"train_loc": trainval[~in_val, None], "val_loc": trainval[in_val, None]}
+  scipy.io.savemat(tmp_path / "att_splits.mat", split)
+  found = read_xlsa17(tmp_path, features="classic512.mat", name="awa1")
+  assert found.split_version == "xlsa17-v2"
+  older = read_xlsa17(real_data / "awa1", features="classic512.mat")
+  assert found.validation_classes == older.validation_classes
+
+
+@pytest.mark.parametrize("field", ["att", "trainval_loc"])
+def test_text_where_numbers_belong_is_named(xlsa17, field):
+  xlsa17.split[field] = np.array([["a"], ["b"]], object)
+  with pytest.raises(ZsljaxError, match=rf"att_splits.mat: {field}: found text"):
+    xlsa17.write().read()
+
+
 def consistent_labels(split, images, classes):
   """Labels that fit a splits file whose labels are not at hand.
 

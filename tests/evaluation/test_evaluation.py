@@ -5,11 +5,14 @@ import pathlib
 from hypothesis import given
 from hypothesis import strategies as st
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from zsljax import evaluation
 from zsljax.classes import ClassSpace
+from zsljax.errors import ZsljaxError
+from zsljax.sharding import make_mesh
 
 
 def random_case(seed=0, images=60, classes=7, unseen=3, ties=False):
@@ -107,6 +110,21 @@ def test_perfect_scores_have_area_one():
   decisions = jax.device_get(evaluation.decide(scores, labels, space))
   metrics = evaluation.single_label_metrics(decisions, space.seen)
   assert metrics == pytest.approx(dict.fromkeys(("t1", "u", "s", "h", "ausuc"), 100))
+
+
+def test_nan_scores_are_refused(class_space):
+  class Broken:
+    def scores(self, params, features, classes):
+      return jnp.full((len(features), len(classes)), jnp.nan)
+
+  space = class_space()
+  batch = {
+    "features": np.ones((4, 3), np.float32),
+    "labels": space.ids[[0, 1, 4, 5]],
+    "mask": np.array([True, True, True, False]),
+  }
+  with pytest.raises(ZsljaxError, match="NaN for 3 of 3 images"):
+    evaluation.decide_all(Broken(), {}, space, [batch], make_mesh(1))
 
 
 def test_harmonic_mean_of_two_zeros_is_zero():

@@ -6,6 +6,8 @@ from zsljax.models import build_system
 
 def test_preset_fills_what_is_none_and_nothing_else():
   config = {"name": "semantic_softmax", "preset": "official_code"}
+  assert build_system(config).prototype_form == "per_class"
+  assert build_system(config | {"init_scale": None}).init_scale == 0.005
   assert build_system(config | {"prototype_form": None}).prototype_form == "per_class"
   explicit = build_system(config | {"prototype_form": "per_sample"})
   assert explicit.prototype_form == "per_sample"

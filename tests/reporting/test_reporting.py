@@ -1,9 +1,13 @@
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import pytest
 
 from zsljax.errors import ZsljaxError
-from zsljax.reporting.files import append_line, read_lines, write_json
+from zsljax.reporting.files import append_line, locked, read_lines, write_json
 from zsljax.reporting.metrics_log import MetricsLog
 from zsljax.reporting.rows import add_rows, make_row, read_rows, terminal_table
 
@@ -40,6 +44,39 @@ def test_rows_of_the_same_meaning_are_replaced(tmp_path):
   assert found == {0: 70.0, 1: 50.0}
 
 
+def test_rows_of_another_gamma_stand_side_by_side(tmp_path):
+  for gamma in (0.1, 0.2, 0.1):
+    add_rows(tmp_path, [row(calibration="additive", gamma=gamma)])
+  assert [r["provenance"]["gamma"] for r in read_rows(tmp_path)] == [0.2, 0.1]
+
+
+def test_rows_of_processes_at_once_are_all_kept(tmp_path):
+  code = (
+    "import pathlib, sys; from tests_rows import row; "
+    "from zsljax.reporting.rows import add_rows\n"
+    "for i in range(20):\n"
+    "  add_rows(pathlib.Path(sys.argv[1]), [row(int(sys.argv[2]) + i)])"
+  )
+  (tmp_path / "tests_rows.py").write_text(pathlib.Path(__file__).read_text())
+  processes = [
+    subprocess.Popen(
+      [sys.executable, "-c", code, str(tmp_path), str(100 * i)], cwd=tmp_path
+    )
+    for i in range(3)
+  ]
+  assert [p.wait() for p in processes] == [0, 0, 0]
+  assert len(read_rows(tmp_path)) == 60
+
+
+def test_lock_that_is_held_is_said(tmp_path):
+  with (
+    locked(tmp_path / "lock"),
+    pytest.raises(ZsljaxError, match="taken"),
+    locked(tmp_path / "lock", or_else="taken"),
+  ):
+    pass
+
+
 def test_rows_of_another_schema_are_refused(tmp_path):
   (tmp_path / "results.jsonl").write_text(json.dumps(row() | {"schema": 99}) + "\n")
   with pytest.raises(ZsljaxError, match="results.jsonl: schema: found 99, expected 1"):
@@ -74,7 +111,7 @@ def test_append_after_a_cut_off_line(tmp_path):
 def test_failed_write_keeps_the_old_file(tmp_path):
   path = tmp_path / "x.json"
   write_json(path, {"a": 1})
-  (tmp_path / "x.json.draft").mkdir()
+  (tmp_path / f"x.json.{os.getpid()}.draft").mkdir()
   with pytest.raises(ZsljaxError, match="x.json: could not be written"):
     write_json(path, {"a": 2})
   assert json.loads(path.read_text()) == {"a": 1}

@@ -33,7 +33,9 @@ class Dying:
     raise Stopped
 
 
-def run(toy, workdir, steps=12, stop_after=None, name="adam", devices=1, keep=None):
+def run(
+  toy, workdir, steps=12, stop_after=None, name="adam", devices=1, keep=None, seed=3
+):
   """Trains the toy system; ``stop_after`` batches the process 'dies'."""
   system, spec, classes, batches = toy
   config = {"name": name, "learning_rate": 1e-2, "memory": 5}
@@ -46,7 +48,7 @@ def run(toy, workdir, steps=12, stop_after=None, name="adam", devices=1, keep=No
     return training.train(
       system,
       optimizer,
-      lambda: training.init_state(system, optimizer, spec, 3),
+      lambda: training.init_state(system, optimizer, spec, seed),
       batches,
       classes,
       training.Schedule(total_steps=steps, log_every=2, save_every=3),
@@ -98,7 +100,10 @@ def test_old_checkpoints_are_removed(toy, tmp_path):
 def test_seed_decides_the_result(toy, tmp_path):
   first = run(toy, tmp_path / "a")
   second = run(toy, tmp_path / "b")
+  other = run(toy, tmp_path / "c", seed=4)
   chex.assert_trees_all_equal(first.params, second.params)
+  with pytest.raises(AssertionError):
+    chex.assert_trees_all_equal(first.params, other.params)
 
 
 def test_four_devices_equal_one(toy, tmp_path):
@@ -156,6 +161,14 @@ def test_infinite_loss_stops_the_run(toy, tmp_path):
   batches._features[:] = np.inf
   with pytest.raises(ZsljaxError, match="loss is nan at step 0"):
     run(toy, tmp_path)
+
+
+def test_last_update_must_be_finite(toy, tmp_path, monkeypatch):
+  explosive = optax.with_extra_args_support(optax.sgd(np.inf))
+  monkeypatch.setattr(training, "make_optimizer", lambda *_: explosive)
+  with pytest.raises(ZsljaxError, match="update_norm is .* at step 0"):
+    run(toy, tmp_path, steps=1)
+  assert not list((tmp_path / "checkpoints").glob("*"))
 
 
 def test_feed_keeps_order_and_sends_a_repeated_batch_once(toy):

@@ -46,9 +46,9 @@ class FeatureSet:
   sources: Mapping[str, str]
   notes: tuple[str, ...] = ()
 
-  def fingerprint(self) -> str:
-    """SHA-256 of everything that decides a number trained on this set."""
-    digest = hashlib.sha256()
+  def fingerprint(self, storage_dtype: np.dtype | None = None) -> str:
+    """SHA-256 of what is trained on: arrays, splits and the stored precision."""
+    digest = hashlib.sha256(str(storage_dtype or self.features.dtype).encode())
     arrays = [self.features, self.labels, self.classes.embeddings]
     arrays += [self.splits[split] for split in SPLITS]
     if self.classes.attribute_vectors is not None:

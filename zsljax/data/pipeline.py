@@ -101,7 +101,8 @@ class TrainingData:
     if not self.batch_size:
       rows = -(-max(self._shares) // self.multiple_of)
       everything = pad(_with_mask(self._table), rows * self.multiple_of)
-      yield from itertools.repeat(everything)
+      while True:
+        yield everything
     for epoch in itertools.count(start_step // self.steps_per_epoch):
       skip = max(0, start_step - epoch * self.steps_per_epoch)
       yield from self._epoch(epoch, skip)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import pathlib
 from typing import Any
 
+from zsljax import __version__
 from zsljax.data import store
 from zsljax.data.digits import VARIANTS, read_digits
 from zsljax.data.feature_set import FeatureSet
@@ -18,7 +19,7 @@ EMBEDDED: dict[str, Mapping[str, Callable[[], FeatureSet]]] = {
     for variant in VARIANTS
   },
 }
-DEFAULT_DIR = pathlib.Path("~/.cache/zsljax")
+DEFAULT_DIR = pathlib.Path("~/.cache/zsljax") / __version__
 
 
 def open_dataset(config: Mapping[str, Any]) -> store.StoredDataset:
@@ -41,7 +42,7 @@ def open_dataset(config: Mapping[str, Any]) -> store.StoredDataset:
         f"{did_you_mean(features, variants)}"
       )
     root = pathlib.Path(config["dir"] or DEFAULT_DIR)
-    # What is made on demand may be made again: by a newer version, or damaged.
+    # What is made on demand may be made again, when it is stale or damaged.
     return store.prepare(variants[features](), root, overwrite=True)
   if not config["dir"]:
     raise ZsljaxError(

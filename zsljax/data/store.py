@@ -23,6 +23,7 @@ from zsljax import __version__
 from zsljax.classes import ClassSpace
 from zsljax.data.feature_set import SPLITS, FeatureSet
 from zsljax.errors import ZsljaxError, did_you_mean, require
+from zsljax.reporting.files import locked
 
 SCHEMA = 1
 VERSION = "1.0.0"
@@ -87,41 +88,42 @@ def prepare(
   folder = (
     dest.expanduser() / feature_set.name / _variant(feature_set, storage) / VERSION
   )
-  fingerprint = feature_set.fingerprint()
-  if folder.exists():
-    try:
-      stored = StoredDataset.open(folder)
-    except ZsljaxError:
-      if not overwrite:
-        raise
-    else:
-      if stored.fingerprint == fingerprint:
-        return stored
-      if not overwrite:
-        raise ZsljaxError(
-          f"{folder}: found another dataset of the same name (fingerprint "
-          f"{stored.fingerprint[:12]}), expected {fingerprint[:12]} or an empty "
-          "place: choose another --dest, or replace it with --overwrite"
-        )
-  _check_range(feature_set, storage)
-  # Before the builder exists: it would take over what it finds in the folder.
+  dtype = STORAGE[storage] or feature_set.features.dtype
+  fingerprint = feature_set.fingerprint(dtype)
   tf, tfds = tensorflow()
-  with _replaced(folder):
-    try:
-      builder = _builder(feature_set, dest, storage)
-      with _quiet(), tempfile.TemporaryDirectory() as no_downloads:
-        builder.download_and_prepare(
-          download_dir=no_downloads,
-          download_config=tfds.download.DownloadConfig(
-            try_download_gcs=False, compute_stats="skip"
-          ),
-        )
-    except (OSError, RuntimeError, tf.errors.OpError) as error:
-      if not folder.exists():  # Else another process was faster.
+  with locked(folder.parents[1] / ".lock"):
+    if folder.exists():
+      try:
+        stored = StoredDataset.open(folder)
+      except ZsljaxError:
+        if not overwrite:
+          raise
+      else:
+        if stored.fingerprint == fingerprint:
+          return stored
+        if not overwrite:
+          raise ZsljaxError(
+            f"{folder}: found another dataset of the same name (fingerprint "
+            f"{stored.fingerprint[:12]}), expected {fingerprint[:12]} or an empty "
+            "place: choose another --dest, or replace it with --overwrite"
+          )
+    _check_range(feature_set, dtype)
+    # Before the builder exists: it would take over what it finds in the folder.
+    with _replaced(folder):
+      try:
+        builder = _builder(feature_set, dest, storage, fingerprint)
+        with _quiet(), tempfile.TemporaryDirectory() as no_downloads:
+          builder.download_and_prepare(
+            download_dir=no_downloads,
+            download_config=tfds.download.DownloadConfig(
+              try_download_gcs=False, compute_stats="skip"
+            ),
+          )
+      except (OSError, RuntimeError, tf.errors.OpError) as error:
         raise ZsljaxError(
           f"{folder}: could not be written ({error}); nothing of it was kept"
         ) from error
-  return StoredDataset.open(folder)
+    return StoredDataset.open(folder)
 
 
 def _variant(feature_set: FeatureSet, storage: str) -> str:
@@ -130,16 +132,16 @@ def _variant(feature_set: FeatureSet, storage: str) -> str:
   return name if storage == "source" else f"{name}_{storage}"
 
 
-def _check_range(feature_set: FeatureSet, storage: str) -> None:
-  if STORAGE[storage] is not None:
+def _check_range(feature_set: FeatureSet, dtype: np.dtype) -> None:
+  if dtype != feature_set.features.dtype:
     features = feature_set.features
     largest = max(abs(float(features.min())), abs(float(features.max())))
-    limit = float(ml_dtypes.finfo(STORAGE[storage]).max)
+    limit = float(ml_dtypes.finfo(dtype).max)
     require(
       largest <= limit,
       f"{feature_set.name}: features",
       f"numbers up to {largest:g}",
-      f"at most {limit:g}, what {storage} holds: choose another storage",
+      f"at most {limit:g}, what {dtype} holds: choose another storage",
     )
 
 
@@ -159,7 +161,9 @@ def _replaced(folder: pathlib.Path) -> Iterator[None]:
   shutil.rmtree(aside, ignore_errors=True)
 
 
-def _builder(feature_set: FeatureSet, dest: pathlib.Path, storage: str):
+def _builder(
+  feature_set: FeatureSet, dest: pathlib.Path, storage: str, fingerprint: str
+):
   """The TFDS builder of one feature set."""
   tfds = tensorflow()[1]
   dtype = STORAGE[storage] or feature_set.features.dtype
@@ -198,7 +202,7 @@ def _builder(feature_set: FeatureSet, dest: pathlib.Path, storage: str):
           features=feature_set.features_kind,
           class_embedding=feature_set.class_embedding,
           split_version=feature_set.split_version,
-          fingerprint=feature_set.fingerprint(),
+          fingerprint=fingerprint,
           sources=dict(feature_set.sources),
           source_dtype=str(feature_set.features.dtype),
           storage_dtype=str(dtype),
@@ -261,8 +265,8 @@ class StoredDataset:
   """
 
   folder: pathlib.Path
-  metadata: dict[str, Any]
-  classes: ClassSpace
+  metadata: dict[str, Any] = dataclasses.field(repr=False)
+  classes: ClassSpace = dataclasses.field(repr=False)
   _info: Any = dataclasses.field(repr=False)
 
   @classmethod
@@ -298,8 +302,13 @@ class StoredDataset:
     return cls(folder, metadata, classes, info)
 
   @property
+  def variant(self) -> str:
+    """Features and class embedding, as ``config.data.features`` names them."""
+    return self.folder.parent.name
+
+  @property
   def fingerprint(self) -> str:
-    """SHA-256 of the set's content before storage."""
+    """SHA-256 of what is trained on, as ``FeatureSet.fingerprint``."""
     return self.metadata["fingerprint"]
 
   @property
@@ -357,7 +366,7 @@ def find(root: pathlib.Path, name: str, features: str | None) -> StoredDataset:
   """The stored set ``name`` below ``root``.
 
   Args:
-    root: the ``--dest`` of the import, or the folder of the set itself.
+    root: the ``--dest`` of the import.
     name: of the dataset.
     features: the middle folder's name (features and class embedding); needed
       only where several stand there.
@@ -366,8 +375,7 @@ def find(root: pathlib.Path, name: str, features: str | None) -> StoredDataset:
     ZsljaxError: none or several fit.
   """
   root = root.expanduser()
-  if (root / "dataset_info.json").is_file():
-    return StoredDataset.open(root)
+  require(root.is_dir(), "config.data.dir", f"no folder {root}", "that of an import")
   here = {
     p.parent.parent.name: p.parent
     for p in sorted(root.glob(f"{name}/*/{VERSION}/dataset_info.json"))

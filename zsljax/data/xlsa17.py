@@ -25,12 +25,17 @@ LOCATIONS = (
   "test_unseen_loc",
 )
 _FEATURE_FIELDS = ("features", "labels", "image_files")
+_TEXT_FIELDS = ("image_files", "allclasses_names")
 _SPLIT_FIELDS = ("att", "original_att", "allclasses_names", *LOCATIONS)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Published:
-  """Sizes of a published set. ``train`` and ``val`` differ between versions."""
+  """Sizes of a published set.
+
+  ``train_val`` holds known sizes of train and val; in other files of the newer
+  version they sum to ``trainval``.
+  """
 
   images: int
   classes: int
@@ -87,6 +92,8 @@ def read_xlsa17(
   image_path, split_path = source / features, source / splits
   image = read_mat(image_path, _FEATURE_FIELDS)
   split = read_mat(split_path, _SPLIT_FIELDS)
+  _check_numbers(image_path, image)
+  _check_numbers(split_path, split)
   _require_fields(image_path, image, ("features", "labels"))
   _require_fields(
     split_path, split, ("trainval_loc", "test_seen_loc", "test_unseen_loc")
@@ -202,6 +209,16 @@ def _require_fields(path, content, fields):
     )
 
 
+def _check_numbers(path, content):
+  for field, value in content.items():
+    require(
+      not isinstance(value, list) or field in _TEXT_FIELDS,
+      f"{path}: {field}",
+      "text or cells",
+      "an array of numbers",
+    )
+
+
 def _features(path, features, labels) -> np.ndarray:
   """[D, N] of the file as [N, D]."""
   count = np.size(labels)
@@ -308,6 +325,10 @@ def _describe_attributes(split, field, notes):
       original, split["att"] * scale, atol=1e-6 * np.abs(original).max()
     ):
       notes.append("att is not original_att with columns scaled to length one.")
+  if not lengths.all():
+    notes.append(f"{np.sum(lengths == 0)} classes have nothing but zeros in {field}.")
+  if len(np.unique(split[field], axis=1).T) < split[field].shape[1]:
+    notes.append(f"Some classes have the same embedding in {field}.")
   if not np.allclose(lengths, 1, atol=1e-3):
     notes.append(
       f"The class embeddings in {field} have lengths {lengths.min():.3g} to "
@@ -344,7 +365,7 @@ def _check_published(name, kind, features, embeddings, locations, path):
   ]
   if "train_loc" in locations and "val_loc" in locations:
     tuning = len(locations["train_loc"]), len(locations["val_loc"])
-    if tuning not in published.train_val:
+    if tuning not in published.train_val and sum(tuning) != published.trainval:
       wrong.append(
         f"train and val {tuning} instead of "
         f"{' or '.join(map(str, published.train_val))}"

@@ -36,7 +36,7 @@ class Curve:
     return float(np.trapezoid(self.seen, self.unseen))
 
   def best_gamma(self) -> float:
-    """The gamma of the highest harmonic mean (the middle of its interval)."""
+    """A gamma of the highest harmonic mean; the lowest where several reach it."""
     return float(self.gamma[np.argmax(harmonic_mean(self.unseen, self.seen))])
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zsljax.classes import ClassSpace
+from zsljax.errors import require
 from zsljax.models import Batch, System
 from zsljax.sharding import replicated
 from zsljax.training import to_mesh
@@ -64,7 +65,11 @@ def decide_all(
   batches: Iterable[dict[str, np.ndarray]],
   mesh: jax.sharding.Mesh,
 ) -> Decisions:
-  """Decisions for all examples of ``batches``, on the host; padding left out."""
+  """Decisions for all examples of ``batches``, on the host; padding left out.
+
+  Raises:
+    ZsljaxError: a score is NaN.
+  """
   classes = jax.device_put(classes, replicated(mesh))
 
   @jax.jit
@@ -77,4 +82,12 @@ def decide_all(
     batch = to_mesh(host, mesh, num_examples=0)
     decisions = jax.device_get(step(params, batch, classes))
     parts.append(jax.tree.map(lambda x, m=host["mask"]: x[m], decisions))
-  return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+  decisions = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+  bad = np.isnan(decisions.seen_score) | np.isnan(decisions.unseen_score)
+  require(
+    not bad.any(),
+    "scores",
+    f"NaN for {bad.sum()} of {len(bad)} images",
+    "numbers: the parameters or features are not finite",
+  )
+  return decisions

@@ -2,9 +2,8 @@
 
 References:
   Ji, Sun, Yu, Guo, Pang, `Semantic Softmax Loss for Zero-Shot Learning
-  <https://arxiv.org/abs/1705.07692>`_, 2017. The paper's text was not readable
-  when this was written; the formulas follow its abstract and the gradient of
-  the authors' released code.
+  <https://arxiv.org/abs/1705.07692>`_, 2017. Reconstruction: the formulas
+  follow the paper's abstract and the gradient in the authors' released code.
 """
 
 import chex

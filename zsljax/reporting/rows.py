@@ -8,12 +8,12 @@ import pathlib
 from typing import Any
 
 from zsljax.errors import require
-from zsljax.reporting.files import read_lines, write_text
+from zsljax.reporting.files import locked, read_lines, write_text
 
 SCHEMA = 1
 SELECTIONS = ("last", "val_selected", "test_oracle")
 CALIBRATIONS = ("none", "additive", "multiplicative")
-# Rows that agree in these say the same thing; the later one counts.
+# Rows that agree in these, and in gamma, say the same thing; the later one counts.
 _IDENTITY = (
   "system",
   "dataset",
@@ -93,13 +93,16 @@ def read_rows(workdir: pathlib.Path) -> list[Row]:
 
 def add_rows(workdir: pathlib.Path, rows: Sequence[Row]) -> pathlib.Path:
   """Adds rows to ``workdir/results.jsonl``, in place of those they repeat."""
-  new = {tuple(row[k] for k in _IDENTITY) for row in rows}
-  kept = [
-    row for row in read_rows(workdir) if tuple(row[k] for k in _IDENTITY) not in new
-  ]
   path = workdir / _FILE
-  write_text(path, "".join(json.dumps(row) + "\n" for row in [*kept, *rows]))
+  new = {_meaning(row) for row in rows}
+  with locked(workdir / ".results.lock"):
+    kept = [row for row in read_rows(workdir) if _meaning(row) not in new]
+    write_text(path, "".join(json.dumps(row) + "\n" for row in [*kept, *rows]))
   return path
+
+
+def _meaning(row: Row) -> tuple:
+  return *(row[k] for k in _IDENTITY), row["provenance"]["gamma"]
 
 
 def terminal_table(rows: Sequence[Row]) -> str:

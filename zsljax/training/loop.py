@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 import dataclasses
 import math
+import sys
 import time
 from typing import Protocol
 
@@ -103,7 +104,11 @@ def train(
   in_flight: deque = deque()
 
   with tqdm.tqdm(
-    total=schedule.total_steps, initial=start, unit="step", desc="training"
+    total=schedule.total_steps,
+    initial=start,
+    unit="step",
+    desc="training",
+    mininterval=0.1 if sys.stderr.isatty() else 10,
   ) as bar:
     batch = next(batches)
     step_fn = _compiled(step_fn, state, batch, classes, bar)
@@ -112,15 +117,16 @@ def train(
       """Waits for the oldest step in flight; whether it had converged."""
       step, metrics = in_flight.popleft()
       metrics = {k: v.item() for k, v in jax.device_get(metrics).items()}
-      if not math.isfinite(metrics["loss"]):
-        raise ZsljaxError(
-          f"loss is {metrics['loss']} at step {step}, expected a finite number: "
-          "lower config.optimizer.learning_rate or look at the features"
-        )
       converged = metrics.pop("converged", False)
+      for name in ("loss",) if converged else ("loss", "update_norm"):
+        if not math.isfinite(metrics[name]):
+          raise ZsljaxError(
+            f"{name} is {metrics[name]} at step {step}, expected a finite number: "
+            "lower config.optimizer.learning_rate or look at the features"
+          )
       if step % schedule.log_every == 0 or last or converged:
         metrics_log.write(step, metrics)
-        bar.set_postfix(loss=f"{metrics['loss']:.6g}", refresh=False)
+      bar.set_postfix(loss=f"{metrics['loss']:.6g}", refresh=False)
       bar.update(0 if converged else 1)
       return converged
 

@@ -23,10 +23,10 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch, ClassSpace], tuple[TrainState, Metrics]]:
   """A pure function from state and batch to the next state and its metrics.
 
-  The metrics are those of the parameters before the update: ``loss``, its parts
-  and the norm of its gradient. With a ``tolerance``, ``converged`` says whether
-  that norm is at most ``tolerance * max(1, |loss|)``; then the state stays what
-  it was, so that a run ends at the same parameters wherever it was interrupted.
+  The metrics are those of the parameters before the update: ``loss``, its parts,
+  ``grad_norm`` and ``update_norm``. With a ``tolerance``, ``converged`` says whether
+  ``grad_norm`` is at most ``tolerance * max(1, |loss|)``; then the state stays what it
+  was, so that a run ends at the same parameters wherever it was interrupted.
   """
 
   def train_step(state, batch, classes):
@@ -48,6 +48,7 @@ def make_train_step(
     params = optax.apply_updates(state.params, updates)
     new = TrainState(state.step + 1, params, opt_state, state.rng)
     metrics = {"loss": loss, **parts, "grad_norm": optax.tree.norm(grads)}
+    metrics["update_norm"] = optax.tree.norm(updates)
     if tolerance:
       small = tolerance * jnp.maximum(1, jnp.abs(loss))
       converged = metrics["grad_norm"] <= small

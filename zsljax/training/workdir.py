@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import contextlib
 import importlib.metadata
 import json
 import pathlib
@@ -23,6 +24,9 @@ _LIBRARIES = (
   "optax",
   "orbax-checkpoint",
   "numpy",
+  "tensorflow",
+  "tensorflow-cpu",
+  "tensorflow-datasets",
 )
 # Where data lie may change between two starts; what they are may not.
 _FREE_FIELDS = ("data.dir",)
@@ -32,7 +36,8 @@ def library_versions() -> dict[str, str]:
   """Versions of Python and of the libraries that numbers depend on."""
   versions = {"python": platform.python_version()}
   for library in _LIBRARIES:
-    versions[library] = importlib.metadata.version(library)
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      versions[library] = importlib.metadata.version(library)
   return versions
 
 
