@@ -1,6 +1,8 @@
 """Every config trains, resumes and evaluates on data of its shape."""
 
 import importlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ train = importlib.import_module("train")
 evaluate = importlib.import_module("eval").evaluate
 
 
-def stand_in(name, dest):
+def stand_in(name, dest, storage="source"):
   """A small random dataset under the name of a real one."""
   rng = np.random.default_rng(0)
   labels = np.repeat(np.arange(8), 10)
@@ -34,7 +36,7 @@ def stand_in(name, dest):
     where="made up",
     sources={},
   )
-  prepare(feature_set, dest)
+  prepare(feature_set, dest, storage)
 
 
 def small(module, argument, dest):
@@ -75,6 +77,45 @@ def test_minibatches_of_regions_in_every_variant(preset, hidden, tmp_path):
   config["batch_size"] = 200
   assert int(train.train(config, tmp_path / "w").step) == 2 * (1008 // 200)
   evaluate(tmp_path / "w")
+
+
+def test_run_goes_on_when_its_data_have_another_form_too(tmp_path):
+  config = small(semantic_softmax, "awa1", tmp_path / "data")
+  train.train(config, tmp_path / "w")
+  stand_in("awa1", tmp_path / "data", "float16")
+  (row,) = evaluate(tmp_path / "w")
+  assert row["provenance"]["data"]["storage_dtype"] == "float32"
+  with pytest.raises(ZsljaxError, match="random_att, random_att_float16"):
+    train.train(config, tmp_path / "w")
+  config["data"]["features"] = "random_att"
+  assert int(train.train(config, tmp_path / "w").step) == 2
+
+
+def test_resume_on_another_precision_is_refused(tmp_path):
+  config = small(semantic_softmax, "awa1", tmp_path / "data")
+  train.train(config, tmp_path / "w")
+  stand_in("awa1", tmp_path / "moved", "float16")
+  config["data"] |= {"dir": str(tmp_path / "moved")}
+  with pytest.raises(ZsljaxError, match="is 'random_att_float16', there 'random_att'"):
+    train.train(config, tmp_path / "w")
+
+
+def test_two_processes_make_the_same_data_once(tmp_path):
+  code = (
+    "from zsljax.data import open_dataset; import sys; "
+    "d = open_dataset({'name': 'digits', 'features': None, 'dir': sys.argv[1]}); "
+    "from zsljax.data import TrainingData; "
+    "b = TrainingData(d, 'trainval', 64, 0, 'none').batches(); "
+    "print(sum(next(b)['labels'].sum() for _ in range(60)))"
+  )
+  processes = [
+    subprocess.Popen(
+      [sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True
+    )
+    for _ in range(3)
+  ]
+  assert len({p.communicate()[0] for p in processes}) == 1
+  assert [p.returncode for p in processes] == [0, 0, 0]
 
 
 def test_three_devices_evaluate_every_image(tmp_path):

@@ -48,7 +48,8 @@ class FeatureSet:
 
   def fingerprint(self, storage_dtype: np.dtype | None = None) -> str:
     """SHA-256 of what is trained on: arrays, splits and the stored precision."""
-    digest = hashlib.sha256(str(storage_dtype or self.features.dtype).encode())
+    dtype = np.dtype(storage_dtype or self.features.dtype)
+    digest = hashlib.sha256(str(dtype).encode())
     arrays = [self.features, self.labels, self.classes.embeddings]
     arrays += [self.splits[split] for split in SPLITS]
     if self.classes.attribute_vectors is not None:
