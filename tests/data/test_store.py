@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from zsljax.data import StoredDataset, open_dataset, prepare, store
+from zsljax.data import StoredDataset, TrainingData, open_dataset, prepare, store
 from zsljax.data.describe import describe
 from zsljax.data.digits import read_digits
 from zsljax.data.feature_set import SPLITS
@@ -402,3 +402,14 @@ def test_damaged_embedded_set_is_made_again(tmp_path):
   dataset = open_dataset(config)
   (dataset.folder / "metadata.json").write_text("{")
   assert open_dataset(config).fingerprint == dataset.fingerprint
+
+
+@pytest.mark.parametrize("cache", ["none", "host"])
+def test_flipped_byte_in_a_shard_is_named(copy, cache):
+  (shard,) = copy.glob("*train.tfrecord*")
+  content = bytearray(shard.read_bytes())
+  content[len(content) // 2] ^= 0xFF
+  shard.write_bytes(content)
+  data = TrainingData(StoredDataset.open(copy), "train", 2, 0, cache)
+  with pytest.raises(ZsljaxError, match="a record cannot be read .corrupted record"):
+    next(data.batches())

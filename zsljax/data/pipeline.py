@@ -262,9 +262,10 @@ def _numpy(dataset, store: StoredDataset):
   try:
     yield from dataset.as_numpy_iterator()
   except tf.errors.OpError as error:
+    reason = error.message.split("}} ")[-1].split(" [Op:")[0]
     raise ZsljaxError(
-      f"{store.folder}: a record cannot be read ({error.message}); the shards are "
-      "damaged, import the dataset again"
+      f"{store.folder}: a record cannot be read ({reason}); the shards are damaged, "
+      "import the dataset again with --overwrite"
     ) from error
 
 

@@ -415,7 +415,7 @@ def _readable(path: pathlib.Path):
 
 
 def _check_size(folder: pathlib.Path, split) -> None:
-  expected = split.num_bytes + _RECORD_OVERHEAD * split.num_examples
+  expected = int(split.num_bytes) + _RECORD_OVERHEAD * split.num_examples
   found = 0
   for path in split.filepaths:
     if not path.exists():
