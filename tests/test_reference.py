@@ -12,7 +12,7 @@ from zsljax.data import prepare, read_xlsa17
 
 train = importlib.import_module("train")
 evaluate = importlib.import_module("eval").evaluate
-DATA = pathlib.Path(os.environ.get("ZSLJAX_DATA", ""))
+DATA = pathlib.Path(os.environ.get("ZSLJAX_DATA", "")).absolute()
 
 pytestmark = [
   pytest.mark.slow,

@@ -140,7 +140,7 @@ def save(request):
 @pytest.fixture
 def real_data():
   """The folder of real files, where there is one."""
-  folder = pathlib.Path(os.environ.get("ZSLJAX_DATA", "") or "absent")
+  folder = pathlib.Path(os.environ.get("ZSLJAX_DATA", "") or "absent").absolute()
   if not folder.is_dir():
     pytest.skip("ZSLJAX_DATA names no folder")
   return folder
