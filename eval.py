@@ -13,14 +13,13 @@ from absl import app, flags
 import jax
 
 from zsljax import evaluation, training
-from zsljax.checkpoints import Checkpoints, abstract
+from zsljax.checkpoints import Checkpoints
 from zsljax.data import evaluation_batches
 from zsljax.errors import ZsljaxError, require, shown_to_user
 from zsljax.experiment import Experiment
 import zsljax.flags
 from zsljax.flags import parse_flags, workdir
 from zsljax.reporting.rows import Row, add_rows, make_row, read_rows, terminal_table
-from zsljax.sharding import replicated
 
 SPLIT = flags.DEFINE_enum(
   "split",
@@ -90,7 +89,7 @@ def evaluate(
 
   checkpoints = Checkpoints(workdir, run.identity())
   step = checkpoints.latest_step()
-  params = checkpoints.restore_params(_param_shapes(run), step)
+  params = checkpoints.restore_params(run.param_shapes(), step)
   checkpoints.close()
   classes = run.dataset.classes if on_test else run.classes
   splits = ("test_seen", "test_unseen") if on_test else ("val",)
@@ -163,11 +162,6 @@ def chosen_gamma(workdir: pathlib.Path, run: Experiment) -> tuple[float, str, st
     f"highest H on val of seed {row['seed']}, step {row['step']} in {workdir.name}"
   )
   return row["provenance"]["gamma"], row["selection"], origin
-
-
-def _param_shapes(run: Experiment):
-  shapes = jax.eval_shape(lambda: run.system.init(jax.random.key(0), run.spec))
-  return abstract(shapes, replicated(run.mesh))
 
 
 def main(argv: list[str]) -> None:

@@ -11,9 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from zsljax.checkpoints import Checkpoints, abstract
+from zsljax.checkpoints import Checkpoints
 from zsljax.experiment import Experiment
-from zsljax.sharding import replicated
 
 ROOT = pathlib.Path(__file__).parents[1]
 KILLS = 20
@@ -36,9 +35,8 @@ def final_params(workdir):
 
   config = json.loads((workdir / "manifest.json").read_text())["config"]
   run = Experiment.build(config)
-  shapes = jax.eval_shape(lambda: run.system.init(jax.random.key(0), run.spec))
   checkpoints = Checkpoints(workdir, run.identity())
-  params = checkpoints.restore_params(abstract(shapes, replicated(run.mesh)))
+  params = checkpoints.restore_params(run.param_shapes())
   return checkpoints.latest_step(), jax.device_get(params)["prototypes"]["kernel"]
 
 

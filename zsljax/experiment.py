@@ -10,10 +10,11 @@ from typing import Any
 
 import jax
 
+from zsljax.checkpoints import abstract
 from zsljax.classes import ClassSpace
 from zsljax.data import StoredDataset, open_dataset
 from zsljax.models import Spec, System, build_system
-from zsljax.sharding import make_mesh
+from zsljax.sharding import make_mesh, replicated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,11 @@ class Experiment:
       spec=Spec(dataset.feature_shape, classes.embeddings.shape[1], len(classes)),
       mesh=make_mesh(config["mesh"]["data"]),
     )
+
+  def param_shapes(self) -> Any:
+    """What ``Checkpoints.restore_params`` needs."""
+    shapes = jax.eval_shape(lambda: self.system.init(jax.random.key(0), self.spec))
+    return abstract(shapes, replicated(self.mesh))
 
   def identity(self) -> dict[str, Any]:
     """What a checkpoint must agree with, to be this experiment's."""

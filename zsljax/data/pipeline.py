@@ -89,11 +89,12 @@ class TrainingData:
   @property
   def in_memory(self) -> bool:
     """Whether the split is held in host memory."""
-    row = np.prod(self.store.feature_shape) * self.store.storage_dtype.itemsize
     return (
       self.cache == "host"
       or not self.batch_size
-      or (self.cache == "auto" and row * self.num_examples <= CACHE_LIMIT)
+      or (
+        self.cache == "auto" and self.store.row_bytes * self.num_examples <= CACHE_LIMIT
+      )
     )
 
   def batches(self, start_step: int = 0) -> Iterator[HostBatch]:
@@ -115,14 +116,12 @@ class TrainingData:
   def _local_batch(self) -> int:
     return self.batch_size // self.num_hosts
 
-  def _pieces(self, host: int) -> list[Piece]:
-    return self.store.pieces(self._splits, host, self.num_hosts)
-
   @functools.cached_property
   def _shares(self) -> list[int]:
-    """The images of each host; they differ by up to one for each stored split."""
+    """The images of each host."""
     return [
-      sum(piece.count for piece in self._pieces(host)) for host in range(self.num_hosts)
+      self.store.share(self._splits, host, self.num_hosts)
+      for host in range(self.num_hosts)
     ]
 
   @functools.cached_property
@@ -153,19 +152,10 @@ class TrainingData:
     """One epoch's order of whatever ``read`` takes from a piece of a file."""
     tf, _ = tensorflow()
     rng = np.random.default_rng([self.seed, epoch])
-    pieces = self._pieces(self.host)
-    starts = np.cumsum([0] + [p.count for p in pieces])
-    visit = rng.permutation(len(pieces))
-    row = np.prod(self.store.feature_shape) * self.store.storage_dtype.itemsize
-    buffer = int(min(starts[-1], max(_SHUFFLE_BYTES // row, 1)))
-    files = tf.data.Dataset.from_tensor_slices(
-      (
-        [pieces[i].path for i in visit],
-        np.array([pieces[i].first for i in visit], np.int64),
-        np.array([pieces[i].count for i in visit], np.int64),
-        starts[visit],
-      )
-    )
+    pieces = self.store.pieces(self._splits, self.host, self.num_hosts)
+    files = _files([pieces[i] for i in rng.permutation(len(pieces))])
+    rows = self._shares[self.host]
+    buffer = min(rows, max(_SHUFFLE_BYTES // self.store.row_bytes, 1))
     options = tf.data.Options()
     options.deterministic = True
     return (
@@ -193,9 +183,7 @@ def evaluation_batches(
   rows.
   """
   size = batch_size // num_hosts
-  most = max(
-    sum(p.count for p in store.pieces(splits, h, num_hosts)) for h in range(num_hosts)
-  )
+  most = max(store.share(splits, h, num_hosts) for h in range(num_hosts))
   rows = _stored_order(store, splits, host, num_hosts, size)
   left = -(-most // size)
   for batch in _numpy(rows, store):
@@ -217,7 +205,7 @@ def load(
 ) -> HostBatch:
   """Features and labels of one host's share of the splits, in stored order."""
   rows = _stored_order(store, splits, host, num_hosts, batch_size=256)
-  total = sum(p.count for p in store.pieces(splits, host, num_hosts))
+  total = store.share(splits, host, num_hosts)
   table = {
     "features": np.empty((total, *store.feature_shape), store.storage_dtype),
     "labels": np.empty(total, np.int32),
@@ -244,14 +232,7 @@ def pad(batch: HostBatch, rows: int) -> HostBatch:
 
 def _stored_order(store, splits, host, num_hosts, batch_size):
   tf, _ = tensorflow()
-  pieces = store.pieces(splits, host, num_hosts)
-  records = tf.data.Dataset.from_tensor_slices(
-    (
-      np.array([piece.path for piece in pieces], np.str_),
-      np.array([piece.first for piece in pieces], np.int64),
-      np.array([piece.count for piece in pieces], np.int64),
-    )
-  ).flat_map(functools.partial(_records, start=0))
+  records = _files(store.pieces(splits, host, num_hosts)).flat_map(_records)
   batches = records.batch(batch_size)
   return batches.map(store.decode, tf.data.AUTOTUNE, deterministic=True).prefetch(4)
 
@@ -267,6 +248,19 @@ def _numpy(dataset, store: StoredDataset):
       f"{store.folder}: a record cannot be read ({reason}); the shards are damaged, "
       "import the dataset again with --overwrite"
     ) from error
+
+
+def _files(pieces: list[Piece]):
+  """The fields of each piece, for ``_records`` and ``_indices``."""
+  tf, _ = tensorflow()
+  return tf.data.Dataset.from_tensor_slices(
+    (
+      np.array([piece.path for piece in pieces], np.str_),
+      np.array([piece.first for piece in pieces], np.int64),
+      np.array([piece.count for piece in pieces], np.int64),
+      np.array([piece.start for piece in pieces], np.int64),
+    )
+  )
 
 
 def _records(path, first, count, start):

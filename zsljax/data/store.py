@@ -247,11 +247,15 @@ def _builder(
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-  """Consecutive records of one shard file."""
+  """Consecutive records of one shard file: ``count`` from ``first`` on.
+
+  ``start`` is the place of the first in the list of all pieces' records.
+  """
 
   path: str
   first: int
   count: int
+  start: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -321,6 +325,11 @@ class StoredDataset:
     """Precision of the stored features."""
     return np.dtype(self.metadata["storage_dtype"])
 
+  @property
+  def row_bytes(self) -> int:
+    """Size of one example's features as stored."""
+    return int(np.prod(self.feature_shape)) * self.storage_dtype.itemsize
+
   def size(self, *splits: str) -> int:
     """Number of examples in the splits together."""
     return sum(self._info.splits[split].num_examples for split in splits)
@@ -348,10 +357,16 @@ class StoredDataset:
     """One host's even share of the splits' records, as pieces of files."""
     _, tfds = tensorflow()
     share = tfds.even_splits("+".join(splits), num_hosts)[host]
-    return [
-      Piece(str(i.filename), i.skip, i.examples_in_shard if i.take == -1 else i.take)
-      for i in self._info.splits[share].file_instructions
-    ]
+    pieces, start = [], 0
+    for i in self._info.splits[share].file_instructions:
+      count = i.examples_in_shard if i.take == -1 else i.take
+      pieces.append(Piece(str(i.filename), i.skip, count, start))
+      start += count
+    return pieces
+
+  def share(self, splits: tuple[str, ...], host: int = 0, num_hosts: int = 1) -> int:
+    """Number of records in ``pieces``; hosts differ by up to one for each split."""
+    return sum(piece.count for piece in self.pieces(splits, host, num_hosts))
 
   def decode(self, records):
     """Serialized records [B], all at once, as a dict of tensors [B, ...]."""
