@@ -60,6 +60,14 @@ def get_config(dataset: str = "digits") -> ConfigDict:
   config.system.prototype_form = placeholder(str)
   # Widths of sigmoid layers before the softmax; the paper's model has none.
   config.system.hidden = ()
+  # L-BFGS steps in which each such layer is first trained as an auto-encoder: 0
+  # (paper, official_code), 50 (official_deep_code; the released value is unknown).
+  config.system.pretrain_steps = placeholder(int)
+  # L2 on the auto-encoder's kernels.
+  config.system.pretrain_l2 = 3e-3
+  # Mean activation that pre-training draws a hidden unit to, and how strongly.
+  config.system.sparsity = 0.1
+  config.system.sparsity_weight = 0.0
   # Standard deviation of the initial map, as in the released code.
   config.system.init_scale = 0.005
   return config

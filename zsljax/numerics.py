@@ -1,7 +1,11 @@
 """Small numerical pieces that several systems share."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import optax
 
 Array = jax.Array
 
@@ -21,3 +25,19 @@ def masked_mean(values: Array, mask: Array) -> Array:
   """
   total = jnp.sum(jnp.where(mask, values, 0))
   return total / jnp.maximum(jnp.sum(mask), 1)
+
+
+def minimize(objective: Callable[[Any], Array], params: Any, steps: int) -> Any:
+  """``params`` after ``steps`` of L-BFGS on ``objective``; can be jitted."""
+  optimizer = optax.lbfgs()
+
+  def step(_, carry):
+    params, state = carry
+    value, gradient = jax.value_and_grad(objective)(params)
+    updates, state = optimizer.update(
+      gradient, state, params, value=value, grad=gradient, value_fn=objective
+    )
+    return optax.apply_updates(params, updates), state
+
+  carry = params, optimizer.init(params)
+  return jax.lax.fori_loop(0, steps, step, carry)[0]

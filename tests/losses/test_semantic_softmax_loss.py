@@ -57,3 +57,11 @@ def test_losses_are_unreduced_and_refuse_other_shapes(data):
     chex.assert_shape(loss(x, x), (5,))
     with pytest.raises(AssertionError):
       loss(x, x[:, :2])
+
+
+def test_divergence_is_zero_at_the_target_and_finite_at_the_ends(float64):
+  rates = jnp.array([0.1, 0.5, 0.0, 1.0])
+  found = losses.bernoulli_divergence(0.1, rates)
+  expected = 0.1 * np.log(0.1 / 0.5) + 0.9 * np.log(0.9 / 0.5)
+  np.testing.assert_allclose(found[:2], [0, expected], atol=1e-12)
+  assert np.isfinite(found).all() and (found[2:] > 0).all()

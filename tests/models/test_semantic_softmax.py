@@ -9,6 +9,7 @@ import pytest
 
 from zsljax.classes import ClassSpace
 from zsljax.models import Batch, SemanticSoftmax, Spec
+from zsljax.numerics import minimize
 
 FORMS = ("per_sample", "per_class", "norm_only")
 
@@ -119,28 +120,10 @@ def test_official_gradient_is_the_one_of_the_released_code(float64):
   np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
-def minimise(system, params, batch, classes, steps=300):
-  objective = loss(system, batch, classes)
-  optimizer = optax.lbfgs()
-
-  @jax.jit
-  def step(params, state):
-    value, gradient = jax.value_and_grad(objective)(params)
-    updates, state = optimizer.update(
-      gradient, state, params, value=value, grad=gradient, value_fn=objective
-    )
-    return optax.apply_updates(params, updates), state
-
-  state = optimizer.init(params)
-  for _ in range(steps):
-    params, state = step(params, state)
-  return params
-
-
 def test_large_gamma_reaches_the_ridge_solution(float64):
   gamma = 1e7
   system, params, batch, classes = make(l2_weights=2.0, l2_prototypes=gamma)
-  found = minimise(system, params, batch, classes)["prototypes"]["kernel"]
+  found = minimize(loss(system, batch, classes), params, 300)["prototypes"]["kernel"]
   x = np.asarray(batch.features)
   x = x / np.linalg.norm(x, axis=1, keepdims=True)
   y = np.asarray(classes.unit_embeddings())[np.asarray(classes.positions(batch.labels))]
@@ -263,3 +246,64 @@ def test_step_flops_count_the_matrix_products():
   products = 2 * classes * attributes * width + 3 * batch * classes * width
   products += 2 * batch * dim * width
   assert SemanticSoftmax(hidden=(width,)).step_flops(spec, batch) == 2 * products
+
+
+def reconstruction_error(inputs, layer):
+  """Smallest mean squared error of a linear decoder behind ``layer``."""
+  hidden = 1 / (1 + np.exp(-(inputs @ layer["kernel"] + layer["bias"])))
+  hidden = np.column_stack([hidden, np.ones(len(hidden))])
+  return np.mean((hidden @ np.linalg.lstsq(hidden, inputs)[0] - inputs) ** 2)
+
+
+def test_pretraining_makes_each_layer_encode_the_one_below(float64):
+  system, params, batch, _ = make(
+    hidden=(4, 3), images=40, pretrain_steps=200, pretrain_l2=1e-5
+  )
+  trained = jax.device_get(system.warm_start(params, batch, jax.random.key(1)))
+  params = jax.device_get(params)
+  inputs = np.asarray(batch.features)
+  inputs = inputs / np.linalg.norm(inputs, axis=1, keepdims=True)
+  for name in ("hidden_0", "hidden_1"):
+    before = reconstruction_error(inputs, params[name])
+    assert reconstruction_error(inputs, trained[name]) < 0.9 * before
+    layer = trained[name]
+    inputs = 1 / (1 + np.exp(-(inputs @ layer["kernel"] + layer["bias"])))
+  np.testing.assert_array_equal(
+    trained["prototypes"]["kernel"], params["prototypes"]["kernel"]
+  )
+
+
+def test_sparse_pretraining_draws_units_to_the_target(float64):
+  gaps = []
+  for weight in (0.0, 10.0):
+    system, params, batch, _ = make(
+      hidden=(4,), images=40, pretrain_steps=100, sparsity=0.2, sparsity_weight=weight
+    )
+    layer = system.warm_start(params, batch, jax.random.key(1))["hidden_0"]
+    x = batch.features / jnp.linalg.norm(batch.features, axis=1, keepdims=True)
+    rates = jax.nn.sigmoid(x @ layer["kernel"] + layer["bias"][None]).mean(0)
+    gaps.append(float(jnp.abs(rates - 0.2).max()))
+  assert gaps[1] < 0.02 < gaps[0]
+
+
+def test_pretraining_ignores_masked_rows(float64):
+  system, params, batch, _ = make(
+    hidden=(4,), images=20, pretrain_steps=20, sparsity_weight=1.0
+  )
+  padded = Batch(
+    jnp.pad(batch.features, [(0, 5), (0, 0)], constant_values=3.0),
+    jnp.pad(batch.labels, (0, 5)),
+    jnp.pad(batch.mask, (0, 5)),
+    20,
+  )
+  rng = jax.random.key(1)
+  chex.assert_trees_all_close(
+    system.warm_start(params, padded, rng),
+    system.warm_start(params, batch, rng),
+    rtol=1e-6,
+  )
+
+
+def test_without_pretraining_nothing_changes():
+  system, params, batch, _ = make(hidden=(4,))
+  assert system.warm_start(params, batch, jax.random.key(1)) is params

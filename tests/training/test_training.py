@@ -1,3 +1,5 @@
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -60,8 +62,10 @@ def run(
     checkpoints.close()
 
 
-@pytest.mark.parametrize("name", ["adam", "lbfgs"])
-def test_interrupted_run_ends_bit_identical(toy, tmp_path, name):
+@pytest.mark.parametrize(("name", "pretrain_steps"), [("adam", 0), ("lbfgs", 3)])
+def test_interrupted_run_ends_bit_identical(toy, tmp_path, name, pretrain_steps):
+  system, *rest = toy
+  toy = (dataclasses.replace(system, pretrain_steps=pretrain_steps), *rest)
   expected = run(toy, tmp_path / "whole", name=name)
   for stop in (6, 5):  # Prefetched batches die two steps early.
     with pytest.raises(Stopped):

@@ -60,3 +60,23 @@ def prototype_cross_term(features: Array, prototypes: Array) -> Array:
   """
   chex.assert_equal_shape([features, prototypes])
   return -2 * jnp.sum(features * prototypes, -1)
+
+
+def bernoulli_divergence(target: float, rates: Array) -> Array:
+  r"""Kullback-Leibler divergence of hidden units' mean activations from a target.
+
+  .. math:: \rho \log\frac{\rho}{r} + (1-\rho) \log\frac{1-\rho}{1-r}
+
+  The penalty that makes an auto-encoder sparse.
+
+  Args:
+    target: :math:`\rho`, in (0, 1).
+    rates: mean activations in [0, 1], any shape; clipped to stay finite.
+
+  Returns:
+    One value per unit, of the shape of ``rates``.
+  """
+  rates = jnp.clip(rates, 1e-6, 1 - 1e-6)
+  return target * jnp.log(target / rates) + (1 - target) * jnp.log(
+    (1 - target) / (1 - rates)
+  )

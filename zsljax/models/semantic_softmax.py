@@ -12,9 +12,14 @@ import jax.numpy as jnp
 
 from zsljax.classes import ClassSpace
 from zsljax.errors import require
-from zsljax.losses import class_cross_entropy, prototype_cross_term, prototype_distance
-from zsljax.models.system import Array, Batch, Params, Spec, register
-from zsljax.numerics import l2_normalize, masked_mean
+from zsljax.losses import (
+  bernoulli_divergence,
+  class_cross_entropy,
+  prototype_cross_term,
+  prototype_distance,
+)
+from zsljax.models.system import Array, Batch, Params, Spec, System, register
+from zsljax.numerics import l2_normalize, masked_mean, minimize
 
 PROTOTYPE_FORMS = ("per_sample", "per_class", "norm_only")
 
@@ -40,7 +45,7 @@ class _Network(nn.Module):
 
 @register
 @dataclasses.dataclass(frozen=True)
-class SemanticSoftmax:
+class SemanticSoftmax(System):
   r"""The Semantic Softmax Loss system (Ji et al. 2017).
 
   A bilinear map :math:`W` (A x D) reconstructs a visual prototype
@@ -70,22 +75,31 @@ class SemanticSoftmax:
       released linear code follows (its printed cost is another). ``norm_only``
       has the squared norms alone, as the released deep code.
     hidden: widths of sigmoid layers on the features before the softmax; empty
-      is the paper's linear model. The released deep code trains such layers as
-      auto-encoders first; here they are trained from random values.
+      is the paper's linear model.
+    pretrain_steps: L-BFGS steps in which each hidden layer is first trained as a
+      sparse auto-encoder of the layer below, as the released deep code does.
+      Reconstruction: its settings are not known, the decoder here is linear.
+    pretrain_l2: L2 on the auto-encoder's kernels.
+    sparsity: mean activation that a hidden unit is drawn to in pre-training.
+    sparsity_weight: strength of that; 0 is a plain auto-encoder.
     init_scale: standard deviation of the initial map, 0.005 in the code.
   """
 
   name: ClassVar[str] = "semantic_softmax"
   presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-    "paper": {"prototype_form": "per_sample"},
-    "official_code": {"prototype_form": "per_class"},
-    "official_deep_code": {"prototype_form": "norm_only"},
+    "paper": {"prototype_form": "per_sample", "pretrain_steps": 0},
+    "official_code": {"prototype_form": "per_class", "pretrain_steps": 0},
+    "official_deep_code": {"prototype_form": "norm_only", "pretrain_steps": 50},
   }
 
   l2_weights: float = 5e-3
   l2_prototypes: float = 1e-4
   prototype_form: str = "per_sample"
   hidden: tuple[int, ...] = ()
+  pretrain_steps: int = 0
+  pretrain_l2: float = 3e-3
+  sparsity: float = 0.1
+  sparsity_weight: float = 0.0
   init_scale: float = 0.005
 
   def __post_init__(self):
@@ -95,7 +109,17 @@ class SemanticSoftmax:
       repr(self.prototype_form),
       f"one of {', '.join(PROTOTYPE_FORMS)}",
     )
-    for field in ("l2_weights", "l2_prototypes", "init_scale"):
+    require(
+      0 < self.sparsity < 1, "config.system.sparsity", self.sparsity, "between 0 and 1"
+    )
+    for field in (
+      "l2_weights",
+      "l2_prototypes",
+      "pretrain_steps",
+      "pretrain_l2",
+      "sparsity_weight",
+      "init_scale",
+    ):
       value = getattr(self, field)
       require(value >= 0, f"config.system.{field}", value, "0 or more")
 
@@ -103,6 +127,29 @@ class SemanticSoftmax:
     features = jnp.zeros((1, *spec.feature_shape))
     embeddings = jnp.zeros((1, spec.num_attributes))
     return self._network.init(rng, _pooled(features), embeddings)["params"]
+
+  def warm_start(self, params: Params, batch: Batch, rng: Array) -> Params:
+    if not self.pretrain_steps:
+      return params
+    params, inputs = dict(params), l2_normalize(_pooled(batch.features))
+    for i in range(len(self.hidden)):
+      layer = params[f"hidden_{i}"]
+      kernel = layer["kernel"]
+      decoder = nn.initializers.lecun_normal()(
+        jax.random.fold_in(rng, i), kernel.shape[::-1], kernel.dtype
+      )
+      autoencoder = {
+        "encoder": layer,
+        "decoder": {"kernel": decoder, "bias": jnp.zeros_like(inputs[0])},
+      }
+      layer = minimize(
+        lambda p, x=inputs: self._autoencoder_loss(p, x, batch.mask),
+        autoencoder,
+        self.pretrain_steps,
+      )["encoder"]
+      params[f"hidden_{i}"] = layer
+      inputs = _sigmoid_layer(layer, inputs)
+    return params
 
   def scores(self, params: Params, features: Array, classes: ClassSpace) -> Array:
     features, prototypes = self._embed(params, features, classes)
@@ -150,6 +197,19 @@ class SemanticSoftmax:
       to_activations += scores + layers - batch_size * hidden[0] * self.hidden[0]
     return 2.0 * (forward + to_kernels + to_activations)
 
+  def _autoencoder_loss(self, params: Params, inputs: Array, mask: Array) -> Array:
+    """Mean squared reconstruction error, L2 of the kernels, and sparsity."""
+    hidden = _sigmoid_layer(params["encoder"], inputs)
+    decoder = params["decoder"]
+    outputs = hidden @ decoder["kernel"] + decoder["bias"][None]
+    error = masked_mean(jnp.sum((outputs - inputs) ** 2, -1), mask) / 2
+    rates = jax.vmap(masked_mean, (1, None))(hidden, mask)
+    return (
+      error
+      + self.pretrain_l2 / 2 * _squared_norm(params)
+      + self.sparsity_weight * jnp.sum(bernoulli_divergence(self.sparsity, rates))
+    )
+
   @property
   def _network(self) -> _Network:
     return _Network(self.hidden, self.init_scale)
@@ -168,6 +228,11 @@ class SemanticSoftmax:
 def _pooled(features: Array) -> Array:
   """[B, D] features; the mean over regions of [B, R, D]."""
   return features.mean(1) if features.ndim == 3 else features
+
+
+def _sigmoid_layer(layer: Params, inputs: Array) -> Array:
+  """[B, D] through one hidden layer of ``_Network``."""
+  return nn.sigmoid(inputs @ layer["kernel"] + layer["bias"][None])
 
 
 def _squared_norm(params: Params) -> Array:

@@ -11,6 +11,7 @@ import time
 from typing import Protocol
 
 import jax
+import jax.numpy as jnp
 import tqdm
 
 from zsljax.checkpoints import Checkpoints, abstract
@@ -90,7 +91,8 @@ def train(
   """
   everywhere = replicated(mesh)
   state = _restore(checkpoints, initial_state, everywhere)
-  if state is None:
+  fresh = state is None
+  if fresh:
     state = jax.jit(initial_state, out_shardings=everywhere)()
   start, saved = int(state.step), checkpoints.latest_step()
   if start >= schedule.total_steps:
@@ -111,6 +113,10 @@ def train(
     mininterval=0.1 if sys.stderr.isatty() else 10,
   ) as bar:
     batch = next(batches)
+    if fresh:
+      state = jax.jit(_warm_start, static_argnums=(0, 1))(
+        system, optimizer, state, batch
+      )
     step_fn = _compiled(step_fn, state, batch, classes, bar)
 
     def settle(last: bool = False) -> bool:
@@ -172,6 +178,12 @@ def _restore(checkpoints, initial_state, sharding) -> TrainState | None:
   shapes = abstract(jax.eval_shape(initial_state), sharding)
   params, rest = checkpoints.restore(shapes.params, _rest(shapes), step)
   return TrainState(params=params, **rest)
+
+
+def _warm_start(system, optimizer, state: TrainState, batch) -> TrainState:
+  rng = jax.random.fold_in(state.rng, 2**32 - 1)  # No step has this number.
+  params = system.warm_start(state.params, batch.astype(jnp.float32), rng)
+  return dataclasses.replace(state, params=params, opt_state=optimizer.init(params))
 
 
 def _compiled(step_fn, state, batch, classes, bar):
