@@ -31,7 +31,10 @@ DATA_DIR = flags.DEFINE_string(
   "data_dir", None, "Where the dataset is now, when it was moved."
 )
 GAMMA = flags.DEFINE_float(
-  "gamma", None, "Also report with this subtracted from scores of seen classes."
+  "gamma",
+  None,
+  "Also report with this subtracted from scores of seen classes; the config's "
+  "evaluation.gamma when neither this nor --gamma_from is given.",
 )
 GAMMA_FROM = flags.DEFINE_string(
   "gamma_from",
@@ -57,7 +60,8 @@ def evaluate(
     workdir: the folder of a training run.
     split: ``test`` or ``val``.
     data_dir: where the dataset is now, when it was moved.
-    gamma: also report with this subtracted from the scores of seen classes.
+    gamma: also report with this subtracted from the scores of seen classes; when
+      None, and no ``gamma_from`` is, the config's ``evaluation.gamma``.
     gamma_from: as ``gamma``, with what ``val`` chose in this workdir.
   """
   manifest = training.read_manifest(workdir)
@@ -121,6 +125,8 @@ def evaluate(
       provenance={"gamma": gamma, "gamma_from": origin, **provenance},
     )
 
+  if gamma is None and gamma_from is None and on_test:
+    gamma = config["evaluation"]["gamma"]
   rows = [row("none", 0.0, "last", "no calibration")]
   if not on_test:
     best = evaluation.seen_unseen_curve(decisions, classes.seen).best_gamma()

@@ -6,6 +6,7 @@ Run again with the same command, an interrupted run continues and ends
 bit-identical to one that was not interrupted.
 """
 
+from collections.abc import Iterator
 import pathlib
 from typing import Any
 
@@ -16,11 +17,12 @@ import optax
 
 from zsljax import training
 from zsljax.checkpoints import Checkpoints
-from zsljax.data import TrainingData
+from zsljax.data import TrainingData, gigabytes
 from zsljax.errors import require, shown_to_user
 from zsljax.experiment import Experiment
 import zsljax.flags
 from zsljax.flags import WORKDIR, parse_flags, workdir
+from zsljax.models import Batch
 from zsljax.reporting.files import locked
 from zsljax.reporting.metrics_log import MetricsLog
 
@@ -33,6 +35,11 @@ CONFIG = config_flags.DEFINE_config_file(
 flags.mark_flag_as_required("config")
 flags.adopt_module_key_flags(zsljax.flags)
 
+_PLACES = {
+  "device": "held on every device ({})",
+  "host": "held in memory ({})",
+  "none": "streamed ({})",
+}
 _AT_LEAST_ONE = (
   "epochs",
   "log_every",
@@ -57,17 +64,19 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> training.TrainState:
   require(config["seed"] >= 0, "config.seed", config["seed"], "0 or more")
   run = Experiment.build(config)
   batch_size, mesh = config["batch_size"], run.mesh
-  training.check_divides(batch_size, mesh, "config.batch_size")
   data = TrainingData(
     run.dataset,
     config["data"]["train_split"],
     batch_size,
     config["seed"],
     config["data"]["cache"],
+    config["data"]["sampling"],
     host=jax.process_index(),
     num_hosts=jax.process_count(),
     multiple_of=mesh.shape["data"],
   )
+  if batch_size:
+    training.check_divides(data.rows_per_batch, mesh, "images of a batch")
   optimizer = training.make_optimizer(config["optimizer"], batch_size)
   with (
     locked(workdir / ".lock", f"{workdir}: another process is training there"),
@@ -89,19 +98,25 @@ def _train(
     f"{run.system.name} on {meta['name']} ({meta['features']}, "
     f"{meta['class_embedding']}): {data.num_examples} images of "
     f"{int(run.classes.seen.sum())} classes, "
-    f"{'held in memory' if data.in_memory else 'streamed'}; "
+    f"{_PLACES[data.placement].format(gigabytes(data.size_bytes))}; "
     f"{mesh.size} {jax.devices()[0].platform} device(s)"
   )
   per_epoch = data.steps_per_epoch
+
+  def batches_from(step: int) -> Iterator[Batch]:
+    if data.placement == "device":
+      return training.resident(data.table(), data.rows(step), mesh, data.num_examples)
+    return training.feed(data.batches(step), mesh, data.num_examples)
+
   checkpoints = Checkpoints(workdir, run.identity(), config["checkpoint"]["keep"])
   state = training.train(
     run.system,
     optimizer,
     lambda: training.init_state(run.system, optimizer, run.spec, config["seed"]),
-    data,
+    batches_from,
     run.classes,
     training.Schedule(
-      total_steps=config["epochs"] * per_epoch,
+      total_steps=data.total_steps(config["epochs"]),
       log_every=config["log_every"],
       save_every=config["checkpoint"]["every_epochs"] * per_epoch,
       # The gradient of a minibatch does not vanish at the optimum.

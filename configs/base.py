@@ -34,15 +34,24 @@ def get_config() -> ConfigDict:
   # `trainval`; or `train`, which holds out the validation classes and a fifth
   # of the other images for `eval.py --split=val`.
   config.data.train_split = "trainval"
-  # `host` holds the training images in memory, `none` streams them from the
-  # files every epoch, `auto` holds them up to 4 GiB. Same batches either way.
+  # `host` holds the training images in memory, `device` on every device, `none`
+  # streams them from the files, `auto` holds them in memory up to 4 GiB. Same batches
+  # either way.
   config.data.cache = "auto"
+  # How a batch is drawn: in shuffled `epochs`; each `independent` of the others; or
+  # `class_balanced`, one image of each of up to batch_size classes.
+  config.data.sampling = "epochs"
+  # Width of the features, to be checked against the dataset's; any when None.
+  config.data.num_channels = placeholder(int)
 
   config.optimizer = ConfigDict()
-  # `adam`, or `lbfgs` (needs batch_size 0).
+  # `adam`, `rmsprop` (as PyTorch defines it), or `lbfgs` (needs batch_size 0).
   config.optimizer.name = "adam"
-  # adam only.
+  # adam and rmsprop.
   config.optimizer.learning_rate = 1e-3
+  # rmsprop only: L2 as a part of the gradient, and momentum.
+  config.optimizer.weight_decay = 0.0
+  config.optimizer.momentum = 0.0
   # lbfgs only: how many past steps shape the next.
   config.optimizer.memory = 20
   # With batch_size 0: ends the run when the gradient's norm is at most this times
@@ -68,6 +77,9 @@ def get_config() -> ConfigDict:
   config.evaluation = ConfigDict()
   # Images per step of eval.py, rounded up to a multiple of the devices.
   config.evaluation.batch_size = 1024
+  # Also report with this subtracted from the scores of seen classes (calibrated
+  # stacking); eval.py's --gamma and --gamma_from go before it.
+  config.evaluation.gamma = placeholder(float)
   return config
 
 

@@ -17,6 +17,17 @@ def _import_xlsa17(args: argparse.Namespace) -> None:
   print(describe(stored))
 
 
+def _import_regions(args: argparse.Namespace) -> None:
+  from zsljax.data import prepare, read_regions
+  from zsljax.data.describe import describe
+
+  with read_regions(
+    args.source, args.dest, args.name, args.attributes, args.word_vectors
+  ) as feature_set:
+    stored = prepare(feature_set, args.dest, args.storage, args.overwrite)
+  print(describe(stored))
+
+
 def _benchmark(args: argparse.Namespace) -> None:
   from zsljax.benchmark import main
 
@@ -76,6 +87,49 @@ def _parser() -> argparse.ArgumentParser:
   )
   xlsa17.add_argument("--name", help="of the dataset (default: the folder's name)")
   _add_storage(xlsa17)
+
+  regions = kinds.add_parser(
+    "import-regions",
+    help="feature_map_*.hdf5 of DAZLE, TransZero and MSDN (CUB, SUN, AWA2)",
+    description="Checks region features in the HDF5 layout of DAZLE, TransZero "
+    "and MSDN and stores them as TFRecord shards, with bounded memory. Beside the "
+    "result it needs as much room as the unpacked features, for the time of the "
+    "import.",
+  )
+  regions.set_defaults(run=_import_regions)
+  regions.add_argument(
+    "--source",
+    type=pathlib.Path,
+    required=True,
+    metavar="FILE",
+    help="HDF5 with feature_map [N, C, H, W], labels, att, *_loc",
+  )
+  regions.add_argument(
+    "--dest",
+    type=pathlib.Path,
+    required=True,
+    metavar="DIR",
+    help="where the shards go: DEST/<name>/<features>_<H>x<W>_att/",
+  )
+  regions.add_argument(
+    "--name",
+    help="of the dataset (default: what follows the last underscore of the file's "
+    "name)",
+  )
+  regions.add_argument(
+    "--attributes",
+    default="att",
+    choices=["att", "original_att"],
+    help="(default: %(default)s)",
+  )
+  regions.add_argument(
+    "--word_vectors",
+    type=pathlib.Path,
+    metavar="FILE",
+    help=".npy with a word vector for each attribute [A, V], instead of the file's "
+    "w2v_att",
+  )
+  _add_storage(regions)
 
   benchmark = verbs.add_parser(
     "benchmark", help="time a system's step and its input pipeline"

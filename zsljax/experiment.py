@@ -13,6 +13,7 @@ import jax
 from zsljax.checkpoints import abstract
 from zsljax.classes import ClassSpace
 from zsljax.data import StoredDataset, open_dataset
+from zsljax.errors import require
 from zsljax.models import Spec, System, build_system
 from zsljax.sharding import make_mesh, replicated
 
@@ -47,6 +48,13 @@ class Experiment:
     """
     system = build_system(config["system"])
     dataset = open_dataset(config["data"])
+    channels = config["data"]["num_channels"]
+    require(
+      channels in (None, dataset.feature_shape[-1]),
+      f"{dataset.folder}: features",
+      f"{dataset.feature_shape[-1]} channels",
+      f"{channels}, config.data.num_channels",
+    )
     classes = dataset.training_classes(config["data"]["train_split"])
     resolved = {
       "name": system.name,
@@ -62,7 +70,12 @@ class Experiment:
       system=system,
       dataset=dataset,
       classes=classes,
-      spec=Spec(dataset.feature_shape, classes.embeddings.shape[1], len(classes)),
+      spec=Spec(
+        dataset.feature_shape,
+        classes.embeddings.shape[1],
+        len(classes),
+        classes.attribute_vectors,
+      ),
       mesh=make_mesh(config["mesh"]["data"]),
     )
 

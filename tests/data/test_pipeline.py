@@ -68,7 +68,7 @@ def trainval_of(feature_set):
 @pytest.mark.parametrize(("split", "count"), [("trainval", TRAINVAL), ("train", TRAIN)])
 def test_held_and_streamed_batches_are_equal(stored, split, count):
   held, streamed = (training(stored, split, cache=c) for c in ("host", "none"))
-  assert held.in_memory and not streamed.in_memory
+  assert (held.placement, streamed.placement) == ("host", "none")
   assert held.num_examples == count
   steps = 3 * held.steps_per_epoch
   assert held.steps_per_epoch == count // 16
@@ -93,11 +93,11 @@ def test_small_shuffle_buffer(stored, monkeypatch, cache, buffer_rows):
 
 
 def test_auto_holds_small_splits(stored, monkeypatch):
-  assert training(stored).in_memory
+  assert training(stored).placement == "host"
   monkeypatch.setattr(pipeline, "CACHE_LIMIT", TRAINVAL * 8)
-  assert training(stored).in_memory
+  assert training(stored).placement == "host"
   monkeypatch.setattr(pipeline, "CACHE_LIMIT", TRAINVAL * 8 - 1)
-  assert not training(stored).in_memory
+  assert training(stored).placement == "none"
 
 
 def test_batches_hold_what_was_stored(stored, numbered):
@@ -230,6 +230,107 @@ def test_hosts_take_equal_and_disjoint_steps(
   assert len(np.unique(rows)) == len(rows) == steps * batch_size
 
 
+DRAWN = ("independent", "class_balanced")
+
+
+@pytest.mark.parametrize("sampling", DRAWN)
+def test_drawn_batches_are_equal_held_and_streamed(stored, sampling):
+  held, streamed = (
+    training(stored, sampling=sampling, cache=c) for c in ("host", "none")
+  )
+  check_equal(take(held, 9), take(streamed, 9))
+  check_equal(take(streamed, 4, start_step=5), take(held, 9)[5:])
+
+
+@pytest.mark.parametrize("sampling", DRAWN)
+@pytest.mark.parametrize("cache", ["host", "none"])
+def test_drawn_batches_hold_what_was_stored(stored, numbered, sampling, cache):
+  allowed = set(trainval_of(numbered))
+  for batch in take(training(stored, sampling=sampling, cache=cache), 5):
+    rows = rows_of([batch])
+    assert allowed.issuperset(rows) and len(set(rows)) == len(rows)
+    np.testing.assert_array_equal(batch["features"], numbered.features[rows])
+    np.testing.assert_array_equal(batch["labels"], numbered.labels[rows])
+
+
+def test_independent_batches_draw_evenly(stored):
+  data = training(stored, batch_size=60, sampling="independent")
+  rows = rows_of(take(data, 400))
+  counts = np.unique(rows, return_counts=True)[1]
+  assert len(counts) == TRAINVAL  # 200 each; five standard deviations are 50.
+  assert 150 < counts.min() and counts.max() < 250
+
+
+@pytest.mark.parametrize(("batch_size", "classes"), [(3, 3), (4, 4), (50, 4)])
+def test_balanced_batches_have_one_image_a_class(stored, batch_size, classes):
+  data = training(stored, batch_size=batch_size, sampling="class_balanced")
+  assert data.rows_per_batch == classes
+  batches = take(data, 300)
+  assert all(len(set(b["labels"])) == len(b["labels"]) == classes for b in batches)
+  drawn = np.concatenate([b["labels"] for b in batches])
+  counts = np.unique(drawn, return_counts=True)[1]
+  assert len(counts) == 4 and counts.min() > 180
+  rows = np.unique(rows_of(batches))
+  assert len(rows) > 0.9 * TRAINVAL
+
+
+def test_classes_without_training_images_are_never_drawn(stored):
+  """On `train` the validation classes have none; seen classes all have some."""
+  data = training(stored, "train", 50, sampling="class_balanced")
+  assert data.rows_per_batch == 3
+  held_out = stored.metadata["validation_classes"]
+  for batch in take(data, 50):
+    assert not np.isin(batch["labels"], held_out).any()
+
+
+@pytest.mark.parametrize("cache", ["host", "none"])
+@pytest.mark.parametrize("sampling", DRAWN)
+def test_hosts_draw_disjoint_parts_of_a_batch(stored, sampling, cache):
+  hosts = [
+    training(stored, batch_size=4, sampling=sampling, cache=cache, host=h, num_hosts=2)
+    for h in range(2)
+  ]
+  for parts in zip(*(take(data, 20) for data in hosts), strict=True):
+    rows = rows_of(parts)
+    assert len(set(rows)) == len(rows) == 4
+    if sampling == "class_balanced":
+      assert len(set(np.concatenate([p["labels"] for p in parts]))) == 4
+
+
+def test_balanced_batches_need_images_of_every_class_on_every_host(stored):
+  data = training(
+    stored, batch_size=40, sampling="class_balanced", host=0, num_hosts=40
+  )
+  with pytest.raises(ZsljaxError, match="no image in the share of host 0"):
+    data._rows_of  # noqa: B018
+
+
+def test_passes_and_steps(stored):
+  assert training(stored, batch_size=50).total_steps(30) == 60
+  drawn = training(stored, batch_size=50, sampling="independent")
+  assert drawn.total_steps(30) == 72  # 120 * 30 / 50, as the released code counts.
+
+
+def test_rows_are_those_of_the_batches(stored):
+  for options in ({}, {"sampling": "independent"}, {"batch_size": 0}):
+    data = training(stored, cache="device", **options)
+    table = data.table()
+    for rows, batch in zip(data.rows(3), take(data, 12, 3), strict=False):
+      np.testing.assert_array_equal(table["features"][rows], batch["features"])
+      np.testing.assert_array_equal(table["labels"][rows], batch["labels"])
+
+
+def test_table_that_does_not_fit_is_refused(stored, monkeypatch):
+  monkeypatch.setattr(pipeline, "available_memory", lambda: 100)
+  with pytest.raises(ZsljaxError, match="'host' with 9.6e-07 GB of features"):
+    take(training(stored, cache="host"), 1)
+  assert len(take(training(stored, cache="none"), 1)) == 1
+
+
+def test_available_memory_is_plausible():
+  assert 2**26 < pipeline.available_memory() < 2**44
+
+
 @pytest.mark.parametrize("batch_size", [1, 16, 40, 120, 1000])
 def test_evaluation_covers_all_images_once(stored, numbered, batch_size):
   splits = ("test_seen", "test_unseen")
@@ -286,6 +387,8 @@ def test_damaged_record(numbered, tmp_path, cache):
   with pytest.raises(ZsljaxError, match=f"{store.folder}.*damaged"):
     take(training(store, cache=cache), 7)
   with pytest.raises(ZsljaxError, match=f"{store.folder}.*damaged"):
+    take(training(store, cache=cache, sampling="independent"), 70)
+  with pytest.raises(ZsljaxError, match=f"{store.folder}.*damaged"):
     list(evaluation_batches(store, ("val",), 16))
 
 
@@ -299,12 +402,18 @@ def test_pad_keeps_full_batches():
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"cache": "disk"}, "data.cache: found 'disk', expected one of auto, host, none"),
+    (
+      {"cache": "disk"},
+      "data.cache: found 'disk', expected one of auto, device, host, none",
+    ),
     ({"batch_size": 121}, "batch_size: found 121, expected at most 120"),
     ({"batch_size": -1}, "batch_size: found -1, expected 0"),
     ({"batch_size": 15, "num_hosts": 2}, "found 15, expected.*multiple of the 2 hosts"),
     ({"batch_size": 119, "num_hosts": 7}, "found 119, expected at most 112"),
     ({"split": "test"}, "train_split: found 'test'"),
+    ({"sampling": "balanced"}, "data.sampling: found 'balanced', expected one of epo"),
+    ({"sampling": "independent", "batch_size": 0}, "with config.batch_size=0"),
+    ({"cache": "device", "num_hosts": 2}, "'device' with 2 hosts"),
   ],
 )
 def test_rejected_options(stored, options, message):

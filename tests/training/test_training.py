@@ -9,6 +9,7 @@ import pytest
 
 from zsljax import training
 from zsljax.checkpoints import Checkpoints
+from zsljax.data import TrainingData, open_dataset
 from zsljax.errors import ZsljaxError
 from zsljax.models import Batch
 from zsljax.reporting.files import read_lines
@@ -45,18 +46,19 @@ def run(
 
   if stop_after is not None:
     batches = Dying(batches, stop_after)
+  mesh = make_mesh(devices)
   checkpoints = Checkpoints(workdir, {"system": "toy"}, keep)
   try:
     return training.train(
       system,
       optimizer,
       lambda: training.init_state(system, optimizer, spec, seed),
-      batches,
+      lambda start: training.feed(batches.batches(start), mesh, batches.num_examples),
       classes,
       training.Schedule(total_steps=steps, log_every=2, save_every=3),
       checkpoints,
       lambda start: MetricsLog(workdir, start),
-      make_mesh(devices),
+      mesh,
     )
   finally:
     checkpoints.close()
@@ -194,6 +196,69 @@ def test_feed_converts_float64_and_keeps_bfloat16(toy):
     placed = training.to_mesh(batch, make_mesh(1), 32)
     assert placed.features.dtype == expected
     assert placed.astype(jnp.float32).features.dtype == jnp.float32
+
+
+def placed(data, mesh, kind, start=0, steps=5):
+  if kind == "resident":
+    stream = training.resident(data.table(), data.rows(start), mesh, 32)
+  else:
+    stream = training.feed(data.batches(start), mesh, 32)
+  return [next(stream) for _ in range(steps)]
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("sampling", ["epochs", "independent"])
+def test_resident_batches_equal_sent_ones(tmp_path, devices, sampling):
+  store = open_dataset({"name": "digits", "features": None, "dir": tmp_path})
+  data = TrainingData(store, "trainval", 256, 0, "device", sampling)
+  mesh = make_mesh(devices)
+  both = (placed(data, mesh, kind, start=2) for kind in ("resident", "sent"))
+  for found, expected in zip(*both, strict=True):
+    chex.assert_trees_all_equal(found, expected)
+    chex.assert_trees_all_equal_dtypes(found, expected)
+    assert found.features.sharding == expected.features.sharding
+
+
+def test_resident_table_must_fit(monkeypatch):
+  class Full:
+    def memory_stats(self):
+      return {"bytes_limit": 1000, "bytes_in_use": 800}
+
+    def __str__(self):
+      return "device 7"
+
+  class Mesh:
+    local_devices = (Full(),)
+
+  table = {"features": np.zeros((10, 6), np.float32)}
+  with pytest.raises(ZsljaxError, match="2.4e-07 GB .* 2e-07 GB are free on device 7"):
+    next(training.resident(table, iter([]), Mesh(), 10))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_rmsprop_is_the_one_of_pytorch(momentum, float64):
+  """Its documented rule, in a loop: coupled decay, epsilon outside the root."""
+  rng = np.random.default_rng(0)
+  start, gradients = rng.standard_normal(4), rng.standard_normal((5, 4))
+  rate, decay = 0.01, 0.3
+  config = {
+    "name": "rmsprop",
+    "learning_rate": rate,
+    "weight_decay": decay,
+    "momentum": momentum,
+  }
+  optimizer = training.make_optimizer(config, 8)
+  params = jnp.asarray(start)
+  state = optimizer.init(params)
+  expected, squares, buffer = start.copy(), np.zeros(4), np.zeros(4)
+  for gradient in gradients:
+    updates, state = optimizer.update(jnp.asarray(gradient), state, params)
+    params = optax.apply_updates(params, updates)
+    gradient = gradient + decay * expected
+    squares = 0.99 * squares + 0.01 * gradient**2
+    buffer = momentum * buffer + gradient / (np.sqrt(squares) + 1e-8)
+    expected = expected - rate * buffer
+  np.testing.assert_allclose(params, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,23 @@ SHAPES = {
   "open_to_the_right": (2, 5, 6),
 }
 ATTRIBUTES = (*(f"segment_{s}" for s in "abcdefg"), *SHAPES)
+# Each attribute in words; they stand for word vectors, one axis a word.
+WORDS = (
+  "horizontal top",
+  "vertical upper right",
+  "vertical lower right",
+  "horizontal bottom",
+  "vertical lower left",
+  "vertical upper left",
+  "horizontal middle",
+  "loop large",
+  "loop upper",
+  "loop lower",
+  "diagonal",
+  "vertical straight",
+  "open left",
+  "open right",
+)
 # Fixed with the set. Each attribute of an unseen digit occurs, and is missing,
 # among the seen ones; the same holds for the validation digits.
 UNSEEN = (4, 6, 9)
@@ -82,6 +99,7 @@ def read_digits(variant: str = "pixels") -> FeatureSet:
     class_names=[str(d) for d in range(10)],
     embeddings=attributes(),
     attribute_names=ATTRIBUTES,
+    attribute_vectors=attribute_vectors(),
     trainval=np.setdiff1d(np.arange(len(labels)), rest),
     test_seen=test_seen,
     test_unseen=test_unseen,
@@ -106,6 +124,12 @@ def attributes() -> np.ndarray:
     ],
     np.float64,
   )
+
+
+def attribute_vectors() -> np.ndarray:
+  """Which attribute is described by which word, ``[14, V]`` of 0 and 1."""
+  words = sorted({word for text in WORDS for word in text.split()})
+  return np.array([[w in text.split() for w in words] for text in WORDS], np.float32)
 
 
 def patches(pixels: np.ndarray) -> np.ndarray:

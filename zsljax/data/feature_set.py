@@ -1,11 +1,12 @@
-"""FeatureSet: an imported dataset in memory, checked, before it is stored."""
+"""FeatureSet: an imported dataset, checked, before it is stored."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import hashlib
 import pathlib
+from typing import Protocol
 
 import numpy as np
 
@@ -14,6 +15,18 @@ from zsljax.errors import ZsljaxError, require
 
 # The stored splits, disjoint. `trainval` is the union of the first two.
 SPLITS = ("train", "val", "test_seen", "test_unseen")
+_BLOCK_BYTES = 2**26
+
+
+class Rows(Protocol):
+  """Features of N images: an array, or what reads like one from a file."""
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, rows: int | slice) -> np.ndarray: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +39,8 @@ class FeatureSet:
     class_embedding: what describes the classes, for example ``att``.
     split_version: which published version of the split.
     features: ``[N, D]``, or ``[N, R, D]`` for R regions.
+    digest: SHA-256 of the features.
+    largest: largest absolute value among them.
     labels: class ids, ``[N]`` integer.
     classes: all classes; ``seen`` are those with images in trainval.
     validation_classes: ids of the seen classes that ``val`` holds out.
@@ -38,7 +53,9 @@ class FeatureSet:
   features_kind: str
   class_embedding: str
   split_version: str
-  features: np.ndarray
+  features: Rows
+  digest: str
+  largest: float
   labels: np.ndarray
   classes: ClassSpace
   validation_classes: tuple[int, ...]
@@ -49,8 +66,8 @@ class FeatureSet:
   def fingerprint(self, storage_dtype: np.dtype | None = None) -> str:
     """SHA-256 of what is trained on: arrays, splits and the stored precision."""
     dtype = np.dtype(storage_dtype or self.features.dtype)
-    digest = hashlib.sha256(str(dtype).encode())
-    arrays = [self.features, self.labels, self.classes.embeddings]
+    digest = hashlib.sha256(f"{dtype} {self.digest}".encode())
+    arrays = [self.labels, self.classes.embeddings]
     arrays += [self.splits[split] for split in SPLITS]
     if self.classes.attribute_vectors is not None:
       arrays.append(self.classes.attribute_vectors)
@@ -62,7 +79,7 @@ class FeatureSet:
 
 def make_feature_set(
   *,
-  features: np.ndarray,
+  features: Rows,
   labels: np.ndarray,
   class_names: Sequence[str],
   embeddings: np.ndarray,
@@ -115,7 +132,7 @@ def make_feature_set(
     f"{outside[0] if outside.size else ''}, counted from 0)",
     "every label to name a class",
   )
-  _check_features(features, where, notes)
+  digest, largest = _scan(features, where, notes)
   parts = {
     "trainval": trainval,
     "test_seen": test_seen,
@@ -155,6 +172,8 @@ def make_feature_set(
   )
   return FeatureSet(
     features=features,
+    digest=digest,
+    largest=largest,
     labels=labels,
     classes=classes,
     validation_classes=tuple(int(c) for c in sorted(validation_classes)),
@@ -204,9 +223,18 @@ def _draw_classes(seen: np.ndarray, seed: int) -> np.ndarray:
   return np.random.default_rng(seed).choice(seen, number, replace=False)
 
 
-def _check_features(features: np.ndarray, where: str, notes: list[str]) -> None:
+def _blocks(features: Rows) -> Iterator[np.ndarray]:
+  """The features in order, a part at a time."""
+  row_bytes = int(np.prod(features.shape[1:])) * features.dtype.itemsize
+  size = max(1, _BLOCK_BYTES // row_bytes)
+  for start in range(0, len(features), size):
+    yield np.ascontiguousarray(features[start : start + size])
+
+
+def _scan(features: Rows, where: str, notes: list[str]) -> tuple[str, float]:
+  """Checks the features; their SHA-256 and largest absolute value."""
   require(
-    features.ndim in (2, 3) and features.size > 0,
+    len(features.shape) in (2, 3) and all(features.shape),
     f"{where}: features",
     f"shape {features.shape}",
     "[N, D] or [N, R, D]",
@@ -217,13 +245,16 @@ def _check_features(features: np.ndarray, where: str, notes: list[str]) -> None:
     f"dtype {features.dtype}",
     "floating point numbers",
   )
-  not_finite, constant = [], []
-  for start in range(0, len(features), 4096):  # Bounded temporary memory.
-    rows = features[start : start + 4096].reshape(min(4096, len(features) - start), -1)
-    not_finite.append(~np.isfinite(rows).all(1))
-    constant.append(rows.min(1) == rows.max(1))
-  not_finite = np.flatnonzero(np.concatenate(not_finite))
-  constant = np.flatnonzero(np.concatenate(constant))
+  digest = hashlib.sha256(f"{features.dtype} {features.shape}".encode())
+  low, high = [], []
+  for block in _blocks(features):
+    digest.update(block)
+    block = block.reshape(len(block), -1)
+    low.append(block.min(1))
+    high.append(block.max(1))
+  low, high = np.concatenate(low), np.concatenate(high)
+  not_finite = np.flatnonzero(~(np.isfinite(low) & np.isfinite(high)))
+  constant = np.flatnonzero(low == high)
   require(
     not not_finite.size,
     f"{where}: features",
@@ -236,6 +267,7 @@ def _check_features(features: np.ndarray, where: str, notes: list[str]) -> None:
       f"The feature vectors of {constant.size} images are constant (first at "
       f"image {constant[0]}, counted from 0): did their encoding fail?"
     )
+  return digest.hexdigest(), float(max(high.max(), -low.min()))
 
 
 def _check_rows(parts: Mapping[str, np.ndarray], count: int, where: str) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 import dataclasses
 import functools
 import itertools
+import os
+import pathlib
 
 import numpy as np
 
@@ -15,7 +17,8 @@ from zsljax.errors import ZsljaxError, require
 # One batch: features [B, ...], labels [B], mask [B].
 HostBatch = dict[str, np.ndarray]
 
-CACHE_MODES = ("auto", "host", "none")
+CACHE_MODES = ("auto", "device", "host", "none")
+SAMPLINGS = ("epochs", "independent", "class_balanced")
 # With cache "auto": a split up to this size is held in memory.
 CACHE_LIMIT = 4 * 2**30
 _SHUFFLE_BYTES = 2**30
@@ -27,17 +30,27 @@ _BLOCK = 16
 class TrainingData:
   """The batches of a training run, a pure function of seed and step.
 
-  An epoch visits the shard files in a seeded order, mixes them through a
-  seeded shuffle buffer and drops the incomplete batch at its end. Held in
-  memory or streamed, the order is the same.
+  Held in memory or streamed, the batches are the same. ``sampling`` says how they
+  are drawn:
+
+  ``epochs``: an epoch visits the shard files in a seeded order, mixes them through a
+  seeded shuffle buffer and drops the incomplete batch at its end.
+
+  ``independent``: each batch is a draw without replacement of its own, as in the
+  released MSDN code; "epoch" is only a number of steps.
+
+  ``class_balanced``: each batch is a draw of classes without replacement, and of one
+  image of each; it has as many images as there are classes, if they are fewer than
+  ``batch_size``. Classes without training images are never drawn.
 
   Attributes:
     store: the dataset.
     train_split: ``trainval`` or ``train``.
     batch_size: over all hosts; 0 is one batch of everything, in stored order.
     seed: of the order.
-    cache: ``host`` holds the split in memory, ``none`` reads every epoch from
-      the files, ``auto`` holds it up to ``CACHE_LIMIT`` bytes.
+    cache: ``host`` holds the split in memory, ``device`` on the devices, ``none``
+      reads from the files, ``auto`` holds it in memory up to ``CACHE_LIMIT`` bytes.
+    sampling: of ``SAMPLINGS``.
     host: index of this process.
     num_hosts: number of processes.
     multiple_of: the rows of a batch of everything are padded to a multiple of
@@ -49,6 +62,7 @@ class TrainingData:
   batch_size: int
   seed: int
   cache: str = "auto"
+  sampling: str = "epochs"
   host: int = 0
   num_hosts: int = 1
   multiple_of: int = 1
@@ -59,6 +73,24 @@ class TrainingData:
       "config.data.cache",
       repr(self.cache),
       f"one of {', '.join(CACHE_MODES)}",
+    )
+    require(
+      self.sampling in SAMPLINGS,
+      "config.data.sampling",
+      repr(self.sampling),
+      f"one of {', '.join(SAMPLINGS)}",
+    )
+    require(
+      self.batch_size > 0 or self.sampling == "epochs",
+      "config.data.sampling",
+      f"{self.sampling!r} with config.batch_size=0",
+      "epochs, or a batch_size",
+    )
+    require(
+      self.cache != "device" or self.num_hosts == 1,
+      "config.data.cache",
+      f"'device' with {self.num_hosts} hosts",
+      "host or none there",
     )
     require(
       self.batch_size >= 0 and self.batch_size % self.num_hosts == 0,
@@ -80,33 +112,77 @@ class TrainingData:
     return self.store.size(*self._splits)
 
   @property
+  def size_bytes(self) -> int:
+    """Of the features of this host's share."""
+    return self.store.row_bytes * self._shares[self.host]
+
+  @property
+  def rows_per_batch(self) -> int:
+    """Images in a batch, over all hosts."""
+    if self.sampling == "class_balanced":
+      return min(self.batch_size, len(self._classes)) // self.num_hosts * self.num_hosts
+    return self.batch_size or self.num_examples
+
+  @property
   def steps_per_epoch(self) -> int:
-    """Batches in one epoch, the same on every host."""
+    """Batches in one pass over the training set, the same on every host."""
     if not self.batch_size:
       return 1
     return min(self._shares) // self._local_batch
 
+  def total_steps(self, epochs: int) -> int:
+    """Batches in ``epochs`` passes.
+
+    When batches are drawn independently nothing ends with a pass, and the released
+    code's count is taken: images times epochs over the batch size, rounded down.
+    """
+    if self.sampling == "epochs":
+      return epochs * self.steps_per_epoch
+    return epochs * self.num_examples // self.batch_size
+
   @property
-  def in_memory(self) -> bool:
-    """Whether the split is held in host memory."""
-    return (
-      self.cache == "host"
-      or not self.batch_size
-      or (
-        self.cache == "auto" and self.store.row_bytes * self.num_examples <= CACHE_LIMIT
-      )
+  def placement(self) -> str:
+    """Where the features are between steps: ``device``, ``host`` or ``none``."""
+    if not self.batch_size:
+      return "host"
+    if self.cache != "auto":
+      return self.cache
+    size = self.store.row_bytes * self.num_examples
+    return "host" if size <= CACHE_LIMIT else "none"
+
+  def table(self) -> HostBatch:
+    """Features and labels of this host's share, in stored order.
+
+    Raises:
+      ZsljaxError: it does not fit into the memory that is free.
+    """
+    free = available_memory()
+    require(
+      self.size_bytes <= free,
+      "config.data.cache",
+      f"{self.placement!r} with {gigabytes(self.size_bytes)} of features",
+      f"none: {gigabytes(free)} are free in this host's memory",
     )
+    return load(self.store, self._splits, self.host, self.num_hosts)
+
+  def rows(self, start_step: int = 0) -> Iterator[np.ndarray]:
+    """Rows of the table for each batch from ``start_step`` on, without end."""
+    if not self.batch_size:
+      yield from itertools.repeat(np.arange(self._shares[self.host]))
+    if self.sampling != "epochs":
+      yield from map(self._drawn, itertools.count(start_step))
+    size, steps = self._local_batch, self.steps_per_epoch
+    for epoch in itertools.count(start_step // steps):
+      order = self._shuffled(_indices, epoch).batch(self.num_examples)
+      (order,) = order.as_numpy_iterator()
+      for step in range(max(0, start_step - epoch * steps), steps):
+        yield order[step * size : (step + 1) * size]
 
   def batches(self, start_step: int = 0) -> Iterator[HostBatch]:
     """This host's batches from ``start_step`` on, without end."""
-    if not self.batch_size:
-      rows = -(-max(self._shares) // self.multiple_of)
-      everything = pad(_with_mask(self._table), rows * self.multiple_of)
-      while True:
-        yield everything
-    for epoch in itertools.count(start_step // self.steps_per_epoch):
-      skip = max(0, start_step - epoch * self.steps_per_epoch)
-      yield from self._epoch(epoch, skip)
+    if self.placement == "none":
+      return self._streamed(start_step)
+    return self._from_table(start_step)
 
   @property
   def _splits(self) -> tuple[str, ...]:
@@ -125,21 +201,55 @@ class TrainingData:
     ]
 
   @functools.cached_property
-  def _table(self) -> HostBatch:
-    return load(self.store, self._splits, self.host, self.num_hosts)
+  def _labels(self) -> np.ndarray:
+    return self.store.labels(self._splits, self.host, self.num_hosts)
 
-  def _epoch(self, epoch: int, skip: int) -> Iterator[HostBatch]:
+  @functools.cached_property
+  def _classes(self) -> np.ndarray:
+    """Ids of the classes with training images, the same on every host."""
+    return np.unique(self.store.labels(self._splits))
+
+  def _from_table(self, start_step: int) -> Iterator[HostBatch]:
+    table = self.table()
+    if not self.batch_size:
+      rows = -(-max(self._shares) // self.multiple_of)
+      everything = pad(_with_mask(table), rows * self.multiple_of)
+      yield from itertools.repeat(everything)
+    for rows in self.rows(start_step):
+      yield _with_mask({k: v[rows] for k, v in table.items()})
+
+  def _streamed(self, start_step: int) -> Iterator[HostBatch]:
+    if self.sampling != "epochs":
+      yield from self._read_singly(start_step)
     size, steps = self._local_batch, self.steps_per_epoch
-    if self.in_memory:
-      order = self._shuffled(_indices, epoch).batch(self.num_examples)
-      (order,) = order.as_numpy_iterator()
-      for step in range(skip, steps):
-        rows = order[step * size : (step + 1) * size]
-        yield _with_mask({k: v[rows] for k, v in self._table.items()})
-      return
+    for epoch in itertools.count(start_step // steps):
+      skip = max(0, start_step - epoch * steps)
+      records = self._shuffled(_records, epoch)
+      records = records.skip(skip * size).take((steps - skip) * size)
+      yield from self._decoded(records, size)
+
+  def _read_singly(self, start_step: int) -> Iterator[HostBatch]:
+    """The drawn batches, each record read from its place in its file."""
     tf, _ = tensorflow()
-    records = self._shuffled(_records, epoch)
-    records = records.skip(skip * size).take((steps - skip) * size)
+    paths, offsets = self.store.single_records(self._splits, self.host, self.num_hosts)
+    size = self._local_rows
+    drawn = tf.data.Dataset.from_generator(
+      lambda: itertools.chain.from_iterable(
+        zip(paths[rows], offsets[rows], strict=True) for rows in self.rows(start_step)
+      ),
+      output_signature=(tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int64)),
+    )
+    records = drawn.interleave(
+      _record_at,
+      cycle_length=size,
+      block_length=1,
+      num_parallel_calls=tf.data.AUTOTUNE,
+      deterministic=True,
+    )
+    yield from self._decoded(records, size)
+
+  def _decoded(self, records, size: int) -> Iterator[HostBatch]:
+    tf, _ = tensorflow()
     batches = (
       records.batch(size, drop_remainder=True)
       .map(self.store.decode, tf.data.AUTOTUNE)
@@ -147,6 +257,36 @@ class TrainingData:
     )
     for batch in _numpy(batches, self.store):
       yield _with_mask(_columns(batch))
+
+  @property
+  def _local_rows(self) -> int:
+    return self.rows_per_batch // self.num_hosts
+
+  def _drawn(self, step: int) -> np.ndarray:
+    """Rows of one batch of this host's share, a function of seed, step and host."""
+    if self.sampling == "independent":
+      rng = np.random.default_rng([self.seed, step, self.host])
+      return rng.choice(self._shares[self.host], self._local_batch, replace=False)
+    rng = np.random.default_rng([self.seed, step])  # The same classes on every host.
+    classes = rng.choice(self._classes, self.rows_per_batch, replace=False)
+    rng = np.random.default_rng([self.seed, step, self.host])
+    size = self._local_rows
+    mine = classes[self.host * size : (self.host + 1) * size]
+    return np.array([rng.choice(self._rows_of[label]) for label in mine])
+
+  @functools.cached_property
+  def _rows_of(self) -> dict[int, np.ndarray]:
+    """This host's rows of each class."""
+    rows = {int(c): np.flatnonzero(self._labels == c) for c in self._classes}
+    empty = [c for c, of_class in rows.items() if not of_class.size]
+    require(
+      not empty,
+      "config.data.sampling",
+      f"class_balanced, but class {empty[:1]} has no image in the share of host "
+      f"{self.host}",
+      f"at least {self.num_hosts} training images in every class",
+    )
+    return rows
 
   def _shuffled(self, read: Callable, epoch: int):
     """One epoch's order of whatever ``read`` takes from a piece of a file."""
@@ -274,6 +414,34 @@ def _indices(path, first, count, start):
   del path, first
   tf, _ = tensorflow()
   return tf.data.Dataset.range(start, start + count)
+
+
+def _record_at(path, offset):
+  """The record that begins at a byte of a file."""
+  tf, _ = tensorflow()
+  records = tf.raw_ops.TFRecordDatasetV2(
+    filenames=[path],
+    compression_type="",
+    buffer_size=tf.constant(2**18, tf.int64),
+    byte_offsets=[offset],
+  )
+  spec = tf.TensorSpec((), tf.string)
+  return tf.data.experimental.from_variant(records, spec).take(1)
+
+
+def available_memory() -> int:
+  """Bytes of this host's memory that a process can still take."""
+  try:
+    lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
+    kilobytes = next(line.split()[1] for line in lines if "MemAvailable" in line)
+    return 1024 * int(kilobytes)
+  except (OSError, StopIteration):
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def gigabytes(size: int) -> str:
+  """A size for people: ``2.31 GB``."""
+  return f"{size / 1e9:.3g} GB"
 
 
 def _columns(example: dict[str, np.ndarray]) -> HostBatch:

@@ -25,7 +25,7 @@ from zsljax.data.feature_set import SPLITS, FeatureSet
 from zsljax.errors import ZsljaxError, did_you_mean, require
 from zsljax.reporting.files import locked
 
-SCHEMA = 1
+SCHEMA = 2
 VERSION = "1.0.0"
 STORAGE = {
   "source": None,
@@ -35,6 +35,8 @@ STORAGE = {
 }
 _CLASSES_FILE = "classes.npz"
 _METADATA_FILE = "metadata.json"
+# Label and place of every record, in stored order.
+_INDEX_FILE = "index.npz"
 # A TFRecord carries 16 bytes of lengths and checksums beside its content.
 _RECORD_OVERHEAD = 16
 
@@ -136,13 +138,11 @@ def _variant(feature_set: FeatureSet, storage: str) -> str:
 
 def _check_range(feature_set: FeatureSet, dtype: np.dtype) -> None:
   if dtype != feature_set.features.dtype:
-    features = feature_set.features
-    largest = max(abs(float(features.min())), abs(float(features.max())))
     limit = float(ml_dtypes.finfo(dtype).max)
     require(
-      largest <= limit,
+      feature_set.largest <= limit,
       f"{feature_set.name}: features",
-      f"numbers up to {largest:g}",
+      f"numbers up to {feature_set.largest:g}",
       f"at most {limit:g}, what {dtype} holds: choose another storage",
     )
 
@@ -187,6 +187,7 @@ def _builder(
         arrays["attribute_vectors"] = classes.attribute_vectors
       with (pathlib.Path(data_dir) / _CLASSES_FILE).open("wb") as file:
         np.savez(file, **arrays)
+      _write_index(pathlib.Path(data_dir))
       super().save_metadata(data_dir)
 
   class FeatureSetBuilder(tfds.dataset_builders.AdhocBuilder, skip_registration=True):
@@ -215,7 +216,7 @@ def _builder(
       )
 
   def examples(split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    rows = feature_set.splits[split]
+    rows = np.sort(feature_set.splits[split])  # Read forwards; TFDS shuffles.
     for row in tqdm.tqdm(rows, f"writing {split}", unit=" images", leave=False):
       yield (
         int(row),
@@ -245,6 +246,25 @@ def _builder(
       ),
       split_datasets={split: examples(split) for split in SPLITS},
     )
+
+
+def _write_index(folder: pathlib.Path) -> None:
+  """Lists each shard's records, so that single ones can be read."""
+  tf, _ = tensorflow()
+  label = {"label": tf.io.FixedLenFeature((), tf.int64)}
+
+  def entry(record):
+    return tf.strings.length(record), tf.io.parse_single_example(record, label)["label"]
+
+  arrays = {}
+  for path in sorted(folder.glob("*.tfrecord-*")):
+    records = tf.data.TFRecordDataset(str(path)).map(entry, tf.data.AUTOTUNE)
+    lengths, labels = map(np.array, zip(*records.as_numpy_iterator(), strict=True))
+    ends = np.cumsum(lengths.astype(np.int64) + _RECORD_OVERHEAD)
+    arrays[f"{path.name}:offset"] = np.append(0, ends[:-1])
+    arrays[f"{path.name}:label"] = labels
+  with (folder / _INDEX_FILE).open("wb") as file:
+    np.savez(file, **arrays)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,19 +304,19 @@ class StoredDataset:
     """
     folder = pathlib.Path(folder)
     _, tfds = tensorflow()
-    for file in ("dataset_info.json", "features.json", _METADATA_FILE, _CLASSES_FILE):
+    for file in (
+      _METADATA_FILE,
+      "dataset_info.json",
+      "features.json",
+      _CLASSES_FILE,
+      _INDEX_FILE,
+    ):
       if not (folder / file).is_file():
         raise ZsljaxError(
           f"{folder}: no {file}, expected a dataset stored by `zsljax data`"
         )
-    with _readable(folder / _METADATA_FILE):
-      metadata = json.loads((folder / _METADATA_FILE).read_text())
-    require(
-      metadata.get("schema") == SCHEMA,
-      f"{folder / _METADATA_FILE}: schema",
-      metadata.get("schema"),
-      f"{SCHEMA}: import the set again",
-    )
+      if file == _METADATA_FILE:
+        metadata = _read_metadata(folder / file)
     with _readable(folder / "dataset_info.json"):
       info = tfds.builder_from_directory(folder).info
       parts = [info.splits[split] for split in SPLITS]
@@ -370,6 +390,30 @@ class StoredDataset:
     """Number of records in ``pieces``; hosts differ by up to one for each split."""
     return sum(piece.count for piece in self.pieces(splits, host, num_hosts))
 
+  def labels(
+    self, splits: tuple[str, ...], host: int = 0, num_hosts: int = 1
+  ) -> np.ndarray:
+    """Class ids of one host's share, in stored order, without reading features."""
+    return self._entries("label", self.pieces(splits, host, num_hosts))
+
+  def single_records(
+    self, splits: tuple[str, ...], host: int = 0, num_hosts: int = 1
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """File and byte offset of each record of one host's share, in stored order."""
+    pieces = self.pieces(splits, host, num_hosts)
+    paths = np.repeat([p.path for p in pieces], [p.count for p in pieces])
+    return paths, self._entries("offset", pieces)
+
+  def _entries(self, field: str, pieces: list[Piece]) -> np.ndarray:
+    path = self.folder / _INDEX_FILE
+    with _readable(path), path.open("rb") as file, np.load(file) as index:
+      return np.concatenate(
+        [
+          index[f"{pathlib.Path(p.path).name}:{field}"][p.first : p.first + p.count]
+          for p in pieces
+        ]
+      )
+
   def decode(self, records):
     """Serialized records [B], all at once, as a dict of tensors [B, ...]."""
     tf, _ = tensorflow()
@@ -429,6 +473,18 @@ def _readable(path: pathlib.Path):
       f"{path}: not readable ({error}), expected the file as written: import the "
       "set again with --overwrite"
     ) from error
+
+
+def _read_metadata(path: pathlib.Path) -> dict[str, Any]:
+  with _readable(path):
+    metadata = json.loads(path.read_text())
+  require(
+    metadata.get("schema") == SCHEMA,
+    f"{path}: schema",
+    metadata.get("schema"),
+    f"{SCHEMA}: import the set again",
+  )
+  return metadata
 
 
 def _check_size(folder: pathlib.Path, split) -> None:

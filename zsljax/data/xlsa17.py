@@ -6,8 +6,6 @@ Comprehensive Evaluation of the Good, the Bad and the Ugly" (TPAMI 2018).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-import dataclasses
 import pathlib
 import re
 
@@ -15,6 +13,13 @@ import numpy as np
 
 from zsljax.data.feature_set import FeatureSet, make_feature_set, sha256_of
 from zsljax.data.matfile import read_mat
+from zsljax.data.published import (
+  PUBLISHED,
+  check_published,
+  dataset_name,
+  held_out_classes,
+  split_version,
+)
 from zsljax.errors import ZsljaxError, require
 
 LOCATIONS = (
@@ -27,37 +32,6 @@ LOCATIONS = (
 _FEATURE_FIELDS = ("features", "labels", "image_files")
 _TEXT_FIELDS = ("image_files", "allclasses_names")
 _SPLIT_FIELDS = ("att", "original_att", "allclasses_names", *LOCATIONS)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Published:
-  """Sizes of a published set.
-
-  ``train_val`` holds known sizes of train and val; in other files of the newer
-  version they sum to ``trainval``.
-  """
-
-  images: int
-  classes: int
-  attributes: int
-  trainval: int
-  test_seen: int
-  test_unseen: int
-  train_val: tuple[tuple[int, int], ...]
-  class_embedding: str = "att"
-
-
-# Read in the READMEs of public re-implementations; aPY has two versions.
-PUBLISHED = {
-  "sun": _Published(14340, 717, 102, 10320, 2580, 1440, ((11600, 1300),)),
-  "cub": _Published(11788, 200, 312, 7057, 1764, 2967, ((5875, 2946),)),
-  "awa1": _Published(30475, 50, 85, 19832, 4958, 5685, ((16864, 7926),)),
-  "awa2": _Published(37322, 50, 85, 23527, 5882, 7913, ((20218, 9191),)),
-  "apy": _Published(15339, 32, 64, 5932, 1483, 7924, ((6086, 1329), (4906, 1026))),
-  "flo": _Published(
-    8189, 102, 1024, 5631, 1403, 1155, ((5878, 1156),), class_embedding="sent"
-  ),
-}
 
 
 def read_xlsa17(
@@ -120,17 +94,8 @@ def read_xlsa17(
   version = split_version(locations, split_path, notes)
   kind = _class_embedding(name, splits, attributes)
   if name in PUBLISHED:
-    _check_published(name, kind, visual, embeddings, locations, split_path)
+    check_published(name, kind, len(visual), embeddings, locations, split_path)
 
-  validation = None
-  if "val_loc" in locations:
-    validation = np.unique(labels[locations["val_loc"]])
-    trainval_classes = np.unique(labels[locations["trainval_loc"]])
-    # In files with images of seen classes in val_loc too, the held-out classes
-    # are those that train_loc lacks.
-    if "train_loc" in locations:
-      validation = np.setdiff1d(validation, labels[locations["train_loc"]])
-    validation = np.intersect1d(validation, trainval_classes)
   return make_feature_set(
     name=name,
     features_kind=dataset_name(pathlib.Path(features).stem),
@@ -144,59 +109,11 @@ def read_xlsa17(
     trainval=locations["trainval_loc"],
     test_seen=locations["test_seen_loc"],
     test_unseen=locations["test_unseen_loc"],
-    validation_classes=validation
-    if validation is not None and validation.size
-    else None,
+    validation_classes=held_out_classes(labels, locations),
     where=f"{image_path} with {splits}",
     sources={p.name: sha256_of(p) for p in (image_path, split_path)},
     notes=notes,
   )
-
-
-def dataset_name(text: str) -> str:
-  """``text`` as a name for a stored dataset: lower case, digits, underscores."""
-  name = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
-  if not name or not name[0].isalpha():
-    raise ZsljaxError(
-      f"dataset name: found {text!r}, expected letters and digits that begin "
-      "with a letter (give one with --name)"
-    )
-  return name
-
-
-def split_version(
-  locations: Mapping[str, np.ndarray],
-  where: pathlib.Path,
-  notes: list[str],
-) -> str:
-  """Which published version of the split this is, by the counts of images.
-
-  In ``xlsa17-v1`` (older) ``train_loc`` and ``val_loc`` together are as many as
-  ``trainval_loc`` and ``test_seen_loc``: they contain the seen test images. In
-  ``xlsa17-v2`` (newer) they are as many as ``trainval_loc``. Names and rule are
-  this project's; what else the versions changed is not published.
-  """
-  if "train_loc" not in locations or "val_loc" not in locations:
-    notes.append(
-      f"{where.name} lacks train_loc or val_loc, so its version cannot be told."
-    )
-    return "xlsa17-unknown"
-  tuning = len(locations["train_loc"]) + len(locations["val_loc"])
-  trainval = len(locations["trainval_loc"])
-  test_seen = len(locations["test_seen_loc"])
-  if tuning == trainval:
-    return "xlsa17-v2"
-  if tuning == trainval + test_seen:
-    notes.append(
-      "train_loc and val_loc contain the test_seen images (older version of the "
-      "split); the stored train and val are cut from trainval alone."
-    )
-    return "xlsa17-v1"
-  notes.append(
-    f"train_loc and val_loc hold {tuning} images, neither trainval's {trainval} "
-    f"nor trainval and test_seen's {trainval + test_seen}: no published version."
-  )
-  return "xlsa17-unknown"
 
 
 def _require_fields(path, content, fields):
@@ -344,38 +261,6 @@ def _class_embedding(name, splits, field) -> str:
   if kind == "att" and name in PUBLISHED:
     kind = PUBLISHED[name].class_embedding
   return dataset_name(kind)
-
-
-def _check_published(name, kind, features, embeddings, locations, path):
-  published = PUBLISHED[name]
-  found = {
-    "images": len(features),
-    "classes": len(embeddings),
-    **{
-      split: len(locations[f"{split}_loc"])
-      for split in ("trainval", "test_seen", "test_unseen")
-    },
-  }
-  if kind in (published.class_embedding, "original_att"):
-    found["attributes"] = embeddings.shape[1]
-  wrong = [
-    f"{field} {value} instead of {getattr(published, field)}"
-    for field, value in found.items()
-    if value != getattr(published, field)
-  ]
-  if "train_loc" in locations and "val_loc" in locations:
-    tuning = len(locations["train_loc"]), len(locations["val_loc"])
-    if tuning not in published.train_val and sum(tuning) != published.trainval:
-      wrong.append(
-        f"train and val {tuning} instead of "
-        f"{' or '.join(map(str, published.train_val))}"
-      )
-  require(
-    not wrong,
-    str(path),
-    ", ".join(wrong),
-    f"the published sizes of {name} (for another set give --name)",
-  )
 
 
 def _attribute_names(source: pathlib.Path, count: int) -> list[str]:

@@ -1,6 +1,6 @@
 """Training: state, step, loop, optimizers, and the way onto the mesh."""
 
-from zsljax.training.feed import check_divides, feed, to_mesh
+from zsljax.training.feed import check_divides, feed, resident, to_mesh
 from zsljax.training.loop import Schedule, train
 from zsljax.training.optimizers import make_optimizer
 from zsljax.training.state import TrainState, init_state
@@ -18,6 +18,7 @@ __all__ = [
   "make_train_step",
   "open_workdir",
   "read_manifest",
+  "resident",
   "to_mesh",
   "train",
 ]

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Iterator
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from zsljax.errors import require
 from zsljax.models import Batch
-from zsljax.sharding import over_batch
+from zsljax.sharding import over_batch, replicated
 
 HostBatch = dict[str, np.ndarray]
 
@@ -45,6 +46,50 @@ def feed(
       queue.append(last_placed)
     if queue and (batch is None or len(queue) > depth):
       yield queue.popleft()
+
+
+def resident(
+  table: HostBatch,
+  rows: Iterator[np.ndarray],
+  mesh: jax.sharding.Mesh,
+  num_examples: int,
+) -> Iterator[Batch]:
+  """Batches gathered on the devices from a table that lies on each of them.
+
+  Args:
+    table: features and labels of the training set.
+    rows: of the table, for each batch.
+    mesh: the devices.
+    num_examples: N.
+
+  Raises:
+    ZsljaxError: the table is larger than the free memory of a device.
+  """
+  size = sum(column.nbytes for column in table.values())
+  for device in mesh.local_devices:
+    stats = device.memory_stats() or {}
+    free = stats.get("bytes_limit", size) - stats.get("bytes_in_use", 0)
+    require(
+      size <= free,
+      "config.data.cache",
+      f"'device' with {size / 1e9:.3g} GB of features",
+      f"host or none: {free / 1e9:.3g} GB are free on {device}",
+    )
+  # Not donated: the table stays for the next batch.
+  placed = {
+    name: jax.device_put(
+      column.astype(jax.dtypes.canonicalize_dtype(column.dtype)), replicated(mesh)
+    )
+    for name, column in table.items()
+  }
+
+  def gather(table, rows) -> Batch:
+    picked = {name: column[rows] for name, column in table.items()}
+    return Batch(**picked, mask=jnp.ones(rows.shape, bool), num_examples=num_examples)
+
+  gather = jax.jit(gather, out_shardings=over_batch(mesh))
+  for some in rows:
+    yield gather(placed, some.astype(np.int32))
 
 
 def check_divides(batch_size: int, mesh: jax.sharding.Mesh, field: str) -> None:

@@ -8,7 +8,6 @@ import dataclasses
 import math
 import sys
 import time
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,25 +16,15 @@ import tqdm
 from zsljax.checkpoints import Checkpoints, abstract
 from zsljax.classes import ClassSpace
 from zsljax.errors import ZsljaxError
+from zsljax.models import Batch
 from zsljax.reporting.metrics_log import MetricsLog
 from zsljax.sharding import replicated
-from zsljax.training.feed import HostBatch, feed
 from zsljax.training.state import TrainState
 from zsljax.training.step import make_train_step
 
 # Steps that may wait on the devices. More gains nothing, and queued collectives
 # on CPU devices time out.
 _IN_FLIGHT = 8
-
-
-class TrainingBatches(Protocol):
-  """Where a run's batches come from (``zsljax.data.TrainingData``)."""
-
-  num_examples: int
-  steps_per_epoch: int
-
-  def batches(self, start_step: int) -> Iterator[HostBatch]:
-    """Batches from ``start_step`` on, the same ones every time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +48,7 @@ def train(
   system,
   optimizer,
   initial_state: Callable[[], TrainState],
-  data: TrainingBatches,
+  batches_from: Callable[[int], Iterator[Batch]],
   classes: ClassSpace,
   schedule: Schedule,
   checkpoints: Checkpoints,
@@ -75,7 +64,7 @@ def train(
     system: a ``System``.
     optimizer: from ``make_optimizer``.
     initial_state: makes the state before the first step.
-    data: the batches.
+    batches_from: the batches from a step on, the same ones every time, on the mesh.
     classes: the training class space.
     schedule: when to end, log and save.
     checkpoints: where to save and resume.
@@ -101,7 +90,7 @@ def train(
   step_fn = jax.jit(
     make_train_step(system, optimizer, schedule.tolerance), donate_argnums=0
   )
-  batches = feed(data.batches(start), mesh, data.num_examples)
+  batches = batches_from(start)
   metrics_log = log(start)
   in_flight: deque = deque()
 

@@ -18,7 +18,25 @@ def adam(config: Mapping[str, Any]) -> optax.GradientTransformation:
   return optax.adam(config["learning_rate"])
 
 
-OPTIMIZERS = {"adam": adam, "lbfgs": lbfgs}
+def rmsprop(config: Mapping[str, Any]) -> optax.GradientTransformation:
+  """RMSprop as PyTorch defines it, with its decay of the squares (0.99).
+
+  The L2 weight decay is part of the gradient; epsilon stands outside the root;
+  momentum gathers preconditioned gradients.
+  """
+  return optax.chain(
+    optax.add_decayed_weights(config["weight_decay"]),
+    optax.rmsprop(
+      config["learning_rate"],
+      decay=0.99,
+      eps=1e-8,
+      eps_in_sqrt=False,
+      momentum=config["momentum"] or None,
+    ),
+  )
+
+
+OPTIMIZERS = {"adam": adam, "lbfgs": lbfgs, "rmsprop": rmsprop}
 
 
 def make_optimizer(

@@ -1,0 +1,312 @@
+import os
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+
+from zsljax.data import evaluation_batches, prepare, read_regions, regions
+from zsljax.errors import ZsljaxError
+
+CLASSES = 6
+VALIDATION, UNSEEN = (4,), (2, 5)
+SHAPE = (66, 10, 3, 4)  # N, C, H, W
+
+
+class RegionFile:
+  """Content of a good file, to be spoilt."""
+
+  def __init__(self, path):
+    self.path = path
+    self.chunks = {"feature_map": None}
+    rng = np.random.default_rng(0)
+    labels = rng.permutation(np.repeat(np.arange(CLASSES), 11))
+    rows = [np.flatnonzero(labels == c) for c in range(CLASSES) if c not in UNSEEN]
+    trainval = np.sort(np.concatenate([r[:8] for r in rows]))
+    held_out = np.isin(labels[trainval], VALIDATION)
+    original = rng.uniform(size=(CLASSES, 7))
+    self.content = {
+      "feature_map": rng.standard_normal(SHAPE).astype(np.float32),
+      "labels": labels,
+      "att": original / np.linalg.norm(original, axis=1, keepdims=True),
+      "original_att": original,
+      "w2v_att": rng.standard_normal((7, 4)).astype(np.float32),
+      "trainval_loc": trainval,
+      "train_loc": trainval[~held_out],
+      "val_unseen_loc": trainval[held_out],
+      "test_seen_loc": np.sort(np.concatenate([r[8:] for r in rows])),
+      "test_unseen_loc": np.flatnonzero(np.isin(labels, UNSEEN)),
+    }
+
+  def write(self):
+    with h5py.File(self.path, "w") as file:
+      for field, value in self.content.items():
+        chunks = self.chunks.get(field)
+        packing = {"chunks": chunks, "compression": "gzip"} if chunks else {}
+        file.create_dataset(field, data=value, **packing)
+    return self
+
+  def read(self, **options):
+    return read_regions(self.path, self.path.parent / "scratch", **options)
+
+  def refused(self, **options):
+    """The message with which the file is refused."""
+    with pytest.raises(ZsljaxError) as error, self.write().read(**options):
+      pass
+    assert self.path.name in str(error.value) or "word_vectors" in options
+    assert not list((self.path.parent / "scratch").glob("*"))
+    return str(error.value)
+
+
+@pytest.fixture
+def region_file(tmp_path):
+  return RegionFile(tmp_path / "feature_map_ResNet_101_Small.hdf5")
+
+
+def channels_last(features):
+  return features.transpose(0, 2, 3, 1).reshape(len(features), -1, features.shape[1])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(
+  "chunks",
+  [None, (1, 10, 3, 4), (16, 10, 3, 4), (50, 4, 1, 1), (66, 3, 2, 1), (7, 10, 3, 2)],
+)
+@pytest.mark.parametrize("piece", [2**26, 3000, 50])
+def test_any_chunks_are_read_right(region_file, monkeypatch, dtype, chunks, piece):
+  monkeypatch.setattr(regions, "_PIECE_BYTES", piece)
+  region_file.chunks["feature_map"] = chunks
+  features = region_file.content["feature_map"].astype(dtype)
+  region_file.content["feature_map"] = features
+  with region_file.write().read() as found:
+    assert found.features.shape == (66, 12, 10)
+    assert found.features.dtype == dtype
+    np.testing.assert_array_equal(found.features[:], channels_last(features))
+    np.testing.assert_array_equal(found.features[5:9], channels_last(features)[5:9])
+    np.testing.assert_array_equal(found.features[64], channels_last(features)[64])
+
+
+def test_stored_set_holds_the_file(region_file, tmp_path):
+  content = region_file.content
+  with region_file.write().read() as found:
+    store = prepare(found, tmp_path / "data")
+  assert store.metadata["name"] == "small"
+  assert store.variant == "resnet_101_3x4_att"
+  assert store.feature_shape == (12, 10)
+  assert store.metadata["split_version"] == "as_given"
+  assert store.metadata["validation_classes"] == [4]
+  np.testing.assert_array_equal(store.classes.embeddings, content["att"])
+  np.testing.assert_array_equal(store.classes.attribute_vectors, content["w2v_att"])
+  np.testing.assert_array_equal(
+    store.classes.seen, ~np.isin(np.arange(CLASSES), UNSEEN)
+  )
+  expected = channels_last(content["feature_map"])
+  known = {row.tobytes(): i for i, row in enumerate(expected)}
+  for splits, field in (
+    (("train", "val"), "trainval_loc"),
+    (("test_seen",), "test_seen_loc"),
+    (("test_unseen",), "test_unseen_loc"),
+  ):
+    rows = []
+    for batch in evaluation_batches(store, splits, 16):
+      for row, label in zip(
+        batch["features"][batch["mask"]], batch["labels"], strict=False
+      ):
+        rows.append(known[row.tobytes()])
+        assert label == content["labels"][rows[-1]]
+    assert sorted(rows) == content[field].tolist()
+
+
+@pytest.mark.parametrize("storage", ["float16", "bfloat16"])
+def test_smaller_storage(region_file, tmp_path, storage):
+  with region_file.write().read() as found:
+    store = prepare(found, tmp_path / "data", storage)
+  assert str(store.storage_dtype) == storage
+  batch = next(evaluation_batches(store, ("test_seen",), 4))
+  assert batch["features"].dtype == store.storage_dtype
+
+
+def test_scratch_is_gone_afterwards(region_file):
+  with region_file.write().read() as found:
+    assert not list((region_file.path.parent / "scratch").glob("*"))  # Nameless.
+    unpacked = found.features
+  with pytest.raises(ValueError, match="closed"):
+    unpacked[0]
+
+
+def test_names_and_texts_are_taken_where_they_are(region_file):
+  region_file.content |= {
+    "allclasses_names": np.array([f"c{i}" for i in range(CLASSES)], "S"),
+    "attribute_names": np.array([f"has\n  {i}" for i in range(7)], "S"),
+  }
+  with region_file.write().read(name="Other set") as found:
+    assert found.name == "other_set"
+    assert found.classes.names == ("c0", "c1", "c2", "c3", "c4", "c5")
+    assert found.classes.attribute_names[3] == "has 3"
+  del region_file.content["allclasses_names"]
+  with region_file.write().read() as found:
+    assert found.classes.names[0] == "class_001"
+    assert any("no allclasses_names" in note for note in found.notes)
+
+
+def test_original_attributes(region_file):
+  with region_file.write().read(attributes="original_att") as found:
+    np.testing.assert_array_equal(
+      found.classes.embeddings, region_file.content["original_att"]
+    )
+    assert found.class_embedding == "original_att"
+
+
+def test_word_vectors_from_a_file_of_their_own(region_file, tmp_path):
+  vectors = np.arange(21.0).reshape(7, 3)
+  path = tmp_path / "glove.npy"
+  np.save(path, vectors)
+  del region_file.content["w2v_att"]
+  with region_file.write().read() as found:
+    assert found.classes.attribute_vectors is None
+    assert any("no w2v_att" in note for note in found.notes)
+  with region_file.write().read(word_vectors=path) as found:
+    np.testing.assert_array_equal(found.classes.attribute_vectors, vectors)
+    assert set(found.sources) == {region_file.path.name, "glove.npy"}
+
+
+def test_all_zero_word_vector_is_noted_and_kept(region_file):
+  region_file.content["w2v_att"][3] = 0
+  with region_file.write().read() as found:
+    assert not found.classes.attribute_vectors[3].any()
+    assert any("1 attributes are all zero (first at row 3" in n for n in found.notes)
+
+
+def test_published_name_needs_published_sizes(region_file):
+  assert "instead of 11788" in region_file.refused(name="cub")
+
+
+@pytest.mark.parametrize(
+  ("field", "change", "message"),
+  [
+    ("feature_map", lambda x: x[:, :, 0], r"expected [N, C, H, W]"),
+    ("feature_map", lambda x: x.astype(int), "floating point"),
+    ("labels", lambda x: x[:-1], "labels: found 65, expected 66"),
+    ("labels", lambda x: x + 1, "outside the list of 6 classes"),
+    ("labels", lambda x: x + 0.5, "not whole"),
+    ("labels", lambda x: x - 1, "below 0"),
+    ("att", lambda x: x[:5], "outside the list of 5 classes"),
+    ("att", lambda x: x[0], "expected [classes, A]"),
+    ("att", lambda x: x[:, :6], "w2v_att: found shape (7, 4), expected [6, V]"),
+    ("w2v_att", lambda x: x * np.nan, "w2v_att: found NaN"),
+    ("test_seen_loc", lambda x: x + 66, "does this file count from 1?"),
+    ("trainval_loc", lambda x: np.append(x, x[0]), "images more than once"),
+    ("allclasses_names", lambda x: np.array([b"one"]), "1 names, expected 6"),
+    ("feature_map", lambda x: np.where(x == x[3, 0, 0, 0], np.nan, x), "NaN"),
+  ],
+)
+def test_spoilt_fields_are_named(region_file, field, change, message):
+  region_file.content[field] = change(region_file.content.get(field))
+  assert message in region_file.refused()
+
+
+@pytest.mark.parametrize(
+  "pair",
+  [
+    ("trainval_loc", "test_seen_loc"),
+    ("trainval_loc", "test_unseen_loc"),
+    ("test_seen_loc", "test_unseen_loc"),
+  ],
+)
+def test_overlapping_locations_are_refused(region_file, pair):
+  first, second = pair
+  content = region_file.content
+  content[first] = np.append(content[first], content[second][0])
+  names = " and ".join(f.removesuffix("_loc") for f in pair)
+  assert f"{names}: found 1 images in both" in region_file.refused()
+
+
+@pytest.mark.parametrize("field", ["feature_map", "labels", "att", "test_seen_loc"])
+def test_missing_fields_are_named(region_file, field):
+  del region_file.content[field]
+  assert f"no field {field} (it has" in region_file.refused()
+
+
+def test_other_files_are_refused(region_file):
+  with pytest.raises(ZsljaxError, match="found nothing"), region_file.read():
+    pass
+  region_file.path.write_text("text")
+  with pytest.raises(ZsljaxError, match="found no HDF5 file"), region_file.read():
+    pass
+
+
+def test_cut_off_file_is_refused(region_file):
+  region_file.chunks["feature_map"] = (16, 10, 3, 4)
+  region_file.write()
+  content = region_file.path.read_bytes()
+  region_file.path.write_bytes(content[: len(content) * 2 // 3])
+  with pytest.raises(ZsljaxError, match="was the download cut off"), region_file.read():
+    pass
+
+
+def test_full_disk_while_unpacking(region_file, full_disk):
+  region_file.content["feature_map"] = np.ones((66, 90, 3, 4), np.float32)
+  region_file.write()
+  with (
+    full_disk(),
+    pytest.raises(ZsljaxError, match="scratch: could not be written"),
+    region_file.read(),
+  ):
+    pass
+
+
+def test_command(region_file, command, tmp_path):
+  region_file.write()
+  source, dest = f"--source={region_file.path}", f"--dest={tmp_path / 'data'}"
+  action = ("-m", "zsljax", "data", "import-regions")
+  done = command(*action, source, dest, "--storage=float16")
+  assert "resnet_101_3x4 features of 12 x 10, stored as float16" in done.stdout
+  done = command(*action, "--source=absent.hdf5", dest, check=False)
+  assert done.returncode == 2
+  assert done.stderr.startswith("error: absent.hdf5: found nothing")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chunks", ["auto", "rows"])
+def test_memory_stays_bounded(tmp_path, chunks):
+  """A set of 5 GiB, in the chunks that h5py chooses by itself and in rows."""
+  path = tmp_path / "feature_map_Random_Big.hdf5"
+  count, shape = 3200, (2048, 14, 14)
+  labels = np.arange(count) % 4
+  seen = np.flatnonzero(labels < 3)
+  with h5py.File(path, "w") as file:
+    features = file.create_dataset(
+      "feature_map",
+      (count, *shape),
+      np.float32,
+      chunks=True if chunks == "auto" else (4, *shape),
+    )
+    block = np.random.default_rng(0).random((100, *shape), np.float32)
+    for start in range(0, count, 100):
+      features[start : start + 100] = block + start
+    file["labels"] = labels
+    file["att"] = np.eye(4)
+    file["trainval_loc"] = seen[seen % 5 != 0]
+    file["test_seen_loc"] = seen[seen % 5 == 0]
+    file["test_unseen_loc"] = np.flatnonzero(labels == 3)
+  code = (
+    "import resource, sys; from zsljax.__main__ import main; main(sys.argv[1:]); "
+    "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+  )
+  arguments = (
+    "data",
+    "import-regions",
+    f"--source={path}",
+    f"--dest={tmp_path / 'data'}",
+    "--storage=bfloat16",
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code, *arguments],
+    capture_output=True,
+    text=True,
+    check=True,
+    env=os.environ | {"TQDM_DISABLE": "1"},
+  )
+  peak = 1024 * int(done.stdout.split("peak")[1])
+  assert peak < 2 * 2**30, f"{peak / 2**30:.2f} GiB"
