@@ -7,15 +7,15 @@ import sys
 import numpy as np
 import pytest
 
-from configs import semantic_softmax
-from zsljax.data import make_feature_set, prepare
+from configs import attended_autoencoder, msdn, semantic_softmax
+from zsljax.data import make_feature_set, open_dataset, prepare
 from zsljax.errors import ZsljaxError
 
 train = importlib.import_module("train")
 evaluate = importlib.import_module("eval").evaluate
 
 
-def stand_in(name, dest, storage="source"):
+def stand_in(name, dest, storage="source", shape=(12,)):
   """A small random dataset under the name of a real one."""
   rng = np.random.default_rng(0)
   labels = np.repeat(np.arange(8), 10)
@@ -25,10 +25,11 @@ def stand_in(name, dest, storage="source"):
     features_kind="random",
     class_embedding="att",
     split_version="made up",
-    features=rng.standard_normal((80, 12)).astype(np.float32),
+    features=rng.standard_normal((80, *shape)).astype(np.float32),
     labels=labels,
     class_names=[f"class {i}" for i in range(8)],
     embeddings=rng.standard_normal((8, 5)),
+    attribute_vectors=rng.standard_normal((5, 7)),
     trainval=seen[seen % 5 != 0],
     test_seen=seen[seen % 5 == 0],
     test_unseen=np.flatnonzero(labels >= 6),
@@ -48,8 +49,9 @@ def small(module, argument, dest):
   config.checkpoint.every_epochs = 1
   config.mesh.data = 1
   config.evaluation.batch_size = 64
-  if argument not in ("digits",):
-    stand_in(argument, dest)
+  channels = config.data.num_channels
+  if argument != "digits":
+    stand_in(argument, dest, shape=(4, channels) if channels else (12,))
   return config.to_dict()
 
 
@@ -65,6 +67,68 @@ def test_config_trains_two_steps_and_evaluates(dataset, tmp_path):
     2,
   )
   assert all(0 <= value <= 100 for value in row["metrics"].values())
+
+
+REGION_SYSTEMS = [(m, d) for m in (msdn, attended_autoencoder) for d in m.DATASETS]
+
+
+@pytest.mark.parametrize(
+  ("module", "dataset"), REGION_SYSTEMS, ids=lambda x: getattr(x, "__name__", x)
+)
+def test_region_config_trains_and_evaluates(module, dataset, tmp_path):
+  config = small(module, dataset, tmp_path / "data")
+  config["data"]["cache"] = "none" if module is msdn else "device"
+  config["batch_size"] = min(20, config["batch_size"])
+  steps = int(train.train(config, tmp_path / "w").step)
+  images = 1008 if dataset == "digits" else 48
+  if config["data"]["sampling"] == "epochs":
+    assert steps == 2 * (images // 20)
+  else:
+    assert steps == 2 * images // 20
+  row, *_ = evaluate(tmp_path / "w")
+  assert row["system"] == config["system"]["name"]
+  assert all(0 <= value <= 100 for value in row["metrics"].values())
+
+
+@pytest.mark.parametrize("preset", ["paper", "official_code"])
+def test_msdn_presets_resume_and_shard_alike(preset, tmp_path):
+  config = small(msdn, "digits", tmp_path / "data")
+  config["system"]["preset"] = preset
+  config["batch_size"] = 128
+  config["epochs"] = 1
+  train.train(config, tmp_path / "one")
+  config["mesh"]["data"] = 4
+  train.train(config, tmp_path / "four")
+  rows = [evaluate(tmp_path / w)[0]["metrics"] for w in ("one", "four")]
+  assert rows[0] == pytest.approx(rows[1], abs=0.5)
+
+
+def test_other_width_of_features_is_refused(tmp_path):
+  config = small(msdn, "digits", tmp_path / "data")
+  config["data"]["num_channels"] = 2048
+  with pytest.raises(ZsljaxError, match="found 25 channels, expected 2048, config.dat"):
+    train.train(config, tmp_path / "w")
+
+
+def test_msdn_without_word_vectors_is_refused(tmp_path):
+  config = small(msdn, "digits", tmp_path / "data")
+  store = open_dataset(config["data"])
+  with np.load(store.folder / "classes.npz") as file:
+    arrays = {k: v for k, v in file.items() if k != "attribute_vectors"}
+  np.savez(store.folder / "classes.npz", **arrays)
+  with pytest.raises(ZsljaxError, match="attribute vectors: found none in this"):
+    train.train(config, tmp_path / "w")
+
+
+def test_gamma_of_the_config_is_reported_too(tmp_path):
+  config = small(semantic_softmax, "digits", tmp_path / "data")
+  config["evaluation"]["gamma"] = 0.5
+  train.train(config, tmp_path / "w")
+  plain, calibrated = evaluate(tmp_path / "w")
+  assert calibrated["calibration"] == "additive"
+  assert calibrated["provenance"]["gamma"] == 0.5
+  assert calibrated["metrics"]["u"] >= plain["metrics"]["u"]
+  assert evaluate(tmp_path / "w", gamma=2.0)[1]["provenance"]["gamma"] == 2.0
 
 
 @pytest.mark.parametrize("preset", ["paper", "official_code", "official_deep_code"])

@@ -10,12 +10,16 @@ import optax
 Array = jax.Array
 
 
-def l2_normalize(x: Array, axis: int = -1, eps: float = 1e-12) -> Array:
-  """Scales vectors along ``axis`` to unit length; a zero vector stays zero.
+def inverse_length(x: Array, axis: int = -1) -> Array:
+  """1 / |x| along ``axis``, which stays with size 1; 0, with gradient 0, for x = 0."""
+  squares = jnp.sum(x * x, axis, keepdims=True)
+  positive = squares > 0
+  return jnp.where(positive, jax.lax.rsqrt(jnp.where(positive, squares, 1)), 0)
 
-  ``eps`` stands inside the root, so that the gradient at zero is finite.
-  """
-  return x * jax.lax.rsqrt(jnp.sum(x * x, axis, keepdims=True) + eps)
+
+def l2_normalize(x: Array, axis: int = -1) -> Array:
+  """Scales vectors along ``axis`` to unit length; a zero vector stays zero."""
+  return x * inverse_length(x, axis)
 
 
 def masked_mean(values: Array, mask: Array) -> Array:
@@ -25,6 +29,12 @@ def masked_mean(values: Array, mask: Array) -> Array:
   """
   total = jnp.sum(jnp.where(mask, values, 0))
   return total / jnp.maximum(jnp.sum(mask), 1)
+
+
+def masked_log_mean(logs: Array, mask: Array) -> Array:
+  """The logarithm of the mean of ``exp(logs)`` [B] over the rows of ``mask`` [B]."""
+  total = jax.nn.logsumexp(logs, where=mask)
+  return total - jnp.log(jnp.maximum(jnp.sum(mask), 1).astype(logs.dtype))
 
 
 def minimize(objective: Callable[[Any], Array], params: Any, steps: int) -> Any:

@@ -1,8 +1,14 @@
 """Elementary losses: unreduced, one value per example, pure."""
 
+from zsljax.losses.calibration import unseen_cross_entropy, unseen_log_mass
+from zsljax.losses.classification import class_cross_entropy
+from zsljax.losses.distillation import (
+  jensen_shannon,
+  probability_distance,
+  weighted_score_distance,
+)
 from zsljax.losses.semantic_softmax import (
   bernoulli_divergence,
-  class_cross_entropy,
   prototype_cross_term,
   prototype_distance,
 )
@@ -10,6 +16,11 @@ from zsljax.losses.semantic_softmax import (
 __all__ = [
   "bernoulli_divergence",
   "class_cross_entropy",
+  "jensen_shannon",
+  "probability_distance",
   "prototype_cross_term",
   "prototype_distance",
+  "unseen_cross_entropy",
+  "unseen_log_mass",
+  "weighted_score_distance",
 ]

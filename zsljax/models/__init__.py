@@ -1,9 +1,13 @@
 """The systems, each a pure function of features and a class space."""
 
+from zsljax.models.attended_autoencoder import AttendedAutoencoder
+from zsljax.models.msdn import MSDN
 from zsljax.models.semantic_softmax import SemanticSoftmax
 from zsljax.models.system import Batch, Spec, System, build_system, system_names
 
 __all__ = [
+  "MSDN",
+  "AttendedAutoencoder",
   "Batch",
   "SemanticSoftmax",
   "Spec",

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from zsljax.classes import ClassSpace
 from zsljax.errors import ZsljaxError, did_you_mean
@@ -28,11 +29,13 @@ class Spec:
     feature_shape: of one example: ``(D,)`` pooled or ``(R, D)`` regions.
     num_attributes: A, the width of the class embeddings.
     num_classes: C, for systems that learn a weight per class.
+    attribute_vectors: word vectors ``[A, V]``, for systems that learn from them.
   """
 
   feature_shape: tuple[int, ...]
   num_attributes: int
   num_classes: int
+  attribute_vectors: np.ndarray | None = None
 
 
 @jax.tree_util.register_dataclass

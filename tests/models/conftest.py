@@ -1,0 +1,31 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from zsljax.classes import ClassSpace
+from zsljax.models import Batch, Spec
+
+
+@pytest.fixture
+def region_problem():
+  """Random region features: 4 seen and 2 unseen classes, word vectors."""
+
+  def make(images=7, regions=5, dim=6, attributes=4, width=3, seed=0):
+    rng = np.random.default_rng(seed)
+    classes = ClassSpace.create(
+      "abcdef",
+      rng.standard_normal((6, attributes)),
+      seen=[True, True, False, True, False, True],
+      ids=[7, 1, 9, 3, 0, 2],
+      attribute_vectors=rng.standard_normal((attributes, width)),
+    )
+    batch = Batch(
+      features=jnp.asarray(rng.standard_normal((images, regions, dim))),
+      labels=jnp.asarray(rng.choice(classes.ids[classes.seen], images)),
+      mask=jnp.ones(images, bool),
+      num_examples=images,
+    )
+    spec = Spec((regions, dim), attributes, 6, classes.attribute_vectors)
+    return batch, classes, spec
+
+  return make

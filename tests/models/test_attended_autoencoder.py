@@ -1,0 +1,276 @@
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.test_util import check_grads
+import numpy as np
+import pytest
+
+from zsljax.classes import ClassSpace
+from zsljax.errors import ZsljaxError
+from zsljax.models import AttendedAutoencoder, Batch, Spec, build_system
+from zsljax.models.attention import attended_features
+
+VARIANTS = {
+  "cosine": {"similarity": "cosine"},
+  "dot": {"similarity": "dot"},
+  "two layers": {"hidden": 3},
+  "decoupled cosine": {"coupled": False},
+  "decoupled dot": {"coupled": False, "similarity": "dot"},
+  "raw regions": {"normalize_regions": False},
+  "long regions": {"region_scale": 3.0, "similarity": "dot"},
+}
+
+
+def make(problem, **fields):
+  batch, classes, spec = problem
+  system = AttendedAutoencoder(scale=2.0, **fields)
+  params = system.init(jax.random.key(0), spec)
+  params = jax.tree.map(  # Biases begin at zero.
+    lambda p: (
+      p.astype(batch.features.dtype)
+      + 0.5 * jax.random.normal(jax.random.key(p.size), p.shape)
+    ),
+    params,
+  )
+  return system, params, batch, classes
+
+
+def sigmoid(x):
+  return 1 / (1 + np.exp(-x))
+
+
+def dense(layer, x):
+  return x @ layer["kernel"] + layer["bias"]
+
+
+def numpy_scores(system, params, batch, classes):
+  """Eq. 3 and 8, image by image and class by class; also K and H."""
+  params = jax.device_get(params)
+  table = classes.embeddings / np.linalg.norm(classes.embeddings, axis=1)[:, None]
+  encoder = params["encoder"]
+  queries = table
+  if system.hidden:
+    queries = dense(encoder["output"], sigmoid(dense(encoder["hidden"], table)))
+  else:
+    queries = sigmoid(dense(encoder["output"], table))
+  mapping = params["decoder"] if system.coupled else params["map"]
+  scores = np.zeros((len(batch.labels), len(table)))
+  for b, image in enumerate(np.asarray(batch.features)):
+    if system.normalize_regions:
+      image = image / np.linalg.norm(image, axis=1, keepdims=True)
+    image = image * system.region_scale
+    for c, (k, h) in enumerate(zip(table, queries, strict=True)):
+      attention = np.exp(image @ h - (image @ h).max())
+      found = dense(mapping, attention / attention.sum() @ image)
+      if system.similarity == "cosine":
+        found = found / np.linalg.norm(found)
+      scores[b, c] = system.scale * (found @ k)
+  return scores, table, queries
+
+
+def numpy_objective(system, params, batch, classes):
+  scores, table, queries = numpy_scores(system, params, batch, classes)
+  seen = np.flatnonzero(classes.seen)
+  total = 0.0
+  for row, label in zip(scores, np.asarray(batch.labels), strict=True):
+    own = row[list(classes.ids).index(label)]
+    total -= np.log(np.exp(own) / np.exp(row[seen]).sum()) / len(scores)
+  for a in seen:
+    for b in seen:
+      gap = queries[a] @ queries[b] - table[a] @ table[b]
+      total += system.weight_alignment * gap**2
+  decoded = dense(jax.device_get(params["decoder"]), queries)
+  return total + system.weight_reconstruction * np.sum((table - decoded) ** 2)
+
+
+@pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
+def test_scores_and_objective_equal_numpy(region_problem, fields, float64):
+  system, params, batch, classes = make(region_problem(), **fields)
+  np.testing.assert_allclose(
+    system.scores(params, batch.features, classes),
+    numpy_scores(system, params, batch, classes)[0],
+    rtol=1e-10,
+  )
+  total, parts = system.loss(params, batch, classes, None)
+  np.testing.assert_allclose(
+    total, numpy_objective(system, params, batch, classes), rtol=1e-10
+  )
+  assert parts.keys() == {"cross_entropy", "alignment", "reconstruction"}
+
+
+@pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
+def test_fused_form_equals_the_definition(region_problem, fields, float64):
+  """Values and gradients of scores through attended features [B, C, D]."""
+  system, params, batch, classes = make(region_problem(), **fields)
+  weight = jnp.asarray(np.random.default_rng(0).standard_normal((7, 6)))
+
+  def defined(params):
+    table = classes.unit_embeddings()
+    regions = batch.features
+    if system.normalize_regions:
+      regions = regions / jnp.linalg.norm(regions, axis=-1, keepdims=True)
+    regions = system.region_scale * regions
+    found = attended_features(system._encode(params, table), regions)
+    mapping = params["decoder" if system.coupled else "map"]
+    found = found @ mapping["kernel"] + mapping["bias"]
+    if system.similarity == "cosine":
+      found = found / jnp.linalg.norm(found, axis=-1, keepdims=True)
+    return jnp.sum(weight * system.scale * jnp.einsum("bca,ca->bc", found, table))
+
+  def fused(params):
+    return jnp.sum(weight * system.scores(params, batch.features, classes))
+
+  with jax.numpy_rank_promotion("allow"):
+    expected = jax.value_and_grad(defined)(params)
+  chex.assert_trees_all_close(
+    jax.value_and_grad(fused)(params), expected, rtol=1e-9, atol=1e-12
+  )
+
+
+@pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
+def test_gradients_are_numerical_gradients(region_problem, fields, float64):
+  system, params, batch, classes = make(region_problem(), **fields)
+  check_grads(
+    lambda p: system.loss(p, batch, classes, None)[0],
+    (params,),
+    order=1,
+    modes=["rev"],
+    rtol=1e-6,
+  )
+
+
+def test_attention_sums_to_one_for_each_class(region_problem):
+  system, params, batch, classes = make(region_problem())
+  attention = system.region_attention(params, batch.features, classes)
+  assert attention.shape == (7, 6, 5)
+  np.testing.assert_allclose(attention.sum(-1), 1, rtol=1e-5)
+
+
+def test_ablations_take_their_term_out(region_problem):
+  problem = region_problem()
+  system, params, batch, classes = make(problem)
+  full, parts = system.loss(params, batch, classes, None)
+  without = dataclasses.replace(system, weight_reconstruction=0.0)
+  np.testing.assert_allclose(
+    full - without.loss(params, batch, classes, None)[0],
+    parts["reconstruction"],
+    rtol=1e-5,
+  )
+  decoupled, params, *_ = make(problem, coupled=False)
+  gradient = jax.grad(lambda p: decoupled.scores(p, batch.features, classes).sum())(
+    params
+  )
+  assert not np.any(gradient["decoder"]["kernel"])
+  assert np.any(gradient["map"]["kernel"])
+
+
+def test_alignment_is_among_seen_classes_and_reconstruction_among_all(region_problem):
+  system, params, batch, classes = make(region_problem())
+  moved = classes.embeddings.copy()
+  moved[~classes.seen] += 1
+  moved = dataclasses.replace(classes, embeddings=moved)
+  (_, before), (_, after) = (
+    system.loss(params, batch, c, None) for c in (classes, moved)
+  )
+  assert before["alignment"] == after["alignment"]
+  assert before["cross_entropy"] == after["cross_entropy"]
+  assert before["reconstruction"] != after["reconstruction"]
+
+
+def test_first_queries_have_about_unit_length():
+  spec = Spec((49, 2048), 85, 3)
+  system = AttendedAutoencoder()
+  params = system.init(jax.random.key(0), spec)
+  table = np.eye(3, 85, dtype=np.float32)
+  lengths = jnp.linalg.norm(system._encode(params, table), axis=1)
+  np.testing.assert_allclose(lengths, 1, rtol=0.05)
+
+
+def test_masked_rows_count_for_nothing(region_problem, float64):
+  system, params, batch, classes = make(region_problem())
+  padded = Batch(
+    jnp.pad(batch.features, [(0, 3), (0, 0), (0, 0)], constant_values=9.0),
+    jnp.pad(batch.labels, (0, 3)),
+    jnp.pad(batch.mask, (0, 3)),
+    batch.num_examples,
+  )
+  chex.assert_trees_all_close(
+    system.loss(params, padded, classes, None),
+    system.loss(params, batch, classes, None),
+    rtol=1e-12,
+  )
+
+
+@pytest.mark.parametrize("order", [[5, 4, 3, 2, 1, 0], [2, 0, 4, 1, 5, 3]])
+def test_order_of_classes_does_not_matter(region_problem, order):
+  system, params, batch, classes = make(region_problem())
+  other = classes.subset(order)
+  np.testing.assert_allclose(
+    system.scores(params, batch.features, other),
+    system.scores(params, batch.features, classes)[:, jnp.array(order)],
+    rtol=1e-4,
+    atol=1e-5,
+  )
+  np.testing.assert_allclose(
+    system.loss(params, batch, other, None)[0],
+    system.loss(params, batch, classes, None)[0],
+    rtol=1e-5,
+  )
+
+
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_thousand_classes_need_little_memory(similarity):
+  """C 1000, R 196, B 64, D 2048: under 1.5 GiB beside the arguments."""
+  batch_size, regions, dim, classes, width = 64, 196, 2048, 1000, 312
+  system = AttendedAutoencoder(similarity=similarity)
+  space = ClassSpace.create(
+    [str(c) for c in range(classes)], np.ones((classes, width), np.float32)
+  )
+  batch = Batch(
+    jax.ShapeDtypeStruct((batch_size, regions, dim), jnp.float32),
+    jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+    jax.ShapeDtypeStruct((batch_size,), bool),
+    10_000,
+  )
+  spec = Spec((regions, dim), width, classes)
+  params = jax.eval_shape(lambda: system.init(jax.random.key(0), spec))
+
+  def step(params, batch, space):
+    return jax.grad(lambda p: system.loss(p, batch, space, None)[0])(params)
+
+  memory = jax.jit(step).lower(params, batch, space).compile().memory_analysis()
+  total = (
+    memory.temp_size_in_bytes
+    + memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+  )
+  assert memory.argument_size_in_bytes > 4 * batch_size * regions * dim
+  assert total < 1.5 * 2**30
+
+
+def test_pooled_features_are_refused():
+  with pytest.raises(ZsljaxError, match="expected regions"):
+    AttendedAutoencoder().init(jax.random.key(0), Spec((5,), 3, 4))
+
+
+@pytest.mark.parametrize(
+  ("field", "value"), [("similarity", "cosin"), ("scale", -1.0), ("hidden", -2)]
+)
+def test_wrong_fields_are_named(field, value):
+  with pytest.raises(ZsljaxError, match=f"config.system.{field}: found"):
+    build_system({"name": "attended_autoencoder", field: value})
+
+
+def test_step_flops_count_the_matrix_products():
+  spec = Spec((49, 64), 7, 5)
+  regions, codes, manifold = 20 * 49 * 64 * 5, 5 * 7 * 64, 5 * 5 * 64
+  dot = AttendedAutoencoder(similarity="dot").step_flops(spec, 20)
+  # Affinities and values; read-outs; encoder; alignment; decoding.
+  assert dot == 2 * (4 * regions + 3 * codes + 2 * codes + 3 * manifold + 3 * codes)
+  cosine = AttendedAutoencoder(similarity="cosine").step_flops(spec, 20)
+  decoded, pooled = 20 * 49 * 64 * 7, 20 * 49 * 5 * 7
+  assert cosine == 2 * (
+    2 * (regions + decoded) + 3 * pooled + 2 * codes + 3 * manifold + 3 * codes
+  )

@@ -1,0 +1,117 @@
+from hypothesis import given
+from hypothesis import strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from zsljax.models.attention import (
+  OVER_QUERIES,
+  OVER_REGIONS,
+  attended_features,
+  attended_scores,
+  project,
+)
+
+
+def data(seed=0, images=3, count=5, dim=4, queries=6):
+  rng = np.random.default_rng(seed)
+  return (
+    jnp.asarray(rng.standard_normal((images, count, dim))),
+    jnp.asarray(rng.standard_normal((queries, dim))),
+    jnp.asarray(rng.standard_normal((queries, dim))),
+  )
+
+
+def softmax(x):
+  x = np.exp(x - x.max())
+  return x / x.sum()
+
+
+def test_attended_features_loop(float64):
+  regions, queries, _ = data()
+  found = attended_features(queries, regions)
+  assert found.shape == (3, 6, 4)
+  for b, image in enumerate(np.asarray(regions)):
+    for q, query in enumerate(np.asarray(queries)):
+      expected = softmax(image @ query) @ image
+      np.testing.assert_allclose(found[b, q], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("over", [OVER_REGIONS, OVER_QUERIES])
+def test_attended_scores_loop(over, float64):
+  rng = np.random.default_rng(0)
+  affinities, scores = rng.standard_normal((2, 3, 5, 6))
+  found = attended_scores(affinities, scores, over)
+  weights = np.apply_along_axis(softmax, over, affinities)
+  for b in range(3):
+    for q in range(6):
+      expected = sum(weights[b, r, q] * scores[b, r, q] for r in range(5))
+      np.testing.assert_allclose(found[b, q], expected, rtol=1e-12)
+
+
+def test_fused_form_equals_the_definition(float64):
+  """w . (X softmax(X' h)) = sum_r softmax(X' h)_r (w . x_r), with its gradients."""
+  regions, queries, readouts = data()
+  weight = jnp.asarray(np.random.default_rng(1).standard_normal((3, 6)))
+
+  def defined(regions, queries, readouts):
+    features = attended_features(queries, regions)
+    return jnp.sum(weight * jnp.einsum("bqd,qd->bq", features, readouts))
+
+  def fused(regions, queries, readouts):
+    return jnp.sum(weight * attended_scores(*project(regions, queries, readouts)))
+
+  for one, other in zip(
+    jax.value_and_grad(fused, (0, 1, 2))(regions, queries, readouts),
+    jax.value_and_grad(defined, (0, 1, 2))(regions, queries, readouts),
+    strict=True,
+  ):
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), one, other
+    )
+
+
+def test_normalized_projection_takes_regions_at_unit_length(float64):
+  regions, queries, readouts = data()
+  regions = regions.at[1, 2].set(0.0)
+  lengths = jnp.linalg.norm(regions, axis=-1, keepdims=True)
+  unit = regions / jnp.where(lengths > 0, lengths, 1)
+  for found, expected in zip(
+    project(regions, queries, readouts, normalize=True),
+    project(unit, queries, readouts),
+    strict=True,
+  ):
+    np.testing.assert_allclose(found, expected, rtol=1e-11)
+    assert not found[1, 2].any()
+
+
+@pytest.mark.parametrize("over", [OVER_REGIONS, OVER_QUERIES])
+@given(shift=st.floats(-50, 50), seed=st.integers(0, 9))
+def test_a_shift_of_affinities_changes_nothing(over, shift, seed):
+  rng = np.random.default_rng(seed)
+  affinities, scores = rng.standard_normal((2, 2, 4, 3)).astype(np.float32)
+  np.testing.assert_allclose(
+    attended_scores(affinities + np.float32(shift), scores, over),
+    attended_scores(affinities, scores, over),
+    atol=1e-4,
+  )
+
+
+@given(order=st.permutations(range(5)), seed=st.integers(0, 9))
+def test_order_of_regions_does_not_matter(order, seed):
+  regions, queries, readouts = data(seed)
+  shuffled = regions[:, jnp.array(order)]
+  np.testing.assert_allclose(
+    attended_scores(*project(shuffled, queries, readouts)),
+    attended_scores(*project(regions, queries, readouts)),
+    atol=1e-5,
+  )
+
+
+@pytest.mark.parametrize("over", [OVER_REGIONS, OVER_QUERIES])
+def test_large_affinities_stay_finite(over):
+  affinities = jnp.array([[[1e4, -1e4], [-1e4, 3e4]]])
+  gradient = jax.grad(lambda a: attended_scores(a, 2 * a + 1, over).sum())(affinities)
+  assert np.isfinite(attended_scores(affinities, affinities, over)).all()
+  assert np.isfinite(gradient).all()

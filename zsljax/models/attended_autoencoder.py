@@ -1,0 +1,198 @@
+"""Attended autoencoder: class embeddings attend over regions, decoded to classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from zsljax.classes import ClassSpace
+from zsljax.errors import require
+from zsljax.losses import class_cross_entropy
+from zsljax.models.attention import attended_scores, project
+from zsljax.models.system import Array, Batch, Params, Spec, System, register
+from zsljax.numerics import l2_normalize, masked_mean
+
+SIMILARITIES = ("dot", "cosine")
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class AttendedAutoencoder(System):
+  r"""Joint learning of attended features and visual-semantic mapping (Li & Wang 2019).
+
+  The encoder takes each class's description k to a query h in visual space, the
+  query attends over an image's regions X, and the decoder takes the attended feature
+  back to a description, which is compared with the class's own (eq. 3 and 8):
+
+  .. math:: H = h_e(K), \quad \tilde x^c = X\,\mathrm{softmax}(X^\top h_c), \quad
+    s_c = s(h_d(\tilde x^c), k_c)
+
+  .. math:: L = L_{CLS} + \alpha \|H_s H_s^\top - K_s K_s^\top\|_F^2 +
+    \eta \|K - h_d(H)\|_F^2
+
+  with the cross-entropy over seen classes (eq. 4), manifold alignment of the seen
+  classes (eq. 5) and reconstruction of all, unseen ones included (eq. 6). Descriptions
+  are taken at unit length.
+
+  References:
+    Li & Wang, "Joint Learning of Attended Zero-Shot Features and Visual-Semantic
+    Mapping", BMVC 2019. No code was released; the paper gives no optimizer, width,
+    normalisation or scale, so these fields are choices of this project.
+
+  Attributes:
+    weight_alignment: :math:`\alpha`, 0.5 in the paper.
+    weight_reconstruction: :math:`\eta`, 1 in the paper; 0 is its ablation without
+      semantics reconstruction.
+    coupled: the visual-semantic map is the decoder (the paper's model); else it is
+      another map of the same form, as in its ablation.
+    hidden: 0: the encoder is one sigmoid layer to visual space, whose output is the
+      auto-encoder's one hidden layer. Else the width of a sigmoid layer that is
+      followed by a linear one: the other reading of "one hidden layer".
+    similarity: s: ``cosine``, the paper's example, or ``dot``.
+    scale: factor of the similarity in softmax and prediction. Without one a cosine
+      softmax over 40 classes cannot fall below 1.8 nats.
+    normalize_regions: regions at unit length, as in DAZLE and MSDN.
+    region_scale: their length then.
+  """
+
+  name: ClassVar[str] = "attended_autoencoder"
+  presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}}
+
+  weight_alignment: float = 0.5
+  weight_reconstruction: float = 1.0
+  coupled: bool = True
+  hidden: int = 0
+  similarity: str = "cosine"
+  scale: float = 10.0
+  normalize_regions: bool = True
+  region_scale: float = 1.0
+
+  def __post_init__(self):
+    require(
+      self.similarity in SIMILARITIES,
+      "config.system.similarity",
+      repr(self.similarity),
+      f"one of {', '.join(SIMILARITIES)}",
+    )
+    for field in (
+      "weight_alignment", "weight_reconstruction", "hidden", "scale", "region_scale",
+    ):  # fmt: skip
+      value = getattr(self, field)
+      require(value >= 0, f"config.system.{field}", value, "0 or more")
+
+  def init(self, rng: Array, spec: Spec) -> Params:
+    require(
+      len(spec.feature_shape) == 2,
+      "features",
+      f"shape {spec.feature_shape}",
+      "regions [R, D]: attended_autoencoder attends over them",
+    )
+    width, dim = spec.num_attributes, spec.feature_shape[1]
+    keys = iter(jax.random.split(rng, 4))
+
+    def dense(fan_in: int, fan_out: int, bias: float = 0.0) -> Params:
+      kernel = nn.initializers.lecun_normal()(next(keys), (fan_in, fan_out))
+      return {"kernel": kernel, "bias": jnp.full(fan_out, bias)}
+
+    if self.hidden:
+      encoder = {
+        "hidden": dense(width, self.hidden),
+        "output": dense(self.hidden, dim),
+      }
+    else:
+      # Aligned queries have unit length: positive entries near 1 / sqrt(D).
+      start = -jnp.log(dim**0.5 - 1) if dim > 1 else 0.0
+      encoder = {"output": dense(width, dim, start)}
+    params = {"encoder": encoder, "decoder": dense(dim, width)}
+    if not self.coupled:
+      params["map"] = dense(dim, width)
+    return params
+
+  def scores(self, params: Params, features: Array, classes: ClassSpace) -> Array:
+    descriptions = classes.unit_embeddings()
+    queries = self._encode(params, descriptions)
+    return self._similarities(params, features, queries, descriptions)
+
+  def loss(
+    self, params: Params, batch: Batch, classes: ClassSpace, rng: Array
+  ) -> tuple[Array, dict[str, Array]]:
+    del rng
+    descriptions, seen = classes.unit_embeddings(), jnp.asarray(classes.seen)
+    queries = self._encode(params, descriptions)
+    scores = self._similarities(params, batch.features, queries, descriptions)
+    positions = classes.positions(batch.labels)
+    decoded = _dense(params["decoder"], queries)
+    both_seen = seen[:, None] & seen[None, :]
+    misalignment = queries @ queries.T - descriptions @ descriptions.T
+    parts = {
+      "cross_entropy": masked_mean(
+        class_cross_entropy(scores, positions, seen), batch.mask
+      ),
+      "alignment": jnp.sum(misalignment**2, where=both_seen),
+      "reconstruction": jnp.sum((descriptions - decoded) ** 2),
+    }
+    objective = (
+      parts["cross_entropy"]
+      + self.weight_alignment * parts["alignment"]
+      + self.weight_reconstruction * parts["reconstruction"]
+    )
+    return objective, parts
+
+  def region_attention(
+    self, params: Params, features: Array, classes: ClassSpace
+  ) -> Array:
+    """How each class shares its attention among the regions, ``[B, C, R]``."""
+    queries = self._encode(params, classes.unit_embeddings())
+    (affinities,) = self._project(features, queries)
+    return jax.nn.softmax(affinities, 1).mT
+
+  def step_flops(self, spec: Spec, batch_size: int) -> float:
+    count, dim = spec.feature_shape
+    classes, width = spec.num_classes, spec.num_attributes
+    regions = batch_size * count
+    if self.similarity == "dot":
+      # Two maps of the regions (no gradient of the features), and the read-outs.
+      attention = 2 * 2 * regions * dim * classes + 3 * classes * width * dim
+    else:
+      attention = 2 * regions * dim * (classes + width) + 3 * regions * classes * width
+    encoder = width * self.hidden + self.hidden * dim if self.hidden else width * dim
+    manifold = 3 * classes * classes * dim
+    decoder = 3 * classes * width * dim
+    return 2.0 * (attention + 2 * classes * encoder + manifold + decoder)
+
+  def _encode(self, params: Params, descriptions: Array) -> Array:
+    """Queries ``[C, D]`` of descriptions ``[C, A]``."""
+    encoder = params["encoder"]
+    if self.hidden:
+      hidden = nn.sigmoid(_dense(encoder["hidden"], descriptions))
+      return _dense(encoder["output"], hidden)
+    return nn.sigmoid(_dense(encoder["output"], descriptions))
+
+  def _similarities(
+    self, params: Params, features: Array, queries: Array, descriptions: Array
+  ) -> Array:
+    """s(h_d(x~ of class c), k_c) of all images and classes, ``[B, C]``."""
+    mapping = params["decoder" if self.coupled else "map"]
+    if self.similarity == "dot":
+      # k . (x~ W + b) = (W k) . x~ + k . b
+      readouts = descriptions @ mapping["kernel"].T
+      affinities, values = self._project(features, queries, readouts)
+      constant = descriptions @ mapping["bias"]
+      return self.scale * (attended_scores(affinities, values) + constant[None])
+    affinities, decoded = self._project(features, queries, mapping["kernel"].T)
+    attention = jax.nn.softmax(affinities, 1)
+    found = jnp.einsum("brc,bra->bca", attention, decoded) + mapping["bias"][None, None]
+    return self.scale * jnp.einsum("bca,ca->bc", l2_normalize(found), descriptions)
+
+  def _project(self, features: Array, *maps: Array) -> list[Array]:
+    products = project(features, *maps, normalize=self.normalize_regions)
+    return [self.region_scale * p for p in products]
+
+
+def _dense(layer: Params, inputs: Array) -> Array:
+  return inputs @ layer["kernel"] + layer["bias"][None]

@@ -1,0 +1,95 @@
+r"""Dense attention: every query looks at every region of every image.
+
+``attended_features`` is the definition, ``attended_scores`` what the systems use:
+a linear read-out of an attended feature is the attended read-out of the regions,
+
+.. math:: w^\top \sum_r a_r x_r = \sum_r a_r\, w^\top x_r,
+
+so that regions are projected first and the attended features, B x Q x D numbers,
+are never made.
+
+References:
+  Li & Wang, "Joint Learning of Attended Zero-Shot Features and Visual-Semantic
+  Mapping" (BMVC 2019), eq. 3: queries are classes.
+
+  Chen et al., `MSDN <https://arxiv.org/abs/2203.03137>`_ (CVPR 2022): queries are
+  attributes.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from zsljax.numerics import inverse_length
+
+Array = jax.Array
+
+# Axes of [B, R, Q].
+OVER_REGIONS, OVER_QUERIES = 1, 2
+
+
+def attend(query: Array, regions: Array) -> Array:
+  r"""One image as one query sees it: :math:`X\,\mathrm{softmax}(X^\top h)`.
+
+  Args:
+    query: h, ``[D]``.
+    regions: the columns of X, ``[R, D]``.
+
+  Returns:
+    The attended feature, ``[D]``.
+  """
+  return jax.nn.softmax(regions @ query) @ regions
+
+
+def attended_features(queries: Array, regions: Array) -> Array:
+  """``attend`` for all queries ``[Q, D]`` and images ``[B, R, D]``: ``[B, Q, D]``."""
+  of_image = jax.vmap(attend, (0, None))
+  return jax.vmap(of_image, (None, 0))(queries, regions)
+
+
+def project(regions: Array, *maps: Array, normalize: bool = False) -> list[Array]:
+  r"""Inner products of all regions with the rows of each map.
+
+  One matrix product for all maps.
+
+  Args:
+    regions: ``[B, R, D]``.
+    *maps: ``[Q, D]`` each.
+    normalize: take regions at unit length (a zero region stays zero). The products
+      are scaled, not the regions, of which there are more.
+
+  Returns:
+    ``[B, R, Q]`` for each map.
+  """
+  products = jnp.einsum("brd,qd->brq", regions, jnp.concatenate(maps))
+  if normalize:
+    products *= inverse_length(regions)
+  ends = np.cumsum([len(m) for m in maps])[:-1]
+  return jnp.split(products, ends, -1)
+
+
+def attended_scores(
+  affinities: Array, scores: Array, over: int = OVER_REGIONS
+) -> Array:
+  r"""Scores of regions, weighted by attention and summed over the regions.
+
+  .. math:: \psi_{bq} = \sum_r \mathrm{softmax}(A_b)_{rq}\, S_{brq}
+
+  Args:
+    affinities: A, ``[B, R, Q]``.
+    scores: S, ``[B, R, Q]``.
+    over: what the softmax shares attention among: the regions, for each query; or
+      the queries, for each region.
+
+  Returns:
+    ``[B, Q]``.
+  """
+  # The quotient comes last, so that its gradient needs no further sum over regions.
+  largest = jnp.max(affinities, over, keepdims=True)
+  weights = jnp.exp(affinities - jax.lax.stop_gradient(largest))
+  total = jnp.sum(weights, over, keepdims=True)
+  if over == OVER_REGIONS:
+    return jnp.sum(weights * scores, OVER_REGIONS) / total[:, 0]
+  return jnp.sum(weights / total * scores, OVER_REGIONS)

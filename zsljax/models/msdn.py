@@ -1,0 +1,274 @@
+"""MSDN: attributes attend to regions, regions to attributes, and both teach."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from zsljax.classes import ClassSpace
+from zsljax.errors import require
+from zsljax.losses import (
+  class_cross_entropy,
+  jensen_shannon,
+  probability_distance,
+  unseen_cross_entropy,
+  unseen_log_mass,
+  weighted_score_distance,
+)
+from zsljax.models.attention import (
+  OVER_QUERIES,
+  OVER_REGIONS,
+  attended_scores,
+  project,
+)
+from zsljax.models.system import Array, Batch, Params, Spec, System, register
+from zsljax.numerics import l2_normalize, masked_log_mean, masked_mean
+
+_CHOICES = {
+  "visual_to_attribute": ("mapped", "attended_score"),
+  "denominator": ("seen", "all"),
+  "calibration": ("per_image", "batch_mass"),
+  "distance": ("probabilities", "weighted_scores"),
+  "initializer": ("fan_in", "released"),
+}
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class MSDN(System):
+  r"""Mutually Semantic Distillation Network (Chen et al. 2022).
+
+  Attributes have trainable vectors :math:`v_k` (rows of V), regions are features
+  :math:`f_r` of unit length. The attribute-to-visual net looks for each attribute
+  where it is,
+
+  .. math:: \psi_k = \sum_r \mathrm{softmax}_r(v_k^\top W_2 f_r)\, v_k^\top W_1 f_r,
+
+  the visual-to-attribute net says of each region which attribute it is, and an
+  image's class scores are :math:`s = Z\psi + b` with the class descriptors Z (rows of
+  unit length) and b = +1 for unseen and -1 for seen classes. Both nets j learn from
+
+  .. math:: L = \sum_j (L_{CE}^j + \lambda_{cal} L_{cal}^j) +
+    \lambda_{dis} \frac1B \sum_i (JSD(p^1_i, p^2_i) + d(s^1_i, s^2_i))
+
+  and their scores are fused for prediction. The descriptors of unseen classes are
+  used in training. The features come from a frozen network: with a trainable one,
+  self-calibration raises unseen scores on seen images.
+
+  References:
+    Chen, Hong, Xie, Yang, Peng, Wang, Zhao, You, `MSDN: Mutually Semantic
+    Distillation Network for Zero-Shot Learning
+    <https://arxiv.org/abs/2203.03137>`_, CVPR 2022.
+
+  ``official_code`` follows the authors' released trainer. ``paper`` is a
+  reconstruction: its equations are partly recalled, which each field below says.
+
+  Attributes:
+    weight_calibration: :math:`\lambda_{cal}`.
+    weight_distillation: :math:`\lambda_{dis}`.
+    fusion: weight of the attribute-to-visual net's scores in a prediction; the other
+      net has the rest.
+    bias: b, added for unseen and subtracted for seen classes. It is in calibration,
+      distillation and prediction; the cross-entropy is without it.
+    normalize_vectors: attribute vectors at unit length in every step, not only at
+      first.
+    clip_descriptors: negative class descriptors count as 0 (AWA2 in the code).
+    visual_to_attribute: ``attended_score`` (code): :math:`\Psi_k = \sum_r
+      \mathrm{softmax}_k(v_k^\top W_{21} f_r)\, v_k^\top W_{11} f_r`. ``mapped``
+      (paper, recalled): the attended attribute vector gives one score a region,
+      :math:`\bar\Psi_r = f_r^\top W_4 \sum_k \gamma_{rk} v_k`, which
+      :math:`\Psi_k = \sum_r \bar\Psi_r\, f_r^\top W_{att} v_k` takes to attributes.
+    denominator: of the cross-entropy: ``seen`` classes (paper, recalled) or ``all``
+      (code).
+    calibration: ``per_image`` (paper, recalled): minus the log-probabilities of the
+      unseen classes, summed. ``batch_mass`` (code): minus the logarithm of the
+      batch's mean probability of all unseen classes together.
+    distance: d: ``probabilities`` (paper, recalled): squared distance of the
+      softmaxes. ``weighted_scores`` (code): :math:`\sum|d|^3/\|d\|` of the scores.
+    initializer: ``released`` (code): :math:`W_1 \sim N(0, 1)`, the others 0.
+      ``fan_in`` (the paper says nothing): all normal, scaled by the word vectors'
+      length; the paper's second net would never leave 0.
+  """
+
+  name: ClassVar[str] = "msdn"
+  presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    "paper": {
+      "visual_to_attribute": "mapped",
+      "denominator": "seen",
+      "calibration": "per_image",
+      "distance": "probabilities",
+      "initializer": "fan_in",
+    },
+    "official_code": {
+      "visual_to_attribute": "attended_score",
+      "denominator": "all",
+      "calibration": "batch_mass",
+      "distance": "weighted_scores",
+      "initializer": "released",
+    },
+  }
+
+  weight_calibration: float = 0.1
+  weight_distillation: float = 1e-3
+  fusion: float = 0.9
+  bias: float = 1.0
+  normalize_vectors: bool = False
+  clip_descriptors: bool = False
+  visual_to_attribute: str = "mapped"
+  denominator: str = "seen"
+  calibration: str = "per_image"
+  distance: str = "probabilities"
+  initializer: str = "fan_in"
+
+  def __post_init__(self):
+    for field, choices in _CHOICES.items():
+      value = getattr(self, field)
+      require(
+        value in choices,
+        f"config.system.{field}",
+        repr(value),
+        f"one of {', '.join(choices)}",
+      )
+    for field in ("weight_calibration", "weight_distillation", "bias"):
+      value = getattr(self, field)
+      require(value >= 0, f"config.system.{field}", value, "0 or more")
+    require(0 <= self.fusion <= 1, "config.system.fusion", self.fusion, "0 to 1")
+
+  def init(self, rng: Array, spec: Spec) -> Params:
+    require(
+      len(spec.feature_shape) == 2,
+      "features",
+      f"shape {spec.feature_shape}",
+      "regions [R, D]: msdn attends over them",
+    )
+    require(
+      spec.attribute_vectors is not None,
+      "attribute vectors",
+      "none in this dataset",
+      "a word vector for each attribute, which msdn learns from (w2v_att of the "
+      "HDF5 file, or --word_vectors of the import)",
+    )
+    vectors = l2_normalize(jnp.asarray(spec.attribute_vectors, jnp.float32))
+    shape = vectors.shape[1], spec.feature_shape[1]
+    normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+    zeros = nn.initializers.zeros
+    first = rest = normal
+    if self.initializer == "released":
+      first, rest = nn.initializers.normal(1.0), zeros
+    to_visual, to_attribute = ("score", "attention"), ("score", "attention")
+    if self.visual_to_attribute == "mapped":
+      to_attribute += ("map",)
+    keys = iter(jax.random.split(rng, 5))
+    return {
+      "attribute_vectors": vectors,
+      "attribute_to_visual": {
+        name: (first if name == "score" else rest)(next(keys), shape)
+        for name in to_visual
+      },
+      "visual_to_attribute": {name: rest(next(keys), shape) for name in to_attribute},
+    }
+
+  def scores(self, params: Params, features: Array, classes: ClassSpace) -> Array:
+    first, second = self.net_scores(params, features, classes)
+    return self.fusion * first + (1 - self.fusion) * second
+
+  def loss(
+    self, params: Params, batch: Batch, classes: ClassSpace, rng: Array
+  ) -> tuple[Array, dict[str, Array]]:
+    del rng
+    positions = classes.positions(batch.labels)
+    seen = jnp.asarray(classes.seen)
+    among = seen if self.denominator == "seen" else jnp.ones_like(seen)
+    nets = self.net_scores(params, batch.features, classes)
+
+    def cross_entropy(scores: Array) -> Array:
+      without_bias = scores - self._bias(classes)
+      return masked_mean(
+        class_cross_entropy(without_bias, positions, among), batch.mask
+      )
+
+    def calibration(scores: Array) -> Array:
+      if self.calibration == "per_image":
+        return masked_mean(unseen_cross_entropy(scores, seen), batch.mask)
+      return -masked_log_mean(unseen_log_mass(scores, seen), batch.mask)
+
+    distance = {
+      "probabilities": probability_distance,
+      "weighted_scores": weighted_score_distance,
+    }[self.distance]
+    parts = {
+      "cross_entropy_1": cross_entropy(nets[0]),
+      "cross_entropy_2": cross_entropy(nets[1]),
+      "calibration_1": calibration(nets[0]),
+      "calibration_2": calibration(nets[1]),
+      "distillation": masked_mean(jensen_shannon(*nets) + distance(*nets), batch.mask),
+    }
+    objective = (
+      parts["cross_entropy_1"]
+      + parts["cross_entropy_2"]
+      + self.weight_calibration * (parts["calibration_1"] + parts["calibration_2"])
+      + self.weight_distillation * parts["distillation"]
+    )
+    return objective, parts
+
+  def net_scores(
+    self, params: Params, features: Array, classes: ClassSpace
+  ) -> tuple[Array, Array]:
+    """Class scores ``[B, C]`` of the attribute-to-visual and of the other net."""
+    descriptors, bias = self._descriptors(classes), self._bias(classes)
+    first = self._attribute_to_visual(params, features)
+    second = self._visual_to_attribute(params, features)
+    return first @ descriptors.T + bias, second @ descriptors.T + bias
+
+  def region_attention(self, params: Params, features: Array) -> Array:
+    """How each attribute shares its attention among the regions, ``[B, A, R]``."""
+    affinities, _ = self._project(params, "attribute_to_visual", features)
+    return jax.nn.softmax(affinities, OVER_REGIONS).mT
+
+  def step_flops(self, spec: Spec, batch_size: int) -> float:
+    count, dim = spec.feature_shape
+    attributes, width = spec.attribute_vectors.shape
+    maps = 5 if self.visual_to_attribute == "mapped" else 4
+    # The features need no gradient, the maps from words to queries need two.
+    regions = 2 * batch_size * count * dim * attributes
+    queries = 3 * attributes * width * dim
+    classes = 2 * 3 * batch_size * attributes * spec.num_classes
+    return 2.0 * (maps * (regions + queries) + classes)
+
+  def _attribute_to_visual(self, params: Params, features: Array) -> Array:
+    """Attribute scores ``[B, A]`` of the net whose attributes attend to regions."""
+    affinities, scores = self._project(params, "attribute_to_visual", features)
+    return attended_scores(affinities, scores)
+
+  def _visual_to_attribute(self, params: Params, features: Array) -> Array:
+    """Attribute scores ``[B, A]`` of the net whose regions attend to attributes."""
+    affinities, scores, *maps = self._project(params, "visual_to_attribute", features)
+    if not maps:
+      return attended_scores(affinities, scores, OVER_QUERIES)
+    attention = jax.nn.softmax(affinities, OVER_QUERIES)
+    of_region = jnp.sum(attention * scores, OVER_QUERIES, keepdims=True)
+    return jnp.sum(of_region * maps[0], OVER_REGIONS)
+
+  def _project(self, params: Params, net: str, features: Array) -> list[Array]:
+    """Inner products of regions with each of the net's maps of attributes."""
+    maps, vectors = params[net], self._vectors(params)
+    names = [name for name in ("attention", "score", "map") if name in maps]
+    return project(features, *(vectors @ maps[n] for n in names), normalize=True)
+
+  def _vectors(self, params: Params) -> Array:
+    vectors = params["attribute_vectors"]
+    return l2_normalize(vectors) if self.normalize_vectors else vectors
+
+  def _descriptors(self, classes: ClassSpace) -> Array:
+    embeddings = jnp.asarray(classes.embeddings)
+    if self.clip_descriptors:
+      embeddings = jnp.maximum(embeddings, 0)
+    return l2_normalize(embeddings)
+
+  def _bias(self, classes: ClassSpace) -> Array:
+    return jnp.where(jnp.asarray(classes.seen), -self.bias, self.bias)[None, :]
