@@ -83,9 +83,29 @@ def test_benchmark_prints_and_writes_figures(command, tmp_path):
   assert "input" not in figures and "not timed" in done.stdout
 
 
+@pytest.mark.parametrize("system", ["msdn", "attended_autoencoder"])
+def test_benchmark_of_region_systems(system):
+  figures = benchmark.run(system, "cub7", batch_size=2)
+  assert figures["feature_shape"] == [49, 2048]
+  assert figures["fraction_of_matmul_rate"] > 0
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (("--preset=cub9",), "Did you mean 'cub'"),
+    (("--system=msdn",), "features: found shape (2048,), expected regions"),
+  ],
+)
+def test_benchmark_says_what_is_wrong(command, arguments, message):
+  done = command("-m", "zsljax", "benchmark", *arguments, check=False)
+  assert done.returncode == 2
+  assert message in " ".join(done.stderr.split())
+
+
 def test_benchmark_times_the_input_of_a_stored_set(tmp_path):
   prepare(read_digits(), tmp_path)
-  figures = benchmark.run("semantic_softmax", 128, tmp_path, "digits")
+  figures = benchmark.run("semantic_softmax", "cub", 128, tmp_path, "digits")
   assert figures["feature_shape"] == [64] and figures["num_classes"] == 10
   rates = figures["input"]
   assert rates["rows"] == 128 * 4 * (1008 // 128)

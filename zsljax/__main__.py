@@ -139,7 +139,12 @@ def _parser() -> argparse.ArgumentParser:
     "--system", default="semantic_softmax", help="(default: %(default)s)"
   )
   benchmark.add_argument(
-    "--batch_size", type=int, default=256, help="(default: %(default)s)"
+    "--preset",
+    default="cub",
+    help="shapes: cub (pooled), cub7 or cub14 (regions) (default: %(default)s)",
+  )
+  benchmark.add_argument(
+    "--batch_size", type=int, help="(default: the preset's, 256 or 50)"
   )
   benchmark.add_argument(
     "--data_dir",

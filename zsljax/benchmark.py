@@ -6,7 +6,7 @@ timed too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import pathlib
 import statistics
@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 from zsljax.classes import ClassSpace
-from zsljax.errors import ZsljaxError
+from zsljax.errors import ZsljaxError, did_you_mean
 from zsljax.models import Batch, Spec, System, build_system
 from zsljax.reporting.files import write_json
 from zsljax.training import init_state, make_train_step
@@ -27,6 +27,34 @@ from zsljax.training import init_state, make_train_step
 _MATMUL_SIZE = 2048
 _WARM_UP = 3
 _NUM_EXAMPLES = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+  """Sizes of a published training set, and its usual batch."""
+
+  feature_shape: tuple[int, ...]
+  num_attributes: int
+  num_classes: int
+  batch_size: int
+
+  def spec(self) -> Spec:
+    """With random word vectors of 300 numbers."""
+    vectors = np.random.default_rng(0).standard_normal((self.num_attributes, 300))
+    return Spec(
+      self.feature_shape,
+      self.num_attributes,
+      self.num_classes,
+      vectors.astype(np.float32),
+    )
+
+
+# CUB pooled, and with regions on a grid of 7 x 7 and of 14 x 14.
+PRESETS = {
+  "cub": Shapes((2048,), 312, 200, 256),
+  "cub7": Shapes((49, 2048), 312, 200, 50),
+  "cub14": Shapes((196, 2048), 312, 200, 50),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,49 +69,61 @@ class Timing:
     return f"{1e3 * self.median:.3f} ms ({1e3 * self.low:.3f}-{1e3 * self.high:.3f})"
 
 
-def time_calls(call: Callable[[], Any], seconds: float = 2.0) -> Timing:
-  """Times ``call`` (which returns JAX arrays) after a warm-up.
+def time_calls(
+  calls: Mapping[str, Callable[[], Any]], seconds: float = 4.0
+) -> dict[str, Timing]:
+  """Times calls (which return JAX arrays) in turns, after a warm-up.
+
+  In turns, because the speed of a machine that others share changes with time: what
+  is compared should have met the same moments.
 
   Args:
-    call: run to its end each time.
-    seconds: how long to measure; at least 5 calls.
+    calls: each run to its end each time.
+    seconds: how long to measure; at least 5 rounds.
   """
-  for _ in range(_WARM_UP):
-    jax.block_until_ready(call())
-  times: list[float] = []
-  while len(times) < 5 or sum(times) < seconds:
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    times.append(time.perf_counter() - start)
-  low, median, high = statistics.quantiles(times, n=4)
-  return Timing(median, low, high)
+  for call in calls.values():
+    for _ in range(_WARM_UP):
+      jax.block_until_ready(call())
+  times: dict[str, list[float]] = {name: [] for name in calls}
+  begin = time.perf_counter()
+  while len(next(iter(times.values()))) < 5 or time.perf_counter() < begin + seconds:
+    for name, call in calls.items():
+      start = time.perf_counter()
+      jax.block_until_ready(call())
+      times[name].append(time.perf_counter() - start)
+  quartiles = {name: statistics.quantiles(t, n=4) for name, t in times.items()}
+  return {
+    name: Timing(median, low, high) for name, (low, median, high) in quartiles.items()
+  }
 
 
-def matmul_rate() -> float:
-  """Operations per second of a large float32 matrix product on one device."""
+def matrix_product() -> tuple[Callable[[], Any], float]:
+  """A large float32 matrix product on one device, and its operations."""
   a = jax.random.normal(jax.random.key(0), (_MATMUL_SIZE, _MATMUL_SIZE))
   product = jax.jit(jnp.matmul)
-  return 2 * _MATMUL_SIZE**3 / time_calls(lambda: product(a, a)).median
+  return lambda: product(a, a), 2.0 * _MATMUL_SIZE**3
 
 
-def benchmark_step(
+def make_step(
   system: System, spec: Spec, batch_size: int, dtype: Any = jnp.float32
-) -> tuple[Timing, float, Callable]:
-  """Times one training step on random features, with Adam.
+) -> tuple[Callable, float]:
+  """A training step on random features, with Adam.
 
   Returns:
-    The timing, the seconds of compilation, and a function that takes one step on
-    a batch and returns its loss (for timing together with input).
+    A function that takes one step (on a batch, or on the random one) and returns its
+    loss; and the seconds of compilation.
   """
   rng = np.random.default_rng(0)
   classes = ClassSpace.create(
     [f"class {i}" for i in range(spec.num_classes)],
     rng.standard_normal((spec.num_classes, spec.num_attributes)),
+    # As in CUB, a quarter is unseen.
+    seen=np.arange(spec.num_classes) < 0.75 * spec.num_classes,
   )
   classes = jax.device_put(classes)
   batch = Batch(
     features=jnp.asarray(rng.standard_normal((batch_size, *spec.feature_shape)), dtype),
-    labels=jnp.asarray(rng.integers(spec.num_classes, size=batch_size)),
+    labels=jnp.asarray(rng.integers(int(0.75 * spec.num_classes), size=batch_size)),
     mask=jnp.ones(batch_size, bool),
     num_examples=_NUM_EXAMPLES,
   )
@@ -99,7 +139,7 @@ def benchmark_step(
     state, metrics = compiled(state, batch, classes)
     return metrics["loss"]
 
-  return time_calls(one_step), compile_time, one_step
+  return one_step, compile_time
 
 
 def input_rates(
@@ -109,7 +149,7 @@ def input_rates(
 
   Args:
     batches: starts the input pipeline, batches on the device.
-    one_step: from ``benchmark_step``.
+    one_step: from ``make_step``.
     number: of batches.
   """
 
@@ -137,22 +177,27 @@ def input_rates(
 
 def run(
   system_name: str,
-  batch_size: int,
+  preset: str = "cub",
+  batch_size: int | None = None,
   data_dir: pathlib.Path | None = None,
   dataset: str = "awa1",
   features: str | None = None,
 ) -> dict[str, Any]:
   """All figures for one system, as JSON values."""
-  system = build_system({"name": system_name})
+  if preset not in PRESETS:
+    raise ZsljaxError(
+      f"--preset: unknown shapes {preset!r}. {did_you_mean(preset, PRESETS)}"
+    )
+  system = _released(system_name)
   stored = _stored(data_dir, dataset, features) if data_dir else None
-  spec = (
-    Spec(stored.feature_shape, stored.classes.embeddings.shape[1], len(stored.classes))
-    if stored
-    else Spec((2048,), 312, 200)
-  )
+  shapes = PRESETS[preset]
+  batch_size = batch_size or shapes.batch_size
+  spec = _spec(stored) if stored else shapes.spec()
   dtype = jax.dtypes.canonicalize_dtype(stored.storage_dtype if stored else jnp.float32)
-  timing, compile_time, one_step = benchmark_step(system, spec, batch_size, dtype)
-  ceiling = matmul_rate()
+  one_step, compile_time = make_step(system, spec, batch_size, dtype)
+  product, product_flops = matrix_product()
+  timings = time_calls({"step": one_step, "matmul": product})
+  timing, ceiling = timings["step"], product_flops / timings["matmul"].median
   flops = system.step_flops(spec, batch_size)
   figures = {
     "system": system_name,
@@ -173,6 +218,24 @@ def run(
   if stored:
     figures["input"] = _time_input(stored, batch_size, one_step)
   return figures
+
+
+def _released(name: str) -> System:
+  """A system as its authors' code has it, or as the paper where there is none."""
+  system = build_system({"name": name})
+  if "official_code" in system.presets:
+    return build_system({"name": name, "preset": "official_code"})
+  return system
+
+
+def _spec(stored) -> Spec:
+  classes = stored.classes
+  return Spec(
+    stored.feature_shape,
+    classes.embeddings.shape[1],
+    len(classes),
+    classes.attribute_vectors,
+  )
 
 
 def _stored(data_dir: pathlib.Path, name: str, features: str | None):
@@ -243,7 +306,12 @@ def show(figures: dict[str, Any]) -> str:
 def main(args) -> None:
   """The ``benchmark`` verb."""
   figures = run(
-    args.system, args.batch_size, args.data_dir, args.dataset, args.features
+    args.system,
+    args.preset,
+    args.batch_size,
+    args.data_dir,
+    args.dataset,
+    args.features,
   )
   print(show(figures))
   if args.json:

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import os
 import pathlib
 
@@ -13,7 +14,7 @@ import pytest
 from zsljax.classes import ClassSpace
 from zsljax.errors import ZsljaxError
 from zsljax.models import MSDN, Batch, Spec, build_system
-from zsljax.training import make_optimizer
+from zsljax.training import init_state, make_optimizer, make_train_step
 
 PRESETS = ("paper", "official_code")
 GOLDEN = pathlib.Path(os.environ.get("ZSLJAX_GOLDEN") or "absent").absolute()
@@ -282,17 +283,39 @@ def test_wrong_fields_are_named(field, value):
     build_system({"name": "msdn", field: value})
 
 
-def test_compiled_step_never_makes_attended_features(region_problem):
-  """No [B, A, D] array in the gradient's program, nor one of that size."""
-  batch, classes, spec = region_problem(11, 5, 17, attributes=13, width=3)
-  system = build_system({"name": "msdn", "preset": "official_code"})
-  params = system.init(jax.random.key(0), spec)
-  batch = batch.astype(jnp.float32)
-  step = jax.jit(jax.value_and_grad(lambda p, b: system.loss(p, b, classes, None)[0]))
-  text = step.lower(params, batch).compile().as_text()
-  assert "[11,5,26]" in text  # The projections: shapes are written so.
-  for shape in ("[11,13,17]", "[13,11,17]", "[11,17,13]", "[143,17]"):
-    assert shape not in text
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("regions", [49, 196])
+def test_compiled_step_never_makes_attended_features(preset, regions):
+  """CUB's training step has no [B, A, D] array, nor one of that size."""
+  batch_size, attributes, dim, classes = 50, 312, 2048, 200
+  vectors = np.ones((attributes, 300), np.float32)
+  spec = Spec((regions, dim), attributes, classes, vectors)
+  space = ClassSpace.create(
+    [str(c) for c in range(classes)],
+    np.ones((classes, attributes), np.float32),
+    seen=np.arange(classes) < 150,
+  )
+  batch = Batch(
+    jax.ShapeDtypeStruct((batch_size, regions, dim), jnp.float32),
+    jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+    jax.ShapeDtypeStruct((batch_size,), bool),
+    7057,
+  )
+  system = build_system({"name": "msdn", "preset": preset})
+  optimizer = make_optimizer(
+    {"name": "rmsprop", "learning_rate": 1e-4, "weight_decay": 1e-4, "momentum": 0.9},
+    batch_size,
+  )
+  state = jax.eval_shape(lambda: init_state(system, optimizer, spec, 0))
+  step = jax.jit(make_train_step(system, optimizer))
+  compiled = step.lower(state, batch, space).compile()
+  text = compiled.as_text()
+  assert f"[{batch_size},{regions},{2 * attributes}]" in text  # How shapes look.
+  for shape in itertools.permutations((batch_size, attributes, dim)):
+    assert "[{},{},{}]".format(*shape) not in text
+  attended = 4 * batch_size * attributes * dim
+  projections = 4 * batch_size * regions * 5 * attributes
+  assert compiled.memory_analysis().temp_size_in_bytes < attended + projections
 
 
 def relative_error(found, expected):

@@ -18,13 +18,17 @@ def describe(dataset: StoredDataset) -> str:
   stored = meta["storage_dtype"]
   if stored != meta["source_dtype"]:
     stored += f" (source: {meta['source_dtype']})"
+  described = (
+    f"{meta['class_embedding']}, {classes.embeddings.shape[1]} numbers a class"
+  )
+  if classes.attribute_vectors is not None:
+    described += f", word vectors of {classes.attribute_vectors.shape[1]} for each"
   lines = [
     f"{meta['name']}: {sum(sizes.values())} images, {meta['features']} features "
     f"of {shape}, stored as {stored}",
     f"classes     {len(classes)}: {seen} seen (of which {held_out} for "
     f"validation), {len(classes) - seen} unseen",
-    f"described   by {meta['class_embedding']}, "
-    f"{classes.embeddings.shape[1]} numbers a class",
+    f"described   by {described}",
     f"split       {meta['split_version']}",
     f"  trainval      {sizes['train'] + sizes['val']:>8} = train + val",
     f"    train       {sizes['train']:>8}",
