@@ -159,7 +159,7 @@ def chosen_gamma(workdir: pathlib.Path, run: Experiment) -> tuple[float, str, st
   for field, found, expected in (
     *(
       (f"config.{part}", row["provenance"]["config"][part], run.config[part])
-      for part in ("system", "optimizer")
+      for part in ("system", "optimizer", "epochs", "batch_size")
     ),
     ("data", row["provenance"]["data"]["fingerprint"], run.dataset.fingerprint),
   ):

@@ -17,8 +17,8 @@ import optax
 
 from zsljax import training
 from zsljax.checkpoints import Checkpoints
-from zsljax.data import TrainingData, gigabytes
-from zsljax.errors import require, shown_to_user
+from zsljax.data import TrainingData
+from zsljax.errors import in_bytes, require, shown_to_user
 from zsljax.experiment import Experiment
 import zsljax.flags
 from zsljax.flags import WORKDIR, parse_flags, workdir
@@ -76,7 +76,11 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> training.TrainState:
     multiple_of=mesh.shape["data"],
   )
   if batch_size:
-    training.check_divides(data.rows_per_batch, mesh, "images of a batch")
+    rows = data.rows_per_batch
+    field = "config.batch_size"
+    if rows < batch_size:
+      field += f"={batch_size} with {rows} classes to draw from: images of a batch"
+    training.check_divides(rows, mesh, field)
   optimizer = training.make_optimizer(config["optimizer"], batch_size)
   with (
     locked(workdir / ".lock", f"{workdir}: another process is training there"),
@@ -98,7 +102,7 @@ def _train(
     f"{run.system.name} on {meta['name']} ({meta['features']}, "
     f"{meta['class_embedding']}): {data.num_examples} images of "
     f"{int(run.classes.seen.sum())} classes, "
-    f"{_PLACES[data.placement].format(gigabytes(data.size_bytes))}; "
+    f"{_PLACES[data.placement].format(in_bytes(data.size_bytes))}; "
     f"{mesh.size} {jax.devices()[0].platform} device(s)"
   )
   per_epoch = data.steps_per_epoch

@@ -11,13 +11,14 @@ from ml_collections import ConfigDict
 
 from configs import base
 
-# The paper gives alpha and eta, and neither optimizer nor scale: those were chosen
-# here on scene15's validation classes, and the published sets take them.
+# The paper gives alpha (0.5) and eta (1) but neither optimizer nor scale: the others
+# were chosen on scene15, and the published sets take them. On scene15: the highest
+# AUSUC on the validation classes (mean of 3 seeds) of about 100 settings, eta too.
 _PAPER = {
-  "epochs": 20,
-  "learning_rate": 1e-3,
-  "similarity": "dot",
-  "scale": 1.0,
+  "epochs": 10,
+  "learning_rate": 3e-4,
+  "scale": 5.0,
+  "weight_reconstruction": 1.0,
   "num_channels": 2048,
 }
 DATASETS = {
@@ -25,7 +26,13 @@ DATASETS = {
   "awa2": _PAPER,
   "cub": _PAPER,
   "sun": _PAPER,
-  "scene15": _PAPER | {"num_channels": 1280},
+  "scene15": _PAPER
+  | {
+    "weight_reconstruction": 0.01,
+    "num_channels": 1280,
+    # Highest H on the validation classes, mean of 5 seeds.
+    "gamma": 0.683,
+  },
   "digits": _PAPER | {"num_channels": 25},
 }
 
@@ -43,6 +50,8 @@ def get_config(dataset: str = "digits") -> ConfigDict:
   config.optimizer.name = "adam"
   config.optimizer.learning_rate = chosen["learning_rate"]
   config.evaluation.batch_size = 128
+  # The paper's calibration factor; its ablation without is the first row of eval.py.
+  config.evaluation.gamma = chosen.get("gamma")
 
   config.system = ConfigDict()
   config.system.name = "attended_autoencoder"
@@ -51,13 +60,13 @@ def get_config(dataset: str = "digits") -> ConfigDict:
   # alpha, of the manifold alignment.
   config.system.weight_alignment = 0.5
   # eta, of the semantics reconstruction; 0 is the paper's ablation "w/o SR".
-  config.system.weight_reconstruction = 1.0
+  config.system.weight_reconstruction = chosen["weight_reconstruction"]
   # Whether the decoder is the visual-semantic map; False is the paper's ablation.
   config.system.coupled = True
   # Width of the encoder's hidden layer; 0: the sigmoid layer is the query itself.
   config.system.hidden = 0
   # `dot` or `cosine`, of decoded features and class descriptions.
-  config.system.similarity = chosen["similarity"]
+  config.system.similarity = "dot"
   # Factor of the similarity.
   config.system.scale = chosen["scale"]
   # Regions at unit length, and the length that they then get.

@@ -35,8 +35,8 @@ def get_config() -> ConfigDict:
   # of the other images for `eval.py --split=val`.
   config.data.train_split = "trainval"
   # `host` holds the training images in memory, `device` on every device, `none`
-  # streams them from the files, `auto` holds them in memory up to 4 GiB. Same batches
-  # either way.
+  # streams them from the files, `auto` holds them in memory up to 4 GiB, if they are
+  # free. Same batches either way.
   config.data.cache = "auto"
   # How a batch is drawn: in shuffled `epochs`; each `independent` of the others; or
   # `class_balanced`, one image of each of up to batch_size classes.

@@ -4,10 +4,12 @@ import importlib
 import subprocess
 import sys
 
+import chex
 import numpy as np
 import pytest
 
 from configs import attended_autoencoder, msdn, semantic_softmax
+from zsljax.checkpoints import Checkpoints
 from zsljax.data import make_feature_set, open_dataset, prepare
 from zsljax.errors import ZsljaxError
 
@@ -91,16 +93,54 @@ def test_region_config_trains_and_evaluates(module, dataset, tmp_path):
 
 
 @pytest.mark.parametrize("preset", ["paper", "official_code"])
-def test_msdn_presets_resume_and_shard_alike(preset, tmp_path):
+def test_msdn_on_four_devices_equals_one(preset, tmp_path):
   config = small(msdn, "digits", tmp_path / "data")
   config["system"]["preset"] = preset
   config["batch_size"] = 128
   config["epochs"] = 1
-  train.train(config, tmp_path / "one")
+  one = train.train(config, tmp_path / "one")
   config["mesh"]["data"] = 4
-  train.train(config, tmp_path / "four")
-  rows = [evaluate(tmp_path / w)[0]["metrics"] for w in ("one", "four")]
-  assert rows[0] == pytest.approx(rows[1], abs=0.5)
+  four = train.train(config, tmp_path / "four")
+  chex.assert_trees_all_close(one.params, four.params, atol=1e-5)
+  assert int(one.step) == 1008 // 128
+
+
+@pytest.mark.parametrize("sampling", ["independent", "class_balanced"])
+@pytest.mark.parametrize(
+  "caches", [("none", "none"), ("device", "device"), ("host", "none")]
+)
+def test_interrupted_msdn_ends_bit_identical(sampling, caches, tmp_path, monkeypatch):
+  """Killed after a checkpoint, and continued with the data possibly elsewhere."""
+  config = small(msdn, "digits", tmp_path / "data")
+  config["data"]["sampling"] = sampling
+  config["batch_size"] = 200
+  config["data"]["cache"] = caches[0]
+  whole = train.train(config, tmp_path / "whole")
+
+  save, saved = Checkpoints.save, []
+
+  def dying(self, step, *rest):
+    save(self, step, *rest)
+    saved.append(step)
+    self.wait()
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(Checkpoints, "save", dying)
+    train.train(config, tmp_path / "cut")
+  config["data"]["cache"] = caches[1]
+  cut = train.train(config, tmp_path / "cut")
+  assert 0 < saved[0] < int(whole.step)
+  chex.assert_trees_all_equal(cut.params, whole.params)
+  chex.assert_trees_all_equal(cut.opt_state, whole.opt_state)
+
+
+def test_images_of_a_batch_must_divide_over_devices(tmp_path):
+  config = small(msdn, "digits", tmp_path / "data")
+  config["data"]["sampling"] = "class_balanced"
+  config["mesh"]["data"] = 4
+  with pytest.raises(ZsljaxError, match="config.batch_size=50 with 7 classes"):
+    train.train(config, tmp_path / "w")
 
 
 def test_other_width_of_features_is_refused(tmp_path):

@@ -14,13 +14,19 @@ train = importlib.import_module("train")
 evaluate = importlib.import_module("eval").evaluate
 DATA = pathlib.Path(os.environ.get("ZSLJAX_DATA", "")).absolute()
 
-pytestmark = [
-  pytest.mark.slow,
-  pytest.mark.skipif(
-    not (DATA / "awa1" / "classic512.mat").is_file(),
-    reason="ZSLJAX_DATA names no folder with awa1/classic512.mat",
-  ),
-]
+REGIONS = DATA / "scene15" / "feature_map_MobileNetV2_Scene15.hdf5"
+
+pytestmark = pytest.mark.slow
+
+
+def needs(path):
+  return pytest.mark.skipif(
+    not path.is_file(), reason=f"ZSLJAX_DATA names no folder with {path.name}"
+  )
+
+
+needs_awa1 = needs(DATA / "awa1" / "classic512.mat")
+needs_scene15 = needs(REGIONS)
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +46,7 @@ def run(stored, workdir, **system):
   return json.loads(last)["loss"], row["metrics"]
 
 
+@needs_awa1
 def test_awa1_reaches_the_convex_optimum(stored, tmp_path):
   objective, metrics = run(stored, tmp_path)
   assert objective == pytest.approx(1288.38, abs=0.05)
@@ -48,6 +55,7 @@ def test_awa1_reaches_the_convex_optimum(stored, tmp_path):
   assert metrics["s"] == pytest.approx(29.90, abs=0.1)
 
 
+@needs_awa1
 @pytest.mark.parametrize(
   ("system", "optimum"),
   [

@@ -189,10 +189,10 @@ def run(
       f"--preset: unknown shapes {preset!r}. {did_you_mean(preset, PRESETS)}"
     )
   system = _released(system_name)
-  stored = _stored(data_dir, dataset, features) if data_dir else None
+  stored, spec = _stored(data_dir, dataset, features) if data_dir else (None, None)
   shapes = PRESETS[preset]
   batch_size = batch_size or shapes.batch_size
-  spec = _spec(stored) if stored else shapes.spec()
+  spec = spec or shapes.spec()
   dtype = jax.dtypes.canonicalize_dtype(stored.storage_dtype if stored else jnp.float32)
   one_step, compile_time = make_step(system, spec, batch_size, dtype)
   product, product_flops = matrix_product()
@@ -228,21 +228,13 @@ def _released(name: str) -> System:
   return system
 
 
-def _spec(stored) -> Spec:
-  classes = stored.classes
-  return Spec(
-    stored.feature_shape,
-    classes.embeddings.shape[1],
-    len(classes),
-    classes.attribute_vectors,
-  )
-
-
 def _stored(data_dir: pathlib.Path, name: str, features: str | None):
   try:
     from zsljax.data.store import find
+    from zsljax.experiment import spec_of
 
-    return find(data_dir, name, features)
+    stored = find(data_dir, name, features)
+    return stored, spec_of(stored, stored.classes)
   except ImportError as error:
     raise ZsljaxError(
       f"--data_dir={data_dir}: {error}; reading a stored dataset needs TensorFlow "

@@ -29,6 +29,14 @@ def require(ok: bool, where: str, found: object, expected: str) -> None:
     raise ZsljaxError(f"{where}: found {found}, expected {expected}")
 
 
+def in_bytes(size: float) -> str:
+  """A size as people read it: ``2.31 GB``, ``840 MB``, ``12 kB``."""
+  for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+    if size >= scale:
+      return f"{size / scale:.3g} {unit}"
+  return f"{size / 1e3:.3g} kB"
+
+
 def shown_to_user(main: Callable) -> Callable:
   """Turns a ``ZsljaxError`` out of ``main`` into a paragraph and exit code 2."""
 

@@ -18,6 +18,16 @@ from zsljax.models import Spec, System, build_system
 from zsljax.sharding import make_mesh, replicated
 
 
+def spec_of(dataset: StoredDataset, classes: ClassSpace) -> Spec:
+  """What systems must know of a dataset."""
+  return Spec(
+    dataset.feature_shape,
+    classes.embeddings.shape[1],
+    len(classes),
+    classes.attribute_vectors,
+  )
+
+
 @dataclasses.dataclass(frozen=True)
 class Experiment:
   """A system, a dataset and devices.
@@ -70,12 +80,7 @@ class Experiment:
       system=system,
       dataset=dataset,
       classes=classes,
-      spec=Spec(
-        dataset.feature_shape,
-        classes.embeddings.shape[1],
-        len(classes),
-        classes.attribute_vectors,
-      ),
+      spec=spec_of(dataset, classes),
       mesh=make_mesh(config["mesh"]["data"]),
     )
 

@@ -32,7 +32,10 @@ def masked_mean(values: Array, mask: Array) -> Array:
 
 
 def masked_log_mean(logs: Array, mask: Array) -> Array:
-  """The logarithm of the mean of ``exp(logs)`` [B] over the rows of ``mask`` [B]."""
+  """The logarithm of the mean of ``exp(logs)`` [B] over the rows of ``mask`` [B].
+
+  -inf where there is no row.
+  """
   total = jax.nn.logsumexp(logs, where=mask)
   return total - jnp.log(jnp.maximum(jnp.sum(mask), 1).astype(logs.dtype))
 

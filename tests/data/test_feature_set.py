@@ -84,7 +84,7 @@ def test_validation_classes_are_drawn_from_the_seen(feature_set):
   classes = {found.validation_classes for found in drawn}
   assert len(classes) > 1
   assert set().union(*classes) <= {0, 1, 3, 4}
-  assert all("names no validation classes" in found.notes[-1] for found in drawn)
+  assert all("No validation classes follow" in found.notes[-1] for found in drawn)
 
 
 def test_validation_class_must_be_seen(feature_set):

@@ -312,7 +312,12 @@ def test_passes_and_steps(stored):
 
 
 def test_rows_are_those_of_the_batches(stored):
-  for options in ({}, {"sampling": "independent"}, {"batch_size": 0}):
+  for options in (
+    {},
+    {"sampling": "independent"},
+    {"sampling": "class_balanced"},
+    {"batch_size": 0},
+  ):
     data = training(stored, cache="device", **options)
     table = data.table()
     for rows, batch in zip(data.rows(3), take(data, 12, 3), strict=False):
@@ -322,9 +327,14 @@ def test_rows_are_those_of_the_batches(stored):
 
 def test_table_that_does_not_fit_is_refused(stored, monkeypatch):
   monkeypatch.setattr(pipeline, "available_memory", lambda: 100)
-  with pytest.raises(ZsljaxError, match="'host' with 9.6e-07 GB of features"):
+  with pytest.raises(ZsljaxError, match="'host' with 0.96 kB of features"):
     take(training(stored, cache="host"), 1)
   assert len(take(training(stored, cache="none"), 1)) == 1
+
+
+def test_auto_streams_what_does_not_fit(stored, monkeypatch):
+  monkeypatch.setattr(pipeline, "available_memory", lambda: 100)
+  assert training(stored).placement == "none"
 
 
 def test_available_memory_is_plausible():

@@ -188,12 +188,22 @@ def test_published_name_needs_published_sizes(region_file):
     ("feature_map", lambda x: x[:, :, 0], r"expected [N, C, H, W]"),
     ("feature_map", lambda x: x.astype(int), "floating point"),
     ("labels", lambda x: x[:-1], "labels: found 65, expected 66"),
-    ("labels", lambda x: x + 1, "outside the list of 6 classes"),
+    ("labels", lambda x: x + 1, "a row for each of the 7 classes in labels"),
+    ("labels", lambda x: x.astype("S"), "labels: found 66 values of |S"),
+    ("labels", lambda x: np.where(x == 3, np.nan, x), "labels: found 66 values of flo"),
+    ("test_seen_loc", lambda x: np.isin(np.arange(66), x), "values of bool"),
     ("labels", lambda x: x + 0.5, "not whole"),
     ("labels", lambda x: x - 1, "below 0"),
-    ("att", lambda x: x[:5], "outside the list of 5 classes"),
-    ("att", lambda x: x[0], "expected [classes, A]"),
-    ("att", lambda x: x[:, :6], "w2v_att: found shape (7, 4), expected [6, V]"),
+    ("att", lambda x: x[:5], "found shape (5, 7), expected [6, A]"),
+    ("att", lambda x: x.T, "found shape (7, 6), expected [6, A], a row for each"),
+    ("att", lambda x: x[0], "found shape (7,), expected [6, A]"),
+    ("feature_map", lambda x: x[:, :3, :3].repeat(3, 3), "channels seem to come last"),
+    ("w2v_att", lambda x: x.astype("S"), "found shape (7, 4) of |S"),
+    (
+      "att",
+      lambda x: x[:, :6],
+      "w2v_att: found shape (7, 4) of float32, expected [6, V]",
+    ),
     ("w2v_att", lambda x: x * np.nan, "w2v_att: found NaN"),
     ("test_seen_loc", lambda x: x + 66, "does this file count from 1?"),
     ("trainval_loc", lambda x: np.append(x, x[0]), "images more than once"),
@@ -220,6 +230,53 @@ def test_overlapping_locations_are_refused(region_file, pair):
   content[first] = np.append(content[first], content[second][0])
   names = " and ".join(f.removesuffix("_loc") for f in pair)
   assert f"{names}: found 1 images in both" in region_file.refused()
+
+
+@pytest.mark.parametrize(
+  ("first", "second"),
+  [
+    ("train_loc", "val_unseen_loc"),
+    ("train_loc", "test_unseen_loc"),
+    ("val_unseen_loc", "test_unseen_loc"),
+  ],
+)
+def test_overlapping_tuning_images_are_refused(region_file, first, second):
+  content = region_file.content
+  content[first] = np.append(content[first], content[second][0])
+  names = f"{first} and {second}".replace("val_unseen", "val")
+  assert f"{names}: found 1 images in both" in region_file.refused()
+
+
+def test_older_files_tune_on_seen_test_images(region_file):
+  content = region_file.content
+  content["train_loc"] = np.append(content["train_loc"], content["test_seen_loc"])
+  with region_file.write().read() as found:
+    assert found.validation_classes == VALIDATION
+
+
+def test_what_can_be_refused_is_refused_before_unpacking(region_file, monkeypatch):
+  def unpack(self):
+    raise AssertionError("unpacked")
+
+  monkeypatch.setattr(regions.UnpackedRegions, "_unpack", unpack)
+  region_file.content["test_seen_loc"] = region_file.content["trainval_loc"]
+  assert "images in both" in region_file.refused()
+  region_file.content["w2v_att"] = np.ones((3, 3))
+  assert "w2v_att" in region_file.refused()
+
+
+def test_other_fields_of_the_file_are_left_alone(region_file, monkeypatch):
+  region_file.content["images"] = np.zeros((9, 9))
+  read = []
+  getitem = h5py.Dataset.__getitem__
+
+  def noted(self, key, *rest, **options):
+    read.append(self.name)
+    return getitem(self, key, *rest, **options)
+
+  monkeypatch.setattr(h5py.Dataset, "__getitem__", noted)
+  with region_file.write().read():
+    assert "/labels" in read and "/images" not in read
 
 
 @pytest.mark.parametrize("field", ["feature_map", "labels", "att", "test_seen_loc"])

@@ -270,8 +270,19 @@ def test_empty_location(xlsa17, part):
   ],
 )
 def test_overlapping_splits(xlsa17, part, other):
+  for field in ("train_loc", "val_loc"):
+    del xlsa17.split[field]
   xlsa17.split[f"{other}_loc"][0] = xlsa17.split[f"{part}_loc"][0]
   rejected(xlsa17, SPLIT, f"{part} and {other}", "1 images in both")
+
+
+@pytest.mark.parametrize(
+  ("part", "other"),
+  [("train", "val"), ("train", "test_unseen"), ("val", "test_unseen")],
+)
+def test_overlapping_tuning_images(xlsa17, part, other):
+  xlsa17.split[f"{part}_loc"][0] = xlsa17.split[f"{other}_loc"][0]
+  rejected(xlsa17, SPLIT, f"{part}_loc and {other}_loc", "1 images in both")
 
 
 def test_class_both_seen_and_unseen(xlsa17):

@@ -263,14 +263,14 @@ def test_wrong_fields_are_named(field, value):
     build_system({"name": "attended_autoencoder", field: value})
 
 
-def test_step_flops_count_the_matrix_products():
-  spec = Spec((49, 64), 7, 5)
-  regions, codes, manifold = 20 * 49 * 64 * 5, 5 * 7 * 64, 5 * 5 * 64
-  dot = AttendedAutoencoder(similarity="dot").step_flops(spec, 20)
-  # Affinities and values; read-outs; encoder; alignment; decoding.
-  assert dot == 2 * (4 * regions + 3 * codes + 2 * codes + 3 * manifold + 3 * codes)
-  cosine = AttendedAutoencoder(similarity="cosine").step_flops(spec, 20)
-  decoded, pooled = 20 * 49 * 64 * 7, 20 * 49 * 5 * 7
-  assert cosine == 2 * (
-    2 * (regions + decoded) + 3 * pooled + 2 * codes + 3 * manifold + 3 * codes
+@pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
+def test_step_flops_are_the_products_of_the_gradient(
+  region_problem, product_flops, fields
+):
+  batch, classes, spec = region_problem()
+  system = AttendedAutoencoder(**fields)
+  params = system.init(jax.random.key(0), spec)
+  found = product_flops(
+    jax.grad(lambda p: system.loss(p, batch, classes, None)[0]), params
   )
+  assert system.step_flops(spec, len(batch.labels)) == found

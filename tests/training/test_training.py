@@ -207,10 +207,11 @@ def placed(data, mesh, kind, start=0, steps=5):
 
 
 @pytest.mark.parametrize("devices", [1, 4])
-@pytest.mark.parametrize("sampling", ["epochs", "independent"])
+@pytest.mark.parametrize("sampling", ["epochs", "independent", "class_balanced"])
 def test_resident_batches_equal_sent_ones(tmp_path, devices, sampling):
   store = open_dataset({"name": "digits", "features": None, "dir": tmp_path})
-  data = TrainingData(store, "trainval", 256, 0, "device", sampling)
+  size = 4 if sampling == "class_balanced" else 256
+  data = TrainingData(store, "trainval", size, 0, "device", sampling)
   mesh = make_mesh(devices)
   both = (placed(data, mesh, kind, start=2) for kind in ("resident", "sent"))
   for found, expected in zip(*both, strict=True):
@@ -231,7 +232,7 @@ def test_resident_table_must_fit(monkeypatch):
     local_devices = (Full(),)
 
   table = {"features": np.zeros((10, 6), np.float32)}
-  with pytest.raises(ZsljaxError, match="2.4e-07 GB .* 2e-07 GB are free on device 7"):
+  with pytest.raises(ZsljaxError, match="0.24 kB .* 0.2 kB are free on device 7"):
     next(training.resident(table, iter([]), Mesh(), 10))
 
 

@@ -5,7 +5,7 @@ written.
 """
 
 from zsljax.data.feature_set import FeatureSet, make_feature_set
-from zsljax.data.pipeline import TrainingData, evaluation_batches, gigabytes
+from zsljax.data.pipeline import TrainingData, evaluation_batches
 from zsljax.data.regions import read_regions
 from zsljax.data.sources import open_dataset
 from zsljax.data.store import StoredDataset, prepare
@@ -16,7 +16,6 @@ __all__ = [
   "StoredDataset",
   "TrainingData",
   "evaluation_batches",
-  "gigabytes",
   "make_feature_set",
   "open_dataset",
   "prepare",

@@ -18,11 +18,11 @@ def describe(dataset: StoredDataset) -> str:
   stored = meta["storage_dtype"]
   if stored != meta["source_dtype"]:
     stored += f" (source: {meta['source_dtype']})"
-  described = (
-    f"{meta['class_embedding']}, {classes.embeddings.shape[1]} numbers a class"
-  )
+  width = classes.embeddings.shape[1]
+  described = f"{meta['class_embedding']}, {width} numbers a class"
   if classes.attribute_vectors is not None:
-    described += f", word vectors of {classes.attribute_vectors.shape[1]} for each"
+    width = classes.attribute_vectors.shape[1]
+    described += f"; each attribute by a word vector of {width}"
   lines = [
     f"{meta['name']}: {sum(sizes.values())} images, {meta['features']} features "
     f"of {shape}, stored as {stored}",

@@ -132,7 +132,6 @@ def make_feature_set(
     f"{outside[0] if outside.size else ''}, counted from 0)",
     "every label to name a class",
   )
-  digest, largest = _scan(features, where, notes)
   parts = {
     "trainval": trainval,
     "test_seen": test_seen,
@@ -153,7 +152,7 @@ def make_feature_set(
   if validation_classes is None:
     validation_classes = _draw_classes(np.flatnonzero(classes.seen), split_seed)
     notes.append(
-      f"The source names no validation classes: {len(validation_classes)} seen "
+      f"No validation classes follow from the source: {len(validation_classes)} seen "
       f"classes were drawn with seed {split_seed}."
     )
   strangers = np.setdiff1d(validation_classes, np.flatnonzero(classes.seen))
@@ -163,6 +162,7 @@ def make_feature_set(
     f"{[class_names[i] for i in strangers[:3]]} without images in trainval",
     "validation classes to be seen classes",
   )
+  digest, largest = _scan(features, where, notes)  # Last: it reads all of them.
   train, val = hold_out_validation(labels, trainval, validation_classes, split_seed)
   require(
     train.size > 0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -12,7 +13,7 @@ import pathlib
 import numpy as np
 
 from zsljax.data.store import Piece, StoredDataset, tensorflow
-from zsljax.errors import ZsljaxError, require
+from zsljax.errors import ZsljaxError, in_bytes, require
 
 # One batch: features [B, ...], labels [B], mask [B].
 HostBatch = dict[str, np.ndarray]
@@ -49,7 +50,8 @@ class TrainingData:
     batch_size: over all hosts; 0 is one batch of everything, in stored order.
     seed: of the order.
     cache: ``host`` holds the split in memory, ``device`` on the devices, ``none``
-      reads from the files, ``auto`` holds it in memory up to ``CACHE_LIMIT`` bytes.
+      reads from the files, ``auto`` holds it in memory up to ``CACHE_LIMIT`` bytes a
+      host, if they are free.
     sampling: of ``SAMPLINGS``.
     host: index of this process.
     num_hosts: number of processes.
@@ -147,8 +149,8 @@ class TrainingData:
       return "host"
     if self.cache != "auto":
       return self.cache
-    size = self.store.row_bytes * self.num_examples
-    return "host" if size <= CACHE_LIMIT else "none"
+    fits = max(self._shares) * self.store.row_bytes <= CACHE_LIMIT
+    return "host" if fits and self.size_bytes <= available_memory() else "none"
 
   def table(self) -> HostBatch:
     """Features and labels of this host's share, in stored order.
@@ -160,8 +162,8 @@ class TrainingData:
     require(
       self.size_bytes <= free,
       "config.data.cache",
-      f"{self.placement!r} with {gigabytes(self.size_bytes)} of features",
-      f"none: {gigabytes(free)} are free in this host's memory",
+      f"{self.placement!r} with {in_bytes(self.size_bytes)} of features",
+      f"none: {in_bytes(free)} are free in this host's memory",
     )
     return load(self.store, self._splits, self.host, self.num_hosts)
 
@@ -282,8 +284,8 @@ class TrainingData:
     require(
       not empty,
       "config.data.sampling",
-      f"class_balanced, but class {empty[:1]} has no image in the share of host "
-      f"{self.host}",
+      f"class_balanced, but class {empty[0] if empty else ''} has no image in the "
+      f"share of host {self.host}",
       f"at least {self.num_hosts} training images in every class",
     )
     return rows
@@ -430,18 +432,18 @@ def _record_at(path, offset):
 
 
 def available_memory() -> int:
-  """Bytes of this host's memory that a process can still take."""
+  """Bytes of memory that a process can still take; a container's limit counts."""
   try:
     lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
     kilobytes = next(line.split()[1] for line in lines if "MemAvailable" in line)
-    return 1024 * int(kilobytes)
+    free = 1024 * int(kilobytes)
   except (OSError, StopIteration):
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def gigabytes(size: int) -> str:
-  """A size for people: ``2.31 GB``."""
-  return f"{size / 1e9:.3g} GB"
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  with contextlib.suppress(OSError, ValueError):  # "max" is no limit.
+    group = pathlib.Path("/sys/fs/cgroup")
+    limit = int((group / "memory.max").read_text())
+    free = min(free, limit - int((group / "memory.current").read_text()))
+  return free
 
 
 def _columns(example: dict[str, np.ndarray]) -> HostBatch:

@@ -89,6 +89,26 @@ def split_version(
   return "xlsa17-unknown"
 
 
+def check_tuning(locations: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
+  """Raises unless the images for tuning are apart, and none is of an unseen class.
+
+  Images of ``test_seen`` are allowed among them: the older published files have those.
+  """
+  for first, second in (
+    ("train_loc", "val_loc"),
+    ("train_loc", "test_unseen_loc"),
+    ("val_loc", "test_unseen_loc"),
+  ):
+    if first in locations and second in locations:
+      shared = np.intersect1d(locations[first], locations[second])
+      require(
+        not shared.size,
+        f"{path}: {first} and {second}",
+        f"{shared.size} images in both",
+        "disjoint locations",
+      )
+
+
 def held_out_classes(
   labels: np.ndarray, locations: Mapping[str, np.ndarray]
 ) -> np.ndarray | None:

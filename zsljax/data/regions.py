@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 import contextlib
+import dataclasses
 import os
 import pathlib
 import re
@@ -22,6 +23,7 @@ from zsljax.data.feature_set import FeatureSet, make_feature_set, sha256_of
 from zsljax.data.published import (
   PUBLISHED,
   check_published,
+  check_tuning,
   dataset_name,
   held_out_classes,
   split_version,
@@ -37,6 +39,7 @@ LOCATIONS = {
   "test_seen_loc": "test_seen_loc",
   "test_unseen_loc": "test_unseen_loc",
 }
+_SMALL = ("labels", "w2v_att", "allclasses_names", "attribute_names", *LOCATIONS)
 _NEEDED = ("feature_map", "labels", "trainval_loc", "test_seen_loc", "test_unseen_loc")
 _PIECE_BYTES = 2**26
 
@@ -46,29 +49,24 @@ class UnpackedRegions:
 
   HDF5 files are compressed in chunks that often span hundreds of images, so a
   row cannot be read from them without unpacking those. Here each chunk is
-  unpacked once.
+  unpacked once, when the first row is asked for.
   """
 
   def __init__(self, source: h5py.Dataset, scratch: pathlib.Path):
-    """Unpacks ``source`` [N, C, H, W] into a file in the folder ``scratch``."""
+    """Features of ``source`` [N, C, H, W], by way of a file in ``scratch``."""
     count, channels, height, width = source.shape
     self.dtype = source.dtype
     self.shape = (count, height * width, channels)
     self._row_bytes = int(np.prod(self.shape[1:])) * self.dtype.itemsize
-    self._scratch = scratch
-    with explained(scratch):
-      scratch.mkdir(parents=True, exist_ok=True)
-      self._file = tempfile.TemporaryFile(dir=scratch)
-    try:
-      self._unpack(source)
-    except BaseException:
-      self.close()
-      raise
+    self._source, self._scratch = source, scratch
+    self._file = None
 
   def __len__(self) -> int:
     return self.shape[0]
 
   def __getitem__(self, rows: int | slice) -> np.ndarray:
+    if self._file is None:
+      self._unpack()
     start, stop, _ = (
       rows.indices(len(self)) if isinstance(rows, slice) else (rows, rows + 1, 1)
     )
@@ -82,15 +80,19 @@ class UnpackedRegions:
 
   def close(self) -> None:
     """Frees the room."""
-    self._file.close()
+    if self._file is not None:
+      self._file.close()
 
-  def _unpack(self, source: h5py.Dataset) -> None:
-    channels = source.shape[1]
+  def _unpack(self) -> None:
+    with explained(self._scratch):
+      self._scratch.mkdir(parents=True, exist_ok=True)
+      self._file = tempfile.TemporaryFile(dir=self._scratch)
+    channels = self.shape[2]
     with tqdm.tqdm(
       total=len(self), desc="unpacking", unit=" images", leave=False
     ) as bar:
-      for rows, some in _pieces(source):
-        piece = np.ascontiguousarray(source[rows, some])
+      for rows, some in _pieces(self._source):
+        piece = np.ascontiguousarray(self._source[rows, some])
         part_bytes = piece[0].nbytes
         offset = some.start * (self._row_bytes // channels)
         if part_bytes == self._row_bytes:
@@ -161,19 +163,25 @@ def read_regions(
       f"{source}: found {'no HDF5 file' if source.is_file() else 'nothing'}, expected "
       f"an HDF5 file with {', '.join(_NEEDED)} and {attributes}"
     )
-  kind, _, last = source.stem.removeprefix("feature_map_").rpartition("_")
-  name = dataset_name(name or last)
-  with _readable(source), h5py.File(source) as file:
-    fields = {k: v for k, v in file.items() if isinstance(v, h5py.Dataset)}
-    features = _feature_map(source, fields, attributes)
-    content = {k: v[()] for k, v in fields.items() if k != "feature_map"}
-    unpacked = UnpackedRegions(features, scratch)
-    grid = "x".join(map(str, features.shape[2:]))
-  with contextlib.closing(unpacked):
-    yield _feature_set(
-      source, content, unpacked, name, f"{kind or 'regions'}_{grid}", attributes,
-      word_vectors,
-    )  # fmt: skip
+  with contextlib.ExitStack() as stack:
+    with _readable(source), h5py.File(source) as file:
+      fields = {k: v for k, v in file.items() if isinstance(v, h5py.Dataset)}
+      feature_map = _feature_map(source, fields, attributes)
+      content = {k: fields[k][()] for k in (*_SMALL, attributes) if k in fields}
+      features = UnpackedRegions(feature_map, scratch)
+      stack.enter_context(contextlib.closing(features))
+      kind, _, last = source.stem.removeprefix("feature_map_").rpartition("_")
+      grid = "x".join(map(str, feature_map.shape[2:]))
+      feature_set = _feature_set(
+        source,
+        content,
+        features,
+        dataset_name(name or last),
+        f"{kind or 'regions'}_{grid}",
+        attributes,
+        word_vectors,
+      )
+    yield feature_set
 
 
 def _feature_set(
@@ -194,17 +202,20 @@ def _feature_set(
     f"{len(features)}, one for each image of feature_map",
   )
   embeddings = np.asarray(content[attributes], np.float64)
+  count = int(labels.max()) + 1
   require(
-    embeddings.ndim == 2,
+    embeddings.ndim == 2 and len(embeddings) == count,
     f"{source}: {attributes}",
     f"shape {embeddings.shape}",
-    "[classes, A]",
+    f"[{count}, A], a row for each of the {count} classes in labels: is it transposed, "
+    "or do the labels count from 1?",
   )
   locations = {
     known: _numbers_from_0(source, field, content[field], len(features))
     for field, known in LOCATIONS.items()
     if field in content
   }
+  check_tuning(locations, source)
   if name in PUBLISHED:
     check_published(name, attributes, len(features), embeddings, locations, source)
     version = split_version(locations, source, notes)
@@ -227,7 +238,7 @@ def _feature_set(
       f"The word vectors of {len(zero)} attributes are all zero (first at row "
       f"{zero[0]}, counted from 0; SUN's row 88 is so as published)."
     )
-  return make_feature_set(
+  feature_set = make_feature_set(
     name=name,
     features_kind=dataset_name(kind),
     class_embedding=attributes,
@@ -243,9 +254,12 @@ def _feature_set(
     test_unseen=locations["test_unseen_loc"],
     validation_classes=held_out_classes(labels, locations),
     where=str(source),
-    sources={p.name: sha256_of(p) for p in (source, *vector_source)},
+    sources={},
     notes=notes,
   )
+  # Last, as it reads all of a large file.
+  sources = {p.name: sha256_of(p) for p in (source, *vector_source)}
+  return dataclasses.replace(feature_set, sources=sources)
 
 
 @contextlib.contextmanager
@@ -276,6 +290,13 @@ def _feature_map(
     f"shape {features.shape} of {features.dtype}",
     "[N, C, H, W] of floating point numbers",
   )
+  _, channels, height, width = features.shape
+  require(
+    not (channels == height < width),
+    f"{path}: feature_map",
+    f"shape {features.shape}",
+    "[N, C, H, W]: here the channels seem to come last",
+  )
   return features
 
 
@@ -284,6 +305,12 @@ def _numbers_from_0(
 ) -> np.ndarray:
   """Numbers of the file, flat; locations must lie below ``upper``."""
   values = np.ravel(values)
+  require(
+    values.dtype.kind in "iuf" and np.isfinite(values).all() and values.size > 0,
+    f"{path}: {field}",
+    f"{values.size} values of {values.dtype}, or not finite",
+    "numbers",
+  )
   whole = values.astype(np.int64)
   require(
     np.array_equal(whole, values) and whole.min(initial=0) >= 0,
@@ -326,6 +353,7 @@ def _attribute_vectors(
   if path is None:
     vectors, where, files = content.get("w2v_att"), f"{source}: w2v_att", []
   else:
+    path = path.expanduser()
     where, files = str(path), [path]
     try:
       vectors = np.load(path, allow_pickle=False)
@@ -339,7 +367,9 @@ def _attribute_vectors(
   require(
     numeric and vectors.ndim == 2 and len(vectors) == width,
     where,
-    f"shape {getattr(vectors, 'shape', '?')}",
+    f"shape {vectors.shape} of {vectors.dtype}"
+    if isinstance(vectors, np.ndarray)
+    else "several arrays",
     f"[{width}, V] of numbers, a vector for each attribute",
   )
   require(np.isfinite(vectors).all(), where, "NaN or infinity", "finite numbers")

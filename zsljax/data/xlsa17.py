@@ -16,6 +16,7 @@ from zsljax.data.matfile import read_mat
 from zsljax.data.published import (
   PUBLISHED,
   check_published,
+  check_tuning,
   dataset_name,
   held_out_classes,
   split_version,
@@ -93,6 +94,7 @@ def read_xlsa17(
   _describe_attributes(split, attributes, notes)
   version = split_version(locations, split_path, notes)
   kind = _class_embedding(name, splits, attributes)
+  check_tuning(locations, split_path)
   if name in PUBLISHED:
     check_published(name, kind, len(visual), embeddings, locations, split_path)
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from zsljax.classes import ClassSpace
 from zsljax.errors import require
 from zsljax.losses import class_cross_entropy
-from zsljax.models.attention import attended_scores, project
+from zsljax.models.attention import attended_scores, check_regions, project
 from zsljax.models.system import Array, Batch, Params, Spec, System, register
 from zsljax.numerics import l2_normalize, masked_mean
 
@@ -57,7 +57,7 @@ class AttendedAutoencoder(System):
     scale: factor of the similarity in softmax and prediction. Without one a cosine
       softmax over 40 classes cannot fall below 1.8 nats.
     normalize_regions: regions at unit length, as in DAZLE and MSDN.
-    region_scale: their length then.
+    region_scale: factor of the regions (after that).
   """
 
   name: ClassVar[str] = "attended_autoencoder"
@@ -67,8 +67,8 @@ class AttendedAutoencoder(System):
   weight_reconstruction: float = 1.0
   coupled: bool = True
   hidden: int = 0
-  similarity: str = "cosine"
-  scale: float = 10.0
+  similarity: str = "dot"
+  scale: float = 5.0
   normalize_regions: bool = True
   region_scale: float = 1.0
 
@@ -86,12 +86,7 @@ class AttendedAutoencoder(System):
       require(value >= 0, f"config.system.{field}", value, "0 or more")
 
   def init(self, rng: Array, spec: Spec) -> Params:
-    require(
-      len(spec.feature_shape) == 2,
-      "features",
-      f"shape {spec.feature_shape}",
-      "regions [R, D]: attended_autoencoder attends over them",
-    )
+    check_regions(spec.feature_shape, self.name)
     width, dim = spec.num_attributes, spec.feature_shape[1]
     keys = iter(jax.random.split(rng, 4))
 
@@ -156,14 +151,17 @@ class AttendedAutoencoder(System):
     classes, width = spec.num_classes, spec.num_attributes
     regions = batch_size * count
     if self.similarity == "dot":
-      # Two maps of the regions (no gradient of the features), and the read-outs.
-      attention = 2 * 2 * regions * dim * classes + 3 * classes * width * dim
+      # Two maps of the regions, and the read-outs.
+      attention = 2 * 2 * regions * dim * classes + 2 * classes * width * dim
     else:
       attention = 2 * regions * dim * (classes + width) + 3 * regions * classes * width
-    encoder = width * self.hidden + self.hidden * dim if self.hidden else width * dim
-    manifold = 3 * classes * classes * dim
-    decoder = 3 * classes * width * dim
-    return 2.0 * (attention + 2 * classes * encoder + manifold + decoder)
+    # Features and descriptions need no gradient.
+    encoder = 2 * width * dim
+    if self.hidden:
+      encoder = 2 * width * self.hidden + 3 * self.hidden * dim
+    manifold = classes * (3 * dim + width)
+    decoder = 3 * width * dim
+    return 2.0 * (attention + classes * (encoder + manifold + decoder))
 
   def _encode(self, params: Params, descriptions: Array) -> Array:
     """Queries ``[C, D]`` of descriptions ``[C, A]``."""

@@ -1,12 +1,12 @@
 r"""Dense attention: every query looks at every region of every image.
 
-``attended_features`` is the definition, ``attended_scores`` what the systems use:
-a linear read-out of an attended feature is the attended read-out of the regions,
+``attended_features`` is the definition. The systems use that a linear read-out of an
+attended feature is the attended read-out of the regions,
 
 .. math:: w^\top \sum_r a_r x_r = \sum_r a_r\, w^\top x_r,
 
-so that regions are projected first and the attended features, B x Q x D numbers,
-are never made.
+so they ``project`` the regions first and never make the attended features, B x Q x D
+numbers; ``attended_scores`` is that with one number for each region and query.
 
 References:
   Li & Wang, "Joint Learning of Attended Zero-Shot Features and Visual-Semantic
@@ -22,12 +22,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from zsljax.errors import require
 from zsljax.numerics import inverse_length
 
 Array = jax.Array
 
 # Axes of [B, R, Q].
 OVER_REGIONS, OVER_QUERIES = 1, 2
+
+
+def check_regions(feature_shape: tuple[int, ...], system: str) -> None:
+  """Raises unless the features of an image are regions ``(R, D)``."""
+  require(
+    len(feature_shape) == 2,
+    "features",
+    f"shape {feature_shape}",
+    f"regions (R, D), which {system} attends over: import a feature map, or choose "
+    "one with config.data.features",
+  )
 
 
 def attend(query: Array, regions: Array) -> Array:

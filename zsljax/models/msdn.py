@@ -24,6 +24,7 @@ from zsljax.models.attention import (
   OVER_QUERIES,
   OVER_REGIONS,
   attended_scores,
+  check_regions,
   project,
 )
 from zsljax.models.system import Array, Batch, Params, Spec, System, register
@@ -91,8 +92,14 @@ class MSDN(System):
     distance: d: ``probabilities`` (paper, recalled): squared distance of the
       softmaxes. ``weighted_scores`` (code): :math:`\sum|d|^3/\|d\|` of the scores.
     initializer: ``released`` (code): :math:`W_1 \sim N(0, 1)`, the others 0.
-      ``fan_in`` (the paper says nothing): all normal, scaled by the word vectors'
-      length; the paper's second net would never leave 0.
+      ``fan_in`` (the paper says nothing): all normal with variance 1 / V, for word
+      vectors of V numbers; from 0 the paper's second net would never leave.
+
+  What differs beside these fields lies in the data: the paper speaks of GloVe vectors
+  and the released files hold word2vec (google-news-300), the words of an attribute
+  summed; the released runs use 14 x 14 regions, not 7 x 7; batches are drawn
+  independently (``config.data.sampling``), on SUN and AWA2 balanced over classes; the
+  released top-k evaluation on SUN fuses half and half, all else there 0.7 and 0.3.
   """
 
   name: ClassVar[str] = "msdn"
@@ -140,12 +147,7 @@ class MSDN(System):
     require(0 <= self.fusion <= 1, "config.system.fusion", self.fusion, "0 to 1")
 
   def init(self, rng: Array, spec: Spec) -> Params:
-    require(
-      len(spec.feature_shape) == 2,
-      "features",
-      f"shape {spec.feature_shape}",
-      "regions [R, D]: msdn attends over them",
-    )
+    check_regions(spec.feature_shape, self.name)
     require(
       spec.attribute_vectors is not None,
       "attribute vectors",
@@ -225,8 +227,11 @@ class MSDN(System):
     second = self._visual_to_attribute(params, features)
     return first @ descriptors.T + bias, second @ descriptors.T + bias
 
-  def region_attention(self, params: Params, features: Array) -> Array:
+  def region_attention(
+    self, params: Params, features: Array, classes: ClassSpace
+  ) -> Array:
     """How each attribute shares its attention among the regions, ``[B, A, R]``."""
+    del classes
     affinities, _ = self._project(params, "attribute_to_visual", features)
     return jax.nn.softmax(affinities, OVER_REGIONS).mT
 
@@ -234,10 +239,10 @@ class MSDN(System):
     count, dim = spec.feature_shape
     attributes, width = spec.attribute_vectors.shape
     maps = 5 if self.visual_to_attribute == "mapped" else 4
-    # The features need no gradient, the maps from words to queries need two.
+    # Features and class descriptors need no gradient.
     regions = 2 * batch_size * count * dim * attributes
     queries = 3 * attributes * width * dim
-    classes = 2 * 3 * batch_size * attributes * spec.num_classes
+    classes = 2 * 2 * batch_size * attributes * spec.num_classes
     return 2.0 * (maps * (regions + queries) + classes)
 
   def _attribute_to_visual(self, params: Params, features: Array) -> Array:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zsljax.errors import require
+from zsljax.errors import in_bytes, require
 from zsljax.models import Batch
 from zsljax.sharding import over_batch, replicated
 
@@ -72,16 +72,15 @@ def resident(
     require(
       size <= free,
       "config.data.cache",
-      f"'device' with {size / 1e9:.3g} GB of features",
-      f"host or none: {free / 1e9:.3g} GB are free on {device}",
+      f"'device' with {in_bytes(size)} of features",
+      f"host or none: {in_bytes(free)} are free on {device}",
     )
-  # Not donated: the table stays for the next batch.
-  placed = {
-    name: jax.device_put(
-      column.astype(jax.dtypes.canonicalize_dtype(column.dtype)), replicated(mesh)
-    )
-    for name, column in table.items()
-  }
+  placed = {}
+  for name, column in table.items():
+    dtype = jax.dtypes.canonicalize_dtype(column.dtype)
+    placed[name] = jax.device_put(column.astype(dtype, copy=False), replicated(mesh))
+  jax.block_until_ready(placed)
+  del table, column  # The host's copy.
 
   def gather(table, rows) -> Batch:
     picked = {name: column[rows] for name, column in table.items()}

@@ -14,7 +14,7 @@ import warnings
 from zsljax.errors import ZsljaxError
 from zsljax.reporting.files import explained, write_json
 
-SCHEMA = 1
+SCHEMA = 2
 _FILE = "manifest.json"
 _LIBRARIES = (
   "zsljax",
@@ -29,7 +29,7 @@ _LIBRARIES = (
   "tensorflow-datasets",
 )
 # Where data lie may change between two starts; what they are may not.
-_FREE_FIELDS = ("data.dir",)
+_FREE_FIELDS = ("data.dir", "data.cache")
 
 
 def library_versions() -> dict[str, str]:
