@@ -24,8 +24,7 @@ _CUB = {
 # CUB, SUN and AWA2: the settings of the released scripts for generalized zero-shot
 # learning (for the conventional setting they train again, with weight_calibration
 # 0.18 on CUB and 0.3 on AWA2). The scripts stop at the best test result; here the
-# last step counts. scene15 takes CUB's. digits' learning rate, calibration and epochs
-# have the best H on its validation fold.
+# last step counts. scene15 and digits take CUB's.
 DATASETS = {
   "cub": _CUB,
   "sun": _CUB
