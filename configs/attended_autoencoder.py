@@ -5,6 +5,17 @@
 
 The argument names the dataset; region features are imported with
 `python -m zsljax data import-regions`.
+
+Measured on scene15 (MobileNetV2, 7 x 7; mean and deviation of 5 seeds, last step;
+gamma chosen on the validation classes for each line):
+
+  weight_reconstruction             T1          H without gamma   H with gamma
+  0.01, chosen on validation        60.3 (0.6)  38.9 (1.6)        53.6 (0.4)
+  0, without reconstruction         60.3 (0.2)  26.5 (0.9)        55.8 (0.5)
+  1, the paper's                    58.4 (1.4)  31.8 (6.4)        19.8 (1.8)
+  0.01, decoupled                   60.5 (0.3)  27.1 (1.5)        56.1 (0.1)
+
+A closed-form linear map of pooled features (ESZSL) has T1 62.6 there, H 10.6.
 """
 
 from ml_collections import ConfigDict

@@ -5,6 +5,18 @@
 
 The argument names the dataset; region features are imported with
 `python -m zsljax data import-regions`.
+
+Measured on scene15 (MobileNetV2, 7 x 7; mean and deviation over seeds, last step):
+
+                                   T1          U           S           H
+  these settings, 10 seeds         57.0 (2.2)  42.7 (3.7)  81.6 (1.6)  56.0 (3.4)
+  the authors' code, 7 seeds       54.9 (2.2)  41.4 (3.3)  80.6 (1.0)  54.7 (2.8)
+  epochs=5, 10 seeds               57.0 (1.2)  42.6 (3.2)  82.4 (2.2)  56.0 (2.5)
+    with gamma 0.21                57.0 (1.2)  46.6 (2.8)  77.7 (1.7)  58.2 (2.1)
+
+epochs=5 has the highest AUSUC on the validation classes (mean of 3 seeds) of 13
+settings around these; its gamma the highest H there. The preset `paper`, with
+weight_calibration 0.1 or 0.03, calls every image unseen there (validation S 0).
 """
 
 from ml_collections import ConfigDict

@@ -5,10 +5,11 @@ import json
 import os
 import pathlib
 
+import numpy as np
 import pytest
 
-from configs import semantic_softmax
-from zsljax.data import prepare, read_xlsa17
+from configs import attended_autoencoder, msdn, semantic_softmax
+from zsljax.data import prepare, read_regions, read_xlsa17
 
 train = importlib.import_module("train")
 evaluate = importlib.import_module("eval").evaluate
@@ -69,3 +70,49 @@ def test_awa1_reaches_the_convex_optimum(stored, tmp_path):
 def test_awa1_optimum_for_other_weights(stored, tmp_path, system, optimum):
   objective, _ = run(stored, tmp_path, **system)
   assert objective == pytest.approx(optimum, abs=0.05)
+
+
+@pytest.fixture(scope="module")
+def stored_regions(tmp_path_factory):
+  dest = tmp_path_factory.mktemp("regions")
+  with read_regions(REGIONS, dest) as feature_set:
+    prepare(feature_set, dest)
+  return dest
+
+
+def mean_of_seeds(module, stored, workdir, seeds):
+  """Metrics of each kind of row, averaged over the seeds."""
+  runs = []
+  for seed in range(seeds):
+    config = module.get_config("scene15")
+    config.data.dir = str(stored)
+    config.seed = seed
+    train.train(config.to_dict(), workdir / str(seed))
+    runs.append([row["metrics"] for row in evaluate(workdir / str(seed))])
+  return [
+    {name: np.mean([m[name] for m in metrics]) for name in metrics[0]}
+    for metrics in zip(*runs, strict=True)
+  ]
+
+
+@needs_scene15
+def test_msdn_on_scene15_is_like_the_authors_code(stored_regions, tmp_path):
+  """Means of 3 and of 7 seeds differ by at most two and a half standard errors."""
+  (metrics,) = mean_of_seeds(msdn, stored_regions, tmp_path, 3)
+  for name, mean, deviation in (
+    ("t1", 54.9, 2.2),
+    ("u", 41.4, 3.3),
+    ("s", 80.6, 1.6),
+    ("h", 54.7, 2.8),
+  ):
+    error = deviation * (1 / 3 + 1 / 7) ** 0.5
+    assert metrics[name] == pytest.approx(mean, abs=2.5 * error), name
+
+
+@needs_scene15
+def test_attended_autoencoder_on_scene15(stored_regions, tmp_path):
+  plain, calibrated = mean_of_seeds(attended_autoencoder, stored_regions, tmp_path, 5)
+  assert plain["t1"] >= 60
+  assert calibrated["t1"] == plain["t1"]
+  assert calibrated["h"] == pytest.approx(53.6, abs=1)
+  assert calibrated["h"] > plain["h"] + 10

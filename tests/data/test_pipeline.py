@@ -230,6 +230,25 @@ def test_hosts_take_equal_and_disjoint_steps(
   assert len(np.unique(rows)) == len(rows) == steps * batch_size
 
 
+def test_large_rows_are_read_one_by_one(stored, numbered, monkeypatch):
+  monkeypatch.setattr(pipeline, "_LARGE_ROW", stored.row_bytes)
+  held, streamed = (training(stored, cache=c) for c in ("host", "none"))
+  check_equal(take(held, 16), take(streamed, 16))
+  check_equal(take(streamed, 5, start_step=9), take(held, 16)[9:14])
+  first, second = order(streamed, 2)[:112], order(streamed, 2)[112:]
+  assert len(set(first)) == 112 and set(first) <= set(trainval_of(numbered))
+  assert first != second
+  monkeypatch.setattr(pipeline, "_LARGE_ROW", stored.row_bytes + 1)
+  assert order(training(stored))[:112] != first
+
+
+@pytest.mark.parametrize("ahead_bytes", [1, 2**10, 2**28])
+def test_batches_made_ahead_are_the_same(stored, monkeypatch, ahead_bytes):
+  expected = take(training(stored, cache="none"), 9)
+  monkeypatch.setattr(pipeline, "_AHEAD_BYTES", ahead_bytes)
+  check_equal(take(training(stored, cache="none"), 9), expected)
+
+
 DRAWN = ("independent", "class_balanced")
 
 

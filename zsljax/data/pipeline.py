@@ -23,6 +23,11 @@ SAMPLINGS = ("epochs", "independent", "class_balanced")
 # With cache "auto": a split up to this size is held in memory.
 CACHE_LIMIT = 4 * 2**30
 _SHUFFLE_BYTES = 2**30
+# Rows from this size on are read one by one in a random order: as fast as streaming
+# them through a shuffle buffer, without the memory for it.
+_LARGE_ROW = 2**18
+# Batches made ahead, in bytes, and at the most in number.
+_AHEAD_BYTES, _AHEAD = 2**28, 4
 _FILES_AT_ONCE = 4
 _BLOCK = 16
 
@@ -34,8 +39,9 @@ class TrainingData:
   Held in memory or streamed, the batches are the same. ``sampling`` says how they
   are drawn:
 
-  ``epochs``: an epoch visits the shard files in a seeded order, mixes them through a
-  seeded shuffle buffer and drops the incomplete batch at its end.
+  ``epochs``: an epoch visits each image once, in a seeded order, and drops the
+  incomplete batch at its end. Rows of 256 KiB or more are read one by one; smaller ones
+  stream from the shard files, in a seeded order, through a seeded shuffle buffer.
 
   ``independent``: each batch is a draw without replacement of its own, as in the
   released MSDN code; "epoch" is only a number of steps.
@@ -175,8 +181,7 @@ class TrainingData:
       yield from map(self._drawn, itertools.count(start_step))
     size, steps = self._local_batch, self.steps_per_epoch
     for epoch in itertools.count(start_step // steps):
-      order = self._shuffled(_indices, epoch).batch(self.num_examples)
-      (order,) = order.as_numpy_iterator()
+      order = self._order(epoch)
       for step in range(max(0, start_step - epoch * steps), steps):
         yield order[step * size : (step + 1) * size]
 
@@ -221,7 +226,7 @@ class TrainingData:
       yield _with_mask({k: v[rows] for k, v in table.items()})
 
   def _streamed(self, start_step: int) -> Iterator[HostBatch]:
-    if self.sampling != "epochs":
+    if self.sampling != "epochs" or self._large_rows:
       yield from self._read_singly(start_step)
     size, steps = self._local_batch, self.steps_per_epoch
     for epoch in itertools.count(start_step // steps):
@@ -252,13 +257,13 @@ class TrainingData:
 
   def _decoded(self, records, size: int) -> Iterator[HostBatch]:
     tf, _ = tensorflow()
-    batches = (
-      records.batch(size, drop_remainder=True)
-      .map(self.store.decode, tf.data.AUTOTUNE)
-      .prefetch(4)
-    )
+    batches = _decode(self.store, records.batch(size, drop_remainder=True), size)
     for batch in _numpy(batches, self.store):
       yield _with_mask(_columns(batch))
+
+  @property
+  def _large_rows(self) -> bool:
+    return self.store.row_bytes >= _LARGE_ROW
 
   @property
   def _local_rows(self) -> int:
@@ -289,6 +294,15 @@ class TrainingData:
       f"at least {self.num_hosts} training images in every class",
     )
     return rows
+
+  def _order(self, epoch: int) -> np.ndarray:
+    """The rows of the table as one epoch visits them."""
+    if self._large_rows:
+      rng = np.random.default_rng([self.seed, epoch, self.host])
+      return rng.permutation(self._shares[self.host])
+    order = self._shuffled(_indices, epoch).batch(self.num_examples)
+    (order,) = order.as_numpy_iterator()
+    return order
 
   def _shuffled(self, read: Callable, epoch: int):
     """One epoch's order of whatever ``read`` takes from a piece of a file."""
@@ -373,10 +387,17 @@ def pad(batch: HostBatch, rows: int) -> HostBatch:
 
 
 def _stored_order(store, splits, host, num_hosts, batch_size):
-  tf, _ = tensorflow()
   records = _files(store.pieces(splits, host, num_hosts)).flat_map(_records)
-  batches = records.batch(batch_size)
-  return batches.map(store.decode, tf.data.AUTOTUNE, deterministic=True).prefetch(4)
+  return _decode(store, records.batch(batch_size), batch_size)
+
+
+def _decode(store: StoredDataset, batches, batch_size: int):
+  """Serialized batches as tensors, some of them ahead."""
+  ahead = _AHEAD_BYTES // (batch_size * store.row_bytes)
+  ahead = min(max(ahead, 1), _AHEAD)
+  tf, _ = tensorflow()
+  parallel = tf.data.AUTOTUNE if ahead == _AHEAD else ahead
+  return batches.map(store.decode, parallel, deterministic=True).prefetch(ahead)
 
 
 def _numpy(dataset, store: StoredDataset):
