@@ -7,6 +7,7 @@
 ``--gamma_from`` takes what it chose to the test images of another run.
 """
 
+import dataclasses
 import pathlib
 
 from absl import app, flags
@@ -19,6 +20,7 @@ from zsljax.errors import ZsljaxError, require, shown_to_user
 from zsljax.experiment import Experiment
 import zsljax.flags
 from zsljax.flags import parse_flags, workdir
+from zsljax.models import build_system
 from zsljax.reporting.rows import Row, add_rows, make_row, read_rows, terminal_table
 
 SPLIT = flags.DEFINE_enum(
@@ -44,6 +46,8 @@ GAMMA_FROM = flags.DEFINE_string(
 flags.mark_flags_as_mutual_exclusive(["gamma", "gamma_from"])
 flags.adopt_module_key_flags(zsljax.flags)
 
+# What a run that chooses gamma must share with the one that takes it.
+_DECISIVE = ("system", "optimizer", "epochs", "batch_size")
 PROTOCOLS = {"test": "xian", "val": "xian_val"}
 
 
@@ -125,14 +129,15 @@ def evaluate(
       provenance={"gamma": gamma, "gamma_from": origin, **provenance},
     )
 
+  origin = "--gamma"
   if gamma is None and gamma_from is None and on_test:
-    gamma = config["evaluation"]["gamma"]
+    gamma, origin = config["evaluation"]["gamma"], "config.evaluation.gamma"
   rows = [row("none", 0.0, "last", "no calibration")]
   if not on_test:
     best = evaluation.seen_unseen_curve(decisions, classes.seen).best_gamma()
     rows.append(row("additive", best, "val_selected", "highest H on val"))
   if gamma is not None:
-    rows.append(row("additive", gamma, "last", "given"))
+    rows.append(row("additive", gamma, "last", origin))
   if chosen is not None:
     rows.append(row("additive", *chosen))
   add_rows(workdir, rows)
@@ -145,6 +150,9 @@ def chosen_gamma(workdir: pathlib.Path, run: Experiment) -> tuple[float, str, st
   Raises:
     ZsljaxError: it has not, or for another system or other data.
   """
+  require(
+    workdir.is_dir(), f"--gamma_from={workdir}", "no such folder", "that of a run"
+  )
   rows = [
     row
     for row in read_rows(workdir)
@@ -156,18 +164,40 @@ def chosen_gamma(workdir: pathlib.Path, run: Experiment) -> tuple[float, str, st
       "config.data.train_split=train after `eval.py --split=val`"
     )
   row = rows[-1]
-  for field, found, expected in (
-    *(
-      (f"config.{part}", row["provenance"]["config"][part], run.config[part])
-      for part in ("system", "optimizer", "epochs", "batch_size")
-    ),
-    ("data", row["provenance"]["data"]["fingerprint"], run.dataset.fingerprint),
-  ):
-    require(found == expected, f"--gamma_from={workdir}: {field}", found, expected)
+  there, here = (
+    {
+      **training.flat({part: config[part] for part in _DECISIVE}, "config."),
+      "fingerprint of the data": fingerprint,
+    }
+    for config, fingerprint in (
+      (row["provenance"]["config"], row["provenance"]["data"]["fingerprint"]),
+      (run.config, run.dataset.fingerprint),
+    )
+  )
+  for field in sorted(there.keys() | here.keys()):
+    found, expected = there.get(field), here.get(field)
+    require(
+      found == expected,
+      f"--gamma_from={workdir}: {field}",
+      found,
+      f"{expected} as here",
+    )
   origin = (
     f"highest H on val of seed {row['seed']}, step {row['step']} in {workdir.name}"
   )
   return row["provenance"]["gamma"], row["selection"], origin
+
+
+def _described(provenance: dict) -> str:
+  """The preset, and the system's fields that are neither its nor the defaults."""
+  config, preset = provenance["config"]["system"], provenance["preset"]
+  plain = dataclasses.asdict(build_system({"name": config["name"], "preset": preset}))
+  changed = [
+    f"{field}={config[field]}"
+    for field, value in plain.items()
+    if config[field] != (list(value) if isinstance(value, tuple) else value)
+  ]
+  return "; ".join([preset, *changed])
 
 
 def main(argv: list[str]) -> None:
@@ -183,7 +213,7 @@ def main(argv: list[str]) -> None:
   row = rows[0]
   trained_on = row["provenance"]["config"]["data"]["train_split"]
   print(
-    f"{row['system']} ({row['provenance']['preset']}), seed {row['seed']}, step "
+    f"{row['system']} ({_described(row['provenance'])}), seed {row['seed']}, step "
     f"{row['step']}, trained on {trained_on}\n"
     f"{row['dataset']}: {row['features']} features, classes by "
     f"{row['class_embedding']}, split {row['split_version']}; mean per-class "

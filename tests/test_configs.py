@@ -253,6 +253,15 @@ def test_evaluation_refuses_what_would_mislead(tmp_path):
     evaluate(tmp_path / "w", split="val")
   with pytest.raises(ZsljaxError, match="no gamma was chosen there"):
     evaluate(tmp_path / "w", gamma_from=tmp_path / "w")
+  with pytest.raises(ZsljaxError, match="found no such folder"):
+    evaluate(tmp_path / "w", gamma_from=tmp_path / "absent")
+  other = config | {"data": config["data"] | {"train_split": "train"}}
+  other["system"] = config["system"] | {"l2_weights": 9.0}
+  train.train(other, tmp_path / "v")
+  evaluate(tmp_path / "v", split="val")
+  message = "config.system.l2_weights: found 9.0, expected 0.01"
+  with pytest.raises(ZsljaxError, match=message):
+    evaluate(tmp_path / "w", gamma_from=tmp_path / "v")
 
 
 def test_checkpoint_of_another_system_is_refused(tmp_path):

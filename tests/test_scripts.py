@@ -37,6 +37,8 @@ def test_train_then_evaluate(command, tmp_path):
     (("--config.seed=-1",), "config.seed: found -1"),
     (("--config.system.preset=papr",), "Did you mean 'paper'"),
     (("--config.epochs=many",), "--config.epochs=many"),
+    (("--config.l2_weights=1",), "unknown config field 'l2_weights'. The fields are"),
+    (("--l2_weights=1",), "unknown config field 'l2_weights'. The fields are in"),
     (("--config.data.name=cubs",), "config.data.dir: found nothing"),
     (("--config.data.dir=/dev/null/x",), "could not be written"),
   ],

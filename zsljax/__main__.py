@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     "--attributes",
     default="att",
     choices=["att", "original_att"],
-    help="(default: %(default)s)",
+    help="field with the class descriptions (default: %(default)s)",
   )
   regions.add_argument(
     "--word_vectors",

@@ -288,7 +288,8 @@ def show(figures: dict[str, Any]) -> str:
       f"streamed rows/s    input alone {rates['input_rows_per_second']:,.0f}, step "
       f"alone {rates['step_rows_per_second']:,.0f}, together "
       f"{rates['together_rows_per_second']:,.0f}",
-      f"together           {rates['together_over_sum']:.2f} of the sum of both times",
+      f"together           {rates['together_over_sum']:.2f} of the sum of both times "
+      "(1: nothing overlaps)",
     ]
   else:
     lines.append("input              not timed (give --data_dir)")

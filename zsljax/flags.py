@@ -52,6 +52,12 @@ def _explanation(error: BaseException) -> ZsljaxError:
   field = re.search(r"(\w+)\W+n?Did you mean \"(\w+)\"", text)
   if field:
     text = f"unknown config field {field[1]!r}. Did you mean {field[2]!r}?"
+  elif unknown := re.fullmatch(r"\W*(?:Unknown command line flag )?\W*(\w+)\W*", text):
+    name = unknown[1]
+    text = (
+      f"unknown config field {name!r}. The fields are in configs/base.py and in the "
+      "system's config file; those of the system are --config.system.NAME"
+    )
   explanation = ZsljaxError(f"command line: {text}")
   cause: BaseException | None = error
   while cause:

@@ -175,7 +175,7 @@ def test_all_zero_word_vector_is_noted_and_kept(region_file):
   region_file.content["w2v_att"][3] = 0
   with region_file.write().read() as found:
     assert not found.classes.attribute_vectors[3].any()
-    assert any("1 attributes are all zero (first at row 3" in n for n in found.notes)
+    assert any("all zero: 1 (first at row 3" in n for n in found.notes)
 
 
 def test_published_name_needs_published_sizes(region_file):

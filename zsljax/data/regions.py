@@ -89,7 +89,11 @@ class UnpackedRegions:
       self._file = tempfile.TemporaryFile(dir=self._scratch)
     channels = self.shape[2]
     with tqdm.tqdm(
-      total=len(self), desc="unpacking", unit=" images", leave=False
+      total=len(self) * self._row_bytes,
+      desc="unpacking",
+      unit="B",
+      unit_scale=True,
+      leave=False,
     ) as bar:
       for rows, some in _pieces(self._source):
         piece = np.ascontiguousarray(self._source[rows, some])
@@ -100,7 +104,7 @@ class UnpackedRegions:
         else:
           for row, part in zip(range(rows.start, rows.stop), piece, strict=True):
             self._write(part, row * self._row_bytes + offset)
-        bar.update(len(piece) * part_bytes / self._row_bytes)
+        bar.update(piece.nbytes)
 
   def _write(self, part: np.ndarray, offset: int) -> None:
     content = memoryview(part).cast("B")
@@ -235,8 +239,8 @@ def _feature_set(
   elif not np.any(vectors, 1).all():
     zero = np.flatnonzero(~np.any(vectors, 1))
     notes.append(
-      f"The word vectors of {len(zero)} attributes are all zero (first at row "
-      f"{zero[0]}, counted from 0; SUN's row 88 is so as published)."
+      f"Word vectors that are all zero: {len(zero)} (first at row {zero[0]}, counted "
+      "from 0). Of the published SUN attributes row 88 is."
     )
   feature_set = make_feature_set(
     name=name,

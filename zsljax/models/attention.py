@@ -38,7 +38,7 @@ def check_regions(feature_shape: tuple[int, ...], system: str) -> None:
     "features",
     f"shape {feature_shape}",
     f"regions (R, D), which {system} attends over: import a feature map, or choose "
-    "one with config.data.features",
+    "one with config.data.features (of the benchmark: --preset=cub7)",
   )
 
 

@@ -5,13 +5,14 @@ from zsljax.training.loop import Schedule, train
 from zsljax.training.optimizers import make_optimizer
 from zsljax.training.state import TrainState, init_state
 from zsljax.training.step import make_train_step
-from zsljax.training.workdir import library_versions, open_workdir, read_manifest
+from zsljax.training.workdir import flat, library_versions, open_workdir, read_manifest
 
 __all__ = [
   "Schedule",
   "TrainState",
   "check_divides",
   "feed",
+  "flat",
   "init_state",
   "library_versions",
   "make_optimizer",

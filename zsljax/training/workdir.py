@@ -74,7 +74,7 @@ def open_workdir(
     write_json(path, manifest)
     return
   before = read_manifest(workdir)
-  old, new = _flat(before["config"]), _flat(manifest["config"])
+  old, new = flat(before["config"]), flat(manifest["config"])
   differing = [
     f"config.{field} is {new.get(field)!r}, there {old.get(field)!r}"
     for field in sorted(old.keys() | new.keys())
@@ -126,11 +126,12 @@ def read_manifest(workdir: pathlib.Path) -> dict[str, Any]:
   return manifest
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  flat = {}
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Nested fields by their dotted names."""
+  fields = {}
   for key, value in tree.items():
     if isinstance(value, Mapping):
-      flat |= _flat(value, f"{prefix}{key}.")
+      fields |= flat(value, f"{prefix}{key}.")
     else:
-      flat[prefix + key] = value
-  return flat
+      fields[prefix + key] = value
+  return fields
