@@ -87,6 +87,7 @@ def mean_of_seeds(module, stored, workdir, seeds):
     config = module.get_config("scene15")
     config.data.dir = str(stored)
     config.seed = seed
+    config.mesh.data = 1
     train.train(config.to_dict(), workdir / str(seed))
     runs.append([row["metrics"] for row in evaluate(workdir / str(seed))])
   return [

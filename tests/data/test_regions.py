@@ -327,7 +327,7 @@ def test_command(region_file, command, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("chunks", ["auto", "rows"])
 def test_memory_stays_bounded(tmp_path, chunks):
-  """A set of 5 GiB, in the chunks that h5py chooses by itself and in rows."""
+  """A set of 5 GiB: its peak is far below the 2 GiB that are promised."""
   path = tmp_path / "feature_map_Random_Big.hdf5"
   count, shape = 3200, (2048, 14, 14)
   labels = np.arange(count) % 4
@@ -347,9 +347,10 @@ def test_memory_stays_bounded(tmp_path, chunks):
     file["trainval_loc"] = seen[seen % 5 != 0]
     file["test_seen_loc"] = seen[seen % 5 == 0]
     file["test_unseen_loc"] = np.flatnonzero(labels == 3)
-  code = (
-    "import resource, sys; from zsljax.__main__ import main; main(sys.argv[1:]); "
-    "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+  code = (  # Not ru_maxrss, which a child has from its parent.
+    "import pathlib, sys; from zsljax.__main__ import main; main(sys.argv[1:]); "
+    "status = pathlib.Path('/proc/self/status').read_text(); "
+    "print('peak', status.split('VmHWM:')[1].split()[0])"
   )
   arguments = (
     "data",
@@ -366,4 +367,4 @@ def test_memory_stays_bounded(tmp_path, chunks):
     env=os.environ | {"TQDM_DISABLE": "1"},
   )
   peak = 1024 * int(done.stdout.split("peak")[1])
-  assert peak < 2 * 2**30, f"{peak / 2**30:.2f} GiB"
+  assert peak < 1.5 * 2**30, f"{peak / 2**30:.2f} GiB"
