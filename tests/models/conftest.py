@@ -36,6 +36,21 @@ def region_problem():
 
 
 @pytest.fixture
+def padded():
+  """Adds three masked rows of nonsense to a batch."""
+
+  def pad(batch):
+    return Batch(
+      jnp.pad(batch.features, [(0, 3), (0, 0), (0, 0)], constant_values=9.0),
+      jnp.pad(batch.labels, (0, 3)),
+      jnp.pad(batch.mask, (0, 3)),
+      batch.num_examples,
+    )
+
+  return pad
+
+
+@pytest.fixture
 def product_flops():
   """Counts the operations of the matrix products that a function is traced to."""
 

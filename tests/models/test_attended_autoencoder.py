@@ -188,16 +188,10 @@ def test_first_queries_have_about_unit_length():
   np.testing.assert_allclose(lengths, 1, rtol=0.05)
 
 
-def test_masked_rows_count_for_nothing(region_problem, float64):
+def test_masked_rows_count_for_nothing(region_problem, padded, float64):
   system, params, batch, classes = make(region_problem())
-  padded = Batch(
-    jnp.pad(batch.features, [(0, 3), (0, 0), (0, 0)], constant_values=9.0),
-    jnp.pad(batch.labels, (0, 3)),
-    jnp.pad(batch.mask, (0, 3)),
-    batch.num_examples,
-  )
   chex.assert_trees_all_close(
-    system.loss(params, padded, classes, None),
+    system.loss(params, padded(batch), classes, None),
     system.loss(params, batch, classes, None),
     rtol=1e-12,
   )

@@ -181,16 +181,10 @@ def test_prediction_fuses_both_nets(region_problem, float64):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_masked_rows_count_for_nothing(region_problem, preset, float64):
+def test_masked_rows_count_for_nothing(region_problem, padded, preset, float64):
   system, params, batch, classes = make(region_problem(), preset)
-  padded = Batch(
-    jnp.pad(batch.features, [(0, 3), (0, 0), (0, 0)], constant_values=9.0),
-    jnp.pad(batch.labels, (0, 3)),
-    jnp.pad(batch.mask, (0, 3)),
-    batch.num_examples,
-  )
   chex.assert_trees_all_close(
-    system.loss(params, padded, classes, None),
+    system.loss(params, padded(batch), classes, None),
     system.loss(params, batch, classes, None),
     rtol=1e-12,
   )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import hashlib
+import itertools
 import pathlib
 from typing import Protocol
 
@@ -162,7 +163,6 @@ def make_feature_set(
     f"{[class_names[i] for i in strangers[:3]]} without images in trainval",
     "validation classes to be seen classes",
   )
-  digest, largest = _scan(features, where, notes)  # Last: it reads all of them.
   train, val = hold_out_validation(labels, trainval, validation_classes, split_seed)
   require(
     train.size > 0,
@@ -170,6 +170,7 @@ def make_feature_set(
     "no images outside the validation classes",
     "at least two seen classes",
   )
+  digest, largest = _scan(features, where, notes)  # Last: it reads all of them.
   return FeatureSet(
     features=features,
     digest=digest,
@@ -210,6 +211,20 @@ def hold_out_validation(
     held_out.append(rng.choice(rows, len(rows) // 5, replace=False))
   val = np.sort(np.concatenate(held_out))
   return np.setdiff1d(trainval, val), val
+
+
+def check_disjoint(
+  parts: Mapping[str, np.ndarray], pairs: Iterable[tuple[str, str]], where: str
+) -> None:
+  """Raises if two of ``parts``, rows of images by name, share an image."""
+  for first, second in pairs:
+    shared = np.intersect1d(parts[first], parts[second])
+    require(
+      not shared.size,
+      f"{where}: {first} and {second}",
+      f"{shared.size} images in both",
+      "disjoint splits",
+    )
 
 
 def sha256_of(path: pathlib.Path) -> str:
@@ -287,18 +302,7 @@ def _check_rows(parts: Mapping[str, np.ndarray], count: int, where: str) -> None
       f"{len(rows) - len(np.unique(rows))} images more than once",
       "each image once",
     )
-  for first, second in (
-    ("trainval", "test_seen"),
-    ("trainval", "test_unseen"),
-    ("test_seen", "test_unseen"),
-  ):
-    shared = np.intersect1d(parts[first], parts[second])
-    require(
-      not shared.size,
-      f"{where}: {first} and {second}",
-      f"{shared.size} images in both",
-      "disjoint splits",
-    )
+  check_disjoint(parts, itertools.combinations(parts, 2), where)
 
 
 def _check_classes(

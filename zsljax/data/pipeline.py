@@ -148,7 +148,7 @@ class TrainingData:
       return epochs * self.steps_per_epoch
     return epochs * self.num_examples // self.batch_size
 
-  @property
+  @functools.cached_property  # Decided once, as free memory changes.
   def placement(self) -> str:
     """Where the features are between steps: ``device``, ``host`` or ``none``."""
     if not self.batch_size:
@@ -208,10 +208,6 @@ class TrainingData:
     ]
 
   @functools.cached_property
-  def _labels(self) -> np.ndarray:
-    return self.store.labels(self._splits, self.host, self.num_hosts)
-
-  @functools.cached_property
   def _classes(self) -> np.ndarray:
     """Ids of the classes with training images, the same on every host."""
     return np.unique(self.store.labels(self._splits))
@@ -256,7 +252,6 @@ class TrainingData:
     yield from self._decoded(records, size)
 
   def _decoded(self, records, size: int) -> Iterator[HostBatch]:
-    tf, _ = tensorflow()
     batches = _decode(self.store, records.batch(size, drop_remainder=True), size)
     for batch in _numpy(batches, self.store):
       yield _with_mask(_columns(batch))
@@ -284,7 +279,8 @@ class TrainingData:
   @functools.cached_property
   def _rows_of(self) -> dict[int, np.ndarray]:
     """This host's rows of each class."""
-    rows = {int(c): np.flatnonzero(self._labels == c) for c in self._classes}
+    labels = self.store.labels(self._splits, self.host, self.num_hosts)
+    rows = {int(c): np.flatnonzero(labels == c) for c in self._classes}
     empty = [c for c, of_class in rows.items() if not of_class.size]
     require(
       not empty,

@@ -9,6 +9,7 @@ import re
 
 import numpy as np
 
+from zsljax.data.feature_set import check_disjoint
 from zsljax.errors import ZsljaxError, require
 
 
@@ -94,19 +95,13 @@ def check_tuning(locations: Mapping[str, np.ndarray], path: pathlib.Path) -> Non
 
   Images of ``test_seen`` are allowed among them: the older published files have those.
   """
-  for first, second in (
+  pairs = (
     ("train_loc", "val_loc"),
     ("train_loc", "test_unseen_loc"),
     ("val_loc", "test_unseen_loc"),
-  ):
-    if first in locations and second in locations:
-      shared = np.intersect1d(locations[first], locations[second])
-      require(
-        not shared.size,
-        f"{path}: {first} and {second}",
-        f"{shared.size} images in both",
-        "disjoint locations",
-      )
+  )
+  there = [pair for pair in pairs if locations.keys() >= set(pair)]
+  check_disjoint(locations, there, str(path))
 
 
 def held_out_classes(
