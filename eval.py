@@ -5,18 +5,24 @@
 
 ``--split=val`` chooses gamma of calibrated stacking on the validation classes;
 ``--gamma_from`` takes what it chose to the test images of another run.
+
+Images with several labels are evaluated by a protocol of their own:
+
+  python eval.py --workdir=W --protocol=lesa    # or biam_openimages, sdl, ml_decoder
 """
 
 import dataclasses
 import pathlib
+from typing import Any
 
 from absl import app, flags
 import jax
+import numpy as np
 
 from zsljax import evaluation, training
 from zsljax.checkpoints import Checkpoints
 from zsljax.data import evaluation_batches
-from zsljax.errors import ZsljaxError, require, shown_to_user
+from zsljax.errors import ZsljaxError, did_you_mean, require, shown_to_user
 from zsljax.experiment import Experiment
 import zsljax.flags
 from zsljax.flags import parse_flags, workdir
@@ -43,12 +49,24 @@ GAMMA_FROM = flags.DEFINE_string(
   None,
   "As --gamma, with the value chosen by `--split=val` in this workdir.",
 )
+PROTOCOL = flags.DEFINE_string(
+  "protocol",
+  None,
+  "How to count: xian (the default) with one label an image; lesa (the default), "
+  "biam_openimages, sdl or ml_decoder with several.",
+)
+TOP_K = flags.DEFINE_list(
+  "top_k",
+  None,
+  "Several labels an image: how many to predict for it, as in 10,20; the config's "
+  "evaluation.top_k or the protocol's numbers by default.",
+)
 flags.mark_flags_as_mutual_exclusive(["gamma", "gamma_from"])
 flags.adopt_module_key_flags(zsljax.flags)
 
 # What a run that chooses gamma must share with the one that takes it.
 _DECISIVE = ("system", "optimizer", "epochs", "batch_size")
-PROTOCOLS = {"test": "xian", "val": "xian_val"}
+SINGLE_LABEL = "xian"
 
 
 def evaluate(
@@ -57,6 +75,8 @@ def evaluate(
   data_dir: str | None = None,
   gamma: float | None = None,
   gamma_from: pathlib.Path | None = None,
+  protocol: str | None = None,
+  top_k: tuple[int, ...] | None = None,
 ) -> list[Row]:
   """Rows for the latest checkpoint, also added to ``workdir/results.jsonl``.
 
@@ -67,6 +87,9 @@ def evaluate(
     gamma: also report with this subtracted from the scores of seen classes; when
       None, and no ``gamma_from`` is, the config's ``evaluation.gamma``.
     gamma_from: as ``gamma``, with what ``val`` chose in this workdir.
+    protocol: how to count; None is the first that fits the data.
+    top_k: numbers of labels to predict for an image that has several; None takes the
+      config's ``evaluation.top_k``, or the protocol's.
   """
   manifest = training.read_manifest(workdir)
   config = manifest["config"]
@@ -87,6 +110,35 @@ def evaluate(
     config["data"]["train_split"],
     "train: this run was trained on the validation images",
   )
+  multi_label = run.system.multi_label
+  known = list(evaluation.MULTI_LABEL_PROTOCOLS) if multi_label else [SINGLE_LABEL]
+  protocol = protocol or known[0]
+  if protocol not in known:
+    raise ZsljaxError(
+      f"--protocol: {run.dataset.metadata['name']} cannot be evaluated by "
+      f"{protocol!r}. {did_you_mean(protocol, known)}"
+    )
+  if multi_label:
+    for flag, value in (("gamma", gamma), ("gamma_from", gamma_from)):
+      require(
+        value is None, f"--{flag}", value, "no calibration with several labels an image"
+      )
+    rows = _multi_label_rows(workdir, run, split, protocol, top_k)
+  else:
+    require(top_k is None, "--top_k", top_k, "a run on images with several labels")
+    rows = _single_label_rows(workdir, run, split, gamma, gamma_from)
+  add_rows(workdir, rows)
+  return rows
+
+
+def _single_label_rows(
+  workdir: pathlib.Path,
+  run: Experiment,
+  split: str,
+  gamma: float | None,
+  gamma_from: pathlib.Path | None,
+) -> list[Row]:
+  on_test = split == "test"
   require(
     on_test or gamma_from is None,
     "--gamma_from",
@@ -94,54 +146,123 @@ def evaluate(
     "--split=test: on val gamma is chosen, not taken",
   )
   chosen = None if gamma_from is None else chosen_gamma(gamma_from, run)
-
-  checkpoints = Checkpoints(workdir, run.identity())
-  step = checkpoints.latest_step()
-  params = checkpoints.restore_params(run.param_shapes(), step)
-  checkpoints.close()
-  classes = run.dataset.classes if on_test else run.classes
-  splits = ("test_seen", "test_unseen") if on_test else ("val",)
-  devices = run.mesh.shape["data"]
-  batch_size = -(-config["evaluation"]["batch_size"] // devices) * devices
-  batches = evaluation_batches(run.dataset, splits, batch_size)
-  with jax.default_matmul_precision(config["matmul_precision"]):
-    decisions = evaluation.decide_all(run.system, params, classes, batches, run.mesh)
-
-  meta = run.dataset.metadata
-  provenance = {
-    "preset": config["system"]["preset"],
-    "config": run.config | {"data": run.config["data"] | {"dir": None}},
-    "data": {k: meta[k] for k in ("fingerprint", "sources", "storage_dtype")},
-    "versions": training.library_versions(),
-    "device": jax.devices()[0].device_kind,
-  }
+  scored = _restored(workdir, run, split)
+  with jax.default_matmul_precision(run.config["matmul_precision"]):
+    decisions = evaluation.decide_all(**scored.inputs)
 
   def row(calibration: str, gamma: float, selection: str, origin: str) -> Row:
-    return make_row(
-      system=run.system.name,
-      dataset=meta,
-      protocol=PROTOCOLS[split],
+    return scored.row(
+      protocol=_protocol(SINGLE_LABEL, split),
       selection=selection,
       calibration=calibration,
-      seed=config["seed"],
-      step=step,
-      metrics=evaluation.single_label_metrics(decisions, classes.seen, gamma),
-      provenance={"gamma": gamma, "gamma_from": origin, **provenance},
+      metrics=evaluation.single_label_metrics(decisions, scored.seen, gamma),
+      gamma=gamma,
+      gamma_from=origin,
     )
 
   origin = "--gamma"
   if gamma is None and gamma_from is None and on_test:
-    gamma, origin = config["evaluation"]["gamma"], "config.evaluation.gamma"
+    gamma, origin = run.config["evaluation"]["gamma"], "config.evaluation.gamma"
   rows = [row("none", 0.0, "last", "no calibration")]
   if not on_test:
-    best = evaluation.seen_unseen_curve(decisions, classes.seen).best_gamma()
+    best = evaluation.seen_unseen_curve(decisions, scored.seen).best_gamma()
     rows.append(row("additive", best, "val_selected", "highest H on val"))
   if gamma is not None:
     rows.append(row("additive", gamma, "last", origin))
   if chosen is not None:
     rows.append(row("additive", *chosen))
-  add_rows(workdir, rows)
   return rows
+
+
+def _multi_label_rows(
+  workdir: pathlib.Path,
+  run: Experiment,
+  split: str,
+  protocol: str,
+  top_k: tuple[int, ...] | None,
+) -> list[Row]:
+  rules = evaluation.MULTI_LABEL_PROTOCOLS[protocol]
+  if top_k is not None:
+    require(all(k >= 1 for k in top_k), "--top_k", list(top_k), "numbers of 1 or more")
+    rules = dataclasses.replace(rules, top_k=top_k)
+  scored = _restored(workdir, run, split)
+  with jax.default_matmul_precision(run.config["matmul_precision"]):
+    scores, labels = evaluation.score_all(**scored.inputs)
+  metrics, counted = evaluation.multi_label_metrics(scores, labels, scored.seen, rules)
+  row = scored.row(
+    protocol=_protocol(protocol, split),
+    selection="last",
+    calibration="none",
+    metrics=metrics,
+    gamma=0.0,
+    gamma_from="no calibration",
+    conditions=dataclasses.asdict(rules) | counted,
+  )
+  return [row]
+
+
+def _protocol(name: str, split: str) -> str:
+  """The protocol as rows name it: apart where it is not the test images'."""
+  return name if split == "test" else f"{name}_{split}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scored:
+  """A restored run, about to be evaluated.
+
+  Attributes:
+    run: the experiment.
+    step: of the checkpoint.
+    seen: of the classes that are scored, ``[C]`` bool.
+    inputs: of ``evaluation.decide_all`` and ``score_all``.
+  """
+
+  run: Experiment
+  step: int
+  seen: np.ndarray
+  inputs: dict[str, Any]
+
+  def row(self, *, gamma: float, gamma_from: str, **numbers) -> Row:
+    """A result row with these numbers, and where they come from."""
+    config, meta = self.run.config, self.run.dataset.metadata
+    return make_row(
+      system=self.run.system.name,
+      dataset=meta,
+      seed=config["seed"],
+      step=self.step,
+      provenance={
+        "gamma": gamma,
+        "gamma_from": gamma_from,
+        "preset": config["system"]["preset"],
+        "config": config | {"data": config["data"] | {"dir": None}},
+        "data": {k: meta[k] for k in ("fingerprint", "sources", "storage_dtype")},
+        "versions": training.library_versions(),
+        "device": jax.devices()[0].device_kind,
+      },
+      **numbers,
+    )
+
+
+def _restored(workdir: pathlib.Path, run: Experiment, split: str) -> _Scored:
+  """The latest checkpoint, and the images and classes to be scored with it."""
+  checkpoints = Checkpoints(workdir, run.identity())
+  step = checkpoints.latest_step()
+  params = checkpoints.restore_params(run.param_shapes(), step)
+  checkpoints.close()
+  on_test = split == "test"
+  classes = run.dataset.classes if on_test else run.classes
+  devices = run.mesh.shape["data"]
+  batch_size = -(-run.config["evaluation"]["batch_size"] // devices) * devices
+  inputs = {
+    "system": run.system,
+    "params": params,
+    "classes": classes,
+    "batches": evaluation_batches(
+      run.dataset, run.dataset.test_splits if on_test else ("val",), batch_size
+    ),
+    "mesh": run.mesh,
+  }
+  return _Scored(run, step, np.asarray(classes.seen), inputs)
 
 
 def chosen_gamma(workdir: pathlib.Path, run: Experiment) -> tuple[float, str, str]:
@@ -156,7 +277,8 @@ def chosen_gamma(workdir: pathlib.Path, run: Experiment) -> tuple[float, str, st
   rows = [
     row
     for row in read_rows(workdir)
-    if row["protocol"] == PROTOCOLS["val"] and row["calibration"] == "additive"
+    if row["protocol"] == _protocol(SINGLE_LABEL, "val")
+    and row["calibration"] == "additive"
   ]
   if not rows:
     raise ZsljaxError(
@@ -200,26 +322,50 @@ def _described(provenance: dict) -> str:
   return "; ".join([preset, *changed])
 
 
+def _densities(row: Row) -> str:
+  """How the labels of a multi-label row compare with those of published tables."""
+  published = evaluation.PUBLISHED_DENSITY.get(row["dataset"])
+  density = "density: labels to an image, K * P / R at every K"
+  if published is None:
+    return density
+  here = {setting: row["conditions"][setting]["density"] for setting in published}
+  same = all(abs(here[s] / published[s] - 1) < 0.005 for s in published)
+  numbers = ", ".join(f"{s} {value:.3f}" for s, value in published.items())
+  return f"{density}; on the lists of published tables {numbers}: " + (
+    "the same here" if same else "these are other images or labels, do not compare"
+  )
+
+
 def main(argv: list[str]) -> None:
   """Evaluates what the flags say and prints the rows."""
   del argv
+  try:
+    top_k = tuple(int(k) for k in TOP_K.value) if TOP_K.value else None
+  except ValueError as error:
+    raise ZsljaxError(f"--top_k: {error}, expected numbers as in 3,5") from error
   rows = evaluate(
     workdir(),
     SPLIT.value,
     DATA_DIR.value,
     GAMMA.value,
     pathlib.Path(GAMMA_FROM.value).expanduser() if GAMMA_FROM.value else None,
+    PROTOCOL.value,
+    top_k,
   )
   row = rows[0]
   trained_on = row["provenance"]["config"]["data"]["train_split"]
+  several = "conditions" in row
   print(
     f"{row['system']} ({_described(row['provenance'])}), seed {row['seed']}, step "
     f"{row['step']}, trained on {trained_on}\n"
     f"{row['dataset']}: {row['features']} features, classes by "
-    f"{row['class_embedding']}, split {row['split_version']}; mean per-class "
-    f"accuracy in percent on {SPLIT.value} images\n\n"
-    f"{terminal_table(rows)}\n\nrows in {workdir() / 'results.jsonl'}"
+    f"{row['class_embedding']}, split {row['split_version']}; "
+    f"{'' if several else 'mean per-class accuracy '}in percent on {SPLIT.value} "
+    f"images\n\n{terminal_table(rows)}\n"
   )
+  if several:
+    print(f"{_densities(row)}\n")
+  print(f"rows in {workdir() / 'results.jsonl'}")
 
 
 if __name__ == "__main__":

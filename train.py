@@ -81,7 +81,9 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> training.TrainState:
     if rows < batch_size:
       field += f"={batch_size} with {rows} classes to draw from: images of a batch"
     training.check_divides(rows, mesh, field)
-  optimizer = training.make_optimizer(config["optimizer"], batch_size)
+  optimizer = training.make_optimizer(
+    config["optimizer"], batch_size, data.total_steps(config["epochs"])
+  )
   with (
     locked(workdir / ".lock", f"{workdir}: another process is training there"),
     jax.default_matmul_precision(config["matmul_precision"]),
@@ -98,10 +100,11 @@ def _train(
 ) -> training.TrainState:
   config, mesh = run.config, run.mesh
   meta = run.dataset.metadata
+  of = "labels" if run.system.multi_label else "classes"
   print(
     f"{run.system.name} on {meta['name']} ({meta['features']}, "
     f"{meta['class_embedding']}): {data.num_examples} images of "
-    f"{int(run.classes.seen.sum())} classes, "
+    f"{int(run.classes.seen.sum())} {of}, "
     f"{_PLACES[data.placement].format(in_bytes(data.size_bytes))}; "
     f"{mesh.size} {jax.devices()[0].platform} device(s)"
   )

@@ -49,8 +49,14 @@ def get_config() -> ConfigDict:
   config.optimizer.name = "adam"
   # adam and rmsprop.
   config.optimizer.learning_rate = 1e-3
-  # rmsprop only: L2 as a part of the gradient, and momentum.
+  # adam and rmsprop: `constant`, or `one_cycle`, which rises to learning_rate for a
+  # tenth of the steps and then falls to nearly nothing.
+  config.optimizer.schedule = "constant"
+  # adam and rmsprop: L2 as a part of the gradient; adam leaves biases out.
   config.optimizer.weight_decay = 0.0
+  # adam and rmsprop: longer gradients are scaled to this norm; None never.
+  config.optimizer.clip_norm = placeholder(float)
+  # rmsprop only.
   config.optimizer.momentum = 0.0
   # lbfgs only: how many past steps shape the next.
   config.optimizer.memory = 20
@@ -80,6 +86,9 @@ def get_config() -> ConfigDict:
   # Also report with this subtracted from the scores of seen classes (calibrated
   # stacking); eval.py's --gamma and --gamma_from go before it.
   config.evaluation.gamma = placeholder(float)
+  # Several labels an image: how many to predict for it, one number for each column;
+  # empty takes the protocol's. eval.py's --top_k goes before it.
+  config.evaluation.top_k = ()
   return config
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from zsljax.classes import ClassSpace
+from zsljax.training import make_optimizer
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -41,6 +42,18 @@ def class_space():
       seen=np.arange(classes) < classes - unseen,
       ids=rng.permutation(10 * classes)[:classes],
     )
+
+  return make
+
+
+@pytest.fixture
+def optimizer():
+  """Makes an optimizer from the shipped fields and those given."""
+  from configs import base
+
+  def make(batch_size=8, total_steps=100, **fields):
+    config = base.get_config().optimizer.to_dict() | fields
+    return make_optimizer(config, batch_size, total_steps)
 
   return make
 

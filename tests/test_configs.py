@@ -1,17 +1,21 @@
 """Every config trains, resumes and evaluates on data of its shape."""
 
 import importlib
+import shutil
 import subprocess
 import sys
 
 import chex
 import numpy as np
 import pytest
+import scipy.sparse
 
-from configs import attended_autoencoder, msdn, semantic_softmax
+from configs import attended_autoencoder, msdn, sdl, semantic_softmax
 from zsljax.checkpoints import Checkpoints
-from zsljax.data import make_feature_set, open_dataset, prepare
+from zsljax.data import make_feature_set, make_multilabel_set, open_dataset, prepare
 from zsljax.errors import ZsljaxError
+from zsljax.evaluation import MULTI_LABEL_PROTOCOLS
+from zsljax.reporting.rows import read_rows
 
 train = importlib.import_module("train")
 evaluate = importlib.import_module("eval").evaluate
@@ -42,6 +46,28 @@ def stand_in(name, dest, storage="source", shape=(12,)):
   prepare(feature_set, dest, storage)
 
 
+def multi_label_stand_in(name, dest):
+  """The same of a set with several labels an image."""
+  rng = np.random.default_rng(0)
+  labels = rng.choice([-1, 0, 1], (200, 14), p=[0.2, 0.5, 0.3]).astype(np.int8)
+  feature_set = make_multilabel_set(
+    name=name,
+    features_kind="random",
+    class_embedding="words",
+    split_version="made up",
+    features=rng.standard_normal((200, 12)).astype(np.float32),
+    labels=scipy.sparse.csr_array(labels),
+    label_names=[f"label {i}" for i in range(14)],
+    vectors=rng.standard_normal((14, 5)),
+    seen=np.arange(14) < 11,
+    trainval=np.arange(160),
+    test=np.arange(160, 200),
+    where="made up",
+    sources={},
+  )
+  prepare(feature_set, dest)
+
+
 def small(module, argument, dest):
   """A shipped config, shortened to two steps."""
   config = module.get_config(argument)
@@ -52,7 +78,10 @@ def small(module, argument, dest):
   config.mesh.data = 1
   config.evaluation.batch_size = 64
   channels = config.data.num_channels
-  if argument != "digits":
+  if module is sdl:
+    if argument != "multidigit":
+      multi_label_stand_in(argument, dest)
+  elif argument != "digits":
     stand_in(argument, dest, shape=(4, channels) if channels else (12,))
   return config.to_dict()
 
@@ -90,6 +119,105 @@ def test_region_config_trains_and_evaluates(module, dataset, tmp_path):
   row, *_ = evaluate(tmp_path / "w")
   assert row["system"] == config["system"]["name"]
   assert all(0 <= value <= 100 for value in row["metrics"].values())
+
+
+@pytest.mark.parametrize("dataset", sdl.DATASETS)
+def test_multi_label_config_trains_and_evaluates(dataset, tmp_path):
+  config = small(sdl, dataset, tmp_path / "data")
+  images = 5000 if dataset == "multidigit" else 160
+  config["batch_size"] = images // 2
+  for _ in range(2):
+    assert int(train.train(config, tmp_path / "w").step) == 4
+  found = {}
+  for protocol in MULTI_LABEL_PROTOCOLS:
+    (row,) = evaluate(tmp_path / "w", protocol=protocol)
+    assert (row["protocol"], row["dataset"]) == (protocol, dataset)
+    assert all(0 <= value <= 100 for value in row["metrics"].values())
+    conditions = row["conditions"]
+    assert conditions["drop_images_without_positive"] == (protocol != "lesa")
+    assert conditions["unannotated"] in ("ignore", "negative")
+    found[protocol] = conditions["zsl"]["density"]
+  assert found["lesa"] < found["sdl"]
+  assert len(read_rows(tmp_path / "w")) == len(MULTI_LABEL_PROTOCOLS)
+  (row,) = evaluate(tmp_path / "w", top_k=(1,))
+  assert {n for n in row["metrics"] if "@" in n} == {
+    f"{setting}_{name}@1" for setting in ("zsl", "gzsl") for name in ("p", "r", "f1")
+  }
+
+
+def test_multi_label_run_on_validation_labels(tmp_path):
+  config = small(sdl, "multidigit", tmp_path / "data")
+  config["data"]["train_split"] = "train"
+  config["batch_size"] = 2000
+  train.train(config, tmp_path / "w")
+  (row,) = evaluate(tmp_path / "w", split="val")
+  assert row["protocol"] == "lesa_val"
+  counted = row["conditions"]
+  assert [counted[s]["labels"] for s in ("zsl", "gzsl")] == [2, 7]
+  assert counted["zsl"]["images"] == 1000
+
+
+@pytest.mark.parametrize("caches", [("none", "device"), ("host", "none")])
+def test_interrupted_sdl_ends_bit_identical(caches, tmp_path):
+  """The released recipe; killed at half time, continued with the data elsewhere."""
+  config = small(sdl, "coco", tmp_path / "data")
+  config["batch_size"] = 32
+  config["data"]["cache"] = caches[0]
+  whole = train.train(config, tmp_path / "whole")
+  shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+  shutil.rmtree(tmp_path / "cut" / "checkpoints" / str(int(whole.step)))
+  config["data"]["cache"] = caches[1]
+  cut = train.train(config, tmp_path / "cut")
+  chex.assert_trees_all_equal(cut.params, whole.params)
+  chex.assert_trees_all_equal(cut.opt_state, whole.opt_state)
+
+
+def test_sdl_on_four_devices_equals_one(tmp_path):
+  config = small(sdl, "corel5k", tmp_path / "data")
+  one = train.train(config, tmp_path / "one")
+  config["mesh"]["data"] = 4
+  four = train.train(config, tmp_path / "four")
+  chex.assert_trees_all_close(one.params, four.params, atol=1e-5)
+  (row,) = evaluate(tmp_path / "four")
+  assert row["conditions"]["gzsl"]["images"] == 40
+
+
+@pytest.mark.parametrize(
+  ("module", "dataset", "message"),
+  [
+    (sdl, "digits", "images: found one label each, expected several labels, what sdl"),
+    (semantic_softmax, "multidigit", "found several labels each, expected one label"),
+  ],
+)
+def test_number_of_labels_must_fit_the_system(module, dataset, message, tmp_path):
+  own = "multidigit" if module is sdl else "digits"
+  config = small(module, own, tmp_path / "data")
+  config["data"]["name"] = dataset
+  with pytest.raises(ZsljaxError, match=message):
+    train.train(config, tmp_path / "w")
+
+
+def test_multi_label_evaluation_says_what_is_wrong(tmp_path):
+  config = small(sdl, "corel5k", tmp_path / "data")
+  train.train(config, tmp_path / "w")
+  for options, message in (
+    ({"protocol": "lessa"}, "cannot be evaluated by 'lessa'. Did you mean 'lesa'"),
+    ({"protocol": "xian"}, "--protocol: corel5k cannot be evaluated by 'xian'"),
+    ({"gamma": 0.5}, "--gamma: found 0.5, expected no calibration with several"),
+    ({"top_k": (0,)}, r"--top_k: found \[0\], expected numbers of 1 or more"),
+  ):
+    with pytest.raises(ZsljaxError, match=message):
+      evaluate(tmp_path / "w", **options)
+
+
+def test_single_label_evaluation_has_one_protocol(tmp_path):
+  config = small(semantic_softmax, "digits", tmp_path / "data")
+  train.train(config, tmp_path / "w")
+  assert evaluate(tmp_path / "w", protocol="xian") == evaluate(tmp_path / "w")
+  with pytest.raises(ZsljaxError, match="cannot be evaluated by 'lesa'. Known: xian"):
+    evaluate(tmp_path / "w", protocol="lesa")
+  with pytest.raises(ZsljaxError, match="--top_k"):
+    evaluate(tmp_path / "w", top_k=(3,))
 
 
 @pytest.mark.parametrize("preset", ["paper", "official_code"])

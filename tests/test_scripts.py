@@ -1,12 +1,17 @@
 """The commands as a user types them."""
 
+import dataclasses
 import json
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from zsljax import benchmark
+from zsljax import benchmark, benchmark_loss
 from zsljax.data import prepare
 from zsljax.data.digits import read_digits
+from zsljax.errors import ZsljaxError
+from zsljax.losses import pairwise_ranking
 
 TRAIN = ("train.py", "--config=configs/semantic_softmax.py:digits")
 
@@ -25,6 +30,20 @@ def test_train_then_evaluate(command, tmp_path):
     assert (tmp_path / "w" / file).exists()
   again = command(*TRAIN, work, "--config.epochs=4", check=False)
   assert "config.epochs is 4, there 3" in " ".join(again.stderr.split())
+
+
+def test_multi_label_run_from_the_embedded_set(command, tmp_path):
+  work = f"--workdir={tmp_path / 'w'}"
+  config = "--config=configs/sdl.py:multidigit"
+  done = command("train.py", config, work, "--config.epochs=1")
+  assert "5000 images of 7 labels" in done.stdout
+  done = command("eval.py", work, "--protocol=sdl", "--top_k=1,3")
+  lines = done.stdout.splitlines()
+  assert any("F1@1" in line and "F1@3" in line and "density" in line for line in lines)
+  assert any("zsl: 3 unseen" in line and "dropped" in line for line in lines)
+  done = command("eval.py", work, "--top_k=few", check=False)
+  assert done.returncode == 2
+  assert "expected numbers as in 3,5" in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize(
@@ -90,6 +109,51 @@ def test_benchmark_of_region_systems(system):
   figures = benchmark.run(system, "cub7", batch_size=2)
   assert figures["feature_shape"] == [49, 2048]
   assert figures["fraction_of_matmul_rate"] > 0
+
+
+def test_benchmark_of_a_multi_label_system():
+  figures = benchmark.run("sdl", "nus", batch_size=4)
+  assert figures["num_classes"] == 1006
+  assert figures["fraction_of_matmul_rate"] > 0
+
+
+def test_benchmark_of_the_ranking_loss(monkeypatch):
+  small = dataclasses.replace(
+    benchmark.PRESETS["nus"], num_classes=40, num_seen=30, batch_size=6
+  )
+  monkeypatch.setitem(benchmark.PRESETS, "nus", small)
+  monkeypatch.setitem(benchmark_loss._FEW, "nus", 3)
+  times = {"scores": 1.0, "loss": 2.0, "padded": 3.0, "all_pairs": 4.0}
+  monkeypatch.setattr(
+    benchmark_loss,
+    "time_calls",
+    lambda calls, seconds: {
+      name: benchmark.Timing(times[name], 0.0, call()[0])
+      for name, call in calls.items()
+    },
+  )
+  figures = benchmark_loss.run("nus")
+  assert figures["all_pairs_over_loss"] == 4  # Half of the images, in two times two.
+  assert figures["loss_over_scores"] == 2 and figures["padded_over_loss"] == 1.5
+  assert "the time multiplied by 2" in benchmark_loss.show(figures)
+  with pytest.raises(ZsljaxError, match="no multi-label shapes 'cub'"):
+    benchmark_loss.run("cub")
+
+
+def test_all_forms_of_the_ranking_loss_agree(float64):
+  rng = np.random.default_rng(0)
+  scores = jnp.asarray(rng.standard_normal((5, 20)))
+  positives = jnp.asarray(benchmark.random_labels(5, 20))
+  negative = jnp.ones((5, 20), bool)
+  for i, row in enumerate(positives):
+    negative = negative.at[i, row[row >= 0]].set(False)
+  found = pairwise_ranking(
+    jnp.take_along_axis(scores, jnp.maximum(positives, 0), 1),
+    positives >= 0,
+    jnp.where(negative, scores, -jnp.inf),
+  )
+  for other in (benchmark_loss.padded_ranking, benchmark_loss.all_pairs_ranking):
+    np.testing.assert_allclose(other(scores, positives), found, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -7,29 +7,86 @@ from zsljax.errors import shown_to_user
 
 
 def _import_xlsa17(args: argparse.Namespace) -> None:
-  from zsljax.data import prepare, read_xlsa17
-  from zsljax.data.describe import describe
+  from zsljax.data import read_xlsa17
 
-  feature_set = read_xlsa17(
-    args.source, args.features, args.splits, args.name, args.attributes
+  _store(
+    args,
+    read_xlsa17(args.source, args.features, args.splits, args.name, args.attributes),
   )
-  stored = prepare(feature_set, args.dest, args.storage, args.overwrite)
-  print(describe(stored))
 
 
 def _import_regions(args: argparse.Namespace) -> None:
-  from zsljax.data import prepare, read_regions
-  from zsljax.data.describe import describe
+  from zsljax.data import read_regions
 
   with read_regions(
     args.source, args.dest, args.name, args.attributes, args.word_vectors
   ) as feature_set:
-    stored = prepare(feature_set, args.dest, args.storage, args.overwrite)
-  print(describe(stored))
+    _store(args, feature_set)
+
+
+def _import_multilabel(args: argparse.Namespace) -> None:
+  from zsljax.data import read_multilabel
+
+  _store(
+    args,
+    read_multilabel(
+      args.source,
+      args.name,
+      args.unseen,
+      args.word_vectors,
+      args.multiword,
+      args.unknown,
+    ),
+  )
+
+
+def _import_nus_wide(args: argparse.Namespace) -> None:
+  from zsljax.data import read_nus_wide
+
+  _store(args, read_nus_wide(args.source, *_features_and_vectors(args)))
+
+
+def _import_coco(args: argparse.Namespace) -> None:
+  from zsljax.data import read_coco
+
+  _store(args, read_coco(args.train, args.test, *_features_and_vectors(args)))
+
+
+def _import_open_images(args: argparse.Namespace) -> None:
+  from zsljax.data import read_open_images
+
+  _store(
+    args,
+    read_open_images(
+      args.train_labels,
+      args.test_labels,
+      args.descriptions,
+      args.seen,
+      args.unseen,
+      *_features_and_vectors(args),
+    ),
+  )
+
+
+def _features_and_vectors(args: argparse.Namespace) -> tuple:
+  return args.features, args.word_vectors, args.multiword, args.unknown, args.name
+
+
+def _store(args: argparse.Namespace, feature_set) -> None:
+  from zsljax.data import prepare
+  from zsljax.data.describe import describe
+
+  print(describe(prepare(feature_set, args.dest, args.storage, args.overwrite)))
 
 
 def _benchmark(args: argparse.Namespace) -> None:
   from zsljax.benchmark import main
+
+  main(args)
+
+
+def _benchmark_loss(args: argparse.Namespace) -> None:
+  from zsljax.benchmark_loss import main
 
   main(args)
 
@@ -59,13 +116,6 @@ def _parser() -> argparse.ArgumentParser:
     help="folder of both .mat files",
   )
   xlsa17.add_argument(
-    "--dest",
-    type=pathlib.Path,
-    required=True,
-    metavar="DIR",
-    help="where the shards go: DEST/<name>/<features>_<class embedding>/",
-  )
-  xlsa17.add_argument(
     "--features",
     default="res101.mat",
     metavar="FILE",
@@ -85,8 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     help="att: scaled to length one, what published numbers use; original_att: "
     "as annotated (default: %(default)s)",
   )
-  xlsa17.add_argument("--name", help="of the dataset (default: the folder's name)")
-  _add_storage(xlsa17)
+  _add_storage(xlsa17, "the folder's name")
 
   regions = kinds.add_parser(
     "import-regions",
@@ -105,18 +154,6 @@ def _parser() -> argparse.ArgumentParser:
     help="HDF5 with feature_map [N, C, H, W], labels, att, *_loc",
   )
   regions.add_argument(
-    "--dest",
-    type=pathlib.Path,
-    required=True,
-    metavar="DIR",
-    help="where the shards go: DEST/<name>/<features>_<H>x<W>_att/",
-  )
-  regions.add_argument(
-    "--name",
-    help="of the dataset (default: what follows the last underscore of the file's "
-    "name)",
-  )
-  regions.add_argument(
     "--attributes",
     default="att",
     choices=["att", "original_att"],
@@ -129,7 +166,69 @@ def _parser() -> argparse.ArgumentParser:
     help=".npy with a word vector for each attribute [A, V], instead of the file's "
     "w2v_att",
   )
-  _add_storage(regions)
+  _add_storage(regions, "what follows the last underscore of the file's name")
+
+  multilabel = kinds.add_parser(
+    "import-multilabel",
+    help="images with several labels each, from one .npz (Corel5k)",
+    description="Checks a multi-label set in one .npz file (X_train, Y_train, X_test, "
+    "Y_test, labels, and vectors of the labels) and stores it as TFRecord shards.",
+  )
+  multilabel.set_defaults(run=_import_multilabel)
+  multilabel.add_argument(
+    "--source", type=pathlib.Path, required=True, metavar="FILE", help=".npz file"
+  )
+  multilabel.add_argument(
+    "--unseen",
+    type=pathlib.Path,
+    metavar="FILE",
+    help="text file, one unseen label a line (default: the file's field `unseen`, or "
+    "every fifth label in alphabetical order)",
+  )
+  _add_word_vectors(multilabel, "the file's own")
+  _add_storage(multilabel, "the file's name")
+
+  nus_wide = kinds.add_parser(
+    "import-nus-wide",
+    help="NUS-WIDE: 925 Flickr tags seen, 81 annotated concepts unseen",
+    description="Checks NUS-WIDE's official label files and features of its images "
+    "and stores them as TFRecord shards.",
+  )
+  nus_wide.set_defaults(run=_import_nus_wide)
+  _add_file(nus_wide, "source", "folder of the unpacked label files", "DIR")
+  _add_features(nus_wide)
+  _add_word_vectors(nus_wide)
+  _add_storage(nus_wide, "nus_wide")
+
+  coco = kinds.add_parser(
+    "import-coco",
+    help="COCO: 48 classes seen, 17 unseen",
+    description="Checks COCO's annotated instances and features of its images and "
+    "stores them as TFRecord shards. The split is that of zero-shot detection.",
+  )
+  coco.set_defaults(run=_import_coco)
+  _add_file(coco, "train", "instances_train*.json")
+  _add_file(coco, "test", "instances_val*.json")
+  _add_features(coco)
+  _add_word_vectors(coco)
+  _add_storage(coco, "coco")
+
+  open_images = kinds.add_parser(
+    "import-open-images",
+    help="Open Images: image-level labels, present and absent (7186 seen, 400 unseen)",
+    description="Checks Open Images' label files and features of any of its images, "
+    "and stores the images that have both as TFRecord shards.",
+  )
+  open_images.set_defaults(run=_import_open_images)
+  csv = ".csv with ImageID,Source,LabelName,Confidence"
+  _add_file(open_images, "train_labels", csv)
+  _add_file(open_images, "test_labels", f"{csv} of the test images")
+  _add_file(open_images, "descriptions", ".csv with LabelName,DisplayName")
+  _add_file(open_images, "seen", "text file, one LabelName such as /m/01g317 a line")
+  _add_file(open_images, "unseen", "the same of the unseen labels")
+  _add_features(open_images)
+  _add_word_vectors(open_images)
+  _add_storage(open_images, "open_images")
 
   benchmark = verbs.add_parser(
     "benchmark", help="time a system's step and its input pipeline"
@@ -141,11 +240,10 @@ def _parser() -> argparse.ArgumentParser:
   benchmark.add_argument(
     "--preset",
     default="cub",
-    help="shapes: cub (pooled), cub7 or cub14 (regions) (default: %(default)s)",
+    help="shapes: cub (pooled), cub7 or cub14 (regions), nus or openimages (several "
+    "labels an image) (default: %(default)s)",
   )
-  benchmark.add_argument(
-    "--batch_size", type=int, help="(default: the preset's, 256 or 50)"
-  )
+  benchmark.add_argument("--batch_size", type=int, help="(default: the preset's)")
   benchmark.add_argument(
     "--data_dir",
     type=pathlib.Path,
@@ -163,10 +261,80 @@ def _parser() -> argparse.ArgumentParser:
   benchmark.add_argument(
     "--json", type=pathlib.Path, metavar="FILE", help="also write the figures"
   )
+
+  benchmark_loss = verbs.add_parser(
+    "benchmark-loss",
+    help="time SDL's ranking loss against other ways to compute it",
+    description="Value and gradient of SDL's loss, beside the scores alone, positives "
+    "padded to the batch's maximum, and all pairs of labels; with their memory.",
+  )
+  benchmark_loss.set_defaults(run=_benchmark_loss)
+  benchmark_loss.add_argument(
+    "--preset", default="nus", help="nus or openimages (default: %(default)s)"
+  )
+  benchmark_loss.add_argument(
+    "--json", type=pathlib.Path, metavar="FILE", help="also write the figures"
+  )
   return parser
 
 
-def _add_storage(parser: argparse.ArgumentParser) -> None:
+def _add_file(
+  parser: argparse.ArgumentParser, name: str, what: str, metavar: str = "FILE"
+) -> None:
+  parser.add_argument(
+    f"--{name}", type=pathlib.Path, required=True, metavar=metavar, help=what
+  )
+
+
+def _add_features(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    "--features",
+    type=pathlib.Path,
+    required=True,
+    nargs="+",
+    metavar="FILE",
+    help=".npy, .npz or .h5 with features [N, D] or [N, R, D] and, in a field "
+    "image_files (for FILE.npy in FILE.txt), the images' names; rows of several files "
+    "follow one another",
+  )
+
+
+def _add_word_vectors(
+  parser: argparse.ArgumentParser, default: str | None = None
+) -> None:
+  parser.add_argument(
+    "--word_vectors",
+    type=pathlib.Path,
+    required=default is None,
+    metavar="FILE",
+    help="vectors of the labels: GloVe or fastText text, word2vec .bin, .npz, .json, "
+    f".npy{f' (default: {default})' if default else ''}",
+  )
+  parser.add_argument(
+    "--multiword",
+    default="mean",
+    choices=["mean", "sum"],
+    help="what the vectors of a label's words are made into (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--unknown",
+    default="refuse",
+    choices=["refuse", "drop", "known_words", "zeros"],
+    help="labels with a word that has no vector: an error that lists them; left out; "
+    "their known words alone; a vector of zeros (default: %(default)s)",
+  )
+
+
+def _add_storage(parser: argparse.ArgumentParser, name: str) -> None:
+  """What every import has; ``name`` says what a set is called when none is given."""
+  parser.add_argument(
+    "--dest",
+    type=pathlib.Path,
+    required=True,
+    metavar="DIR",
+    help="where the shards go: DEST/<name>/<features>_<class embedding>/",
+  )
+  parser.add_argument("--name", help=f"of the dataset (default: {name})")
   parser.add_argument(
     "--storage",
     default="source",

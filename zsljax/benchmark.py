@@ -36,6 +36,7 @@ class Shapes:
   feature_shape: tuple[int, ...]
   num_attributes: int
   num_classes: int
+  num_seen: int
   batch_size: int
 
   def spec(self) -> Spec:
@@ -49,12 +50,17 @@ class Shapes:
     )
 
 
-# CUB pooled, and with regions on a grid of 7 x 7 and of 14 x 14.
+# CUB pooled, and with regions on a grid of 7 x 7 and of 14 x 14; NUS-WIDE and Open
+# Images, whose images have several labels.
 PRESETS = {
-  "cub": Shapes((2048,), 312, 200, 256),
-  "cub7": Shapes((49, 2048), 312, 200, 50),
-  "cub14": Shapes((196, 2048), 312, 200, 50),
+  "cub": Shapes((2048,), 312, 200, 150, 256),
+  "cub7": Shapes((49, 2048), 312, 200, 150, 50),
+  "cub14": Shapes((196, 2048), 312, 200, 150, 50),
+  "nus": Shapes((2048,), 300, 1006, 925, 128),
+  "openimages": Shapes((2048,), 300, 7586, 7186, 64),
 }
+# Labels of an image, on average, where it has several.
+_LABELS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,26 +110,51 @@ def matrix_product() -> tuple[Callable[[], Any], float]:
   return lambda: product(a, a), 2.0 * _MATMUL_SIZE**3
 
 
+def random_labels(batch_size: int, num_seen: int) -> np.ndarray:
+  """Several labels for each image, 1 and a Poisson number, padded with -1."""
+  rng = np.random.default_rng(0)
+  counts = 1 + rng.poisson(_LABELS - 1, batch_size)
+  labels = np.full((batch_size, counts.max()), -1)
+  for row, count in zip(labels, counts, strict=True):
+    row[:count] = rng.choice(num_seen, count, replace=False)
+  return labels
+
+
 def make_step(
-  system: System, spec: Spec, batch_size: int, dtype: Any = jnp.float32
+  system: System,
+  spec: Spec,
+  batch_size: int,
+  dtype: Any = jnp.float32,
+  num_seen: int | None = None,
 ) -> tuple[Callable, float]:
   """A training step on random features, with Adam.
+
+  Args:
+    system: what is trained.
+    spec: shapes of features and classes.
+    batch_size: images in a step.
+    dtype: of the features.
+    num_seen: of the classes; three quarters when None.
 
   Returns:
     A function that takes one step (on a batch, or on the random one) and returns its
     loss; and the seconds of compilation.
   """
   rng = np.random.default_rng(0)
+  num_seen = num_seen or max(1, 3 * spec.num_classes // 4)
   classes = ClassSpace.create(
     [f"class {i}" for i in range(spec.num_classes)],
     rng.standard_normal((spec.num_classes, spec.num_attributes)),
-    # As in CUB, a quarter is unseen.
-    seen=np.arange(spec.num_classes) < 0.75 * spec.num_classes,
+    seen=np.arange(spec.num_classes) < num_seen,
   )
   classes = jax.device_put(classes)
+  if system.multi_label:
+    labels = random_labels(batch_size, num_seen)
+  else:
+    labels = rng.integers(num_seen, size=batch_size)
   batch = Batch(
     features=jnp.asarray(rng.standard_normal((batch_size, *spec.feature_shape)), dtype),
-    labels=jnp.asarray(rng.integers(int(0.75 * spec.num_classes), size=batch_size)),
+    labels=jnp.asarray(labels),
     mask=jnp.ones(batch_size, bool),
     num_examples=_NUM_EXAMPLES,
   )
@@ -194,7 +225,8 @@ def run(
   batch_size = batch_size or shapes.batch_size
   spec = spec or shapes.spec()
   dtype = jax.dtypes.canonicalize_dtype(stored.storage_dtype if stored else jnp.float32)
-  one_step, compile_time = make_step(system, spec, batch_size, dtype)
+  num_seen = None if stored else shapes.num_seen
+  one_step, compile_time = make_step(system, spec, batch_size, dtype, num_seen)
   product, product_flops = matrix_product()
   timings = time_calls({"step": one_step, "matmul": product})
   timing, ceiling = timings["step"], product_flops / timings["matmul"].median

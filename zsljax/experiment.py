@@ -58,6 +58,13 @@ class Experiment:
     """
     system = build_system(config["system"])
     dataset = open_dataset(config["data"])
+    several = {True: "several labels", False: "one label"}
+    require(
+      system.multi_label == dataset.multi_label,
+      f"{dataset.folder}: images",
+      f"{several[dataset.multi_label]} each",
+      f"{several[system.multi_label]}, what {system.name} is for",
+    )
     channels = config["data"]["num_channels"]
     require(
       channels in (None, dataset.feature_shape[-1]),

@@ -14,7 +14,7 @@ import pytest
 from zsljax.classes import ClassSpace
 from zsljax.errors import ZsljaxError
 from zsljax.models import MSDN, Batch, Spec, build_system
-from zsljax.training import init_state, make_optimizer, make_train_step
+from zsljax.training import init_state, make_train_step
 
 PRESETS = ("paper", "official_code")
 GOLDEN = pathlib.Path(os.environ.get("ZSLJAX_GOLDEN") or "absent").absolute()
@@ -279,7 +279,7 @@ def test_wrong_fields_are_named(field, value):
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("regions", [49, 196])
-def test_compiled_step_never_makes_attended_features(preset, regions):
+def test_compiled_step_never_makes_attended_features(preset, regions, optimizer):
   """CUB's training step has no [B, A, D] array, nor one of that size."""
   batch_size, attributes, dim, classes = 50, 312, 2048, 200
   vectors = np.ones((attributes, 300), np.float32)
@@ -296,9 +296,8 @@ def test_compiled_step_never_makes_attended_features(preset, regions):
     7057,
   )
   system = build_system({"name": "msdn", "preset": preset})
-  optimizer = make_optimizer(
-    {"name": "rmsprop", "learning_rate": 1e-4, "weight_decay": 1e-4, "momentum": 0.9},
-    batch_size,
+  optimizer = optimizer(
+    name="rmsprop", learning_rate=1e-4, weight_decay=1e-4, momentum=0.9
   )
   state = jax.eval_shape(lambda: init_state(system, optimizer, spec, 0))
   step = jax.jit(make_train_step(system, optimizer))
@@ -322,7 +321,7 @@ def relative_error(found, expected):
   sorted(GOLDEN.glob("msdn_*.npz")) or [pathlib.Path("msdn_*.npz")],
   ids=lambda p: p.name,
 )
-def test_golden(path, dtype, float64):
+def test_golden(path, dtype, optimizer, float64):
   if not path.is_file():
     pytest.skip("ZSLJAX_GOLDEN names no folder with msdn_*.npz")
   with np.load(path) as file:
@@ -384,14 +383,11 @@ def test_golden(path, dtype, float64):
   check("S_pp2", second)
   check("A1", system.region_attention(params, batch.features, classes))
 
-  optimizer = make_optimizer(
-    {
-      "name": "rmsprop",
-      "learning_rate": float(golden["lr"]),
-      "weight_decay": float(golden["weight_decay"]),
-      "momentum": float(golden["momentum"]),
-    },
-    count,
+  optimizer = optimizer(
+    name="rmsprop",
+    learning_rate=float(golden["lr"]),
+    weight_decay=float(golden["weight_decay"]),
+    momentum=float(golden["momentum"]),
   )
   state = optimizer.init(params)
   for step in range(3):

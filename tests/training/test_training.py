@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from configs import base
 from zsljax import training
 from zsljax.checkpoints import Checkpoints
 from zsljax.data import TrainingData, open_dataset
@@ -37,13 +38,21 @@ class Dying:
 
 
 def run(
-  toy, workdir, steps=12, stop_after=None, name="adam", devices=1, keep=None, seed=3
+  toy,
+  workdir,
+  steps=12,
+  stop_after=None,
+  name="adam",
+  devices=1,
+  keep=None,
+  seed=3,
+  fields=None,
 ):
   """Trains the toy system; ``stop_after`` batches the process 'dies'."""
   system, spec, classes, batches = toy
-  config = {"name": name, "learning_rate": 1e-2, "memory": 5}
-  optimizer = training.make_optimizer(config, 0 if name == "lbfgs" else 8)
-
+  config = base.get_config().optimizer.to_dict()
+  config |= {"name": name, "learning_rate": 1e-2, "memory": 5} | (fields or {})
+  optimizer = training.make_optimizer(config, 0 if name == "lbfgs" else 8, steps)
   if stop_after is not None:
     batches = Dying(batches, stop_after)
   mesh = make_mesh(devices)
@@ -118,9 +127,9 @@ def test_four_devices_equal_one(toy, tmp_path):
   chex.assert_trees_all_close(one.params, four.params, rtol=1e-5, atol=1e-6)
 
 
-def test_step_is_traced_once_and_the_check_for_it_fires(toy):
+def test_step_is_traced_once_and_the_check_for_it_fires(toy, optimizer):
   system, spec, classes, batches = toy
-  optimizer = training.make_optimizer({"name": "adam", "learning_rate": 1e-2}, 8)
+  optimizer = optimizer(learning_rate=1e-2)
   step = training.make_train_step(system, optimizer)
   counted = jax.jit(chex.assert_max_traces(step, n=1))
   state = training.init_state(system, optimizer, spec, 0)
@@ -134,9 +143,9 @@ def test_step_is_traced_once_and_the_check_for_it_fires(toy):
     counted(state, half, classes)
 
 
-def test_converged_step_changes_nothing(toy):
+def test_converged_step_changes_nothing(toy, optimizer):
   system, spec, classes, batches = toy
-  optimizer = training.make_optimizer({"name": "adam", "learning_rate": 1e-2}, 8)
+  optimizer = optimizer(learning_rate=1e-2)
   state = training.init_state(system, optimizer, spec, 0)
   batch = next(training.feed(batches.batches(0), make_mesh(1), 32))
   for tolerance, converged in ((1e9, True), (1e-9, False)):
@@ -149,9 +158,9 @@ def test_converged_step_changes_nothing(toy):
     assert same == converged and int(new.step) == (not converged)
 
 
-def test_metrics_are_of_the_parameters_before_the_update(toy):
+def test_metrics_are_of_the_parameters_before_the_update(toy, optimizer):
   system, spec, classes, batches = toy
-  optimizer = training.make_optimizer({"name": "adam", "learning_rate": 1e-2}, 8)
+  optimizer = optimizer(learning_rate=1e-2)
   state = training.init_state(system, optimizer, spec, 0)
   batch = next(training.feed(batches.batches(0), make_mesh(1), 32))
   _, metrics = training.make_train_step(system, optimizer)(state, batch, classes)
@@ -237,18 +246,14 @@ def test_resident_table_must_fit(monkeypatch):
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_rmsprop_is_the_one_of_pytorch(momentum, float64):
+def test_rmsprop_is_the_one_of_pytorch(momentum, optimizer, float64):
   """Its documented rule, in a loop: coupled decay, epsilon outside the root."""
   rng = np.random.default_rng(0)
   start, gradients = rng.standard_normal(4), rng.standard_normal((5, 4))
   rate, decay = 0.01, 0.3
-  config = {
-    "name": "rmsprop",
-    "learning_rate": rate,
-    "weight_decay": decay,
-    "momentum": momentum,
-  }
-  optimizer = training.make_optimizer(config, 8)
+  optimizer = optimizer(
+    name="rmsprop", learning_rate=rate, weight_decay=decay, momentum=momentum
+  )
   params = jnp.asarray(start)
   state = optimizer.init(params)
   expected, squares, buffer = start.copy(), np.zeros(4), np.zeros(4)
@@ -262,16 +267,105 @@ def test_rmsprop_is_the_one_of_pytorch(momentum, float64):
   np.testing.assert_allclose(params, expected, rtol=1e-12)
 
 
+def one_cycle(step, total, start, peak, end):
+  """Half a cosine up for a tenth of the steps, and half a cosine down."""
+  turn = round(0.1 * total)
+  if step < turn:
+    return peak + (start - peak) / 2 * (1 + np.cos(np.pi * step / turn))
+  share = (step - turn) / (total - turn)
+  return end + (peak - end) / 2 * (1 + np.cos(np.pi * share))
+
+
+@pytest.mark.parametrize("schedule", ["constant", "one_cycle"])
+def test_adam_is_the_released_recipe(schedule, optimizer, float64):
+  """Coupled decay that skips biases; with one cycle, the first moment's decay too."""
+  rng = np.random.default_rng(0)
+  shapes = {"kernel": (3, 2), "bias": (2,)}
+  start = {k: rng.standard_normal(shape) for k, shape in shapes.items()}
+  rate, decay, steps = 0.02, 0.3, 40
+  optimizer = optimizer(
+    name="adam",
+    learning_rate=rate,
+    weight_decay=decay,
+    schedule=schedule,
+    total_steps=steps,
+  )
+  params = jax.tree.map(jnp.asarray, start)
+  state = optimizer.init(params)
+  expected = dict(start)
+  first = {k: np.zeros(shape) for k, shape in shapes.items()}
+  second = {k: np.zeros(shape) for k, shape in shapes.items()}
+  update = jax.jit(optimizer.update)
+  for step in range(steps):
+    gradients = {k: rng.standard_normal(shape) for k, shape in shapes.items()}
+    updates, state = update(jax.tree.map(jnp.asarray, gradients), state, params)
+    params = optax.apply_updates(params, updates)
+    b1, lr = 0.9, rate
+    if schedule == "one_cycle":
+      b1 = one_cycle(step, steps, 0.95, 0.85, 0.95)
+      lr = one_cycle(step, steps, rate / 25, rate, rate / 25e4)
+    for k, gradient in gradients.items():
+      if k == "kernel":
+        gradient = gradient + decay * expected[k]
+      first[k] = b1 * first[k] + (1 - b1) * gradient
+      second[k] = 0.999 * second[k] + 0.001 * gradient**2
+      mean = first[k] / (1 - b1 ** (step + 1))
+      deviation = np.sqrt(second[k] / (1 - 0.999 ** (step + 1)))
+      expected[k] = expected[k] - lr * mean / (deviation + 1e-8)
+  for k, value in expected.items():
+    # The schedule is computed in float32.
+    np.testing.assert_allclose(params[k], value, rtol=1e-6)
+
+
+def test_long_gradients_are_clipped(optimizer):
+  clipped = optimizer(name="rmsprop", clip_norm=1.0)
+  plain = optimizer(name="rmsprop")
+  params = jnp.zeros(2)
+  for gradient, scale in (([30.0, 40.0], 50), ([0.3, 0.4], 1)):
+    gradient = jnp.asarray(gradient)
+    found, _ = clipped.update(gradient, clipped.init(params), params)
+    expected, _ = plain.update(gradient / scale, plain.init(params), params)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("total_steps", [1, 2, 5])
+def test_one_cycle_of_few_steps_is_finite(total_steps, optimizer):
+  optimizer = optimizer(schedule="one_cycle", total_steps=total_steps)
+  params = jnp.ones(2)
+  state = optimizer.init(params)
+  for _ in range(total_steps):
+    updates, state = optimizer.update(jnp.ones(2), state, params)
+    assert np.all(np.isfinite(updates)) and np.all(updates < 0)
+
+
+def test_interrupted_cycle_ends_bit_identical(toy, tmp_path):
+  fields = {"schedule": "one_cycle", "weight_decay": 0.1, "clip_norm": 0.5}
+  whole = run(toy, tmp_path / "whole", fields=fields)
+  with pytest.raises(Stopped):
+    run(toy, tmp_path / "cut", stop_after=8, fields=fields)
+  cut = run(toy, tmp_path / "cut", fields=fields)
+  chex.assert_trees_all_equal(cut.params, whole.params)
+  chex.assert_trees_all_equal(cut.opt_state, whole.opt_state)
+
+
 @pytest.mark.parametrize(
-  ("config", "batch_size", "message"),
+  ("fields", "batch_size", "message"),
   [
     ({"name": "adm"}, 8, "Did you mean 'adam'"),
-    ({"name": "lbfgs", "memory": 5}, 8, "config.batch_size: found 8, expected 0"),
+    ({"name": "lbfgs"}, 8, "config.batch_size: found 8, expected 0"),
+    ({"schedule": "onecycle"}, 8, "Did you mean 'one_cycle'"),
+    ({"clip_norm": 0.0}, 8, "config.optimizer.clip_norm: found 0.0, expected more"),
+    (
+      {"name": "lbfgs", "schedule": "one_cycle"},
+      0,
+      "schedule: found 'one_cycle', expected 'constant' with the optimizer lbfgs",
+    ),
+    ({"name": "lbfgs", "clip_norm": 1.0}, 0, "clip_norm: found 1.0, expected None"),
   ],
 )
-def test_make_optimizer_says_what_is_wrong(config, batch_size, message):
+def test_make_optimizer_says_what_is_wrong(fields, batch_size, message, optimizer):
   with pytest.raises(ZsljaxError, match=message):
-    training.make_optimizer(config, batch_size)
+    optimizer(batch_size, **fields)
 
 
 def test_mesh_and_batch_must_fit():

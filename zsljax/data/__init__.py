@@ -4,7 +4,11 @@ The only part of zsljax that imports TensorFlow, and only when data are read or
 written.
 """
 
+from zsljax.data.coco import read_coco
 from zsljax.data.feature_set import FeatureSet, make_feature_set
+from zsljax.data.multilabel import make_multilabel_set, read_multilabel
+from zsljax.data.nus_wide import read_nus_wide
+from zsljax.data.open_images import read_open_images
 from zsljax.data.pipeline import TrainingData, evaluation_batches
 from zsljax.data.regions import read_regions
 from zsljax.data.sources import open_dataset
@@ -17,8 +21,13 @@ __all__ = [
   "TrainingData",
   "evaluation_batches",
   "make_feature_set",
+  "make_multilabel_set",
   "open_dataset",
   "prepare",
+  "read_coco",
+  "read_multilabel",
+  "read_nus_wide",
+  "read_open_images",
   "read_regions",
   "read_xlsa17",
 ]

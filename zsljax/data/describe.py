@@ -4,8 +4,12 @@ import textwrap
 
 import numpy as np
 
-from zsljax.data.feature_set import SPLITS
 from zsljax.data.store import StoredDataset
+
+_VAL = {
+  False: "validation classes, and a fifth of the other images",
+  True: "scored with the validation classes as the unseen ones",
+}
 
 
 def describe(dataset: StoredDataset) -> str:
@@ -14,7 +18,7 @@ def describe(dataset: StoredDataset) -> str:
   seen = int(np.sum(classes.seen))
   held_out = len(meta["validation_classes"])
   shape = " x ".join(map(str, dataset.feature_shape))
-  sizes = {split: dataset.size(split) for split in SPLITS}
+  sizes = {split: dataset.size(split) for split in dataset.splits}
   stored = meta["storage_dtype"]
   if stored != meta["source_dtype"]:
     stored += f" (source: {meta['source_dtype']})"
@@ -26,16 +30,15 @@ def describe(dataset: StoredDataset) -> str:
   lines = [
     f"{meta['name']}: {sum(sizes.values())} images, {meta['features']} features "
     f"of {shape}, stored as {stored}",
+    *(_labels(dataset) if dataset.multi_label else ()),
     f"classes     {len(classes)}: {seen} seen (of which {held_out} for "
     f"validation), {len(classes) - seen} unseen",
     f"described   by {described}",
     f"split       {meta['split_version']}",
     f"  trainval      {sizes['train'] + sizes['val']:>8} = train + val",
     f"    train       {sizes['train']:>8}",
-    f"    val         {sizes['val']:>8}  validation classes, and a fifth of the "
-    "other images",
-    f"  test_seen     {sizes['test_seen']:>8}",
-    f"  test_unseen   {sizes['test_unseen']:>8}",
+    f"    val         {sizes['val']:>8}  {_VAL[dataset.multi_label]}",
+    *(f"  {split:<12}  {sizes[split]:>8}" for split in dataset.test_splits),
     *(f"source      {digest[:16]}  {file}" for file, digest in meta["sources"].items()),
     f"fingerprint {dataset.fingerprint[:16]}",
   ]
@@ -43,3 +46,11 @@ def describe(dataset: StoredDataset) -> str:
     lines += textwrap.wrap(f"note: {note}", 88, subsequent_indent="      ")
   lines.append(f"stored in {dataset.folder}")
   return "\n".join(lines)
+
+
+def _labels(dataset: StoredDataset) -> list[str]:
+  widths = dataset.metadata["label_widths"]
+  absences = "annotated" if "absent" in widths else "whatever is not present"
+  return [
+    f"labels      several an image, {widths['labels']} at the most; absent: {absences}"
+  ]

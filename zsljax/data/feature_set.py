@@ -10,12 +10,15 @@ import pathlib
 from typing import Protocol
 
 import numpy as np
+import scipy.sparse
 
 from zsljax.classes import ClassSpace
 from zsljax.errors import ZsljaxError, require
 
-# The stored splits, disjoint. `trainval` is the union of the first two.
+# The stored splits, disjoint, of sets with one label and with many labels an image.
+# `trainval` is the union of the first two.
 SPLITS = ("train", "val", "test_seen", "test_unseen")
+MULTI_LABEL_SPLITS = ("train", "val", "test")
 _BLOCK_BYTES = 2**26
 
 
@@ -42,10 +45,12 @@ class FeatureSet:
     features: ``[N, D]``, or ``[N, R, D]`` for R regions.
     digest: SHA-256 of the features.
     largest: largest absolute value among them.
-    labels: class ids, ``[N]`` integer.
-    classes: all classes; ``seen`` are those with images in trainval.
+    labels: class ids, ``[N]`` integer; of a multi-label set ``[N, C]``, sparse, 1 for a
+      class that is present and -1 for one that is annotated as absent.
+    classes: all classes; ``seen`` are those with images in trainval, or in a
+      multi-label set those whose labels may be trained on.
     validation_classes: ids of the seen classes that ``val`` holds out.
-    splits: row numbers for each name of ``SPLITS``.
+    splits: row numbers for each name of ``SPLITS`` or ``MULTI_LABEL_SPLITS``.
     sources: SHA-256 of each file that the set was made from, by file name.
     notes: what is odd but allowed, one sentence each.
   """
@@ -57,19 +62,28 @@ class FeatureSet:
   features: Rows
   digest: str
   largest: float
-  labels: np.ndarray
+  labels: np.ndarray | scipy.sparse.csr_array
   classes: ClassSpace
   validation_classes: tuple[int, ...]
   splits: Mapping[str, np.ndarray]
   sources: Mapping[str, str]
   notes: tuple[str, ...] = ()
 
+  @property
+  def multi_label(self) -> bool:
+    """Whether an image has any number of labels."""
+    return self.labels.ndim == 2
+
   def fingerprint(self, storage_dtype: np.dtype | None = None) -> str:
     """SHA-256 of what is trained on: arrays, splits and the stored precision."""
     dtype = np.dtype(storage_dtype or self.features.dtype)
     digest = hashlib.sha256(f"{dtype} {self.digest}".encode())
-    arrays = [self.labels, self.classes.embeddings]
-    arrays += [self.splits[split] for split in SPLITS]
+    if self.multi_label:
+      arrays = [self.labels.indptr, self.labels.indices, self.labels.data]
+      arrays.append(self.classes.seen)
+    else:
+      arrays = [self.labels]
+    arrays += [self.classes.embeddings, *self.splits.values()]
     if self.classes.attribute_vectors is not None:
       arrays.append(self.classes.attribute_vectors)
     for array in arrays:
@@ -138,7 +152,7 @@ def make_feature_set(
     "test_seen": test_seen,
     "test_unseen": test_unseen,
   }
-  _check_rows(parts, len(labels), where)
+  check_rows(parts, len(labels), where)
   try:
     classes = ClassSpace.create(
       class_names,
@@ -151,7 +165,7 @@ def make_feature_set(
     raise ZsljaxError(f"{where}: {error}") from error
   _check_classes(parts, labels, classes, where)
   if validation_classes is None:
-    validation_classes = _draw_classes(np.flatnonzero(classes.seen), split_seed)
+    validation_classes = draw_classes(np.flatnonzero(classes.seen), split_seed)
     notes.append(
       f"No validation classes follow from the source: {len(validation_classes)} seen "
       f"classes were drawn with seed {split_seed}."
@@ -170,7 +184,7 @@ def make_feature_set(
     "no images outside the validation classes",
     "at least two seen classes",
   )
-  digest, largest = _scan(features, where, notes)  # Last: it reads all of them.
+  digest, largest = scan(features, where, notes)  # Last: it reads all of them.
   return FeatureSet(
     features=features,
     digest=digest,
@@ -233,7 +247,8 @@ def sha256_of(path: pathlib.Path) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _draw_classes(seen: np.ndarray, seed: int) -> np.ndarray:
+def draw_classes(seen: np.ndarray, seed: int) -> np.ndarray:
+  """A seeded fifth of the ids ``seen``, to hold out for validation."""
   number = max(1, len(seen) // 5)
   return np.random.default_rng(seed).choice(seen, number, replace=False)
 
@@ -246,7 +261,7 @@ def _blocks(features: Rows) -> Iterator[np.ndarray]:
     yield np.ascontiguousarray(features[start : start + size])
 
 
-def _scan(features: Rows, where: str, notes: list[str]) -> tuple[str, float]:
+def scan(features: Rows, where: str, notes: list[str]) -> tuple[str, float]:
   """Checks the features; their SHA-256 and largest absolute value."""
   require(
     len(features.shape) in (2, 3) and all(features.shape),
@@ -285,7 +300,8 @@ def _scan(features: Rows, where: str, notes: list[str]) -> tuple[str, float]:
   return digest.hexdigest(), float(max(high.max(), -low.min()))
 
 
-def _check_rows(parts: Mapping[str, np.ndarray], count: int, where: str) -> None:
+def check_rows(parts: Mapping[str, np.ndarray], count: int, where: str) -> None:
+  """Raises unless ``parts``, rows by name, are disjoint parts of ``count`` images."""
   for name, rows in parts.items():
     require(rows.size > 0, f"{where}: {name}", "no images", "at least one")
     bad = rows[(rows < 0) | (rows >= count)]

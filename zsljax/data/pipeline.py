@@ -15,7 +15,8 @@ import numpy as np
 from zsljax.data.store import Piece, StoredDataset, tensorflow
 from zsljax.errors import ZsljaxError, in_bytes, require
 
-# One batch: features [B, ...], labels [B], mask [B].
+# One batch: features [B, ...], labels [B], mask [B]; of a multi-label set labels
+# [B, M] and, where absences are annotated, absent [B, Q].
 HostBatch = dict[str, np.ndarray]
 
 CACHE_MODES = ("auto", "device", "host", "none")
@@ -87,6 +88,12 @@ class TrainingData:
       "config.data.sampling",
       repr(self.sampling),
       f"one of {', '.join(SAMPLINGS)}",
+    )
+    require(
+      self.sampling != "class_balanced" or not self.store.multi_label,
+      "config.data.sampling",
+      "'class_balanced' with several labels an image",
+      "epochs or independent",
     )
     require(
       self.batch_size > 0 or self.sampling == "epochs",
@@ -341,12 +348,7 @@ def evaluation_batches(
   for batch in _numpy(rows, store):
     left -= 1
     yield pad(_with_mask(_columns(batch)), size)
-  empty = {
-    "features": np.zeros((size, *store.feature_shape), store.storage_dtype),
-    "labels": np.zeros(size, np.int32),
-    "mask": np.zeros(size, bool),
-  }
-  yield from itertools.repeat(empty, left)
+  yield from itertools.repeat(pad(_with_mask(_rows_of_zeros(store, 0)), size), left)
 
 
 def load(
@@ -358,10 +360,7 @@ def load(
   """Features and labels of one host's share of the splits, in stored order."""
   rows = _stored_order(store, splits, host, num_hosts, batch_size=256)
   total = store.share(splits, host, num_hosts)
-  table = {
-    "features": np.empty((total, *store.feature_shape), store.storage_dtype),
-    "labels": np.empty(total, np.int32),
-  }
+  table = _rows_of_zeros(store, total)
   at = 0
   for batch in _numpy(rows, store):
     batch = _columns(batch)
@@ -464,9 +463,20 @@ def available_memory() -> int:
 
 
 def _columns(example: dict[str, np.ndarray]) -> HostBatch:
+  names = {"label": "labels", "labels": "labels", "absent": "absent"}
+  ids = {names[k]: v.astype(np.int32) for k, v in example.items() if k in names}
+  return {"features": example["features"], **ids}
+
+
+def _rows_of_zeros(store: StoredDataset, rows: int) -> HostBatch:
+  """A table of the set's columns, to be filled."""
+  widths = store.metadata["label_widths"]
+  labels = {name: (rows, width) for name, width in widths.items()}
   return {
-    "features": example["features"],
-    "labels": example["label"].astype(np.int32),
+    "features": np.zeros((rows, *store.feature_shape), store.storage_dtype),
+    **{
+      k: np.zeros(shape, np.int32) for k, shape in (labels or {"labels": rows}).items()
+    },
   }
 
 

@@ -10,6 +10,7 @@ from zsljax import __version__
 from zsljax.data import store
 from zsljax.data.digits import VARIANTS, read_digits
 from zsljax.data.feature_set import FeatureSet
+from zsljax.data.multidigit import read_multidigit
 from zsljax.errors import ZsljaxError, did_you_mean
 
 # Datasets made from what a dependency ships: name, features -> the set.
@@ -18,6 +19,7 @@ EMBEDDED: dict[str, Mapping[str, Callable[[], FeatureSet]]] = {
     f"{variant}_strokes": lambda variant=variant: read_digits(variant)
     for variant in VARIANTS
   },
+  "multidigit": {"pixels_strokes": read_multidigit},
 }
 DEFAULT_DIR = pathlib.Path("~/.cache/zsljax") / __version__
 

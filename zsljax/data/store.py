@@ -21,11 +21,12 @@ import tqdm
 
 from zsljax import __version__
 from zsljax.classes import ClassSpace
-from zsljax.data.feature_set import SPLITS, FeatureSet
+from zsljax.data.feature_set import MULTI_LABEL_SPLITS, SPLITS, FeatureSet
+from zsljax.data.labels import ABSENT, PRESENT, ids_where
 from zsljax.errors import ZsljaxError, did_you_mean, require
 from zsljax.reporting.files import locked
 
-SCHEMA = 2
+SCHEMA = 3
 VERSION = "1.0.0"
 STORAGE = {
   "source": None,
@@ -37,6 +38,8 @@ _CLASSES_FILE = "classes.npz"
 _METADATA_FILE = "metadata.json"
 # Label and place of every record, in stored order.
 _INDEX_FILE = "index.npz"
+# What the two kinds of label lists of a multi-label set hold.
+_VALUES = {"labels": PRESENT, "absent": ABSENT}
 # A TFRecord carries 16 bytes of lengths and checksums beside its content.
 _RECORD_OVERHEAD = 16
 
@@ -227,9 +230,26 @@ def _builder(
           storage_dtype=str(dtype),
           feature_shape=list(feature_set.features.shape[1:]),
           validation_classes=list(feature_set.validation_classes),
+          label_widths=_label_widths(feature_set),
           notes=list(feature_set.notes),
         ),
       )
+
+  if feature_set.multi_label:
+    ids = tfds.features.Sequence(np.int64)
+    label_features = dict.fromkeys(_label_widths(feature_set), ids)
+
+    def labels_of(row: int) -> dict[str, Any]:
+      return {
+        name: ids_where(feature_set.labels, row, _VALUES[name])
+        for name in label_features
+      }
+
+  else:
+    label_features = {"label": tfds.features.Scalar(np.int64)}
+
+    def labels_of(row: int) -> dict[str, Any]:
+      return {"label": np.int64(feature_set.labels[row])}
 
   def examples(split: str) -> Iterator[tuple[int, dict[str, Any]]]:
     rows = np.sort(feature_set.splits[split])  # Read forwards; TFDS shuffles.
@@ -238,7 +258,7 @@ def _builder(
         int(row),
         {
           "features": feature_set.features[row].astype(dtype),
-          "label": np.int64(feature_set.labels[row]),
+          **labels_of(row),
           "row": np.int64(row),
         },
       )
@@ -256,18 +276,33 @@ def _builder(
           "features": tfds.features.Tensor(
             shape=feature_set.features.shape[1:], dtype=dtype, encoding="bytes"
           ),
-          "label": tfds.features.Scalar(np.int64),
+          **label_features,
           "row": tfds.features.Scalar(np.int64),
         }
       ),
-      split_datasets={split: examples(split) for split in SPLITS},
+      split_datasets={split: examples(split) for split in feature_set.splits},
     )
+
+
+def _label_widths(feature_set: FeatureSet) -> dict[str, int]:
+  """The most labels of one image, for each kind; empty with one label an image.
+
+  Absences are a kind where at least one is annotated.
+  """
+  if not feature_set.multi_label:
+    return {}
+  most = {
+    name: int((feature_set.labels == value).sum(1).max(initial=0))
+    for name, value in _VALUES.items()
+  }
+  return {name: width for name, width in most.items() if width or name == "labels"}
 
 
 def _write_index(folder: pathlib.Path) -> None:
   """Lists each shard's records, so that single ones can be read."""
   tf, _ = tensorflow()
-  label = {"label": tf.io.FixedLenFeature((), tf.int64)}
+  # -1 in multi-label sets, whose records have none.
+  label = {"label": tf.io.FixedLenFeature((), tf.int64, default_value=-1)}
 
   def entry(record):
     return tf.strings.length(record), tf.io.parse_single_example(record, label)["label"]
@@ -333,9 +368,10 @@ class StoredDataset:
         )
       if file == _METADATA_FILE:
         metadata = _read_metadata(folder / file)
+    splits = MULTI_LABEL_SPLITS if metadata["label_widths"] else SPLITS
     with _readable(folder / "dataset_info.json"):
       info = tfds.builder_from_directory(folder).info
-      parts = [info.splits[split] for split in SPLITS]
+      parts = [info.splits[split] for split in splits]
     for split in parts:
       _check_size(folder, split)
     path = folder / _CLASSES_FILE
@@ -357,6 +393,21 @@ class StoredDataset:
   def feature_shape(self) -> tuple[int, ...]:
     """Of one example: ``(D,)`` or ``(R, D)``."""
     return tuple(self.metadata["feature_shape"])
+
+  @property
+  def multi_label(self) -> bool:
+    """Whether an image has any number of labels."""
+    return bool(self.metadata["label_widths"])
+
+  @property
+  def splits(self) -> tuple[str, ...]:
+    """The stored splits."""
+    return MULTI_LABEL_SPLITS if self.multi_label else SPLITS
+
+  @property
+  def test_splits(self) -> tuple[str, ...]:
+    """Those of the test images."""
+    return tuple(split for split in self.splits if split.startswith("test"))
 
   @property
   def storage_dtype(self) -> np.dtype:
@@ -431,9 +482,19 @@ class StoredDataset:
       )
 
   def decode(self, records):
-    """Serialized records [B], all at once, as a dict of tensors [B, ...]."""
+    """Serialized records [B], all at once, as a dict of tensors [B, ...].
+
+    Labels of a multi-label set are padded with -1 to the width of the whole set.
+    """
     tf, _ = tensorflow()
-    examples = tf.io.parse_example(records, self._info.features.tf_example_spec)
+    widths = self.metadata["label_widths"]
+    padded = tf.io.FixedLenSequenceFeature((), tf.int64, True, default_value=-1)
+    spec = self._info.features.tf_example_spec | dict.fromkeys(widths, padded)
+    examples = tf.io.parse_example(records, spec)
+    for name, width in widths.items():
+      missing = width - tf.shape(examples[name])[1]
+      paddings = [[0, 0], [0, missing]]
+      examples[name] = tf.pad(examples[name], paddings, constant_values=-1)
     features = tf.io.decode_raw(examples["features"], tf.as_dtype(self.storage_dtype))
     examples["features"] = tf.reshape(features, (-1, *self.feature_shape))
     return examples

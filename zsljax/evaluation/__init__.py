@@ -3,16 +3,32 @@
 from zsljax.evaluation.calibration import Curve, seen_unseen_curve
 from zsljax.evaluation.decisions import Decisions, decide, decide_all
 from zsljax.evaluation.metrics import harmonic_mean, per_class_accuracy
+from zsljax.evaluation.multilabel import (
+  MULTI_LABEL_PROTOCOLS,
+  PUBLISHED_DENSITY,
+  MultiLabelProtocol,
+  average_precisions,
+  multi_label_metrics,
+  precision_and_recall,
+  score_all,
+)
 from zsljax.evaluation.protocols import generalized_predictions, single_label_metrics
 
 __all__ = [
+  "MULTI_LABEL_PROTOCOLS",
+  "PUBLISHED_DENSITY",
   "Curve",
   "Decisions",
+  "MultiLabelProtocol",
+  "average_precisions",
   "decide",
   "decide_all",
   "generalized_predictions",
   "harmonic_mean",
+  "multi_label_metrics",
   "per_class_accuracy",
+  "precision_and_recall",
+  "score_all",
   "seen_unseen_curve",
   "single_label_metrics",
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -70,19 +71,12 @@ def decide_all(
   Raises:
     ZsljaxError: a score is NaN.
   """
-  classes = jax.device_put(classes, replicated(mesh))
 
-  @jax.jit
-  def step(params, batch: Batch, classes: ClassSpace) -> Decisions:
-    batch = batch.astype(jnp.float32)
+  def decisions_of(params, batch, classes):
     return decide(system.scores(params, batch.features, classes), batch.labels, classes)
 
-  parts = []
-  for host in batches:
-    batch = to_mesh(host, mesh, num_examples=0)
-    decisions = jax.device_get(step(params, batch, classes))
-    parts.append(jax.tree.map(lambda x, m=host["mask"]: x[m], decisions))
-  decisions = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+  parts = over_batches(decisions_of, params, classes, batches, mesh)
+  decisions = jax.tree.map(lambda *xs: np.concatenate(xs), *(part for _, part in parts))
   bad = np.isnan(decisions.seen_score) | np.isnan(decisions.unseen_score)
   require(
     not bad.any(),
@@ -91,3 +85,22 @@ def decide_all(
     "numbers: the parameters or features are not finite",
   )
   return decisions
+
+
+def over_batches(
+  function: Callable[[Any, Batch, ClassSpace], Any],
+  params,
+  classes: ClassSpace,
+  batches: Iterable[dict[str, np.ndarray]],
+  mesh: jax.sharding.Mesh,
+) -> Iterator[tuple[dict[str, np.ndarray], Any]]:
+  """Each batch with what ``function`` makes of it on the mesh, back on the host.
+
+  ``function`` is jitted and gives arrays ``[B, ...]``; the rows of padding are left out
+  of what comes back.
+  """
+  classes = jax.device_put(classes, replicated(mesh))
+  step = jax.jit(lambda p, batch, c: function(p, batch.astype(jnp.float32), c))
+  for host in batches:
+    outputs = jax.device_get(step(params, to_mesh(host, mesh, num_examples=0), classes))
+    yield host, jax.tree.map(lambda x, m=host["mask"]: x[m], outputs)

@@ -7,6 +7,11 @@ from zsljax.losses.distillation import (
   probability_distance,
   weighted_score_distance,
 )
+from zsljax.losses.semantic_diversity import (
+  matrix_variance,
+  pairwise_ranking,
+  semantic_diversity,
+)
 from zsljax.losses.semantic_softmax import (
   bernoulli_divergence,
   prototype_cross_term,
@@ -17,9 +22,12 @@ __all__ = [
   "bernoulli_divergence",
   "class_cross_entropy",
   "jensen_shannon",
+  "matrix_variance",
+  "pairwise_ranking",
   "probability_distance",
   "prototype_cross_term",
   "prototype_distance",
+  "semantic_diversity",
   "unseen_cross_entropy",
   "unseen_log_mass",
   "weighted_score_distance",

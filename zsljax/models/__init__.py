@@ -2,16 +2,19 @@
 
 from zsljax.models.attended_autoencoder import AttendedAutoencoder
 from zsljax.models.msdn import MSDN
+from zsljax.models.sdl import SDL, label_scores
 from zsljax.models.semantic_softmax import SemanticSoftmax
 from zsljax.models.system import Batch, Spec, System, build_system, system_names
 
 __all__ = [
   "MSDN",
+  "SDL",
   "AttendedAutoencoder",
   "Batch",
   "SemanticSoftmax",
   "Spec",
   "System",
   "build_system",
+  "label_scores",
   "system_names",
 ]

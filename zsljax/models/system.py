@@ -45,16 +45,20 @@ class Batch:
 
   Attributes:
     features: ``[B, D]`` or ``[B, R, D]``.
-    labels: class ids, ``[B]``.
+    labels: class ids, ``[B]``; of a multi-label set those present, ``[B, M]``, padded
+      with -1.
     mask: which rows are examples and which padding, ``[B]`` bool.
     num_examples: N, the size of the training set that the batch comes from;
       terms that a paper sums over the training set are N times the mean.
+    absent: class ids annotated as absent, ``[B, Q]``, padded with -1; None where the
+      set annotates no absences.
   """
 
   features: Array
   labels: Array
   mask: Array
   num_examples: int = dataclasses.field(metadata={"static": True})
+  absent: Array | None = None
 
   def astype(self, dtype: jnp.dtype) -> Batch:
     """The batch with its features converted."""
@@ -67,10 +71,12 @@ class System(Protocol):
   An instance is a frozen dataclass of hyper-parameters and holds no arrays.
   ``presets`` maps a preset's name to the fields in which the paper and the
   authors' code differ; a config that leaves such a field None takes the
-  preset's value.
+  preset's value. ``multi_label`` systems train on sets with any number of labels to
+  an image, the others on sets with one.
   """
 
   name: ClassVar[str]
+  multi_label: ClassVar[bool] = False
   presets: ClassVar[Mapping[str, Mapping[str, Any]]]
 
   def init(self, rng: Array, spec: Spec) -> Params:

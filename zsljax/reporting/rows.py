@@ -42,6 +42,7 @@ def make_row(
   step: int,
   metrics: dict[str, float],
   provenance: dict[str, Any],
+  conditions: dict[str, Any] | None = None,
 ) -> Row:
   """A result row.
 
@@ -56,6 +57,8 @@ def make_row(
     step: of the checkpoint.
     metrics: in percent.
     provenance: what else is needed to get the numbers again.
+    conditions: what the protocol's name stands for and what was counted, where
+      several protocols are in use.
   """
   require(selection in SELECTIONS, "selection", selection, str(SELECTIONS))
   require(calibration in CALIBRATIONS, "calibration", calibration, str(CALIBRATIONS))
@@ -72,6 +75,7 @@ def make_row(
     "seed": seed,
     "step": step,
     "metrics": {k: round(v, 6) for k, v in metrics.items()},
+    **({} if conditions is None else {"conditions": conditions}),
     "provenance": provenance,
   }
 
@@ -107,19 +111,54 @@ def _meaning(row: Row) -> tuple:
 
 def terminal_table(rows: Sequence[Row]) -> str:
   """The rows as aligned text, metrics in percent with two decimals."""
+  if "conditions" in rows[0]:
+    return _multi_label_table(rows)
   names = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
-  header = ["protocol", "selection", "calibration", *(n.upper() for n in names)]
-  lines = [header]
+  lines = [["protocol", "selection", "calibration", *(n.upper() for n in names)]]
   for row in rows:
     calibration = row["calibration"]
     if calibration != "none":
       calibration += f" ({row['provenance']['gamma']:.4g})"
     numbers = [f"{row['metrics'].get(n, float('nan')):.2f}" for n in names]
     lines.append([row["protocol"], row["selection"], calibration, *numbers])
+  return _aligned(lines, left=3)
+
+
+def _multi_label_table(rows: Sequence[Row]) -> str:
+  """Two lines a row: among the unseen labels (zsl), and among all (gzsl)."""
+  top_k = sorted({k for row in rows for k in row["conditions"]["top_k"]})
+  names = [f"{name}@{k}" for k in top_k for name in ("p", "r", "f1")] + ["map"]
+  shown = [*(name.upper() for name in names[:-1]), "mAP"]
+  lines = [
+    ["protocol", "selection", "labels", "bare images", "unannotated", "images"]
+    + ["density", *shown]
+  ]
+  for row in rows:
+    conditions = row["conditions"]
+    for setting, among in (("zsl", "unseen"), ("gzsl", "all")):
+      counted = conditions[setting]
+      metrics = [row["metrics"].get(f"{setting}_{name}") for name in names]
+      lines.append(
+        [
+          row["protocol"],
+          row["selection"],
+          f"{setting}: {counted['labels']} {among}",
+          "dropped" if conditions["drop_images_without_positive"] else "kept",
+          conditions["unannotated"],
+          str(counted["images"]),
+          f"{counted['density']:.3f}",
+          *("-" if m is None else f"{m:.2f}" for m in metrics),
+        ]
+      )
+  return _aligned(lines, left=5)
+
+
+def _aligned(lines: Sequence[Sequence[str]], left: int) -> str:
+  """Columns, the first ``left`` of them flush left."""
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   return "\n".join(
     "  ".join(
-      cell.ljust(width) if i < 3 else cell.rjust(width)
+      cell.ljust(width) if i < left else cell.rjust(width)
       for i, (cell, width) in enumerate(zip(line, widths, strict=True))
     ).rstrip()
     for line in lines

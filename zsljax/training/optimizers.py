@@ -3,22 +3,42 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import optax
 
 from zsljax.errors import ZsljaxError, did_you_mean, require
 
+SCHEDULES = ("constant", "one_cycle")
+# Of the steps of one_cycle, the share in which the rate rises.
+_RISE = 0.1
 
-def lbfgs(config: Mapping[str, Any]) -> optax.GradientTransformation:
+
+def lbfgs(config: Mapping[str, Any], total_steps: int) -> optax.GradientTransformation:
   """L-BFGS with a zoom line search; needs the whole training set each step."""
+  del total_steps
   return optax.lbfgs(memory_size=config["memory"])
 
 
-def adam(config: Mapping[str, Any]) -> optax.GradientTransformation:
-  """Adam (Kingma & Ba 2015) at a constant rate."""
-  return optax.adam(config["learning_rate"])
+def adam(config: Mapping[str, Any], total_steps: int) -> optax.GradientTransformation:
+  """Adam (Kingma & Ba 2015).
+
+  The L2 weight decay is part of the gradient (not decoupled as in AdamW) and leaves
+  biases and other vectors out. In one cycle the decay of the first moment falls from
+  0.95 to 0.85 while the rate rises, and then returns, as PyTorch's OneCycleLR does.
+  """
+  decay = optax.add_decayed_weights(
+    config["weight_decay"], lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
+  )
+  b1 = 0.9
+  if config["schedule"] == "one_cycle":
+    b1 = _cycle(0.95, 0.85, 0.95, total_steps)
+  optimizer = optax.inject_hyperparams(optax.adam)
+  return optax.chain(decay, optimizer(_rate(config, total_steps), b1=b1))
 
 
-def rmsprop(config: Mapping[str, Any]) -> optax.GradientTransformation:
+def rmsprop(
+  config: Mapping[str, Any], total_steps: int
+) -> optax.GradientTransformation:
   """RMSprop as PyTorch defines it, with its decay of the squares (0.99).
 
   The L2 weight decay is part of the gradient; epsilon stands outside the root;
@@ -27,7 +47,7 @@ def rmsprop(config: Mapping[str, Any]) -> optax.GradientTransformation:
   return optax.chain(
     optax.add_decayed_weights(config["weight_decay"]),
     optax.rmsprop(
-      config["learning_rate"],
+      _rate(config, total_steps),
       decay=0.99,
       eps=1e-8,
       eps_in_sqrt=False,
@@ -36,20 +56,38 @@ def rmsprop(config: Mapping[str, Any]) -> optax.GradientTransformation:
   )
 
 
+def _rate(config: Mapping[str, Any], total_steps: int) -> optax.ScalarOrSchedule:
+  """The learning rate; in one cycle (Smith & Topin 2019) it is that of the peak."""
+  peak = config["learning_rate"]
+  if config["schedule"] == "constant":
+    return peak
+  # PyTorch's defaults for the ends.
+  return _cycle(peak / 25, peak, peak / 25e4, total_steps)
+
+
+def _cycle(start: float, middle: float, end: float, total_steps: int) -> optax.Schedule:
+  """Along half cosines from ``start`` to ``middle`` to ``end``."""
+  turn = max(1, round(_RISE * total_steps))
+  return optax.piecewise_interpolate_schedule(
+    "cosine", start, {turn: middle / start, max(total_steps, turn + 1): end / middle}
+  )
+
+
 OPTIMIZERS = {"adam": adam, "lbfgs": lbfgs, "rmsprop": rmsprop}
 
 
 def make_optimizer(
-  config: Mapping[str, Any], batch_size: int
+  config: Mapping[str, Any], batch_size: int, total_steps: int
 ) -> optax.GradientTransformationExtraArgs:
   """The optimizer of a config's ``optimizer`` part.
 
   Args:
     config: ``name`` and the fields that its function above reads.
     batch_size: of the run; 0 is the whole training set.
+    total_steps: of the run.
 
   Raises:
-    ZsljaxError: unknown name, or L-BFGS on minibatches.
+    ZsljaxError: unknown name or schedule, or L-BFGS on minibatches.
   """
   name = config["name"]
   if name not in OPTIMIZERS:
@@ -63,4 +101,23 @@ def make_optimizer(
     batch_size,
     "0 (the whole training set) with the optimizer lbfgs",
   )
-  return optax.with_extra_args_support(OPTIMIZERS[name](config))
+  if config["schedule"] not in SCHEDULES:
+    raise ZsljaxError(
+      f"config.optimizer.schedule: unknown schedule {config['schedule']!r}. "
+      f"{did_you_mean(config['schedule'], SCHEDULES)}"
+    )
+  clip = config["clip_norm"]
+  require(
+    clip is None or clip > 0, "config.optimizer.clip_norm", clip, "more than 0, or None"
+  )
+  for field, plain in (("schedule", "constant"), ("clip_norm", None)):
+    require(
+      name != "lbfgs" or config[field] == plain,
+      f"config.optimizer.{field}",
+      repr(config[field]),
+      f"{plain!r} with the optimizer lbfgs, which has a line search",
+    )
+  optimizer = OPTIMIZERS[name](config, total_steps)
+  if clip is not None:
+    optimizer = optax.chain(optax.clip_by_global_norm(clip), optimizer)
+  return optax.with_extra_args_support(optimizer)

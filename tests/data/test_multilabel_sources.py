@@ -1,0 +1,875 @@
+import csv
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+
+from zsljax.__main__ import main
+from zsljax.data import (
+  coco,
+  evaluation_batches,
+  prepare,
+  read_coco,
+  read_nus_wide,
+  read_open_images,
+)
+from zsljax.data.feature_files import read_features
+from zsljax.errors import ZsljaxError
+
+WIDTH = 3
+
+
+def write_vectors(path, words):
+  """A vector for each word: its place among them, and its length."""
+  vectors = np.float32([[i + 1, len(word)] for i, word in enumerate(words)])
+  np.savez(path, words=np.array(words), vectors=vectors)
+  return path
+
+
+def write_features(path, features, names=None):
+  """Writes the kind of file that the path's ending says."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  if path.suffix == ".npy":
+    np.save(path, features)
+    if names is not None:
+      path.with_suffix(".txt").write_text("\n".join(map(str, names)) + "\n")
+    return path
+  content = {"features": features}
+  if names is not None:
+    content["image_files"] = np.array(names)
+  if path.suffix == ".npz":
+    np.savez(path, **content)
+    return path
+  with h5py.File(path, "w") as file:
+    file.create_dataset("features", data=features, chunks=True, compression="gzip")
+    if names is not None:
+      texts = isinstance(names[0], str)
+      file["image_files"] = np.array(names, "O" if texts else None)
+  return path
+
+
+def write_csv(path, rows):
+  with path.open("w", newline="") as file:
+    csv.writer(file).writerows(rows)
+
+
+def cells(rows, separator=" "):
+  return "".join(separator.join(map(str, row)) + "\n" for row in rows)
+
+
+class Source:
+  """Content of good label files, to be spoilt, and what should be read from them.
+
+  Attributes:
+    images: names as the label files have them, training images first.
+    unused: how many of them are in no split; they come last of each file's.
+    train: positions of training images.
+    test: positions of test images.
+    seen: names of seen labels.
+    unseen: names of unseen ones.
+    expected: ``[M, L]`` of 1, -1 and 0.
+  """
+
+  def __init__(self, folder):
+    self.folder = folder
+    folder.mkdir()
+    self.rng = np.random.default_rng(0)
+    self.fill()
+    self.vectors = write_vectors(folder / "glove.6B.npz", self.words)
+    count = len(self.images)
+    self.features = self.rng.standard_normal((count, WIDTH)).astype(np.float32)
+
+  @property
+  def words(self):
+    return [*self.seen, *self.unseen]
+
+  def read(self, files=None, **options):
+    if files is None:
+      files = [write_features(self.folder / "vgg.npz", self.features, self.images)]
+    self.write()
+    return self.read_files(files, self.vectors, **options)
+
+  def refused(self, *arguments, **options):
+    with pytest.raises(ZsljaxError) as error:
+      self.read(*arguments, **options)
+    return str(error.value)
+
+
+class NusWide(Source):
+  name, split = "nus_wide", "nus-925-81"
+  seen, unseen = ["nature", "blue", "city", "dogs", "night"], ["dog", "sun", "lake"]
+  tags = ["nature", "dog", "blue", "city", "lake", "dogs", "night"]
+
+  def fill(self):
+    self.parts = {"Train": 20, "Test": 9}
+    self.content = {
+      "ConceptsList/Concepts81.txt": "".join(f"{c}\r\n" for c in self.unseen),
+      "NUS_WID_Tags/TagList1k.txt": "\n".join(self.tags),
+    }
+    self.images, expected = [], []
+    for part, count in self.parts.items():
+      names = [f"{'ab'[i % 2]}\\{i:04d}_{part}.jpg" for i in range(count)]
+      tags = self.rng.integers(0, 2, (count, len(self.tags)))
+      tags[:, 0] = 1
+      truth = self.rng.integers(0, 2, (count, len(self.unseen)))
+      self.content |= {
+        f"ImageList/{part}Imagelist.txt": "\n".join(names) + "\n",
+        f"NUS_WID_Tags/{part}_Tags1k.dat": cells([*row, ""] for row in tags),
+      }
+      for concept, column in zip(self.unseen, truth.T, strict=True):
+        file = f"Groundtruth/TrainTestLabels/Labels_{concept}_{part}.txt"
+        self.content[file] = cells(column[:, None])
+      self.images += names
+      columns = [self.tags.index(tag) for tag in self.seen]
+      expected.append(np.hstack([tags[:, columns], truth]))
+    self.expected = np.vstack(expected)
+    self.train, self.test = np.arange(20), np.arange(20, 29)
+    self.source = self.folder / "NUS"
+
+  def write(self):
+    shutil.rmtree(self.source, ignore_errors=True)
+    for name, text in self.content.items():
+      path = self.source / name
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.write_bytes(text.encode())
+
+  def read_files(self, *arguments, **options):
+    return read_nus_wide(self.source, *arguments, **options)
+
+  def arguments(self):
+    return "import-nus-wide", f"--source={self.source}"
+
+
+class Coco(Source):
+  name, split = "coco", "coco-48-17"
+  seen, unseen = coco.SEEN, coco.UNSEEN
+
+  def fill(self):
+    names = [*self.words, "parking meter"]
+    ids = {name: 3 + 2 * i for i, name in enumerate(self.rng.permutation(names))}
+    person, dog, cat = (self.words.index(name) for name in ("person", "dog", "cat"))
+    kinds = [{person}, {person, 5}, {dog}, {person, dog}, set(), {cat, dog}, {7}]
+    self.content, self.images, self.ids = {}, [], []
+    expected, train, test = [], [], []
+    for file, count in (("train", 21), ("val", 14)):
+      images, annotations = [], []
+      for i in range(count):
+        image, present = len(self.images), kinds[i % len(kinds)]
+        self.ids.append(1000 - image)
+        self.images.append(f"COCO_{file}2014_{1000 - image:012d}.jpg")
+        images.append(
+          {"id": self.ids[-1], "file_name": self.images[-1], "license": 1, "width": 9}
+        )
+        for label in [*present, *present]:
+          annotations.append(
+            {
+              "id": len(annotations),
+              "image_id": self.ids[-1],
+              "category_id": ids[self.words[label]],
+              "segmentation": [[1.5, 2.5]],
+              "iscrowd": 0,
+            }
+          )
+        if i % 3 == 0:
+          annotations.append(
+            {"id": 0, "image_id": self.ids[-1], "category_id": ids["parking meter"]}
+          )
+        expected.append(np.isin(np.arange(65), list(present)).astype(int))
+        if file == "train" and present and not present & {dog, cat}:
+          train.append(image)
+        if file == "val" and present:
+          test.append(image)
+      self.rng.shuffle(annotations)
+      self.content[file] = {
+        "info": {"year": 2014},
+        "images": images,
+        "annotations": annotations,
+        "categories": [
+          {"id": i, "name": n, "supercategory": ""} for n, i in ids.items()
+        ],
+      }
+    self.expected = np.array(expected)
+    self.train, self.test = np.array(train), np.array(test)
+    self.files = [self.folder / f"instances_{file}2014.json" for file in self.content]
+
+  def write(self):
+    for path, content in zip(self.files, self.content.values(), strict=True):
+      path.write_text(json.dumps(content))
+
+  def read_files(self, *arguments, **options):
+    return read_coco(*self.files, *arguments, **options)
+
+  def arguments(self):
+    train, val = self.files
+    return "import-coco", f"--train={train}", f"--test={val}"
+
+
+class OpenImages(Source):
+  name, split = "open_images", "openimages-7186-400"
+  mids = ["/m/01", "/m/0a", "/m/0bt", "/m/0c_", "/m/0d", "/m/0e", "/m/0f"]
+  displays = ["Jaguar", "Tree", "Human face", "Jaguar", "Car", "Sea", "Bat, flying"]
+  seen = ["Jaguar (/m/01)", "Tree", "Human face", "Jaguar (/m/0c_)", "Car"]
+  unseen = ["Sea", "Bat, flying"]
+  words = list(dict.fromkeys(displays))
+
+  def fill(self):
+    parts = {"train": 15, "test": 8}
+    count = sum(parts.values())
+    self.images = [f"{i * 7919:016x}" for i in range(count)]
+    self.expected = self.rng.integers(-1, 2, (count, len(self.mids)))
+    self.train, self.test = np.arange(15), np.arange(15, 23)
+    header = ["ImageID", "Source", "LabelName", "Confidence"]
+    self.content = {}
+    first = 0
+    for part, size in parts.items():
+      rows = [[self.images[first], "verification", "/m/other", "1"]]
+      for image, row in zip(
+        self.images[first:][:size], self.expected[first:][:size], strict=True
+      ):
+        rows += [
+          [image, "verification", mid, {1: "1", -1: "0"}[value]]
+          for mid, value in zip(self.mids, row, strict=True)
+          if value
+        ]
+        rows.append([image, "verification", "/m/other", "0"])
+      rows.append(["0123456789abcdef", "verification", "/m/01", "1"])
+      self.content[f"{part}.csv"] = [header, *rows]
+      first += size
+    self.content |= {
+      "descriptions.csv": [
+        ["/m/other", "Other"],
+        *zip(self.mids, self.displays, strict=True),
+      ],
+      "seen.txt": [[mid] for mid in self.mids[:5]],
+      "unseen.txt": [["LabelName", "DisplayName"], *[[m, "x"] for m in self.mids[5:]]],
+    }
+    self.files = [self.folder / file for file in self.content]
+
+  def write(self):
+    for path in self.files:
+      write_csv(path, self.content[path.name])
+
+  def read_files(self, *arguments, **options):
+    return read_open_images(*self.files, *arguments, **options)
+
+  def arguments(self):
+    names = ("train_labels", "test_labels", "descriptions", "seen", "unseen")
+    files = zip(names, self.files, strict=True)
+    return "import-open-images", *(f"--{name}={path}" for name, path in files)
+
+
+@pytest.fixture
+def nus_wide(tmp_path):
+  return NusWide(tmp_path / "nus")
+
+
+@pytest.fixture
+def coco_files(tmp_path):
+  return Coco(tmp_path / "coco")
+
+
+@pytest.fixture
+def open_images(tmp_path):
+  return OpenImages(tmp_path / "open")
+
+
+@pytest.fixture(params=[NusWide, Coco, OpenImages], ids=lambda kind: kind.name)
+def source(request, tmp_path):
+  return request.param(tmp_path / "source")
+
+
+def check_stored(store, source):
+  """Each record has the labels of the image whose features it has."""
+  classes = store.classes
+  assert classes.names == (*source.seen, *source.unseen)
+  np.testing.assert_array_equal(
+    classes.seen, np.arange(len(classes)) < len(source.seen)
+  )
+  known = {row.tobytes(): i for i, row in enumerate(source.features)}
+  assert len(known) == len(source.features)
+  for splits, positions in (
+    (("train", "val"), source.train),
+    (("test",), source.test),
+  ):
+    found = []
+    for batch in evaluation_batches(store, splits, 8):
+      for i in np.flatnonzero(batch["mask"]):
+        image = known[batch["features"][i].tobytes()]
+        for field, value in (("labels", 1), ("absent", -1)):
+          expected = np.flatnonzero(source.expected[image] == value)
+          if field in batch or field == "labels" or expected.size:
+            ids = batch[field][i]
+            np.testing.assert_array_equal(ids[ids >= 0], expected)
+        found.append(image)
+    assert sorted(found) == positions.tolist()
+
+
+@pytest.mark.parametrize("ending", [".npy", ".npz", ".h5"])
+def test_stored_set_holds_the_files(source, tmp_path, ending):
+  """From shuffled features with images that no label file knows."""
+  rng = np.random.default_rng(1)
+  order = rng.permutation(len(source.images))
+  names = [source.images[i] for i in order] + ["elsewhere/none.png"]
+  features = np.vstack([source.features[order], np.ones((1, WIDTH), np.float32)])
+  path = write_features(tmp_path / f"vgg_16{ending}", features, names)
+  found = source.read([path])
+  assert found.split_version == (source.split if source.name == "coco" else "as_given")
+  assert set(found.sources) >= {path.name, "glove.6B.npz"}
+  store = prepare(found, tmp_path / "data")
+  assert store.metadata["name"] == source.name
+  assert store.variant == "vgg_16_glove.6B"
+  assert ("absent" in store.metadata["label_widths"]) == isinstance(source, OpenImages)
+  check_stored(store, source)
+
+
+@pytest.mark.parametrize("spelling", ["folder", "no folder", "stem", "both", "bytes"])
+def test_images_are_found_by_name_in_several_files(source, tmp_path, spelling):
+  names = [name.replace("\\", "/") for name in source.images]
+  stems = [name.rpartition("/")[2].removesuffix(".jpg") for name in names]
+  names = {
+    "folder": [f"photos/{name}" for name in names],
+    "no folder": [f"{stem}.jpg" for stem in stems],
+    "stem": stems,
+    "both": [f"./deep/{stem}.JPEG" for stem in stems],
+    "bytes": np.array(names, "S"),
+  }[spelling]
+  cut = len(names) // 3
+  if spelling == "bytes":
+    first, second = ".npz", ".npz"
+  else:
+    first, second = ".npy", ".h5"
+  paths = [  # The test images come first.
+    write_features(tmp_path / f"b_net{first}", source.features[cut:], names[cut:]),
+    write_features(tmp_path / f"a_net{second}", source.features[:cut], names[:cut]),
+  ]
+  found = source.read(paths)
+  assert found.features_kind == "net"
+  check_stored(prepare(found, tmp_path / "data"), source)
+
+
+@pytest.mark.parametrize("kind", [NusWide, Coco])
+def test_features_without_names_are_in_the_order_of_the_labels(kind, tmp_path):
+  source = kind(tmp_path / "source")
+  cut = len(source.train)
+  paths = [
+    write_features(tmp_path / "train/net.npy", source.features[:cut]),
+    write_features(tmp_path / "test/net.npy", source.features[cut:]),
+  ]
+  found = source.read(paths)
+  assert found.features_kind == "net"
+  assert {"net.npy", "test/net.npy"} < set(found.sources)
+  assert any("no image_files" in note for note in found.notes)
+  check_stored(prepare(found, tmp_path / "data"), source)
+  count = len(source.images)
+  assert f"{cut} rows without image_files, expected {count}" in source.refused(
+    paths[:1]
+  )
+
+
+def test_named_and_ordered_features_make_the_same_set(nus_wide, tmp_path):
+  named = nus_wide.read()
+  parts = {"train.npy": nus_wide.features[:20], "test.npy": nus_wide.features[20:]}
+  ordered = nus_wide.read([write_features(tmp_path / f, x) for f, x in parts.items()])
+  assert named.features_kind == "vgg" and ordered.features_kind == "given"
+  assert named.fingerprint() == ordered.fingerprint()
+
+
+def test_missing_images_are_counted_and_the_first_is_named(source):
+  first, other = source.images[source.train[1]], source.images[source.test[-1]]
+  kept = [i for i, name in enumerate(source.images) if name not in (first, other)]
+  path = write_features(
+    source.folder / "some.npz", source.features[kept], [source.images[i] for i in kept]
+  )
+  if isinstance(source, OpenImages):
+    assert len(source.read([path]).labels.indptr) - 1 == len(kept)
+    return
+  message = source.refused([path])
+  used = len(source.train) + len(source.test)
+  assert f"found no features of 2 of the {used} images (the first is" in message
+  assert repr(first) in message and path.name in message
+
+
+def test_an_image_twice_in_the_features_is_refused(source):
+  source.images.append(source.images[source.train[2]])
+  source.features = np.vstack([source.features, source.features[:1]])
+  assert "twice" in source.refused()
+
+
+def test_an_image_of_both_splits_is_refused(source):
+  if isinstance(source, NusWide):
+    lists = [f"ImageList/{part}Imagelist.txt" for part in source.parts]
+    name = source.images[3]
+    text = source.content[lists[1]]
+    source.content[lists[1]] = text.replace(source.images[-1], name)
+  elif isinstance(source, Coco):
+    name = source.images[0]
+    source.content["val"]["images"][0]["file_name"] = name
+  else:
+    name = source.images[3]
+    source.content["test.csv"].append([name, "verification", "/m/01", "1"])
+  message = source.refused()
+  assert "once, for 2 images" in message and repr(name) in message
+
+
+def test_labels_without_vectors(source, tmp_path):
+  words = source.words
+  source.vectors = write_vectors(tmp_path / "glove.npz", words[:1] + words[2:])
+  assert words[1] in source.refused()
+  found = source.read(unknown="drop")
+  assert words[1] not in found.classes.names
+  assert len(found.classes) == source.expected.shape[1] - 1
+  assert found.split_version == "as_given"
+  assert any("left out" in note and words[1] in note for note in found.notes)
+  source.seen = [name for name in source.seen if name != words[1]]
+  source.expected = np.delete(source.expected, 1, 1)
+  if isinstance(source, OpenImages):  # Its second word is the label /m/0a.
+    assert "Jaguar (/m/0c_)" in found.classes.names
+  check_stored(prepare(found, tmp_path / "data"), source)
+  kept = source.read(unknown="zeros")
+  assert not kept.classes.embeddings[1].any()
+
+
+def test_commands(source, capsys, tmp_path):
+  source.write()
+  features = [
+    write_features(
+      tmp_path / f"{i}_net.npz", source.features[i::2], source.images[i::2]
+    )
+    for i in range(2)
+  ]
+  data = ["data", *source.arguments()]
+  given = ["--features", *map(str, features), f"--word_vectors={source.vectors}"]
+  dest = [f"--dest={tmp_path / 'data'}"]
+  main([*data, *given, *dest])
+  printed = capsys.readouterr().out
+  assert (
+    f"{source.name}: " in printed and "net features of 3, stored as float32" in printed
+  )
+  assert "by glove.6B, 2 numbers" in printed
+  main([*data, *given, *dest, "--name=Other set", "--storage=bfloat16"])
+  printed = capsys.readouterr().out
+  assert "other_set: " in printed and "stored as bfloat16" in printed
+  with pytest.raises(SystemExit):
+    main([*data, *dest])
+  message = "the following arguments are required: --features, --word_vectors"
+  assert message in capsys.readouterr().err
+
+
+# NUS-WIDE.
+
+
+def test_nus_wide_files_without_their_folders(nus_wide):
+  before = nus_wide.read()
+  for depth in (1, 2):
+    nus_wide.content = {
+      "/".join(name.split("/")[1:]) or name: text
+      for name, text in nus_wide.content.items()
+    }
+    assert nus_wide.read().fingerprint() == before.fingerprint(), depth
+  assert set(nus_wide.content) >= {"Concepts81.txt", "Labels_dog_Test.txt"}
+
+
+def test_nus_wide_other_sizes_are_noted(nus_wide):
+  notes = " ".join(nus_wide.read().notes)
+  assert "20 training and 9 test images, 5 seen and 3 unseen labels" in notes
+  assert "161789 training and 107859 test images, 925 seen and 81 unseen" in notes
+
+
+def test_nus_wide_missing_files_are_listed(nus_wide):
+  del nus_wide.content["Groundtruth/TrainTestLabels/Labels_sun_Test.txt"]
+  del nus_wide.content["Groundtruth/TrainTestLabels/Labels_dog_Train.txt"]
+  message = nus_wide.refused()
+  assert "found no Groundtruth/TrainTestLabels/Labels_dog_Train.txt, Ground" in message
+  assert "Labels_sun_Test.txt, expected" in message
+  del nus_wide.content["NUS_WID_Tags/TagList1k.txt"]
+  assert "found no NUS_WID_Tags/TagList1k.txt, expected" in nus_wide.refused()
+  nus_wide.content = {"x": ""}
+  assert "TrainImagelist.txt" in nus_wide.refused()
+  nus_wide.source = nus_wide.folder / "absent"
+  nus_wide.write = lambda: None
+  assert "absent: found no such folder" in nus_wide.refused()
+
+
+@pytest.mark.parametrize(
+  ("file", "change", "message"),
+  [
+    ("NUS_WID_Tags/Test_Tags1k.dat", lambda x: x[:-16], "found 8 rows, expected 9"),
+    ("NUS_WID_Tags/Test_Tags1k.dat", lambda x: x + x, "found 18 rows, expected 9"),
+    ("NUS_WID_Tags/Test_Tags1k.dat", lambda x: x[:-3], "line 9: found 6 digits"),
+    (
+      "NUS_WID_Tags/Train_Tags1k.dat",
+      lambda x: "2" + x[1:],
+      "line 1: found 7 digits, 1",
+    ),
+    (
+      "NUS_WID_Tags/TagList1k.txt",
+      lambda x: x + "\nmore",
+      "expected 8 columns of 0 or",
+    ),
+    (
+      "NUS_WID_Tags/TagList1k.txt",
+      lambda x: x + "\nblue",
+      "['blue'] more than",
+    ),
+    ("NUS_WID_Tags/TagList1k.txt", lambda x: "dog\nsun", "expected 2 columns"),
+    ("ImageList/TestImagelist.txt", lambda x: x + "more.jpg\n", "9 rows, expected 10"),
+    (
+      "Groundtruth/TrainTestLabels/Labels_sun_Test.txt",
+      lambda x: x[2:],
+      "Labels_sun_Test.txt: found 8 digits, 0 of them not 0 or 1, expected 9 lines",
+    ),
+    (
+      "Groundtruth/TrainTestLabels/Labels_sun_Test.txt",
+      lambda x: "x" + x[1:],
+      "found 9 digits, 1 of them not 0 or 1",
+    ),
+  ],
+)
+def test_nus_wide_files_that_disagree(nus_wide, file, change, message):
+  nus_wide.content[file] = change(nus_wide.content[file])
+  assert message in nus_wide.refused()
+
+
+def test_nus_wide_as_published(nus_wide, real_data):
+  """All 1006 labels with real word vectors: 925 tags and 81 concepts."""
+  vectors = real_data / "word_vectors" / "nus_glove300_1081.npz"
+  if not vectors.is_file():
+    pytest.skip(f"no {vectors.name}")
+  with np.load(vectors) as arrays:
+    words, expected = arrays["words"].tolist(), arrays["vectors"]
+  nus_wide.unseen, nus_wide.seen = words[:81], words[81:]
+  nus_wide.tags = nus_wide.seen + nus_wide.unseen[:75]
+  nus_wide.fill()
+  nus_wide.vectors = vectors
+  found = nus_wide.read()
+  assert found.split_version == "nus-925-81"
+  assert found.class_embedding == "nus_glove300_1081"
+  np.testing.assert_array_equal(
+    found.classes.embeddings, np.vstack([expected[81:], expected[:81]])
+  )
+  check_stored(prepare(found, nus_wide.folder / "data"), nus_wide)
+
+
+# COCO.
+
+
+def test_coco_classes():
+  assert len(set(coco.SEEN)) == 48 and len(set(coco.UNSEEN)) == 17
+  assert not set(coco.SEEN) & set(coco.UNSEEN)
+
+
+@pytest.mark.parametrize("ids", [list, lambda ids: list(map(str, ids))])
+@pytest.mark.parametrize("ending", [".h5", ".npz", ".npy"])
+def test_coco_features_named_by_ids(coco_files, tmp_path, ids, ending):
+  path = tmp_path / f"x{ending}"
+  write_features(path, coco_files.features, ids(coco_files.ids))
+  check_stored(prepare(coco_files.read([path]), tmp_path / "data"), coco_files)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda c: c["categories"].pop(), "categories: found no "),
+    (lambda c: c["annotations"][0].update(image_id=5), "annotations: found image_id 5"),
+    (lambda c: c["annotations"][0].update(category_id=2), "category_id 2"),
+    (lambda c: c["images"].append(c["images"][0]), "15 with 14 ids"),
+    (lambda c: c["images"][3].pop("file_name"), "a list of objects with id and file_n"),
+    (lambda c: c.pop("annotations"), "annotations: found nothing"),
+    (lambda c: c.update(images={}), "images: found other content"),
+  ],
+)
+def test_coco_files_that_disagree(coco_files, change, message):
+  content = coco_files.content["val"]
+  content["categories"].sort(key=lambda c: c["name"] == "person")
+  change(content)
+  assert message in coco_files.refused()
+
+
+def test_coco_unreadable_files(coco_files):
+  coco_files.write()
+  text = coco_files.files[0].read_text()
+  coco_files.write = lambda: None
+  for spoilt, message in ((text[:-9], "not readable"), ("[]", "found nothing")):
+    coco_files.files[0].write_text(spoilt)
+    assert message in coco_files.refused()
+  coco_files.files[1].unlink()
+  coco_files.files[0].write_text(text)
+  assert "val2014.json: found no such file" in coco_files.refused()
+
+
+def test_coco_training_images_have_no_unseen_class(coco_files):
+  person = coco_files.content["train"]
+  person["annotations"] = [a for a in person["annotations"] if a["id"] is None]
+  assert "train: found no images" in coco_files.refused()
+
+
+# Open Images.
+
+
+def test_open_images_disagreement_and_machine_labels(open_images, tmp_path):
+  expected = open_images.expected
+  rows = open_images.content["train.csv"]
+  images = open_images.images
+  expected[:5] = 0
+  expected[0, 0] = expected[1, 1] = expected[2, 2] = 1
+  expected[4, 5] = -1
+  rows[1:] = [
+    row for row in rows[1:] if row[0] not in images[:5] or row[2] == "/m/other"
+  ]
+  rows += [
+    [images[0], "verification", "/m/01", "1"],
+    [images[0], "verification", "/m/01", "0"],
+    [images[1], "machine", "/m/0a", "0.5"],
+    [images[2], "machine", "/m/0bt", "0.9"],
+    [images[2], "verification", "/m/0bt", "0.0"],
+    [images[3], "machine", "/m/0d", "0.4"],
+    [images[4], "verification", "/m/0e", "0"],
+    [images[4], "verification", "/m/0e", "0"],
+    [],
+  ]
+  found = open_images.read()
+  notes = " ".join(found.notes)
+  assert "2 labels of images are annotated both present and absent" in notes
+  assert "1 labels of images have a confidence above 0 and below 0.5" in notes
+  check_stored(prepare(found, tmp_path / "data"), open_images)
+
+
+def test_open_images_names_that_occur_twice(open_images):
+  with np.load(open_images.vectors) as arrays:
+    jaguar = arrays["vectors"][0]
+  classes = open_images.read().classes
+  assert classes.names[0] == "Jaguar (/m/01)" and classes.names[3] == "Jaguar (/m/0c_)"
+  np.testing.assert_array_equal(classes.embeddings[0], jaguar)
+  np.testing.assert_array_equal(classes.embeddings[3], jaguar)
+
+
+def test_open_images_leaves_out_images_without_labels(open_images, tmp_path):
+  names = [*open_images.images, "none"]
+  features = np.vstack([open_images.features, np.ones((1, WIDTH), np.float32)])
+  found = open_images.read([write_features(tmp_path / "x.npz", features, names)])
+  assert len(found.features) == len(open_images.images)
+  assert any(note.startswith("1 images of the features") for note in found.notes)
+
+
+def test_open_images_as_published(open_images, monkeypatch):
+  """7186 seen and 400 unseen labels, of which most have no image."""
+  extra = [f"/m/x{i}" for i in range(7186 + 400 - 7)]
+  content = open_images.content
+  content["descriptions.csv"] += [[mid, "Tree"] for mid in extra]
+  content["seen.txt"] += [[mid] for mid in extra[: 7186 - 5]]
+  content["unseen.txt"] += [[mid] for mid in extra[7186 - 5 :]]
+  assert open_images.read().split_version == "openimages-7186-400"
+
+
+def test_open_images_need_names(open_images, tmp_path):
+  path = write_features(tmp_path / "x.npy", open_images.features)
+  assert "x.npy: found no image_files" in open_images.refused([path])
+  names = [f"other_{i}" for i in range(len(open_images.images))]
+  path = write_features(tmp_path / "x.npz", open_images.features, names)
+  assert "train.csv: ImageID: found none of the 23 images" in open_images.refused(
+    [path]
+  )
+
+
+@pytest.mark.parametrize(
+  ("file", "change", "message"),
+  [
+    ("train.csv", lambda rows: rows[0].pop(), "first line: found ImageID,Source,Lab"),
+    (
+      "train.csv",
+      lambda rows: rows[0].__setitem__(0, "id"),
+      "found id,Source,LabelName",
+    ),
+    ("train.csv", lambda rows: rows[5].pop(), "line 6: found 3 columns, expected 4"),
+    ("test.csv", lambda rows: rows[2].__setitem__(3, "yes"), "test.csv: Confidence"),
+    ("test.csv", lambda rows: rows[2].__setitem__(3, "2"), "test.csv: Confidence"),
+    ("test.csv", lambda rows: rows.clear(), "test.csv: first line: found nothing"),
+    ("descriptions.csv", lambda rows: rows.pop(), "found no /m/0f (1 of 7 labels)"),
+    ("unseen.txt", lambda rows: rows.append(["/m/01"]), "['/m/01'], seen"),
+    ("seen.txt", lambda rows: rows.append(["/m/01"]), "['/m/01'] more than once"),
+    ("unseen.txt", lambda rows: rows.clear(), "unseen labels: found 0 of 5"),
+  ],
+)
+def test_open_images_files_that_disagree(open_images, file, change, message):
+  change(open_images.content[file])
+  if file == "test.csv" and len(open_images.content[file]) > 2:
+    open_images.content[file][2][2] = "/m/01"
+  assert message in open_images.refused()
+
+
+def test_open_images_missing_and_damaged_files(open_images):
+  open_images.write()
+  open_images.write = lambda: None
+  for file in open_images.files:
+    content = file.read_bytes()
+    file.write_bytes(b"\xff\xfe\x00")
+    assert f"{file.name}: not readable" in open_images.refused()
+    file.unlink()
+    assert f"{file.name}: found no such file" in open_images.refused()
+    file.write_bytes(content)
+
+
+# Features.
+
+
+@dataclasses.dataclass
+class Parts:
+  """Arrays, and the files that hold them."""
+
+  arrays: list[np.ndarray]
+  paths: list[pathlib.Path]
+
+
+@pytest.fixture(params=["npy", "npz", "h5", "hdf5", "mixed"])
+def parts(request, tmp_path):
+  rng = np.random.default_rng(0)
+  arrays = [rng.standard_normal((n, 4, 5)).astype(np.float32) for n in (6, 1, 8)]
+  kinds = [request.param] * 3 if request.param != "mixed" else ["h5", "npy", "npz"]
+  paths = [
+    write_features(tmp_path / f"{i}.{kind}", array)
+    for i, (kind, array) in enumerate(zip(kinds, arrays, strict=True))
+  ]
+  return Parts(arrays, paths)
+
+
+def test_rows_of_several_files(parts):
+  features, whole = read_features(parts.paths), np.concatenate(parts.arrays)
+  assert features.shape == whole.shape and features.dtype == np.float32
+  assert len(features) == 15 and features.image_files is None
+  for rows in (slice(None), slice(2, 9), slice(6, 7), slice(14, 99), slice(3, 3)):
+    np.testing.assert_array_equal(features[rows], whole[rows])
+  for row in (0, 5, 6, 7, 14):
+    np.testing.assert_array_equal(features[row], whole[row])
+  some = np.array([1, 2, 5, 6, 7, 12, 3])
+  taken = features.take(some)
+  np.testing.assert_array_equal(taken[:], whole[some])
+  np.testing.assert_array_equal(taken[4], whole[7])
+  np.testing.assert_array_equal(taken.take(np.array([6, 0]))[:], whole[[3, 1]])
+
+
+@pytest.mark.parametrize(
+  ("dtypes", "expected"),
+  [
+    (("u1",), "f4"),
+    (("i8",), "f4"),
+    (("f2",), "f2"),
+    (("f8",), "f8"),
+    ((">f4",), "f4"),
+    (("f2", "f4"), "f4"),
+    (("u1", "f2"), "f2"),
+  ],
+)
+def test_precision(tmp_path, dtypes, expected):
+  paths = [
+    write_features(tmp_path / f"{i}.npy", np.arange(6).reshape(2, 3).astype(dtype))
+    for i, dtype in enumerate(dtypes)
+  ]
+  features = read_features(paths)
+  assert features.dtype == np.dtype(expected) and features[:].dtype == expected
+  assert features[1].tolist() == [3, 4, 5]
+
+
+def test_a_row_is_read_without_the_rest(tmp_path):
+  """Of a file far larger than memory, holes for the most part."""
+  path = tmp_path / "x.npy"
+  shape = (2**20, 2**15)
+  with path.open("wb") as file:
+    np.lib.format.write_array_header_1_0(
+      file, {"descr": "<f4", "fortran_order": False, "shape": shape}
+    )
+    file.truncate(file.tell() + 4 * shape[0] * shape[1])
+  features = read_features([path])
+  assert features.shape == shape and not features[2**20 - 1].any()
+
+
+def refused(*paths):
+  with pytest.raises(ZsljaxError) as error:
+    read_features([pathlib.Path(path) for path in paths])[:]
+  return str(error.value)
+
+
+def test_other_files_are_refused(tmp_path):
+  assert "features: found no file" in refused()
+  assert "absent.npy: found no such file" in refused("absent.npy")
+  (tmp_path / "x.mat").touch()
+  assert "ending '.mat', expected one of .npy .npz" in refused(tmp_path / "x.mat")
+  for ending in (".npy", ".npz", ".h5"):
+    path = tmp_path / f"text{ending}"
+    path.write_text("text")
+    assert f"text{ending}: not readable" in refused(path)
+  np.save(tmp_path / "p.npy", np.array([{}]), allow_pickle=True)
+  assert "p.npy: not readable" in refused(tmp_path / "p.npy")
+  np.savez(tmp_path / "p.npz", features=np.array([{}]))
+  assert "p.npz: not readable" in refused(tmp_path / "p.npz")
+
+
+@pytest.mark.parametrize("ending", [".npy", ".npz", ".h5"])
+def test_cut_off_files_are_refused(tmp_path, ending):
+  array = np.random.default_rng(0).random((200, 50))
+  path = write_features(tmp_path / f"x{ending}", array)
+  content = path.read_bytes()
+  path.write_bytes(content[: len(content) // 2])
+  assert "was the download cut off?" in refused(path)
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    ({"X": np.ones((3, 2))}, "no field features (it has X)"),
+    ({"features": np.ones(3)}, "float64 of shape (3,), expected numbers [N, D] or"),
+    ({"features": np.ones((0, 2))}, "shape (0, 2)"),
+    ({"features": np.ones((3, 2, 2, 2))}, "shape (3, 2, 2, 2)"),
+    ({"features": np.ones((3, 2), "S")}, "found |S1 of shape (3, 2)"),
+    ({"features": np.ones((3, 2)), "image_files": ["a", "b"]}, "2 names, expected 3"),
+    ({"features": np.ones((3, 2)), "image_files": np.ones(3)}, "found float64"),
+  ],
+)
+@pytest.mark.parametrize("ending", [".npz", ".h5"])
+def test_fields_that_do_not_fit(tmp_path, content, message, ending):
+  path = tmp_path / f"x{ending}"
+  if ending == ".npz":
+    np.savez(path, **content)
+  else:
+    with h5py.File(path, "w") as file:
+      for field, value in content.items():
+        file[field] = value
+  assert message in refused(path) and path.name in refused(path)
+
+
+def test_names_beside_an_array_are_counted(tmp_path):
+  path = write_features(tmp_path / "x.npy", np.ones((3, 2)), ["a", "b"])
+  assert "x.txt: found 2 names, expected 3" in refused(path)
+
+
+def test_files_that_do_not_fit_together(tmp_path):
+  one = write_features(tmp_path / "1.npz", np.ones((3, 2)), ["a", "b", "c"])
+  two = write_features(tmp_path / "2.npz", np.ones((3, 4)), ["d", "e", "f"])
+  assert "2.npz: features: found shape (3, 4), expected rows like" in refused(one, two)
+  two = write_features(tmp_path / "2.npz", np.ones((3, 2)))
+  assert "2.npz: image_files: found nothing, expected as in" in refused(one, two)
+  assert "1.npz: image_files: found names" in refused(two, one)
+
+
+def test_names_are_compared_from_the_whole_to_the_last_part(tmp_path):
+  names = ["a/1.jpg", "b/1.jpg", "a/2.x.png", "a/2.y.png", "3"]
+  files = read_features([write_features(tmp_path / "x.npz", np.eye(5), names)])
+  assert files.rows_of(["b\\1.jpg", "a/1.jpg"]).tolist() == [1, 0]
+  assert files.rows_of(["b/1", "a/2.y"]).tolist() == [1, 3]
+  assert files.rows_of(["z/2.x.gif", "3.jpeg"]).tolist() == [2, 4]
+  assert files.rows_of(["none"], ["3"]).tolist() == [4]
+  for asked, message in (
+    (["1"], "found '1' twice ('1' in the label files)"),
+    (["3", "3"], "found '3' once, for 2 images"),
+    (["a/3.jpg", "b/3.jpg"], "found '3' once, for 2 images ('a/3.jpg' in"),
+    (
+      ["3", "4", "5"],
+      "found no features of 2 of the 3 images (the first is '4'; the f",
+    ),
+  ):
+    with pytest.raises(ZsljaxError) as error:
+      files.rows_of(asked)
+    assert message in str(error.value)

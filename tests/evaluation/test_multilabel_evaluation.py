@@ -1,0 +1,260 @@
+import json
+import os
+import pathlib
+
+from hypothesis import given
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+
+from zsljax.classes import ClassSpace
+from zsljax.errors import ZsljaxError
+from zsljax.evaluation import (
+  MULTI_LABEL_PROTOCOLS,
+  MultiLabelProtocol,
+  average_precisions,
+  multi_label_metrics,
+  precision_and_recall,
+  score_all,
+)
+from zsljax.sharding import make_mesh
+
+GOLDEN = pathlib.Path(os.environ.get("ZSLJAX_GOLDEN") or "absent") / "metrics.json"
+NAMES = ("lesa", "biam_openimages", "sdl", "ml_decoder")
+
+
+def case(seed=0, images=30, labels=8, ties=False):
+  rng = np.random.default_rng(seed)
+  scores = rng.standard_normal((images, labels))
+  if ties:
+    scores = np.round(scores)
+  return scores, rng.choice([-1, 0, 1], (images, labels), p=[0.4, 0.4, 0.2])
+
+
+def numpy_average_precision(scores, labels):
+  """Mean over positives of the precision at their score."""
+  positive = labels > 0
+  if not positive.any():
+    return 0.0
+  precisions = [np.mean(positive[scores >= s]) for s in scores[positive]]
+  return np.mean(precisions)
+
+
+@given(st.integers(0, 1000), st.booleans())
+def test_average_precision_equals_its_definition(seed, ties):
+  scores, labels = case(seed, ties=ties)
+  for unannotated in ("ignore", "negative"):
+    found = average_precisions(scores, labels, unannotated)
+    for c, value in enumerate(found):
+      kept = labels[:, c] != 0 if unannotated == "ignore" else slice(None)
+      expected = numpy_average_precision(scores[kept, c], labels[kept, c])
+      np.testing.assert_allclose(value, expected, atol=1e-12)
+
+
+@given(st.integers(0, 1000))
+def test_precision_and_recall_equal_their_definition(seed):
+  scores, labels = case(seed)
+  for k, (p, r) in precision_and_recall(scores, labels, (1, 3, 8)).items():
+    hits = sum(
+      labels[i, c] == 1
+      for i in range(len(scores))
+      for c in sorted(range(8), key=lambda c, i=i: -scores[i, c])[:k]
+    )
+    np.testing.assert_allclose(p, hits / (k * len(scores)))
+    np.testing.assert_allclose(r, hits / np.sum(labels == 1))
+
+
+def test_ties_go_to_the_first_label():
+  labels = np.array([[1, 0, 0], [0, 0, 1]])
+  assert precision_and_recall(np.zeros((2, 3)), labels, (1,)) == {1: (0.5, 0.5)}
+
+
+@given(st.integers(0, 1000))
+def test_order_of_images_does_not_matter(seed):
+  scores, labels = case(seed, ties=True)
+  rows = np.random.default_rng(seed).permutation(len(scores))
+  seen = np.arange(8) < 5
+  for protocol in MULTI_LABEL_PROTOCOLS.values():
+    found, _ = multi_label_metrics(scores, labels, seen, protocol)
+    shuffled, _ = multi_label_metrics(scores[rows], labels[rows], seen, protocol)
+    for name, value in found.items():
+      np.testing.assert_allclose(shuffled[name], value, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(seed=st.integers(0, 1000))
+def test_density_is_k_times_precision_over_recall(name, seed):
+  scores, labels = case(seed)
+  protocol = MULTI_LABEL_PROTOCOLS[name]
+  protocol = MultiLabelProtocol(
+    protocol.drop_images_without_positive,
+    protocol.unannotated,
+    protocol.unannotated_labels,
+    (2, 3),
+  )
+  metrics, counted = multi_label_metrics(scores, labels, np.arange(8) < 5, protocol)
+  for setting, part in counted.items():
+    for k in (2, 3):
+      p, r = metrics[f"{setting}_p@{k}"], metrics[f"{setting}_r@{k}"]
+      if r:
+        np.testing.assert_allclose(k * p / r, part["density"])
+        f1 = metrics[f"{setting}_f1@{k}"]
+        np.testing.assert_allclose(f1, 2 * p * r / (p + r))
+
+
+def test_zero_shot_scores_the_unseen_labels_alone():
+  scores, labels = case()
+  seen = np.arange(8) % 2 == 0
+  protocol = MULTI_LABEL_PROTOCOLS["lesa"]
+  metrics, counted = multi_label_metrics(scores, labels, seen, protocol)
+  scores[:, seen] += 100 * scores[:, :1]
+  shifted, _ = multi_label_metrics(scores, labels, seen, protocol)
+  for name, value in metrics.items():
+    if name.startswith("zsl"):
+      assert shifted[name] == value
+  assert shifted["gzsl_map"] != metrics["gzsl_map"]
+  assert [counted[s]["labels"] for s in ("zsl", "gzsl")] == [4, 8]
+
+
+def test_what_the_protocols_do_with_bare_images_and_labels():
+  scores, labels = case(images=40)
+  labels[:10] = np.minimum(labels[:10], 0)  # Images without a label.
+  labels[:, 7] = 0  # A label that nobody annotated.
+  labels[:, 6] = -1  # One that nothing has.
+  seen = np.arange(8) < 4
+  found = {}
+  for name in NAMES:
+    protocol = MULTI_LABEL_PROTOCOLS[name]
+    found[name], counted = multi_label_metrics(scores, labels, seen, protocol)
+    kept = 40 if name == "lesa" else np.sum((labels[:, 4:] > 0).any(1))
+    assert counted["zsl"]["images"] == kept
+  assert found["sdl"] == found["ml_decoder"]
+  bare = (labels[:, 4:] > 0).any(1)
+  ap = average_precisions(scores[bare, 4:], labels[bare, 4:], "ignore")
+  np.testing.assert_allclose(found["biam_openimages"]["zsl_map"], 100 * ap[:3].mean())
+  assert ap[2] == 0
+  weights = np.sum(labels[bare, 4:] > 0, 0)
+  np.testing.assert_allclose(
+    found["biam_openimages"]["zsl_weighted_map"], 100 * ap @ weights / weights.sum()
+  )
+  ap = average_precisions(scores[:, 4:], labels[:, 4:], "ignore")
+  np.testing.assert_allclose(found["lesa"]["zsl_map"], 100 * ap.mean())
+
+
+def test_k_above_the_number_of_labels_is_passed_over():
+  scores, labels = case()
+  seen = np.arange(8) < 5
+  protocol = MultiLabelProtocol(False, "ignore", top_k=(3, 5, 10))
+  metrics, _ = multi_label_metrics(scores, labels, seen, protocol)
+  at = {name for name in metrics if "f1@" in name}
+  assert at == {"zsl_f1@3", "gzsl_f1@3", "gzsl_f1@5"}
+
+
+@pytest.mark.parametrize("protocol", MULTI_LABEL_PROTOCOLS.values(), ids=NAMES)
+def test_nothing_to_find_is_zero(protocol):
+  metrics, counted = multi_label_metrics(
+    np.zeros((4, 6)), np.full((4, 6), -1), np.arange(6) < 3, protocol
+  )
+  assert set(metrics.values()) == {0.0}
+  assert counted["gzsl"]["density"] == 0
+
+
+class Fixed:
+  """A system whose scores are its features."""
+
+  def scores(self, params, features, classes):
+    return features * params
+
+
+def batches(features, labels, absent=None, size=4):
+  for start in range(0, len(features), size):
+    rows = slice(start, start + size)
+    missing = size - len(features[rows])
+    batch = {"features": features[rows], "labels": labels[rows]}
+    if absent is not None:
+      batch["absent"] = absent[rows]
+    batch["mask"] = np.ones(size - missing, bool)
+    yield {
+      k: np.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1)) for k, v in batch.items()
+    }
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_all_images_are_scored_and_labels_become_columns(devices):
+  space = ClassSpace.create("abc", np.eye(3), ids=[5, 2, 9])
+  features = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
+  present = np.array([[5, -1], [2, 9], [-1, -1], [7, 9], [5, 2], [9, -1]])
+  absent = np.array([[2], [5], [2], [-1], [9], [5]])
+  expected = np.array(
+    [[1, -1, 0], [-1, 1, 1], [0, -1, 0], [0, 0, 1], [1, 1, -1], [-1, 0, 1]]
+  )
+  mesh = make_mesh(devices)
+  scores, labels = score_all(
+    Fixed(), np.float32(2), space, batches(features, present, absent), mesh
+  )
+  np.testing.assert_allclose(scores, 2 * features)
+  np.testing.assert_array_equal(labels, expected)
+  _, labels = score_all(Fixed(), np.float32(2), space, batches(features, present), mesh)
+  np.testing.assert_array_equal(labels, np.where(expected == 1, 1, -1))
+
+
+def test_scores_that_are_no_numbers_are_refused():
+  space = ClassSpace.create("abc", np.eye(3))
+  features = np.ones((6, 3), np.float32)
+  features[3, 1] = np.nan
+  stream = batches(features, np.zeros((6, 1), int))
+  with pytest.raises(ZsljaxError, match="scores: found NaN for 1 of 6 images"):
+    score_all(Fixed(), np.float32(1), space, stream, make_mesh(1))
+
+
+@pytest.mark.skipif(
+  not GOLDEN.is_file(), reason="ZSLJAX_GOLDEN names no folder with it"
+)
+def test_golden_metrics():
+  """Numbers of the released evaluations, each under its protocol's name."""
+  golden = json.loads(GOLDEN.read_text())
+  scores, labels = np.array(golden["pred"]), np.array(golden["labels"])
+  none_seen = np.zeros(scores.shape[1], bool)
+
+  def metrics(**protocol):
+    rules = MultiLabelProtocol(**protocol, top_k=(1, 3, 5))
+    return multi_label_metrics(scores, labels, none_seen, rules)[0]
+
+  def named(name):
+    rules = MULTI_LABEL_PROTOCOLS[name]
+    return metrics(
+      drop_images_without_positive=rules.drop_images_without_positive,
+      unannotated=rules.unannotated,
+      unannotated_labels=rules.unannotated_labels,
+    )
+
+  lesa, sdl = named("lesa"), named("sdl")
+  all_images = metrics(drop_images_without_positive=False, unannotated="negative")
+  for found, expected in (
+    (lesa["zsl_map"], golden["lesa_map"]),
+    (lesa["zsl_map"], golden["biam_map_mean_over_all_classes"]),
+    (lesa["zsl_map"], golden["mkt_map"]),
+    (sdl["zsl_map"], golden["sdl_map_relevant"]),
+    (named("ml_decoder")["zsl_map"], golden["sdl_map_relevant"]),
+    (all_images["zsl_map"], golden["sdl_map_all"]),
+  ):
+    np.testing.assert_allclose(found / 100, expected, atol=1e-6)
+  for source in ("lesa", "biam"):
+    np.testing.assert_allclose(
+      average_precisions(scores, labels, "ignore"),
+      golden[f"{source}_ap_per_class"],
+      atol=1e-6,
+    )
+  for k in (1, 3, 5):
+    for found, source in (
+      (lesa, "lesa_f1_p_r"),
+      (lesa, "biam_f1_p_r"),
+      (sdl, "sdl_f1_p_r"),
+      (all_images, "sdl_f1_p_r_all_images"),
+    ):
+      at = [found[f"zsl_{name}@{k}"] / 100 for name in ("f1", "p", "r")]
+      np.testing.assert_allclose(at, golden[f"{source}@{k}"], atol=1e-6, err_msg=source)
+
+
+def test_protocols_have_published_names():
+  assert tuple(MULTI_LABEL_PROTOCOLS) == NAMES

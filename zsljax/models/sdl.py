@@ -1,0 +1,196 @@
+"""SDL: an embedding matrix per image, for images of many labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from zsljax.classes import ClassSpace
+from zsljax.errors import require
+from zsljax.losses import matrix_variance, pairwise_ranking, semantic_diversity
+from zsljax.models.system import Array, Batch, Params, Spec, System, register
+from zsljax.numerics import masked_mean
+
+UNANNOTATED = ("negative", "ignore")
+
+
+def label_scores(matrices: Array, vectors: Array) -> Array:
+  """The best match of a label among the rows of an image's matrix.
+
+  Args:
+    matrices: ``[B, K, V]``.
+    vectors: of the labels, ``[C, V]``.
+
+  Returns:
+    ``max_k a_k . w_c``, ``[B, C]``.
+  """
+  return jnp.max(jnp.einsum("bkv,cv->bkc", matrices, vectors), 1)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class SDL(System):
+  r"""Semantic Diversity Learning (Ben-Cohen et al. 2021), for several labels an image.
+
+  One linear map without bias makes a matrix :math:`A` of K rows from an image's pooled
+  features (regions are averaged). A label with word vector :math:`w` scores
+  :math:`g(w) = \max_k a_k^\top w`, and
+
+  .. math::
+    L = \frac fB \sum_i (1 - \lambda)\, \frac{\omega_i}{|P_i|} \sum_{p \in P_i}
+      \sum_{n \in N_i} \log(1 + e^{g(w_n) - g(w_p)})
+      + \lambda\, \| \mathrm{Var}_k(A_i) \|_1
+
+  with the semantic diversity :math:`\omega_i = 1 + \sum_j \mathrm{Var}_p(w_{p,j})` of
+  the image's labels :math:`P_i`. Word vectors have length one, as the released ones.
+  Only seen labels count, and images without one count for nothing. An image all of
+  whose labels are positive has them compared with the score 0, as in the released code.
+
+  Partly recalled: the factor f and the normaliser of the paper's equation were not
+  re-read; all else follows the released code. That code makes the matrix as V x K;
+  its kernel ``[D, V * K]`` is this one's after a reshape to ``[D, V, K]`` and an
+  exchange of the last two axes.
+
+  Attributes:
+    rows: K; 2 on MS-COCO, 7 on NUS-WIDE.
+    variance_weight: lambda, the share of the matrix variance; 0.01 on MS-COCO.
+    factor: f, 1 (paper, recalled) or 2 (code).
+    unannotated: what a label that is neither annotated as present nor as absent is in
+      training: a ``negative`` (paper and code) or nothing (``ignore``). Where a set
+      annotates no absences, every label that is not present is a negative.
+  """
+
+  name: ClassVar[str] = "sdl"
+  multi_label: ClassVar[bool] = True
+  presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    "paper": {"factor": 1.0},
+    "official_code": {"factor": 2.0},
+  }
+
+  rows: int = 2
+  variance_weight: float = 0.01
+  factor: float = 1.0
+  unannotated: str = "negative"
+
+  def __post_init__(self):
+    require(self.rows >= 1, "config.system.rows", self.rows, "1 or more")
+    require(
+      0 <= self.variance_weight <= 1,
+      "config.system.variance_weight",
+      self.variance_weight,
+      "between 0 and 1",
+    )
+    require(
+      self.factor > 0, "config.system.factor", self.factor, "a number greater than 0"
+    )
+    require(
+      self.unannotated in UNANNOTATED,
+      "config.system.unannotated",
+      repr(self.unannotated),
+      f"one of {', '.join(UNANNOTATED)}",
+    )
+
+  def init(self, rng: Array, spec: Spec) -> Params:
+    features = jnp.zeros((1, *spec.feature_shape))
+    return self._network(spec.num_attributes).init(rng, features)["params"]
+
+  def scores(self, params: Params, features: Array, classes: ClassSpace) -> Array:
+    vectors = classes.unit_embeddings()
+    return label_scores(self._matrices(params, features, vectors), vectors)
+
+  def loss(
+    self, params: Params, batch: Batch, classes: ClassSpace, rng: Array
+  ) -> tuple[Array, dict[str, Array]]:
+    del rng
+    vectors = classes.unit_embeddings()
+    matrices = self._matrices(params, batch.features, vectors)
+    ranking, variance, has_label = self.terms(matrices, vectors, batch, classes)
+    parts = {
+      "ranking": (1 - self.variance_weight) * masked_mean(ranking, has_label),
+      "variance": self.variance_weight * masked_mean(variance, has_label),
+    }
+    parts = {name: self.factor * part for name, part in parts.items()}
+    return sum(parts.values()), parts
+
+  def terms(
+    self, matrices: Array, vectors: Array, batch: Batch, classes: ClassSpace
+  ) -> tuple[Array, Array, Array]:
+    """The ranking term, the matrix variance, and which images count, each ``[B]``.
+
+    Args:
+      matrices: of the images, ``[B, K, V]``.
+      vectors: of the labels, ``[C, V]``.
+      batch: their labels.
+      classes: the training class space.
+    """
+    seen = jnp.asarray(classes.seen)
+
+    def among_seen(labels: Array) -> Array:
+      at = classes.positions(labels)
+      return jnp.where((at >= 0) & seen[at] & batch.mask[:, None], at, -1)
+
+    positives = among_seen(batch.labels)
+    negative = ~_marked(positives, len(classes)) & seen[None, :]
+    if self.unannotated == "ignore" and batch.absent is not None:
+      negative &= _marked(among_seen(batch.absent), len(classes))
+    scores = label_scores(matrices, vectors)
+    # Without a negative the score 0 stands for one.
+    alone = ~negative.any(1, keepdims=True) & (jnp.arange(len(classes)) == 0)[None, :]
+    negative_scores = jnp.where(negative, scores, jnp.where(alone, 0, -jnp.inf))
+    ranking = pairwise_ranking(
+      jnp.take_along_axis(scores, jnp.maximum(positives, 0), 1),
+      positives >= 0,
+      negative_scores,
+    )
+    count = jnp.sum(positives >= 0, 1)
+    weight = semantic_diversity(positives, vectors) / jnp.maximum(count, 1)
+    return weight * ranking, matrix_variance(matrices), count > 0
+
+  def step_flops(self, spec: Spec, batch_size: int) -> float:
+    matrix = self.rows * spec.num_attributes
+    head = batch_size * spec.feature_shape[-1] * matrix
+    scores = batch_size * matrix * spec.num_classes
+    # Forward; the gradient of the kernel, and of the matrices.
+    return 2.0 * (2 * head + 2 * scores)
+
+  def _network(self, width: int) -> nn.Module:
+    # PyTorch's initial values of a linear layer, which the released code takes.
+    kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+    return _Network(self.rows, width, kernel)
+
+  def _matrices(self, params: Params, features: Array, vectors: Array) -> Array:
+    network = self._network(vectors.shape[1])
+    return network.apply({"params": params}, features)
+
+
+class _Network(nn.Module):
+  """Features [B, D] or [B, R, D] to matrices [B, K, V]."""
+
+  rows: int
+  width: int
+  kernel_init: Any
+
+  @nn.compact
+  def __call__(self, features: Array) -> Array:
+    if features.ndim == 3:
+      features = features.mean(1)
+    embedded = nn.Dense(
+      self.rows * self.width,
+      use_bias=False,
+      kernel_init=self.kernel_init,
+      name="embedding",
+    )(features)
+    return embedded.reshape(-1, self.rows, self.width)
+
+
+def _marked(positions: Array, count: int) -> Array:
+  """Where ``positions`` [B, M] point to, ``[B, count]`` bool; -1 points nowhere."""
+  rows = jnp.arange(len(positions))[:, None]
+  columns = jnp.where(positions >= 0, positions, count)
+  return (
+    jnp.zeros((len(positions), count), bool).at[rows, columns].set(True, mode="drop")
+  )
