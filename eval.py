@@ -182,9 +182,9 @@ def _multi_label_rows(
   top_k: tuple[int, ...] | None,
 ) -> list[Row]:
   rules = evaluation.MULTI_LABEL_PROTOCOLS[protocol]
-  if top_k is not None:
-    require(all(k >= 1 for k in top_k), "--top_k", list(top_k), "numbers of 1 or more")
-    rules = dataclasses.replace(rules, top_k=top_k)
+  top_k = tuple(top_k or run.config["evaluation"]["top_k"] or rules.top_k)
+  require(all(k >= 1 for k in top_k), "--top_k", list(top_k), "numbers of 1 or more")
+  rules = dataclasses.replace(rules, top_k=top_k)
   scored = _restored(workdir, run, split)
   with jax.default_matmul_precision(run.config["matmul_precision"]):
     scores, labels = evaluation.score_all(**scored.inputs)

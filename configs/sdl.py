@@ -3,7 +3,25 @@
   python train.py --config=configs/sdl.py:multidigit --workdir=W
   python eval.py --workdir=W --protocol=lesa
 
-The argument names the dataset.
+The argument names the dataset; `python -m zsljax data --help` has the importers.
+
+Measured on the test images (protocol lesa; mean and deviation over 5 seeds, last step):
+
+                                    unseen labels             all labels
+                                     F1@3         mAP        F1@3         mAP
+  corel5k, these settings        4.8 (0.5)  3.25 (0.12)  28.0 (0.5)  7.37 (0.18)
+    rows=4, variance_weight=0.3,
+    weight_decay=1e-3, epochs=20 4.3 (0.3)  3.11 (0.07)  27.7 (0.2)  7.37 (0.26)
+    the released recipe*         4.8 (0.9)  3.14 (0.17)  27.3 (0.4)  7.10 (0.06)
+  multidigit, these settings             -  40.4 (0.5)            -  69.5 (0.2)
+
+  * schedule=one_cycle, weight_decay=3e-4
+
+Of 117 settings (1 to 7 rows, lambda 0 to 0.3, 5 to 40 epochs, two rates, decay or none;
+3 seeds) corel5k's have the highest mAP of the unseen validation labels, and those of
+the second line the highest sum of both mAPs. multidigit's were chosen by that sum, of
+16. Scores drawn at random have a mAP of 1.4 among corel5k's unseen labels and of 25
+among multidigit's.
 """
 
 from ml_collections import ConfigDict

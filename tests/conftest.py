@@ -4,14 +4,22 @@ import resource
 import subprocess
 import sys
 
-from absl import flags
-import hypothesis
-import jax
-import numpy as np
-import pytest
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# The same small programs are compiled many times over, here and in subprocesses.
+os.environ |= {
+  "JAX_COMPILATION_CACHE_DIR": os.path.join(ROOT, ".pytest_cache", "jax"),
+  "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+}
 
-from zsljax.classes import ClassSpace
-from zsljax.training import make_optimizer
+from absl import flags  # noqa: E402
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from zsljax.classes import ClassSpace  # noqa: E402
+from zsljax.training import make_optimizer  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -20,7 +28,6 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("repeatable")
 flags.FLAGS.mark_as_parsed()
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)  # For `configs`, which is not installed.
 
 

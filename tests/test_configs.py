@@ -137,6 +137,8 @@ def test_multi_label_config_trains_and_evaluates(dataset, tmp_path):
     assert conditions["drop_images_without_positive"] == (protocol != "lesa")
     assert conditions["unannotated"] in ("ignore", "negative")
     found[protocol] = conditions["zsl"]["density"]
+    if config["evaluation"]["top_k"]:
+      assert tuple(conditions["top_k"]) == config["evaluation"]["top_k"]
   assert found["lesa"] < found["sdl"]
   assert len(read_rows(tmp_path / "w")) == len(MULTI_LABEL_PROTOCOLS)
   (row,) = evaluate(tmp_path / "w", top_k=(1,))
