@@ -77,8 +77,10 @@ def get_config() -> ConfigDict:
   config.matmul_precision = "highest"
 
   config.mesh = ConfigDict()
-  # Devices that share a batch; -1 is all.
+  # Devices that share a batch; -1 is all that `model` leaves.
   config.mesh.data = -1
+  # Devices that share the parameters that have a row for each class.
+  config.mesh.model = 1
 
   config.evaluation = ConfigDict()
   # Images per step of eval.py, rounded up to a multiple of the devices.

@@ -266,7 +266,7 @@ def _stored(data_dir: pathlib.Path, name: str, features: str | None):
     from zsljax.experiment import spec_of
 
     stored = find(data_dir, name, features)
-    return stored, spec_of(stored, stored.classes)
+    return stored, spec_of(stored)
   except ImportError as error:
     raise ZsljaxError(
       f"--data_dir={data_dir}: {error}; reading a stored dataset needs TensorFlow "

@@ -148,10 +148,15 @@ class Checkpoints:
     self._manager.close()
 
 
-def abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
-  """Shapes and dtypes of ``tree`` (arrays or shapes), laid out as ``sharding``."""
+def abstract(tree: Any, shardings: Any) -> Any:
+  """Shapes and dtypes of ``tree`` (arrays or shapes), laid out as ``shardings`` says.
+
+  ``shardings`` is one sharding for all, or a tree of them.
+  """
+  if isinstance(shardings, jax.sharding.Sharding):
+    shardings = jax.tree.map(lambda _: shardings, tree)
   return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
   )
 
 

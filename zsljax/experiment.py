@@ -15,11 +15,12 @@ from zsljax.classes import ClassSpace
 from zsljax.data import StoredDataset, open_dataset
 from zsljax.errors import require
 from zsljax.models import Spec, System, build_system
-from zsljax.sharding import make_mesh, replicated
+from zsljax.sharding import make_mesh, over_classes
 
 
-def spec_of(dataset: StoredDataset, classes: ClassSpace) -> Spec:
+def spec_of(dataset: StoredDataset) -> Spec:
   """What systems must know of a dataset."""
+  classes = dataset.classes
   return Spec(
     dataset.feature_shape,
     classes.embeddings.shape[1],
@@ -87,14 +88,14 @@ class Experiment:
       system=system,
       dataset=dataset,
       classes=classes,
-      spec=spec_of(dataset, classes),
-      mesh=make_mesh(config["mesh"]["data"]),
+      spec=spec_of(dataset),
+      mesh=make_mesh(config["mesh"]["data"], config["mesh"]["model"]),
     )
 
   def param_shapes(self) -> Any:
     """What ``Checkpoints.restore_params`` needs."""
     shapes = jax.eval_shape(lambda: self.system.init(jax.random.key(0), self.spec))
-    return abstract(shapes, replicated(self.mesh))
+    return abstract(shapes, over_classes(shapes, self.system.class_params, self.mesh))
 
   def identity(self) -> dict[str, Any]:
     """What a checkpoint must agree with, to be this experiment's."""

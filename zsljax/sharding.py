@@ -1,5 +1,8 @@
 """The device mesh and how arrays lie on it."""
 
+from collections.abc import Collection
+from typing import Any
+
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
@@ -7,27 +10,33 @@ import numpy as np
 from zsljax.errors import require
 
 
-def make_mesh(data: int = -1) -> Mesh:
-  """A mesh with the axes ``data`` and ``model`` over all devices.
+def make_mesh(data: int = -1, model: int = 1) -> Mesh:
+  """A mesh with the axes ``data`` and ``model``.
 
   Args:
-    data: devices along ``data``, which splits a batch; -1 takes all devices.
-      Only as many devices as needed are used.
+    data: devices along ``data``, which splits a batch; -1 takes all that ``model``
+      leaves.
+    model: devices along ``model``, which splits parameters that have a row for each
+      class. Only as many devices as needed are used.
 
   Raises:
     ZsljaxError: there are fewer devices.
   """
   devices = jax.devices()
-  require(
-    data == -1 or 1 <= data <= len(devices),
-    "config.mesh.data",
-    data,
-    f"-1 or 1 to {len(devices)}, the devices here",
-  )
-  data = len(devices) if data == -1 else data
+  for field, value, most in (
+    ("model", model, len(devices)),
+    ("data", data, len(devices) // max(model, 1)),
+  ):
+    require(
+      1 <= value <= most or (field == "data" and value == -1),
+      f"config.mesh.{field}",
+      value,
+      f"{'-1 or ' if field == 'data' else ''}1 to {most}, the devices here",
+    )
+  data = len(devices) // model if data == -1 else data
   # Auto: the compiler places the collectives; labels may index class arrays.
   return Mesh(
-    np.array(devices[:data]).reshape(data, 1),
+    np.array(devices[: data * model]).reshape(data, model),
     ("data", "model"),
     axis_types=(AxisType.Auto, AxisType.Auto),
   )
@@ -41,3 +50,31 @@ def over_batch(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
   """The same array on every device."""
   return NamedSharding(mesh, PartitionSpec())
+
+
+def over_classes(tree: Any, class_params: Collection[str], mesh: Mesh) -> Any:
+  """How the parameters, or a state that holds them, lie on the mesh.
+
+  Args:
+    tree: of arrays or their shapes.
+    class_params: parameters with a row for each class; they, and what an optimizer
+      keeps of them, are split over the ``model`` axis. All else is everywhere.
+    mesh: the devices.
+
+  Raises:
+    ZsljaxError: the classes do not divide over the axis.
+  """
+  parts = mesh.shape["model"]
+
+  def lay(path, leaf) -> NamedSharding:
+    if not any(getattr(key, "key", None) in class_params for key in path):
+      return replicated(mesh)
+    require(
+      leaf.shape[0] % parts == 0,
+      "config.mesh.model",
+      parts,
+      f"a divisor of the {leaf.shape[0]} classes",
+    )
+    return NamedSharding(mesh, PartitionSpec("model"))
+
+  return jax.tree_util.tree_map_with_path(lay, tree)

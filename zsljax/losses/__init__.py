@@ -7,6 +7,11 @@ from zsljax.losses.distillation import (
   probability_distance,
   weighted_score_distance,
 )
+from zsljax.losses.generalized_softmax import (
+  FAMILY,
+  GeneralizedSoftmax,
+  make_loss,
+)
 from zsljax.losses.semantic_diversity import (
   matrix_variance,
   pairwise_ranking,
@@ -19,9 +24,12 @@ from zsljax.losses.semantic_softmax import (
 )
 
 __all__ = [
+  "FAMILY",
+  "GeneralizedSoftmax",
   "bernoulli_divergence",
   "class_cross_entropy",
   "jensen_shannon",
+  "make_loss",
   "matrix_variance",
   "pairwise_ranking",
   "probability_distance",

@@ -1,6 +1,7 @@
 """The systems, each a pure function of features and a class space."""
 
 from zsljax.models.attended_autoencoder import AttendedAutoencoder
+from zsljax.models.cosine import CosineClassifier
 from zsljax.models.msdn import MSDN
 from zsljax.models.sdl import SDL, label_scores
 from zsljax.models.semantic_softmax import SemanticSoftmax
@@ -11,6 +12,7 @@ __all__ = [
   "SDL",
   "AttendedAutoencoder",
   "Batch",
+  "CosineClassifier",
   "SemanticSoftmax",
   "Spec",
   "System",

@@ -72,11 +72,13 @@ class System(Protocol):
   ``presets`` maps a preset's name to the fields in which the paper and the
   authors' code differ; a config that leaves such a field None takes the
   preset's value. ``multi_label`` systems train on sets with any number of labels to
-  an image, the others on sets with one.
+  an image, the others on sets with one. ``class_params`` names the parameters that
+  have a row for each class id; these may lie split over devices.
   """
 
   name: ClassVar[str]
   multi_label: ClassVar[bool] = False
+  class_params: ClassVar[tuple[str, ...]] = ()
   presets: ClassVar[Mapping[str, Mapping[str, Any]]]
 
   def init(self, rng: Array, spec: Spec) -> Params:

@@ -18,7 +18,7 @@ from zsljax.classes import ClassSpace
 from zsljax.errors import ZsljaxError
 from zsljax.models import Batch
 from zsljax.reporting.metrics_log import MetricsLog
-from zsljax.sharding import replicated
+from zsljax.sharding import over_classes, replicated
 from zsljax.training.state import TrainState
 from zsljax.training.step import make_train_step
 
@@ -79,16 +79,20 @@ def train(
       read.
   """
   everywhere = replicated(mesh)
-  state = _restore(checkpoints, initial_state, everywhere)
+  shapes = jax.eval_shape(initial_state)
+  layout = over_classes(shapes, system.class_params, mesh)
+  state = _restore(checkpoints, abstract(shapes, layout))
   fresh = state is None
   if fresh:
-    state = jax.jit(initial_state, out_shardings=everywhere)()
+    state = jax.jit(initial_state, out_shardings=layout)()
   start, saved = int(state.step), checkpoints.latest_step()
   if start >= schedule.total_steps:
     return state
   classes = jax.device_put(classes, everywhere)
   step_fn = jax.jit(
-    make_train_step(system, optimizer, schedule.tolerance), donate_argnums=0
+    make_train_step(system, optimizer, schedule.tolerance),
+    donate_argnums=0,
+    out_shardings=(layout, everywhere),
   )
   batches = batches_from(start)
   metrics_log = log(start)
@@ -103,9 +107,8 @@ def train(
   ) as bar:
     batch = next(batches)
     if fresh:
-      state = jax.jit(_warm_start, static_argnums=(0, 1))(
-        system, optimizer, state, batch
-      )
+      warm_start = jax.jit(_warm_start, static_argnums=(0, 1), out_shardings=layout)
+      state = warm_start(system, optimizer, state, batch)
     step_fn = _compiled(step_fn, state, batch, classes, bar)
 
     def settle(last: bool = False) -> bool:
@@ -160,11 +163,10 @@ def _rest(state: TrainState) -> dict:
   return rest
 
 
-def _restore(checkpoints, initial_state, sharding) -> TrainState | None:
+def _restore(checkpoints, shapes: TrainState) -> TrainState | None:
   step = checkpoints.latest_step()
   if step is None:
     return None
-  shapes = abstract(jax.eval_shape(initial_state), sharding)
   params, rest = checkpoints.restore(shapes.params, _rest(shapes), step)
   return TrainState(params=params, **rest)
 

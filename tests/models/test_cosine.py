@@ -1,0 +1,331 @@
+import functools
+import re
+
+import chex
+from hypothesis import given
+from hypothesis import strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from zsljax.classes import ClassSpace
+from zsljax.errors import ZsljaxError
+from zsljax.losses import FAMILY
+from zsljax.models import Batch, CosineClassifier, Spec, build_system
+from zsljax.models.cosine import class_standardise
+from zsljax.sharding import make_mesh, over_batch, over_classes, replicated
+from zsljax.training import init_state, make_train_step
+
+SPEC = Spec((9,), 4, 12)
+PRESETS = ("embedding", "zero_shot", "class_norm")
+
+
+def classes(seed=0):
+  """Four seen and two unseen classes of a set with twelve ids."""
+  rng = np.random.default_rng(seed)
+  seen = [True, True, False, True, False, True]
+  return ClassSpace.create(
+    "abcdef", rng.standard_normal((6, 4)), seen, [7, 1, 9, 3, 0, 2]
+  )
+
+
+def batch_of(space, images=8, seed=0):
+  rng = np.random.default_rng(seed)
+  return Batch(
+    features=jnp.asarray(rng.standard_normal((images, 9))),
+    labels=jnp.asarray(rng.choice(space.ids[space.seen], images)),
+    mask=jnp.ones(images, bool),
+    num_examples=images,
+  )
+
+
+def make(preset="zero_shot", spec=SPEC, **fields):
+  fields = {"hidden": (6,), "embedding_size": 5, "generator_hidden": 7} | fields
+  system = build_system({"name": "cosine", "preset": preset} | fields)
+  params = system.init(jax.random.key(0), spec)
+  return system, jax.tree.map(lambda p: jnp.asarray(p, jnp.result_type(float)), params)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def gradient_of(system, params, batch, space):
+  return jax.value_and_grad(lambda p: system.loss(p, batch, space, None)[0])(params)
+
+
+def dense(x, layer):
+  return x @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])
+
+
+def relu(x):
+  return np.maximum(x, 0)
+
+
+def unit(x):
+  return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def standardised(x, seen):
+  return (x - x[seen].mean(0)) / (x[seen].var(0) + 1e-5)
+
+
+def numpy_prototypes(system, params, space):
+  if system.closed_set:
+    return np.asarray(params["prototypes"])[space.ids]
+  layers = params["generator"]
+  x = relu(dense(2 * unit(space.embeddings), layers["hidden_0"]))
+  x = dense(x, layers["hidden_1"])
+  if system.class_normalization:
+    x = standardised(relu(standardised(x, space.seen)), space.seen)
+  else:
+    x = relu(x)
+  x = dense(x, layers["prototypes"])
+  return relu(x) if system.nonnegative else x
+
+
+def numpy_embeddings(system, params, features):
+  if system.encoder == "none":
+    return features
+  layers = params["encoder"]
+  return dense(relu(dense(features, layers["hidden_0"])), layers["embedding"])
+
+
+@pytest.mark.parametrize("encoder", ["none", "mlp"])
+@pytest.mark.parametrize("prototypes", ["learned", "generated"])
+@pytest.mark.parametrize("normalization", [False, True])
+@pytest.mark.parametrize("nonnegative", [False, True])
+def test_scores_and_loss_equal_numpy(
+  encoder, prototypes, normalization, nonnegative, float64
+):
+  system, params = make(
+    encoder=encoder,
+    prototypes=prototypes,
+    class_normalization=normalization,
+    nonnegative=nonnegative,
+    loss_name="cosface",
+    scale=7.0,
+    margin=0.2,
+  )
+  space = classes()
+  batch = batch_of(space)
+  own = unit(numpy_embeddings(system, params, np.asarray(batch.features)))
+  cosines = own @ unit(numpy_prototypes(system, params, space)).T
+  scores = system.scores(params, batch.features, space)
+  np.testing.assert_allclose(scores, 7 * cosines, atol=1e-6)
+  losses = []
+  for row, label in zip(cosines, np.asarray(batch.labels), strict=True):
+    mine = space.ids == label
+    logits = 7 * (row - 0.2 * mine)
+    losses.append(np.log(np.exp(logits[space.seen]).sum()) - logits[mine][0])
+  loss, _ = gradient_of(system, params, batch, space)
+  np.testing.assert_allclose(loss, np.mean(losses), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("preset", "name"),
+  [("class_norm", name) for name in FAMILY]
+  + [("embedding", "so_softmax"), ("zero_shot", "circle")],
+)
+def test_every_member_and_preset_trains(preset, name, optimizer):
+  system, params = make(preset, loss_name=name)
+  space = classes()
+  batch = batch_of(space, 16)
+  optimizer = optimizer(learning_rate=1e-2)
+  step = jax.jit(make_train_step(system, optimizer))
+  state = init_state(system, optimizer, SPEC, 0)
+  losses = []
+  for _ in range(60):
+    state, metrics = step(state, batch, space)
+    losses.append(float(metrics["loss"]))
+  assert np.all(np.isfinite(losses))
+  assert losses[-1] < 0.7 * losses[0]
+
+
+def test_softmax_alone_sees_lengths(float64):
+  for name in ("softmax", "normface"):
+    system, params = make(loss_name=name)
+    space, batch = classes(), batch_of(classes())
+    params["encoder"]["embedding"]["bias"] *= 0
+    once = system.scores(params, batch.features, space)
+    params["encoder"]["embedding"]["kernel"] *= 3
+    thrice = system.scores(params, batch.features, space)
+    np.testing.assert_allclose(
+      thrice, once * (3 if name == "softmax" else 1), rtol=1e-9
+    )
+
+
+@given(st.integers(0, 1000))
+def test_statistics_are_those_of_the_seen_classes(seed):
+  rng = np.random.default_rng(seed)
+  seen = np.array([True, True, False, True, False])
+  activations = rng.standard_normal((5, 3))
+  with jax.enable_x64(True):
+    found = class_standardise(jnp.asarray(activations), jnp.asarray(seen))
+    np.testing.assert_allclose(found, standardised(activations, seen), rtol=1e-9)
+
+
+def test_unseen_descriptions_change_no_seen_class():
+  system, params = make("class_norm")
+  space = classes()
+  changed = ClassSpace.create(
+    space.names,
+    np.where(space.seen[:, None], space.embeddings, 5.0),
+    space.seen,
+    space.ids,
+  )
+  features = batch_of(space).features
+  before, after = (system.scores(params, features, s) for s in (space, changed))
+  np.testing.assert_array_equal(before[:, space.seen], after[:, space.seen])
+  assert np.all(before[:, ~space.seen] != after[:, ~space.seen])
+
+
+def test_new_classes_alone_have_no_statistics():
+  system, params = make("class_norm")
+  space = classes().subset(~classes().seen)
+  assert np.isnan(system.scores(params, batch_of(classes()).features, space)).all()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_unseen_and_masked_count_for_nothing(preset, float64):
+  system, params = make(preset)
+  space = classes()
+  batch = batch_of(space)
+  masked = Batch(
+    jnp.concatenate([batch.features, jnp.full((3, 9), 1e3)]),
+    jnp.pad(batch.labels, (0, 3)),
+    jnp.pad(batch.mask, (0, 3)),
+    8,
+  )
+  seen_alone = space.subset(space.seen)
+  expected = gradient_of(system, params, batch, space)
+  for found in (
+    gradient_of(system, params, masked, space),
+    gradient_of(system, params, batch, seen_alone),
+  ):
+    chex.assert_trees_all_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_learned_prototypes_are_rows_of_class_ids():
+  system, params = make("embedding")
+  space = classes()
+  _, gradient = gradient_of(system, params, batch_of(space, 40), space)
+  moved = np.flatnonzero(np.any(np.asarray(gradient["prototypes"]) != 0, axis=1))
+  np.testing.assert_array_equal(moved, np.sort(space.ids[space.seen]))
+  assert system.closed_set and not make("zero_shot")[0].closed_set
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_zero_features_and_descriptions_are_finite(name):
+  system, params = make("class_norm", loss_name=name, nonnegative=True)
+  space = classes()
+  zero = ClassSpace.create(space.names, 0 * space.embeddings, space.seen, space.ids)
+  batch = batch_of(space)
+  batch = Batch(0 * batch.features, batch.labels, batch.mask, 8)
+  chex.assert_tree_all_finite(gradient_of(system, params, batch, zero))
+
+
+def test_regions_are_averaged():
+  system, params = make()
+  regions = jnp.asarray(np.random.default_rng(0).standard_normal((3, 4, 9)))
+  np.testing.assert_allclose(
+    system.scores(params, regions, classes()),
+    system.scores(params, regions.mean(1), classes()),
+    rtol=1e-5,
+  )
+
+
+@pytest.mark.parametrize(("data", "model"), [(1, 4), (2, 2), (4, 1), (1, 2)])
+def test_sharded_classes_equal_unsharded(data, model, float64):
+  system, params = make("embedding", encoder="mlp", loss_name="arcface")
+  space = classes()
+  batch = batch_of(space)
+  expected = gradient_of(system, params, batch, space)
+  mesh = make_mesh(data, model)
+  found = gradient_of(
+    system,
+    jax.device_put(params, over_classes(params, system.class_params, mesh)),
+    jax.device_put(batch, over_batch(mesh)),
+    jax.device_put(space, replicated(mesh)),
+  )
+  chex.assert_trees_all_close(found, expected, rtol=1e-9, atol=1e-12)
+  assert found[1]["prototypes"].sharding.shard_shape((12, 5))[0] == 12 // model
+
+
+def test_no_device_ever_has_all_logits(optimizer):
+  """Of 4 devices each holds and works on a quarter of the classes."""
+  count, images = 4000, 6
+  spec = Spec((9,), 1, count)
+  system = CosineClassifier("cosface", "mlp", (6,), 5, "learned")
+  mesh = make_mesh(1, 4)
+  space = ClassSpace(np.ones((count, 1)), np.ones(count, bool), np.arange(count))
+  optimizer = optimizer(learning_rate=1e-3)
+  state = jax.eval_shape(lambda: init_state(system, optimizer, spec, 0))
+  layout = over_classes(state, system.class_params, mesh)
+  batch = Batch(
+    jax.ShapeDtypeStruct((images, 9), jnp.float32),
+    jax.ShapeDtypeStruct((images,), jnp.int32),
+    jax.ShapeDtypeStruct((images,), bool),
+    images,
+  )
+  step = jax.jit(
+    make_train_step(system, optimizer),
+    in_shardings=(layout, over_batch(mesh), replicated(mesh)),
+    out_shardings=(layout, replicated(mesh)),
+  )
+  text = step.lower(state, batch, space).compile().as_text()
+  assert f"f32[{images},{count // 4}]" in text
+  for shape in re.findall(r"f32\[([\d,]+)\]", text):
+    assert str(count) not in shape.split(","), shape
+
+
+def test_classes_must_divide_over_the_axis():
+  with pytest.raises(ZsljaxError, match="mesh.model: found 4, expected a divisor"):
+    over_classes({"prototypes": jnp.zeros((6, 2))}, ("prototypes",), make_mesh(1, 4))
+  with pytest.raises(ZsljaxError, match="config.mesh.model: found 9, expected 1 to 4"):
+    make_mesh(1, 9)
+  with pytest.raises(ZsljaxError, match="mesh.data: found 3, expected -1 or 1 to 2"):
+    make_mesh(3, 2)
+  assert make_mesh(-1, 2).shape == {"data": 2, "model": 2}
+
+
+@pytest.mark.parametrize("prototypes", ["learned", "generated"])
+@pytest.mark.parametrize("encoder", ["none", "mlp"])
+def test_step_flops_are_those_of_the_products(encoder, prototypes, product_flops):
+  system, params = make(encoder=encoder, prototypes=prototypes)
+  space = ClassSpace.create(
+    [str(i) for i in range(12)], np.random.default_rng(0).standard_normal((12, 4))
+  )
+  batch = batch_of(space)
+  gradient = jax.grad(lambda p: system.loss(p, batch, space, None)[0])
+  assert product_flops(gradient, params) == system.step_flops(SPEC, 8)
+
+
+def test_step_flops_of_convolutions():
+  """Of an 8 x 8 image: 9 x 1 x 32 at 64 places, 9 x 32 x 64 at 16, and the rest."""
+  system = CosineClassifier("normface", "conv", embedding_size=16, prototypes="learned")
+  first, second, last, cosines = 64 * 9 * 32, 16 * 9 * 32 * 64, 4 * 64 * 16, 10 * 16
+  expected = 2 * 3 * (first + second + last + cosines) - 2 * first
+  assert system.step_flops(Spec((64,), 4, 10), 1) == expected
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"loss_name": "arcfase"}, "config.system.loss_name: unknown loss 'arcfase'. Did"),
+    ({"loss_name": "cosface", "margin": 3.0}, "config.system.margin: found 3.0"),
+    ({"loss_name": "normface", "margin": 0.1}, "config.system.margin: found 0.1, exp"),
+    ({"scale": 0.0}, "config.system.scale: found 0.0, expected more than 0"),
+    ({"encoder": "cnn"}, "config.system.encoder: found 'cnn', expected one of none"),
+    ({"prototypes": "fixed"}, "config.system.prototypes: found 'fixed'"),
+    ({"embedding_size": 0}, "config.system.embedding_size: found 0"),
+  ],
+)
+def test_bad_fields_are_named(fields, message):
+  with pytest.raises(ZsljaxError, match=message):
+    build_system({"name": "cosine", "preset": "zero_shot"} | fields)
+
+
+def test_convolutions_want_square_images():
+  system = CosineClassifier("normface", "conv")
+  for shape in ((10,), (3, 9)):
+    with pytest.raises(ZsljaxError, match="found 'conv' with features of shape"):
+      system.init(jax.random.key(0), Spec(shape, 4, 12))

@@ -1,0 +1,336 @@
+"""Cosine classifiers: embeddings, a prototype for each class, one of many losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from zsljax.classes import ClassSpace
+from zsljax.errors import require
+from zsljax.losses import GeneralizedSoftmax, make_loss
+from zsljax.models.system import Array, Batch, Params, Spec, System, register
+from zsljax.numerics import l2_normalize, masked_mean
+
+ENCODERS = ("none", "mlp", "conv")
+PROTOTYPES = ("learned", "generated")
+# Settings of a loss, by the names that `zsljax.losses.make_loss` gives them.
+SETTINGS = (
+  "scale",
+  "margin",
+  "times",
+  "cosine_margin",
+  "positive_goal",
+  "negative_goal",
+  "positive_weight",
+  "negative_weight",
+  "one_sided",
+  "stop_gradient",
+)
+_CHANNELS = (32, 64)
+_KERNEL = 3
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class CosineClassifier(System):
+  r"""Embeddings compared with class prototypes, trained by a generalized softmax.
+
+  An encoder makes the embedding of an image. A class has a prototype: a learned vector
+  (closed-set embedding learning), or what a network makes of the class's description
+  (zero-shot learning: unseen classes get one too). The loss is a member of the family
+  in ``zsljax.losses.generalized_softmax``, over seen classes.
+
+  ``class_norm`` is the model of Skorokhodov & Elhoseiny, "Class Normalization for
+  (Continual?) Generalized Zero-Shot Learning" (ICLR 2021), after its released code:
+  features as they are, and a generator that standardises its activations over classes.
+  Differs: that code keeps running statistics for the test; here they are those of the
+  seen classes under the parameters at hand, which the running ones lag behind.
+
+  Attributes:
+    loss_name: a member of the family.
+    encoder: ``none`` takes the features for the embedding; ``mlp``, layers of
+      ``hidden`` widths with ReLU and a linear one; ``conv``, for features that are the
+      pixels of square grey images, two convolutions and a linear layer. Regions are
+      averaged.
+    hidden: of ``mlp``.
+    embedding_size: d, of ``mlp`` and ``conv``.
+    prototypes: ``learned`` or ``generated``.
+    generator_hidden: width of the generator's two hidden layers.
+    class_normalization: standardises the generator's second layer over the seen
+      classes, before and after its ReLU.
+    nonnegative: ends the generator with a ReLU, for features that are not negative.
+    scale: of the loss, as all that follow; None takes the member's own value.
+    margin: see the members.
+    times: of ``combined``.
+    cosine_margin: of ``combined``.
+    positive_goal: of ``so_softmax``.
+    negative_goal: of ``so_softmax``.
+    positive_weight: of ``so_softmax`` and ``cs_softmax``.
+    negative_weight: of ``so_softmax`` and ``cs_softmax``.
+    one_sided: of ``so_softmax``.
+    stop_gradient: of ``circle``.
+  """
+
+  name: ClassVar[str] = "cosine"
+  class_params: ClassVar[tuple[str, ...]] = ("prototypes",)
+  presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    "embedding": {"encoder": "conv", "prototypes": "learned"},
+    "zero_shot": {"encoder": "mlp", "prototypes": "generated"},
+    "class_norm": {
+      "encoder": "none",
+      "prototypes": "generated",
+      "class_normalization": True,
+    },
+  }
+
+  loss_name: str = "normface"
+  encoder: str = "mlp"
+  hidden: tuple[int, ...] = (512,)
+  embedding_size: int = 128
+  prototypes: str = "generated"
+  generator_hidden: int = 1024
+  class_normalization: bool = False
+  nonnegative: bool = False
+  scale: float | None = None
+  margin: float | None = None
+  times: float | None = None
+  cosine_margin: float | None = None
+  positive_goal: float | None = None
+  negative_goal: float | None = None
+  positive_weight: float | None = None
+  negative_weight: float | None = None
+  one_sided: bool | None = None
+  stop_gradient: bool | None = None
+
+  def __post_init__(self):
+    for field, choices in (("encoder", ENCODERS), ("prototypes", PROTOTYPES)):
+      value = getattr(self, field)
+      require(
+        value in choices,
+        f"config.system.{field}",
+        repr(value),
+        f"one of {', '.join(choices)}",
+      )
+    for field in ("embedding_size", "generator_hidden"):
+      value = getattr(self, field)
+      require(value >= 1, f"config.system.{field}", value, "1 or more")
+    self.family_member()  # Checks its settings.
+
+  @property
+  def closed_set(self) -> bool:
+    """Whether it knows no classes but those it was trained on."""
+    return self.prototypes == "learned"
+
+  def family_member(self) -> GeneralizedSoftmax:
+    """The loss.
+
+    Raises:
+      ZsljaxError: it does not exist or lacks a setting, or a value is out of range.
+    """
+    settings = {name: getattr(self, name) for name in SETTINGS}
+    return make_loss(self.loss_name, "config.system.", **settings)
+
+  def init(self, rng: Array, spec: Spec) -> Params:
+    keys = jax.random.split(rng)
+    features = jnp.zeros((1, *spec.feature_shape))
+    width = self._width(spec)
+    params = {}
+    if self.encoder != "none":
+      params["encoder"] = self._encoder.init(keys[0], features)["params"]
+    if self.closed_set:
+      scale = 1 / math.sqrt(width)
+      params["prototypes"] = scale * jax.random.normal(
+        keys[1], (spec.num_classes, width)
+      )
+    else:
+      generator = self._generator(width)
+      embeddings = jnp.zeros((2, spec.num_attributes))
+      params["generator"] = generator.init(keys[1], embeddings, jnp.ones(2, bool))[
+        "params"
+      ]
+    return params
+
+  def embed(self, params: Params, features: Array) -> Array:
+    """Embeddings ``[B, d]`` of features, as long as they come out."""
+    if self.encoder == "none":
+      return _pooled(features)
+    return self._encoder.apply({"params": params["encoder"]}, features)
+
+  def scores(self, params: Params, features: Array, classes: ClassSpace) -> Array:
+    embeddings = self.embed(params, features)
+    prototypes = self._prototypes(params, embeddings.shape[1], classes)
+    if self.closed_set:
+      prototypes = prototypes[classes.ids]
+    member = self.family_member()
+    return member.scale * _similarities(member, embeddings, prototypes)
+
+  def loss(
+    self, params: Params, batch: Batch, classes: ClassSpace, rng: Array
+  ) -> tuple[Array, dict[str, Array]]:
+    del rng
+    member = self.family_member()
+    embeddings = self.embed(params, batch.features)
+    prototypes = self._prototypes(params, embeddings.shape[1], classes)
+    seen = jnp.asarray(classes.seen)
+    if self.closed_set:  # A row for each class id.
+      own_row = batch.labels
+      seen = jnp.zeros(len(prototypes), bool).at[classes.ids].set(seen)
+    else:
+      own_row = classes.positions(batch.labels)
+    own = own_row[:, None] == jnp.arange(len(prototypes))[None, :]
+    similarities = _similarities(member, embeddings, prototypes)
+    loss = masked_mean(member(similarities, own, seen[None, :]), batch.mask)
+    return loss, {self.loss_name: loss}
+
+  def step_flops(self, spec: Spec, batch_size: int) -> float:
+    width = self._width(spec)
+    layers = []
+    if self.encoder == "mlp":
+      widths = (spec.feature_shape[-1], *self.hidden, width)
+      layers = [batch_size * a * b for a, b in zip(widths, widths[1:], strict=False)]
+    elif self.encoder == "conv":
+      side = math.isqrt(spec.feature_shape[-1])
+      before = 1
+      for channels in _CHANNELS:
+        layers.append(batch_size * side**2 * _KERNEL**2 * before * channels)
+        before, side = channels, -(-side // 2)
+      layers.append(batch_size * side**2 * before * width)
+    similarities = batch_size * spec.num_classes * width
+    generator = []
+    if not self.closed_set:
+      hidden = self.generator_hidden
+      widths = (spec.num_attributes, hidden, hidden, width)
+      generator = [
+        spec.num_classes * a * b for a, b in zip(widths, widths[1:], strict=False)
+      ]
+    # Forward, the gradient of each kernel, and of what enters all but the first layer
+    # of the encoder and of the generator.
+    total = 3 * (sum(layers) + sum(generator) + similarities)
+    total -= sum(parts[0] for parts in (layers, generator) if parts)
+    return 2.0 * (total if layers else total - similarities)
+
+  def _width(self, spec: Spec) -> int:
+    if self.encoder == "none":
+      return spec.feature_shape[-1]
+    if self.encoder == "conv":
+      pixels = spec.feature_shape[-1]
+      require(
+        len(spec.feature_shape) == 1 and math.isqrt(pixels) ** 2 == pixels,
+        "config.system.encoder",
+        f"'conv' with features of shape {spec.feature_shape}",
+        "mlp, or features that are the pixels of square images",
+      )
+    return self.embedding_size
+
+  @property
+  def _encoder(self) -> nn.Module:
+    if self.encoder == "conv":
+      return _ConvolutionalEncoder(self.embedding_size)
+    return _Encoder(self.hidden, self.embedding_size)
+
+  def _generator(self, width: int) -> nn.Module:
+    return _Generator(
+      self.generator_hidden, width, self.class_normalization, self.nonnegative
+    )
+
+  def _prototypes(self, params: Params, width: int, classes: ClassSpace) -> Array:
+    """``[C, d]``; a row for each class id where they are learned."""
+    if self.closed_set:
+      return params["prototypes"]
+    # Rows of length sqrt(A), so that their numbers are of the order of one.
+    embeddings = classes.unit_embeddings()
+    embeddings *= math.sqrt(embeddings.shape[1])
+    return self._generator(width).apply(
+      {"params": params["generator"]}, embeddings, jnp.asarray(classes.seen)
+    )
+
+
+def _similarities(
+  member: GeneralizedSoftmax, embeddings: Array, prototypes: Array
+) -> Array:
+  """``[B, C]``."""
+  if member.cosine:
+    embeddings, prototypes = l2_normalize(embeddings), l2_normalize(prototypes)
+  return embeddings @ prototypes.T
+
+
+def _pooled(features: Array) -> Array:
+  """[B, D] features; the mean over regions of [B, R, D]."""
+  return features.mean(1) if features.ndim == 3 else features
+
+
+class _Encoder(nn.Module):
+  """Features [B, D] or [B, R, D] to embeddings [B, d]."""
+
+  hidden: tuple[int, ...]
+  size: int
+
+  @nn.compact
+  def __call__(self, features: Array) -> Array:
+    features = _pooled(features)
+    for i, width in enumerate(self.hidden):
+      features = nn.relu(nn.Dense(width, name=f"hidden_{i}")(features))
+    return nn.Dense(self.size, name="embedding")(features)
+
+
+class _ConvolutionalEncoder(nn.Module):
+  """Pixels [B, side * side] to embeddings [B, d]."""
+
+  size: int
+
+  @nn.compact
+  def __call__(self, pixels: Array) -> Array:
+    side = math.isqrt(pixels.shape[-1])
+    images = pixels.reshape(-1, side, side, 1)
+    for i, channels in enumerate(_CHANNELS):
+      images = nn.Conv(channels, (_KERNEL, _KERNEL), name=f"conv_{i}")(images)
+      images = nn.max_pool(nn.relu(images), (2, 2), (2, 2), "SAME")
+    return nn.Dense(self.size, name="embedding")(images.reshape(len(images), -1))
+
+
+class _Generator(nn.Module):
+  """Class descriptions [C, A] to prototypes [C, d]."""
+
+  hidden: int
+  size: int
+  class_normalization: bool
+  nonnegative: bool
+
+  @nn.compact
+  def __call__(self, embeddings: Array, seen: Array) -> Array:
+    # PyTorch's initial values of a linear layer; the last one keeps the prototypes'
+    # variance at 1 / d for inputs of variance 1.
+    usual = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+    last = nn.initializers.variance_scaling(1 / self.size, "fan_in", "uniform")
+
+    def standardised(x: Array) -> Array:
+      return class_standardise(x, seen) if self.class_normalization else x
+
+    x = nn.relu(nn.Dense(self.hidden, kernel_init=usual, name="hidden_0")(embeddings))
+    x = nn.Dense(self.hidden, kernel_init=usual, name="hidden_1")(x)
+    x = standardised(nn.relu(standardised(x)))
+    prototypes = nn.Dense(self.size, kernel_init=last, name="prototypes")(x)
+    return nn.relu(prototypes) if self.nonnegative else prototypes
+
+
+def class_standardise(activations: Array, seen: Array) -> Array:
+  """Class standardisation: minus the mean, over the variance (not its root).
+
+  Args:
+    activations: ``[C, H]``.
+    seen: ``[C]`` bool, the classes whose mean and variance are taken. Where none is
+      seen the result is NaN: new classes alone have no statistics.
+
+  References:
+    Skorokhodov & Elhoseiny (ICLR 2021), as in the released code, with its 1e-5.
+  """
+  where = seen[:, None]
+  mean = jnp.mean(activations, 0, where=where, keepdims=True)
+  variance = jnp.var(activations, 0, where=where, keepdims=True)
+  return (activations - mean) / (variance + 1e-5)
