@@ -9,6 +9,11 @@
 Images with several labels are evaluated by a protocol of their own:
 
   python eval.py --workdir=W --protocol=lesa    # or biam_openimages, sdl, ml_decoder
+
+Embeddings are evaluated by classification among seen classes, verification of pairs and
+retrieval; it is all that a system without unseen classes has:
+
+  python eval.py --workdir=W --protocol=embeddings
 """
 
 import dataclasses
@@ -26,7 +31,8 @@ from zsljax.errors import ZsljaxError, did_you_mean, require, shown_to_user
 from zsljax.experiment import Experiment
 import zsljax.flags
 from zsljax.flags import parse_flags, workdir
-from zsljax.models import build_system
+from zsljax.models import System, build_system
+from zsljax.reporting.files import write_text
 from zsljax.reporting.rows import Row, add_rows, make_row, read_rows, terminal_table
 
 SPLIT = flags.DEFINE_enum(
@@ -52,8 +58,9 @@ GAMMA_FROM = flags.DEFINE_string(
 PROTOCOL = flags.DEFINE_string(
   "protocol",
   None,
-  "How to count: xian (the default) with one label an image; lesa (the default), "
-  "biam_openimages, sdl or ml_decoder with several.",
+  "How to count: with one label an image xian (the default) or, for systems that have "
+  "them, embeddings; with several lesa (the default), biam_openimages, sdl or "
+  "ml_decoder.",
 )
 TOP_K = flags.DEFINE_list(
   "top_k",
@@ -66,7 +73,7 @@ flags.adopt_module_key_flags(zsljax.flags)
 
 # What a run that chooses gamma must share with the one that takes it.
 _DECISIVE = ("system", "optimizer", "epochs", "batch_size")
-SINGLE_LABEL = "xian"
+SINGLE_LABEL, EMBEDDINGS = "xian", "embeddings"
 
 
 def evaluate(
@@ -95,7 +102,7 @@ def evaluate(
   config = manifest["config"]
   if data_dir:
     config["data"]["dir"] = data_dir
-  config["mesh"]["data"] = -1  # The devices here, not those of training.
+  config["mesh"] = {"data": -1, "model": 1}  # The devices here, not those of training.
   run = Experiment.build(config)
   require(
     run.dataset.fingerprint == manifest["dataset"]["fingerprint"],
@@ -111,24 +118,61 @@ def evaluate(
     "train: this run was trained on the validation images",
   )
   multi_label = run.system.multi_label
-  known = list(evaluation.MULTI_LABEL_PROTOCOLS) if multi_label else [SINGLE_LABEL]
+  known = _protocols(run.system)
   protocol = protocol or known[0]
   if protocol not in known:
     raise ZsljaxError(
-      f"--protocol: {run.dataset.metadata['name']} cannot be evaluated by "
-      f"{protocol!r}. {did_you_mean(protocol, known)}"
+      f"--protocol: {run.system.name} on {run.dataset.metadata['name']} cannot be "
+      f"evaluated by {protocol!r}. {did_you_mean(protocol, known)}"
     )
-  if multi_label:
+  if protocol != SINGLE_LABEL:
     for flag, value in (("gamma", gamma), ("gamma_from", gamma_from)):
       require(
-        value is None, f"--{flag}", value, "no calibration with several labels an image"
+        value is None, f"--{flag}", value, f"no calibration with --protocol={protocol}"
       )
+  require(
+    multi_label or top_k is None,
+    "--top_k",
+    top_k,
+    "a run on images with several labels",
+  )
+  if multi_label:
     rows = _multi_label_rows(workdir, run, split, protocol, top_k)
+  elif protocol == EMBEDDINGS:
+    rows = _embedding_rows(workdir, run, split)
   else:
-    require(top_k is None, "--top_k", top_k, "a run on images with several labels")
     rows = _single_label_rows(workdir, run, split, gamma, gamma_from)
   add_rows(workdir, rows)
   return rows
+
+
+def _protocols(system: System) -> list[str]:
+  """Those that fit a system, the usual one first."""
+  if system.multi_label:
+    return list(evaluation.MULTI_LABEL_PROTOCOLS)
+  if getattr(system, "closed_set", False):
+    return [EMBEDDINGS]
+  return [SINGLE_LABEL, *([EMBEDDINGS] if hasattr(system, "embed") else [])]
+
+
+def _embedding_rows(workdir: pathlib.Path, run: Experiment, split: str) -> list[Row]:
+  scored = _restored(workdir, run, split)
+  with jax.default_matmul_precision(run.config["matmul_precision"]):
+    images = evaluation.embed_all(**scored.inputs)
+  metrics, roc = evaluation.embedding_metrics(images, scored.seen, run.mesh)
+  protocol = _protocol(EMBEDDINGS, split)
+  columns = zip(roc.thresholds, roc.far, roc.tar, strict=True)
+  lines = [",".join(f"{value:.7g}" for value in values) for values in columns]
+  write_text(workdir / f"roc_{split}.csv", "\n".join(["threshold,far,tar", *lines, ""]))
+  row = scored.row(
+    protocol=protocol,
+    selection="last",
+    calibration="none",
+    metrics=metrics,
+    gamma=0.0,
+    gamma_from="no calibration",
+  )
+  return [row]
 
 
 def _single_label_rows(
@@ -355,12 +399,13 @@ def main(argv: list[str]) -> None:
   row = rows[0]
   trained_on = row["provenance"]["config"]["data"]["train_split"]
   several = "conditions" in row
+  per_class = row["protocol"].startswith(SINGLE_LABEL)
   print(
     f"{row['system']} ({_described(row['provenance'])}), seed {row['seed']}, step "
     f"{row['step']}, trained on {trained_on}\n"
     f"{row['dataset']}: {row['features']} features, classes by "
     f"{row['class_embedding']}, split {row['split_version']}; "
-    f"{'' if several else 'mean per-class accuracy '}in percent on {SPLIT.value} "
+    f"{'mean per-class accuracy ' if per_class else ''}in percent on {SPLIT.value} "
     f"images\n\n{terminal_table(rows)}\n"
   )
   if several:

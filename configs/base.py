@@ -49,8 +49,9 @@ def get_config() -> ConfigDict:
   config.optimizer.name = "adam"
   # adam and rmsprop.
   config.optimizer.learning_rate = 1e-3
-  # adam and rmsprop: `constant`, or `one_cycle`, which rises to learning_rate for a
-  # tenth of the steps and then falls to nearly nothing.
+  # adam and rmsprop: `constant`; `step`, a tenth of it from half of the steps on; or
+  # `one_cycle`, which rises to learning_rate for a tenth of the steps and then falls
+  # to nearly nothing.
   config.optimizer.schedule = "constant"
   # adam and rmsprop: L2 as a part of the gradient; adam leaves biases out.
   config.optimizer.weight_decay = 0.0

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from configs import attended_autoencoder, msdn, sdl, semantic_softmax
+from configs import attended_autoencoder, cosine, msdn, sdl, semantic_softmax
 from zsljax.checkpoints import Checkpoints
 from zsljax.data import make_feature_set, make_multilabel_set, open_dataset, prepare
 from zsljax.errors import ZsljaxError
 from zsljax.evaluation import MULTI_LABEL_PROTOCOLS
+from zsljax.losses import FAMILY
+from zsljax.models import build_system
 from zsljax.reporting.rows import read_rows
 
 train = importlib.import_module("train")
@@ -204,8 +206,8 @@ def test_multi_label_evaluation_says_what_is_wrong(tmp_path):
   train.train(config, tmp_path / "w")
   for options, message in (
     ({"protocol": "lessa"}, "cannot be evaluated by 'lessa'. Did you mean 'lesa'"),
-    ({"protocol": "xian"}, "--protocol: corel5k cannot be evaluated by 'xian'"),
-    ({"gamma": 0.5}, "--gamma: found 0.5, expected no calibration with several"),
+    ({"protocol": "xian"}, "--protocol: sdl on corel5k cannot be evaluated by 'xian'"),
+    ({"gamma": 0.5}, "--gamma: found 0.5, expected no calibration with --protocol=le"),
     ({"top_k": (0,)}, r"--top_k: found \[0\], expected numbers of 1 or more"),
   ):
     with pytest.raises(ZsljaxError, match=message):
@@ -220,6 +222,62 @@ def test_single_label_evaluation_has_one_protocol(tmp_path):
     evaluate(tmp_path / "w", protocol="lesa")
   with pytest.raises(ZsljaxError, match="--top_k"):
     evaluate(tmp_path / "w", top_k=(3,))
+
+
+@pytest.mark.parametrize("dataset", cosine.DATASETS)
+def test_cosine_config_trains_and_evaluates(dataset, tmp_path):
+  config = small(cosine, dataset, tmp_path / "data")
+  config["batch_size"] = 500 if dataset == "digits" else 24
+  assert int(train.train(config, tmp_path / "w").step) == 4
+  (row,) = evaluate(tmp_path / "w")
+  closed = dataset == "digits"
+  assert row["protocol"] == ("embeddings" if closed else "xian")
+  (embedded,) = evaluate(tmp_path / "w", protocol="embeddings")
+  assert embedded["metrics"].keys() >= {
+    "accuracy",
+    "recall@1",
+    "map",
+    "tar@0.01",
+    "eer",
+  }
+  assert all(-100 <= value <= 100 for value in embedded["metrics"].values())
+  roc = np.loadtxt(tmp_path / "w" / "roc_test.csv", delimiter=",", skiprows=1)
+  assert roc[0, 1] == roc[0, 2] == 0 and roc[-1, 1] == roc[-1, 2] == 1
+  if closed:
+    with pytest.raises(ZsljaxError, match="cosine on digits cannot be evaluated by 'x"):
+      evaluate(tmp_path / "w", protocol="xian")
+    with pytest.raises(ZsljaxError, match="no calibration with --protocol=embeddings"):
+      evaluate(tmp_path / "w", gamma=0.5)
+
+
+def test_every_member_of_the_family_has_a_config():
+  for name in FAMILY:
+    config = cosine.get_config(f"digits,{name}")
+    assert config.system.loss_name == name
+    assert build_system(config.system.to_dict()).closed_set
+  with pytest.raises(ZsljaxError, match="unknown loss 'arcfase'. Did you mean 'arcfac"):
+    cosine.get_config("digits,arcfase")
+  with pytest.raises(ZsljaxError, match="Did you mean 'awa1'"):
+    cosine.get_config("awa11,arcface")
+
+
+def test_classes_split_over_devices_train_alike_and_resume(tmp_path):
+  config = small(cosine, "cub", tmp_path / "data")
+  config["system"] |= {"preset": "embedding", "encoder": "mlp"}
+  config["batch_size"] = 24
+  config["checkpoint"]["every_epochs"] = 1
+  one = train.train(config, tmp_path / "one")
+  config["mesh"] |= {"data": 2, "model": 2}
+  split = train.train(config, tmp_path / "split")
+  chex.assert_trees_all_close(one.params, split.params, atol=1e-5)
+  prototypes = split.params["prototypes"]
+  assert prototypes.sharding.shard_shape(prototypes.shape)[0] == len(prototypes) // 2
+  shutil.copytree(tmp_path / "split", tmp_path / "cut")
+  shutil.rmtree(tmp_path / "cut" / "checkpoints" / "4")
+  cut = train.train(config, tmp_path / "cut")
+  chex.assert_trees_all_equal(cut.params, split.params)
+  (row,) = evaluate(tmp_path / "split")
+  assert row["metrics"].keys() >= {"accuracy", "eer"}
 
 
 @pytest.mark.parametrize("preset", ["paper", "official_code"])

@@ -328,6 +328,21 @@ def test_long_gradients_are_clipped(optimizer):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+def test_step_schedule_is_a_tenth_from_half_of_the_steps_on(optimizer):
+  optimizer = optimizer(name="rmsprop", schedule="step", total_steps=4)
+  params = jnp.ones(2)
+  state, lengths = optimizer.init(params), []
+  plain = training.make_optimizer(
+    base.get_config().optimizer.to_dict() | {"name": "rmsprop"}, 8, 4
+  )
+  plain_state = plain.init(params)
+  for _ in range(4):
+    updates, state = optimizer.update(params, state, params)
+    expected, plain_state = plain.update(params, plain_state, params)
+    lengths.append(updates / expected)
+  np.testing.assert_allclose(np.array(lengths)[:, 0], [1, 1, 0.1, 0.1], rtol=1e-5)
+
+
 @pytest.mark.parametrize("total_steps", [1, 2, 5])
 def test_one_cycle_of_few_steps_is_finite(total_steps, optimizer):
   optimizer = optimizer(schedule="one_cycle", total_steps=total_steps)

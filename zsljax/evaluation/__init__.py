@@ -2,6 +2,15 @@
 
 from zsljax.evaluation.calibration import Curve, seen_unseen_curve
 from zsljax.evaluation.decisions import Decisions, decide, decide_all
+from zsljax.evaluation.embeddings import (
+  cosine_statistics,
+  embed_all,
+  embedding_metrics,
+  pair_similarities,
+  pair_verification,
+  retrieval,
+  verification,
+)
 from zsljax.evaluation.metrics import harmonic_mean, per_class_accuracy
 from zsljax.evaluation.multilabel import (
   MULTI_LABEL_PROTOCOLS,
@@ -21,14 +30,21 @@ __all__ = [
   "Decisions",
   "MultiLabelProtocol",
   "average_precisions",
+  "cosine_statistics",
   "decide",
   "decide_all",
+  "embed_all",
+  "embedding_metrics",
   "generalized_predictions",
   "harmonic_mean",
   "multi_label_metrics",
+  "pair_similarities",
+  "pair_verification",
   "per_class_accuracy",
   "precision_and_recall",
+  "retrieval",
   "score_all",
   "seen_unseen_curve",
   "single_label_metrics",
+  "verification",
 ]

@@ -20,14 +20,18 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from zsljax.classes import ClassSpace
 from zsljax.errors import require
+from zsljax.evaluation.decisions import decide, over_batches
+from zsljax.evaluation.metrics import per_class_accuracy
+from zsljax.models import System
 from zsljax.sharding import make_mesh, over_batch, replicated
 
 Array = jax.Array | np.ndarray
@@ -121,6 +125,78 @@ class CosineStatistics:
   intra_class_mean: float
   inter_mean: float
   inter_std: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedded:
+  """Images with the embeddings that a system gives them.
+
+  Attributes:
+    embeddings: ``[N, d]``.
+    label: position of the true class in the class space, ``[N]``.
+    seen_class: position of the best seen class, ``[N]``.
+  """
+
+  embeddings: np.ndarray
+  label: np.ndarray
+  seen_class: np.ndarray
+
+
+def embed_all(
+  system: System,
+  params,
+  classes: ClassSpace,
+  batches: Iterable[dict[str, np.ndarray]],
+  mesh: jax.sharding.Mesh,
+) -> Embedded:
+  """Embeddings and best seen classes of all examples of ``batches``, on the host.
+
+  ``system`` has ``embed``.
+  """
+
+  def embedded(params, batch, classes):
+    scores = system.scores(params, batch.features, classes)
+    decisions = decide(scores, batch.labels, classes)
+    embeddings = system.embed(params, batch.features)
+    return embeddings, decisions.label, decisions.seen_class
+
+  parts = over_batches(embedded, params, classes, batches, mesh)
+  columns = zip(*(part for _, part in parts), strict=True)
+  return Embedded(*(np.concatenate(column) for column in columns))
+
+
+def embedding_metrics(
+  images: Embedded, seen: np.ndarray, mesh: jax.sharding.Mesh
+) -> tuple[dict[str, float], Roc]:
+  """Classification, retrieval, verification and cosines of one set of images.
+
+  Args:
+    images: of seen and unseen classes.
+    seen: ``[C]`` bool, of the class space.
+    mesh: the devices.
+
+  Returns:
+    In percent: ``accuracy`` of images of seen classes among the seen classes, the mean
+    over classes; ``recall@K`` and ``map`` with each image as a query among all others;
+    ``tar@f`` at false accept rate f and ``eer`` over all pairs; ``intra`` and
+    ``inter``, the mean cosine, times 100, of pairs of one class and of two. And the
+    verification curve.
+  """
+  of_seen = seen[images.label]
+  accuracy = per_class_accuracy(images.seen_class[of_seen], images.label[of_seen])
+  found = retrieval(images.embeddings, images.label, mesh=mesh)
+  verified = verification(images.embeddings, images.label, mesh=mesh)
+  cosines = cosine_statistics(images.embeddings, images.label)
+  shares = {
+    "accuracy": accuracy,
+    **{f"recall@{k}": share for k, share in found.recall.items()},
+    "map": found.mean_average_precision,
+    **{f"tar@{f:g}": share for f, share in verified.tar.items()},
+    "eer": verified.eer,
+    "intra": cosines.intra_mean,
+    "inter": cosines.inter_mean,
+  }
+  return {name: 100 * float(share) for name, share in shares.items()}, verified.roc
 
 
 def verification(

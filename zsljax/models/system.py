@@ -74,6 +74,9 @@ class System(Protocol):
   preset's value. ``multi_label`` systems train on sets with any number of labels to
   an image, the others on sets with one. ``class_params`` names the parameters that
   have a row for each class id; these may lie split over devices.
+
+  A system that has embeddings gives them by ``embed(params, features)``, ``[B, d]``;
+  one that knows no classes but those it was trained on says so by ``closed_set``.
   """
 
   name: ClassVar[str]

@@ -13,7 +13,7 @@ from zsljax.reporting.files import locked, read_lines, write_text
 SCHEMA = 1
 SELECTIONS = ("last", "val_selected", "test_oracle")
 CALIBRATIONS = ("none", "additive", "multiplicative")
-# Rows that agree in these, and in gamma, say the same thing; the later one counts.
+# Rows that agree in these, in gamma and in K say the same thing; the later one counts.
 _IDENTITY = (
   "system",
   "dataset",
@@ -106,7 +106,8 @@ def add_rows(workdir: pathlib.Path, rows: Sequence[Row]) -> pathlib.Path:
 
 
 def _meaning(row: Row) -> tuple:
-  return *(row[k] for k in _IDENTITY), row["provenance"]["gamma"]
+  top_k = tuple(row.get("conditions", {}).get("top_k", ()))
+  return *(row[k] for k in _IDENTITY), row["provenance"]["gamma"], top_k
 
 
 def terminal_table(rows: Sequence[Row]) -> str:

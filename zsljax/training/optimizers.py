@@ -8,7 +8,7 @@ import optax
 
 from zsljax.errors import ZsljaxError, did_you_mean, require
 
-SCHEDULES = ("constant", "one_cycle")
+SCHEDULES = ("constant", "one_cycle", "step")
 # Of the steps of one_cycle, the share in which the rate rises.
 _RISE = 0.1
 
@@ -61,6 +61,8 @@ def _rate(config: Mapping[str, Any], total_steps: int) -> optax.ScalarOrSchedule
   peak = config["learning_rate"]
   if config["schedule"] == "constant":
     return peak
+  if config["schedule"] == "step":
+    return optax.piecewise_constant_schedule(peak, {total_steps // 2: 0.1})
   # PyTorch's defaults for the ends.
   return _cycle(peak / 25, peak, peak / 25e4, total_steps)
 

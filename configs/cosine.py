@@ -1,0 +1,111 @@
+"""Cosine classifiers trained by a member of the generalized softmax family.
+
+  python train.py --config=configs/cosine.py:digits,so_softmax --workdir=W
+  python eval.py --workdir=W
+
+The argument names the dataset and the loss (normface when there is none): softmax,
+normface, cosface, arcface, sphereface, combined, circle, so_softmax, cs_softmax. The
+last two are reconstructions.
+
+On digits a small convolutional network learns embeddings with a prototype for each
+seen class; eval.py classifies, verifies and retrieves. Elsewhere prototypes are made of
+the class descriptions, as in class normalization (Skorokhodov & Elhoseiny 2021), with
+the settings of its released code: eval.py gives T1, U, S and H.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from configs import base
+from zsljax.errors import ZsljaxError, did_you_mean
+from zsljax.losses import FAMILY
+
+_EMBEDDING = {
+  "preset": "embedding",
+  "epochs": 50,
+  "learning_rate": 1e-3,
+  "batch_size": 128,
+}
+_CLASS_NORM = {
+  "preset": "class_norm",
+  "epochs": 50,
+  "learning_rate": 5e-4,
+  "weight_decay": 1e-4,
+  "schedule": "step",
+  "batch_size": 256,
+  # The released code ends in a ReLU, as its features are not negative.
+  "nonnegative": True,
+}
+DATASETS = {
+  "digits": _EMBEDDING,
+  "scene15": _CLASS_NORM,
+  # Its features come out of a PCA, so they have signs.
+  "awa1": _CLASS_NORM | {"nonnegative": False},
+  "awa2": _CLASS_NORM,
+  "cub": _CLASS_NORM,
+  "sun": _CLASS_NORM,
+  "apy": _CLASS_NORM,
+  "flo": _CLASS_NORM,
+}
+
+
+def get_config(argument: str = "digits") -> ConfigDict:
+  """The config for a dataset and a loss, as in ``awa1,cosface``."""
+  dataset, _, loss = argument.partition(",")
+  loss = loss or "normface"
+  chosen = base.choose(dataset, DATASETS, "configs/cosine.py")
+  if loss not in FAMILY:
+    raise ZsljaxError(
+      f"--config=configs/cosine.py:{argument}: unknown loss {loss!r}. "
+      f"{did_you_mean(loss, FAMILY)}"
+    )
+  config = base.get_config()
+  config.data.name = dataset
+  config.batch_size = chosen["batch_size"]
+  config.epochs = chosen["epochs"]
+  config.optimizer.name = "adam"
+  config.optimizer.learning_rate = chosen["learning_rate"]
+  config.optimizer.schedule = chosen.get("schedule", "constant")
+  config.optimizer.weight_decay = chosen.get("weight_decay", 0.0)
+
+  config.system = ConfigDict()
+  config.system.name = "cosine"
+  # `embedding`, `zero_shot` or `class_norm`; decides the fields below that are None.
+  config.system.preset = chosen["preset"]
+  # A member of the family.
+  config.system.loss_name = loss
+  # What makes the embedding of an image: `none` (class_norm), `mlp` (zero_shot) or
+  # `conv` (embedding; for the pixels of square images).
+  config.system.encoder = placeholder(str)
+  # Widths of the hidden layers of `mlp`.
+  config.system.hidden = (512,)
+  # Of `mlp` and `conv`.
+  config.system.embedding_size = 128
+  # `learned` (embedding), or `generated` from class descriptions.
+  config.system.prototypes = placeholder(str)
+  # Width of the generator's two hidden layers.
+  config.system.generator_hidden = 1024
+  # Standardises the generator over classes: true in class_norm.
+  config.system.class_normalization = placeholder(bool)
+  # Ends the generator in a ReLU.
+  config.system.nonnegative = chosen.get("nonnegative", False)
+  # Of the loss; None takes its own value. class_norm's code has scale 25.
+  config.system.scale = placeholder(float)
+  # Of all but softmax and normface; sphereface's is the factor of the angle.
+  config.system.margin = placeholder(float)
+  # combined only: factor of the angle, and what is taken from the cosine.
+  config.system.times = placeholder(float)
+  config.system.cosine_margin = placeholder(float)
+  # so_softmax: where the similarities are drawn to.
+  config.system.positive_goal = placeholder(float)
+  config.system.negative_goal = placeholder(float)
+  # so_softmax and cs_softmax: factors of the similarities' transforms.
+  config.system.positive_weight = placeholder(float)
+  config.system.negative_weight = placeholder(float)
+  # so_softmax: whether nothing is gained beyond the goals.
+  config.system.one_sided = placeholder(bool)
+  # circle: whether its weights are constants to the gradient.
+  config.system.stop_gradient = placeholder(bool)
+  if chosen["preset"] == "class_norm" and loss == "normface":
+    config.system.scale = 25.0
+  return config
