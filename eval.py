@@ -369,7 +369,7 @@ def _described(provenance: dict) -> str:
 def _densities(row: Row) -> str:
   """How the labels of a multi-label row compare with those of published tables."""
   published = evaluation.PUBLISHED_DENSITY.get(row["dataset"])
-  density = "density: labels to an image, K * P / R at every K"
+  density = "density: labels to an image, K * P / R at every K; -: fewer than K labels"
   if published is None:
     return density
   here = {setting: row["conditions"][setting]["density"] for setting in published}

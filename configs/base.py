@@ -100,6 +100,7 @@ def choose(argument: str, choices: dict, file: str):
   if argument not in choices:
     raise ZsljaxError(
       f"--config={file}:{argument}: unknown argument {argument!r}. "
-      f"{did_you_mean(argument, choices)}"
+      f"{did_you_mean(argument, choices)} For data of your own take one of these and "
+      "name the set with --config.data.name=NAME."
     )
   return choices[argument]

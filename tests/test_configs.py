@@ -20,7 +20,8 @@ from zsljax.models import build_system
 from zsljax.reporting.rows import read_rows
 
 train = importlib.import_module("train")
-evaluate = importlib.import_module("eval").evaluate
+eval_script = importlib.import_module("eval")
+evaluate = eval_script.evaluate
 
 
 def stand_in(name, dest, storage="source", shape=(12,)):
@@ -147,6 +148,24 @@ def test_multi_label_config_trains_and_evaluates(dataset, tmp_path):
   assert {n for n in row["metrics"] if "@" in n} == {
     f"{setting}_{name}@1" for setting in ("zsl", "gzsl") for name in ("p", "r", "f1")
   }
+
+
+def test_density_is_compared_with_that_of_published_tables(monkeypatch):
+  counted = {"zsl": {"density": 1.8757}, "gzsl": {"density": 6.8}}
+  row = {"dataset": "nus_wide", "conditions": counted}
+  assert "zsl 1.876, gzsl 6.800: the same here" in eval_script._densities(row)
+  counted["gzsl"]["density"] = 5.97
+  assert "do not compare" in eval_script._densities(row)
+  assert "published" not in eval_script._densities(row | {"dataset": "corel5k"})
+
+
+def test_rows_of_other_k_stay_beside_each_other(tmp_path):
+  config = small(sdl, "corel5k", tmp_path / "data")
+  train.train(config, tmp_path / "w")
+  for top_k in ((1,), (3,), (1,)):
+    evaluate(tmp_path / "w", top_k=top_k)
+  found = [row["conditions"]["top_k"] for row in read_rows(tmp_path / "w")]
+  assert found == [[3], [1]]
 
 
 def test_multi_label_run_on_validation_labels(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from zsljax import benchmark, benchmark_loss
 from zsljax.data import prepare
 from zsljax.data.digits import read_digits
+from zsljax.data.multidigit import read_multidigit
 from zsljax.errors import ZsljaxError
 from zsljax.losses import pairwise_ranking
 
@@ -109,6 +110,14 @@ def test_benchmark_of_region_systems(system):
   figures = benchmark.run(system, "cub7", batch_size=2)
   assert figures["feature_shape"] == [49, 2048]
   assert figures["fraction_of_matmul_rate"] > 0
+
+
+def test_benchmark_of_a_stored_multi_label_set(tmp_path):
+  prepare(read_multidigit(), tmp_path)
+  figures = benchmark.run("sdl", "nus", 500, tmp_path, "multidigit")
+  assert figures["num_classes"] == 10 and figures["input"]["rows"] == 500 * 4 * 10
+  with pytest.raises(ZsljaxError, match="several labels each, expected one label"):
+    benchmark.run("semantic_softmax", "cub", 500, tmp_path, "multidigit")
 
 
 def test_benchmark_of_a_multi_label_system():

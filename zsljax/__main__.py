@@ -321,7 +321,8 @@ def _add_word_vectors(
     default="refuse",
     choices=["refuse", "drop", "known_words", "zeros"],
     help="labels with a word that has no vector: an error that lists them; left out; "
-    "their known words alone; a vector of zeros (default: %(default)s)",
+    "their known words alone, or left out without one; a vector of zeros (default: "
+    "%(default)s)",
   )
 
 

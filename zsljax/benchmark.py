@@ -110,11 +110,17 @@ def matrix_product() -> tuple[Callable[[], Any], float]:
   return lambda: product(a, a), 2.0 * _MATMUL_SIZE**3
 
 
-def random_labels(batch_size: int, num_seen: int) -> np.ndarray:
-  """Several labels for each image, 1 and a Poisson number, padded with -1."""
+def random_labels(
+  batch_size: int, num_seen: int, width: int | None = None
+) -> np.ndarray:
+  """Several labels for each image, 1 and a Poisson number, padded with -1.
+
+  They are padded to ``width``, or to the most of them.
+  """
   rng = np.random.default_rng(0)
-  counts = 1 + rng.poisson(_LABELS - 1, batch_size)
-  labels = np.full((batch_size, counts.max()), -1)
+  most = min(num_seen, width or num_seen)
+  counts = np.minimum(1 + rng.poisson(_LABELS - 1, batch_size), most)
+  labels = np.full((batch_size, width or counts.max()), -1)
   for row, count in zip(labels, counts, strict=True):
     row[:count] = rng.choice(num_seen, count, replace=False)
   return labels
@@ -126,6 +132,7 @@ def make_step(
   batch_size: int,
   dtype: Any = jnp.float32,
   num_seen: int | None = None,
+  label_widths: Mapping[str, int] | None = None,
 ) -> tuple[Callable, float]:
   """A training step on random features, with Adam.
 
@@ -135,6 +142,7 @@ def make_step(
     batch_size: images in a step.
     dtype: of the features.
     num_seen: of the classes; three quarters when None.
+    label_widths: of a stored multi-label set's columns.
 
   Returns:
     A function that takes one step (on a batch, or on the random one) and returns its
@@ -148,15 +156,19 @@ def make_step(
     seen=np.arange(spec.num_classes) < num_seen,
   )
   classes = jax.device_put(classes)
+  widths, absent = label_widths or {}, None
   if system.multi_label:
-    labels = random_labels(batch_size, num_seen)
+    labels = random_labels(batch_size, num_seen, widths.get("labels"))
   else:
     labels = rng.integers(num_seen, size=batch_size)
+  if "absent" in widths:
+    absent = jnp.asarray(random_labels(batch_size, num_seen, widths["absent"]))
   batch = Batch(
     features=jnp.asarray(rng.standard_normal((batch_size, *spec.feature_shape)), dtype),
     labels=jnp.asarray(labels),
     mask=jnp.ones(batch_size, bool),
     num_examples=_NUM_EXAMPLES,
+    absent=absent,
   )
   optimizer = optax.with_extra_args_support(optax.adam(1e-4))
   state = init_state(system, optimizer, spec, 0)
@@ -220,13 +232,21 @@ def run(
       f"--preset: unknown shapes {preset!r}. {did_you_mean(preset, PRESETS)}"
     )
   system = _released(system_name)
-  stored, spec = _stored(data_dir, dataset, features) if data_dir else (None, None)
+  stored, spec = None, None
+  if data_dir:
+    stored, spec = _stored(system, data_dir, dataset, features)
   shapes = PRESETS[preset]
   batch_size = batch_size or shapes.batch_size
   spec = spec or shapes.spec()
   dtype = jax.dtypes.canonicalize_dtype(stored.storage_dtype if stored else jnp.float32)
-  num_seen = None if stored else shapes.num_seen
-  one_step, compile_time = make_step(system, spec, batch_size, dtype, num_seen)
+  one_step, compile_time = make_step(
+    system,
+    spec,
+    batch_size,
+    dtype,
+    None if stored else shapes.num_seen,
+    stored.metadata["label_widths"] if stored else None,
+  )
   product, product_flops = matrix_product()
   timings = time_calls({"step": one_step, "matmul": product})
   timing, ceiling = timings["step"], product_flops / timings["matmul"].median
@@ -260,12 +280,13 @@ def _released(name: str) -> System:
   return system
 
 
-def _stored(data_dir: pathlib.Path, name: str, features: str | None):
+def _stored(system: System, data_dir: pathlib.Path, name: str, features: str | None):
   try:
     from zsljax.data.store import find
-    from zsljax.experiment import spec_of
+    from zsljax.experiment import check_labels, spec_of
 
     stored = find(data_dir, name, features)
+    check_labels(system, stored)
     return stored, spec_of(stored)
   except ImportError as error:
     raise ZsljaxError(

@@ -17,6 +17,7 @@ from zsljax.benchmark import PRESETS, random_labels, time_calls
 from zsljax.classes import ClassSpace
 from zsljax.errors import ZsljaxError, did_you_mean
 from zsljax.models import SDL, Batch, label_scores
+from zsljax.models.sdl import marked
 from zsljax.reporting.files import write_json
 
 Array = jax.Array
@@ -35,23 +36,18 @@ _NAMES = {
 def padded_ranking(scores: Array, positives: Array) -> Array:
   """Each positive slot [B, M] against all labels, ``[B]``."""
   own = jnp.take_along_axis(scores, jnp.maximum(positives, 0), 1)
-  negative_scores = jnp.where(_marked(scores, positives), -jnp.inf, scores)
+  positive = marked(positives, scores.shape[1])
+  negative_scores = jnp.where(positive, -jnp.inf, scores)
   pairs = jax.nn.softplus(negative_scores[:, None, :] - own[:, :, None])
   return jnp.sum(pairs, (1, 2), where=(positives >= 0)[:, :, None])
 
 
 def all_pairs_ranking(scores: Array, positives: Array) -> Array:
   """Each label against each other, ``[B]``, those that are no pair masked."""
-  positive = _marked(scores, positives)
+  positive = marked(positives, scores.shape[1])
   pairs = jax.nn.softplus(scores[:, None, :] - scores[:, :, None])
   is_pair = positive[:, :, None] & ~positive[:, None, :]
   return jnp.sum(pairs, (1, 2), where=is_pair)
-
-
-def _marked(scores: Array, positives: Array) -> Array:
-  rows = jnp.arange(len(scores))[:, None]
-  columns = jnp.where(positives >= 0, positives, scores.shape[1])
-  return jnp.zeros(scores.shape, bool).at[rows, columns].set(True, mode="drop")
 
 
 def run(preset: str) -> dict[str, Any]:
@@ -131,17 +127,19 @@ def show(figures: dict[str, Any]) -> str:
   lines = [
     f"{figures['preset']}: batch {images}, {figures['rows']} rows, {figures['labels']} "
     f"labels, {figures['positives']} positives (at most {figures['most_positives']} an "
-    f"image), one device ({figures['device']}); value and gradient"
+    f"image), one device ({figures['device']}); value and gradient",
+    f"{'':<40} {'time':>10}     {'to the loss':>11}  {'memory':>11}",
   ]
   for name, text in _NAMES.items():
     ratio = figures["seconds"][name] / figures["seconds"]["loss"]
     lines.append(
-      f"{text:<40} {1e3 * figures['seconds'][name]:>10.2f} ms  {ratio:>7.2f} of the "
-      f"loss  {figures['temporary_bytes'][name] / 1e6:>8.1f} MB"
+      f"{text:<40} {1e3 * figures['seconds'][name]:>10.2f} ms  {ratio:>11.2f}  "
+      f"{figures['temporary_bytes'][name] / 1e6:>8.1f} MB"
     )
   if few < images:
     lines.append(
-      f"All pairs: computed on {few} images, the time multiplied by {images // few}."
+      f"All pairs: computed on {few} images, the time multiplied by {images // few}, "
+      "the memory not."
     )
   return "\n".join(lines)
 

@@ -29,6 +29,17 @@ def spec_of(dataset: StoredDataset) -> Spec:
   )
 
 
+def check_labels(system: System, dataset: StoredDataset) -> None:
+  """Raises unless the images have as many labels as the system is for."""
+  several = {True: "several labels", False: "one label"}
+  require(
+    system.multi_label == dataset.multi_label,
+    f"{dataset.folder}: images",
+    f"{several[dataset.multi_label]} each",
+    f"{several[system.multi_label]}, what {system.name} is for",
+  )
+
+
 @dataclasses.dataclass(frozen=True)
 class Experiment:
   """A system, a dataset and devices.
@@ -59,13 +70,7 @@ class Experiment:
     """
     system = build_system(config["system"])
     dataset = open_dataset(config["data"])
-    several = {True: "several labels", False: "one label"}
-    require(
-      system.multi_label == dataset.multi_label,
-      f"{dataset.folder}: images",
-      f"{several[dataset.multi_label]} each",
-      f"{several[system.multi_label]}, what {system.name} is for",
-    )
+    check_labels(system, dataset)
     channels = config["data"]["num_channels"]
     require(
       channels in (None, dataset.feature_shape[-1]),

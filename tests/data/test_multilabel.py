@@ -120,6 +120,16 @@ def test_fingerprint_knows_labels_and_unseen():
     ({"seen": np.zeros(6, bool)}, "unseen labels: found 6 of 6, expected some"),
     ({"test": np.arange(29, 40)}, "train and test: found 1 images in both"),
     ({"trainval": np.arange(0)}, "train: found no images"),
+    (
+      {
+        "labels": scipy.sparse.csr_array(np.r_[random_labels()[:30], np.zeros((10, 6))])
+      },
+      "labels of the test images: found no label present, expected some",
+    ),
+    (
+      {"labels": scipy.sparse.csr_array(-np.abs(random_labels()))},
+      "labels of the training images: found no seen label present, expected some",
+    ),
     ({"validation_classes": [3]}, r"validation labels: found \['bear'\], unseen"),
     ({"validation_classes": [0, 1, 2, 4]}, "validation labels: found all seen labels"),
     ({"features": np.full((IMAGES, 3), np.nan)}, "NaN or infinity in 40 of 40 images"),
@@ -240,6 +250,11 @@ def test_npz_with_a_list_of_the_labels_that_have_vectors(tmp_path):
   assert "1 of 6 labels have no vector and are left out: car." in made.notes
 
 
+def test_npz_with_names_in_bytes(tmp_path):
+  source = write_npz(tmp_path / "a.npz", labels=np.array([n.encode() for n in NAMES]))
+  assert read_multilabel(source).classes.names == NAMES
+
+
 def test_unseen_labels_from_the_file_or_a_list(tmp_path):
   source = write_npz(tmp_path / "a.npz", unseen=np.array(["sky", "car"]))
   made = read_multilabel(source)
@@ -273,6 +288,20 @@ def test_word_vectors_from_a_file(tmp_path):
     ({"Y_train": random_labels()[:20]}, "Y_train: found 20 rows, expected 30"),
     ({"labels": np.array([*NAMES[:5], "sky"])}, r"labels: found \['sky'\] twice"),
     ({"labels": np.array([], np.str_)}, "Y_train: found shape"),
+    (
+      {"Y_train": np.full((30, 6), 0.5)},
+      r"Y_train: found \[0.5\] at 180 places",
+    ),
+    (
+      {"Y_test": np.full((10, 6), 255, np.uint8)},
+      r"Y_test: found \[255\] at 60 places",
+    ),
+    ({"X_test": np.ones((10, 4))}, r"X_test: found images of shape \(4,\), expected"),
+    ({"vectors": np.full((6, 4), "a")}, "vectors: found <U1, expected numbers"),
+    (
+      {"unseen": np.array("sky")},
+      r"unseen: found <U3 of shape \(\), expected a row",
+    ),
     ({"vectors": None}, "found no vectors of the labels, expected a field `vectors`"),
     ({"vectors": np.ones((3, 4))}, r"found shape \(3, 4\), expected one row for each"),
     ({"unseen": np.array(["sun"])}, "unseen: found 'sun', expected labels of the set"),

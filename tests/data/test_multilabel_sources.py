@@ -17,7 +17,9 @@ from zsljax.data import (
   read_nus_wide,
   read_open_images,
 )
+from zsljax.data.annotations import Annotations, annotated_set
 from zsljax.data.feature_files import read_features
+from zsljax.data.labels import sparse_labels
 from zsljax.errors import ZsljaxError
 
 WIDTH = 3
@@ -370,6 +372,31 @@ def test_features_without_names_are_in_the_order_of_the_labels(kind, tmp_path):
   )
 
 
+def test_features_of_test_images_first_are_refused(tmp_path):
+  annotations = Annotations(
+    where="labels",
+    images=["abc"],
+    first_test=1,
+    train=np.array([0]),
+    test=np.array([1, 2]),
+    labels=sparse_labels([[0], [0], [1]], 2),
+    label_names=["sky", "sea"],
+    words=["sky", "sea"],
+    seen=np.array([True, False]),
+    published="none",
+    published_labels=(1, 1),
+    sources=[],
+  )
+  paths = [
+    write_features(tmp_path / f"{count}.npy", np.ones((count, 4))) for count in (2, 1)
+  ]
+  message = "found 2 and 1 rows without image_files, expected 1 and 2: the training"
+  with pytest.raises(ZsljaxError, match=message):
+    annotated_set(
+      "made_up", annotations, read_features(paths), tmp_path, "mean", "refuse"
+    )
+
+
 def test_named_and_ordered_features_make_the_same_set(nus_wide, tmp_path):
   named = nus_wide.read()
   parts = {"train.npy": nus_wide.features[:20], "test.npy": nus_wide.features[20:]}
@@ -412,7 +439,8 @@ def test_an_image_of_both_splits_is_refused(source):
     name = source.images[3]
     source.content["test.csv"].append([name, "verification", "/m/01", "1"])
   message = source.refused()
-  assert "once, for 2 images" in message and repr(name) in message
+  assert "1 images (such as" in message and "in the training and the test" in message
+  assert repr(name) in message
 
 
 def test_labels_without_vectors(source, tmp_path):
@@ -850,8 +878,8 @@ def test_files_that_do_not_fit_together(tmp_path):
   two = write_features(tmp_path / "2.npz", np.ones((3, 4)), ["d", "e", "f"])
   assert "2.npz: features: found shape (3, 4), expected rows like" in refused(one, two)
   two = write_features(tmp_path / "2.npz", np.ones((3, 2)))
-  assert "2.npz: image_files: found nothing, expected as in" in refused(one, two)
-  assert "1.npz: image_files: found names" in refused(two, one)
+  for pair in ((one, two), (two, one)):
+    assert "image_files: found names in 1.npz alone, expected names" in refused(*pair)
 
 
 def test_names_are_compared_from_the_whole_to_the_last_part(tmp_path):

@@ -126,14 +126,14 @@ def test_what_the_protocols_do_with_bare_images_and_labels():
   for name in NAMES:
     protocol = MULTI_LABEL_PROTOCOLS[name]
     found[name], counted = multi_label_metrics(scores, labels, seen, protocol)
-    kept = 40 if name == "lesa" else np.sum((labels[:, 4:] > 0).any(1))
-    assert counted["zsl"]["images"] == kept
+    images = 40 if name == "lesa" else np.sum((labels[:, 4:] > 0).any(1))
+    assert counted["zsl"]["images"] == images
   assert found["sdl"] == found["ml_decoder"]
-  bare = (labels[:, 4:] > 0).any(1)
-  ap = average_precisions(scores[bare, 4:], labels[bare, 4:], "ignore")
+  kept = (labels[:, 4:] > 0).any(1)
+  ap = average_precisions(scores[kept, 4:], labels[kept, 4:], "ignore")
   np.testing.assert_allclose(found["biam_openimages"]["zsl_map"], 100 * ap[:3].mean())
   assert ap[2] == 0
-  weights = np.sum(labels[bare, 4:] > 0, 0)
+  weights = np.sum(labels[kept, 4:] > 0, 0)
   np.testing.assert_allclose(
     found["biam_openimages"]["zsl_weighted_map"], 100 * ap @ weights / weights.sum()
   )
@@ -205,6 +205,31 @@ def test_scores_that_are_no_numbers_are_refused():
   stream = batches(features, np.zeros((6, 1), int))
   with pytest.raises(ZsljaxError, match="scores: found NaN for 1 of 6 images"):
     score_all(Fixed(), np.float32(1), space, stream, make_mesh(1))
+
+
+@pytest.mark.parametrize(
+  ("scores", "labels", "message"),
+  [
+    (np.full((2, 3), np.nan), np.zeros((2, 3)), "scores: found NaN for 2 of 2 images"),
+    (np.zeros((2, 3)), np.zeros((2, 4)), r"labels: found shape \(2, 4\), expected \(2"),
+    (np.zeros((2, 3)), np.zeros(2), r"labels: found shape \(2,\), expected \(2, 3\)"),
+    (np.zeros((2, 3)), np.full((2, 3), 2), r"labels: found \[2\], expected 1 present"),
+  ],
+)
+def test_bad_scores_and_labels_are_named(scores, labels, message):
+  protocol = MULTI_LABEL_PROTOCOLS["lesa"]
+  for function in (
+    lambda: multi_label_metrics(scores, labels, np.arange(3) < 2, protocol),
+    lambda: precision_and_recall(scores, labels, (1,)),
+    lambda: average_precisions(scores, labels, "ignore"),
+  ):
+    with pytest.raises(ZsljaxError, match=message):
+      function()
+
+
+def test_unknown_rules_are_refused():
+  with pytest.raises(ZsljaxError, match="unannotated: found .ignored."):
+    MultiLabelProtocol(False, "ignored")
 
 
 @pytest.mark.skipif(

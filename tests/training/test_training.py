@@ -268,11 +268,11 @@ def test_rmsprop_is_the_one_of_pytorch(momentum, optimizer, float64):
 
 
 def one_cycle(step, total, start, peak, end):
-  """Half a cosine up for a tenth of the steps, and half a cosine down."""
-  turn = round(0.1 * total)
-  if step < turn:
+  """PyTorch's OneCycleLR with pct_start 0.1: half a cosine up, and one down."""
+  turn = 0.1 * total - 1
+  if step <= turn:
     return peak + (start - peak) / 2 * (1 + np.cos(np.pi * step / turn))
-  share = (step - turn) / (total - turn)
+  share = (step - turn) / (total - 1 - turn)
   return end + (peak - end) / 2 * (1 + np.cos(np.pi * share))
 
 
@@ -282,7 +282,7 @@ def test_adam_is_the_released_recipe(schedule, optimizer, float64):
   rng = np.random.default_rng(0)
   shapes = {"kernel": (3, 2), "bias": (2,)}
   start = {k: rng.standard_normal(shape) for k, shape in shapes.items()}
-  rate, decay, steps = 0.02, 0.3, 40
+  rate, decay, steps = 0.02, 0.3, 47
   optimizer = optimizer(
     name="adam",
     learning_rate=rate,

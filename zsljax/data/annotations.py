@@ -27,6 +27,7 @@ class Annotations:
   Attributes:
     where: the files, for messages.
     images: the images' names, ``[M]``, in each of the ways that features may call them.
+    first_test: how many of them the training files have; the others follow.
     train: positions of the training images.
     test: positions of the test images.
     labels: ``[M, L]``, as in ``make_multilabel_set``.
@@ -42,6 +43,7 @@ class Annotations:
 
   where: str
   images: Sequence[Sequence[str]]
+  first_test: int
   train: np.ndarray
   test: np.ndarray
   labels: scipy.sparse.csr_array
@@ -79,6 +81,15 @@ def annotated_set(
     ZsljaxError: something is missing or does not fit together.
   """
   notes = list(annotations.notes)
+  first = annotations.images[0]
+  both = set(first[: annotations.first_test]) & set(first[annotations.first_test :])
+  require(
+    not both,
+    annotations.where,
+    f"{len(both)} images (such as {min(both, default='')!r}) in the training and the "
+    "test files",
+    "each image in one of them",
+  )
   used = np.sort(np.concatenate([annotations.train, annotations.test]))
   if features.image_files is None:
     count = len(annotations.images[0])
@@ -88,13 +99,26 @@ def annotated_set(
       f"{len(features)} rows without image_files",
       f"{count}, a row for each image of {annotations.where}, in their order",
     )
+    counts = [len(annotations.images[0]) - annotations.first_test]
+    counts.insert(0, annotations.first_test)
+    require(
+      features.counts != counts[::-1] or counts[0] == counts[1],
+      f"{features.where}: features",
+      f"{features.counts[0]} and {features.counts[-1]} rows without image_files",
+      f"{counts[0]} and {counts[1]}: the training images first",
+    )
     notes.append(
       "The features have no image_files: their rows were taken to be in the order of "
-      "the label files."
+      f"the label files, the first {counts[0]} of them training images."
     )
     rows = used
   else:
     rows = features.rows_of(*([way[i] for i in used] for way in annotations.images))
+    if len(features) > len(rows):
+      notes.append(
+        f"{len(features) - len(rows)} of the {len(features)} images of the features "
+        "are not used."
+      )
   order = np.argsort(rows)  # Files are read forwards.
   used, rows = used[order], rows[order]
 

@@ -69,11 +69,21 @@ def read_coco(
   test_images, test_present = _instances(test, label_names)
   images, present = train_images + test_images, train_present + test_present
   only_seen = [bool(ids) and max(ids) < num_seen for ids in train_present]
+  some = [bool(ids) for ids in test_present]
+  notes = [
+    f"{kept.count(False)} of {len(kept)} {split} images are left out: they have {why}."
+    for split, kept, why in (
+      ("training", only_seen, "an unseen class, or none of the seen"),
+      ("test", some, f"none of the {len(label_names)} classes"),
+    )
+    if not all(kept)
+  ]
   annotations = Annotations(
     where=f"{train} and {test.name}",
     images=[[str(i["file_name"]) for i in images], [str(i["id"]) for i in images]],
+    first_test=len(train_images),
     train=np.flatnonzero(only_seen),
-    test=len(train_images) + np.flatnonzero(list(map(bool, test_present))),
+    test=len(train_images) + np.flatnonzero(some),
     labels=sparse_labels([sorted(ids) for ids in present], len(label_names)),
     label_names=label_names,
     words=label_names,
@@ -81,6 +91,7 @@ def read_coco(
     published="coco-48-17",
     published_labels=(len(SEEN), len(UNSEEN)),
     sources=[[train], [test]],
+    notes=notes,
   )
   return annotated_set(
     name or "coco", annotations, opened, word_vectors, multiword, unknown

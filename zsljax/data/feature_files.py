@@ -51,6 +51,11 @@ class FeatureFiles:
     self._opened: tuple[int, Rows] | None = None
 
   @property
+  def counts(self) -> list[int]:
+    """The rows of each file."""
+    return np.diff(self._ends, prepend=0).tolist()
+
+  @property
   def where(self) -> str:
     """The files, for messages."""
     more = f" and {len(self.paths) - 1} more" if len(self.paths) > 1 else ""
@@ -159,9 +164,9 @@ def read_features(paths: Sequence[pathlib.Path]) -> FeatureFiles:
     )
     require(
       (names[-1] is None) == (names[0] is None),
-      f"{path}: image_files",
-      "nothing" if names[-1] is None else "names",
-      f"as in {paths[0]}: names in all files, or in none",
+      f"{path} and {paths[0]}: image_files",
+      f"names in {path.name if names[0] is None else paths[0].name} alone",
+      "names in all files, or in none",
     )
   dtype = np.result_type(*dtypes)
   return FeatureFiles(

@@ -94,6 +94,18 @@ def make_multilabel_set(
     "some labels to be seen and some unseen",
   )
   check_rows({"train": trainval, "test": test}, count, where)
+  require(
+    bool((labels[trainval] == PRESENT)[:, seen].nnz),
+    f"{where}: labels of the training images",
+    "no seen label present",
+    "some",
+  )
+  require(
+    bool((labels[test] == PRESENT).nnz),
+    f"{where}: labels of the test images",
+    "no label present",
+    "some",
+  )
   try:
     classes = ClassSpace.create(
       label_names, vectors, seen=seen, attribute_names=attribute_names
@@ -198,6 +210,9 @@ def read_multilabel(
   Raises:
     ZsljaxError: something is missing or does not fit together.
   """
+  source = source.expanduser()
+  unseen = unseen and unseen.expanduser()
+  word_vectors = word_vectors and word_vectors.expanduser()
   arrays = _arrays(source)
   parts = [_matrix(source, arrays, name) for name in _NEEDED[:4]]
   x_train, y_train, x_test, y_test = parts
@@ -214,7 +229,13 @@ def read_multilabel(
       f"shape {y.shape}",
       f"[N, {len(arrays['labels'])}], a column for each name in `labels`",
     )
-  all_names = [str(label) for label in arrays["labels"]]
+  require(
+    x_train.shape[1:] == x_test.shape[1:],
+    f"{source}: X_test",
+    f"images of shape {x_test.shape[1:]}",
+    f"{x_train.shape[1:]} as in X_train",
+  )
+  all_names = arrays["labels"].tolist()
   twice = [label for label in all_names if all_names.count(label) > 1]
   require(not twice, f"{source}: labels", f"{twice[:1]} twice", "distinct names")
   notes = []
@@ -228,7 +249,7 @@ def read_multilabel(
   if left_out:
     notes.append(
       f"{len(left_out)} of {len(all_names)} labels have no vector and are left out: "
-      f"{', '.join(left_out[:5])}{', ...' if len(left_out) > 5 else ''}."
+      f"{', '.join(left_out)}."
     )
   columns = [all_names.index(label) for label in names]
   labels = np.concatenate([y_train, y_test])[:, columns]
@@ -263,20 +284,42 @@ def _arrays(source: pathlib.Path) -> dict[str, np.ndarray]:
     with source.open("rb") as file, np.load(file, allow_pickle=False) as stored:
       arrays = {name: stored[name] for name in stored.files}
   except Exception as error:  # Zip, zlib and NumPy have each their own.
+    reason = str(error)
+    if "allow_pickle" in reason:
+      reason = "it, or an array in it, is made of Python objects"
     raise ZsljaxError(
-      f"{source}: not readable ({error}), expected a .npz file of plain arrays"
+      f"{source}: not readable ({reason}), expected a .npz file of arrays of numbers, "
+      "and of names with dtype=str"
     ) from error
   for name in _NEEDED:
     if name not in arrays:
       raise ZsljaxError(f"{source}: no field {name!r}. {did_you_mean(name, arrays)}")
-  require(
-    arrays["labels"].ndim == 1, f"{source}: labels", arrays["labels"].shape, "names [L]"
-  )
+  for name in arrays:
+    if name in ("labels", "unseen") or name.startswith("labels_with_"):
+      arrays[name] = _texts(source, name, arrays[name])
   return arrays
+
+
+def _texts(source: pathlib.Path, name: str, array: np.ndarray) -> np.ndarray:
+  require(
+    array.ndim == 1 and array.dtype.kind in "US" or not array.size,
+    f"{source}: {name}",
+    f"{array.dtype} of shape {array.shape}",
+    "a row of names",
+  )
+  return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
 
 
 def _matrix(source: pathlib.Path, arrays: dict, name: str) -> np.ndarray:
   array = arrays[name]
+  if name.startswith("Y"):
+    strange = array[~np.isin(array, (PRESENT, 0, ABSENT))]
+    require(
+      not strange.size,
+      f"{source}: {name}",
+      f"{strange[:1]} at {strange.size} places",
+      "1 (present), -1 (annotated as absent) and 0",
+    )
   expected = (2,) if name.startswith("Y") else (2, 3)
   require(
     array.ndim in expected and array.dtype.kind in "biuf",
@@ -296,13 +339,13 @@ def _own_vectors(
 ) -> tuple[list[str], np.ndarray, str]:
   """Names, vectors and the vectors' kind, from the fields of the file."""
   if "vectors" in arrays:
-    return all_names, arrays["vectors"], "vectors"
+    return all_names, _vectors(source, arrays, "vectors"), "vectors"
   listed = [field for field in arrays if field.startswith("labels_with_")]
   if len(listed) == 1:
     kind = listed[0].removeprefix("labels_with_")
     fields = [f for f in arrays if f.startswith(kind) and f[len(kind) :].isdigit()]
     if len(fields) == 1:
-      names = [str(label) for label in arrays[listed[0]]]
+      names = arrays[listed[0]].tolist()
       strangers = sorted(set(names) - set(all_names))
       require(
         not strangers,
@@ -310,11 +353,21 @@ def _own_vectors(
         f"{strangers[:3]}",
         "names that are in `labels`",
       )
-      return names, arrays[fields[0]], fields[0]
+      return names, _vectors(source, arrays, fields[0]), fields[0]
   raise ZsljaxError(
     f"{source}: found no vectors of the labels, expected a field `vectors` [L, V], a "
     "pair like `labels_with_glove` and `glove300`, or --word_vectors=FILE"
   )
+
+
+def _vectors(source: pathlib.Path, arrays: dict, name: str) -> np.ndarray:
+  require(
+    arrays[name].dtype.kind in "iuf",
+    f"{source}: {name}",
+    arrays[name].dtype,
+    "numbers [L, V]",
+  )
+  return arrays[name]
 
 
 def _unseen(
@@ -324,7 +377,7 @@ def _unseen(
   if file is not None:
     unseen, version, where = read_names(file), "as_given", str(file)
   elif "unseen" in arrays:
-    unseen = [str(label) for label in arrays["unseen"]]
+    unseen = arrays["unseen"].tolist()
     version, where = "as_given", f"{source}: unseen"
   else:
     return sorted(names)[4::5], "every_fifth"

@@ -94,6 +94,7 @@ def read_nus_wide(
   annotations = Annotations(
     where=str(source),
     images=[images],
+    first_test=counts[0],
     train=np.arange(counts[0]),
     test=np.arange(counts[0], len(images)),
     labels=scipy.sparse.vstack(labels, "csr"),

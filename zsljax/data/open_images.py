@@ -96,6 +96,7 @@ def read_open_images(
   annotations = Annotations(
     where=f"{train_labels} and {test_labels.name}",
     images=[images],
+    first_test=len(train.images),
     train=np.arange(len(train.images)),
     test=np.arange(len(train.images), len(images)),
     labels=scipy.sparse.vstack([train.labels, test.labels], "csr"),

@@ -416,8 +416,9 @@ class StoredDataset:
 
   @property
   def row_bytes(self) -> int:
-    """Size of one example's features as stored."""
-    return int(np.prod(self.feature_shape)) * self.storage_dtype.itemsize
+    """Size of one example in memory: features as stored, and padded label lists."""
+    features = int(np.prod(self.feature_shape)) * self.storage_dtype.itemsize
+    return features + 4 * sum(self.metadata["label_widths"].values())
 
   def size(self, *splits: str) -> int:
     """Number of examples in the splits together."""

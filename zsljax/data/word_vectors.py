@@ -19,12 +19,14 @@ from zsljax.errors import ZsljaxError, require
 _COMBINED = {"mean": np.mean, "sum": np.sum}
 # What the file must then hold, and what is noted of labels with unknown words.
 _UNKNOWN = {
-  "refuse": ("every word of every label (the option unknown allows others)", ""),
+  "refuse": ("every word of every label (or unknown: drop, known_words, zeros)", ""),
   "drop": ("every word of one label at least", "were left out for words not in"),
-  "known_words": ("a word of every label", "are made of their known words alone in"),
+  "known_words": (
+    "a word of one label at least",
+    "are made of their known words alone, or left out without one, in",
+  ),
   "zeros": ("every word of one label at least", "were given zeros for words not in"),
 }
-_MOST_LISTED = 20
 _NUMBER = re.compile(rb"[+-]?\d*\.?\d+(e[+-]?\d+)?", re.IGNORECASE)
 
 # Words, each with its vector as the file has it: text, a list or an array.
@@ -55,8 +57,8 @@ def label_vectors(
   """Looks labels up in a file of word vectors.
 
   A label is looked up as it stands, with underscores for spaces, and both in lower
-  case. Failing that it is split into words, at spaces and at ``_ - / , +``; each is
-  looked up as it stands and in lower case, and their vectors are combined.
+  case. Failing that it is split into words, at spaces and at ``_ - / , + & ( )``; each
+  is looked up as it stands and in lower case, and their vectors are combined.
 
   Args:
     names: the labels, distinct.
@@ -64,7 +66,8 @@ def label_vectors(
       those of the labels, in order.
     multiword: how the vectors of words are combined, ``mean`` or ``sum``.
     unknown: what to do with labels that have words which the file lacks: ``refuse``,
-      ``drop`` them, use their ``known_words`` (each must have one), or give ``zeros``.
+      ``drop`` them, use their ``known_words`` and drop those without one, or give
+      ``zeros``.
 
   Raises:
     ZsljaxError: there are no labels, one occurs twice, words are unknown, or the file
@@ -87,9 +90,9 @@ def label_vectors(
   }
   refused = [str(label) for label in labels if label.name not in vectors]
   require(
-    not refused or (bool(vectors) and unknown in ("drop", "zeros")),
+    not refused or (bool(vectors) and unknown != "refuse"),
     str(path),
-    f"{len(refused)} of {len(names)} labels without a vector, {_listed(refused)}",
+    f"{len(refused)} of {len(names)} labels without a vector, {'; '.join(refused)}",
     _UNKNOWN[unknown][0],
   )
   used = [label for label in labels if label.name in vectors]
@@ -117,7 +120,7 @@ def label_vectors(
     names=tuple(vectors),
     vectors=np.stack(list(vectors.values())),
     notes=tuple(
-      f"Labels that {what} {path.name}: {_listed(those)}."
+      f"Labels that {what} {path.name}: {'; '.join(those)}."
       for what, those in notes.items()
       if those
     ),
@@ -335,7 +338,7 @@ def _vector(numbers: bytes | Sequence | np.ndarray, where: str) -> np.ndarray:
 
 
 def _words(name: str) -> list[str]:
-  return [word for word in re.split(r"[\s_/,+-]+", name) if word] or [name]
+  return [word for word in re.split(r"[\s_/,+()&-]+", name) if word] or [name]
 
 
 def _spellings(text: str) -> tuple[str, ...]:
@@ -362,11 +365,6 @@ def _look_up(name: str, known: Container[str]) -> _Label:
       break
   missing = [text for text, hit in zip(texts, hits, strict=True) if hit is None]
   return _Label(name, [hit for hit in hits if hit is not None], missing)
-
-
-def _listed(texts: Sequence[str]) -> str:
-  more = len(texts) - _MOST_LISTED
-  return "; ".join([*texts[:_MOST_LISTED], *([f"and {more} more"] if more > 0 else [])])
 
 
 def _quoted(texts: Iterable[str]) -> str:

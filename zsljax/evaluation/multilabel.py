@@ -51,6 +51,14 @@ class MultiLabelProtocol:
   unannotated_labels: str = "zero"
   top_k: tuple[int, ...] = (3, 5)
 
+  def __post_init__(self):
+    for field, choices in (
+      ("unannotated", ("ignore", "negative")),
+      ("unannotated_labels", ("zero", "left_out")),
+    ):
+      value = getattr(self, field)
+      require(value in choices, field, repr(value), " or ".join(choices))
+
 
 MULTI_LABEL_PROTOCOLS = {
   "lesa": MultiLabelProtocol(False, "ignore"),
@@ -88,7 +96,18 @@ def score_all(
     mask = host["mask"]
     absent = host["absent"][mask] if "absent" in host else None
     labels.append(_dense(host["labels"][mask], absent, classes))
-  scores = np.concatenate(scores)
+  scores, labels = np.concatenate(scores), np.concatenate(labels)
+  _check(scores, labels)
+  return scores, labels
+
+
+def _check(scores: np.ndarray, labels: np.ndarray) -> None:
+  require(
+    scores.ndim == 2 and labels.shape == scores.shape,
+    "labels",
+    f"shape {labels.shape}",
+    f"{scores.shape}, that of the scores: rows are images and columns labels",
+  )
   bad = np.isnan(scores).any(1)
   require(
     not bad.any(),
@@ -96,7 +115,10 @@ def score_all(
     f"NaN for {bad.sum()} of {len(bad)} images",
     "numbers: the parameters or features are not finite",
   )
-  return scores, np.concatenate(labels)
+  strange = np.setdiff1d(labels, (-1, 0, 1))
+  require(
+    not strange.size, "labels", strange[:3].tolist(), "1 present, -1 absent, 0 neither"
+  )
 
 
 def _dense(present, absent, classes: ClassSpace) -> np.ndarray:
@@ -120,10 +142,14 @@ def precision_and_recall(
     labels: ``[N, C]``, positive where present.
     top_k: the numbers K, at most C.
 
+  Raises:
+    ZsljaxError: a score is NaN, or shapes or labels are not as said.
+
   Returns:
     For each K the hits over K * N, and over the labels that are present (0 where there
     are none).
   """
+  _check(scores, labels)
   most = max(top_k, default=0)
   hits = np.zeros(most)
   for start in range(0, len(scores), _BLOCK):
@@ -151,7 +177,11 @@ def average_precisions(
     scores: ``[N, C]``.
     labels: ``[N, C]``: 1 present, -1 absent, 0 unannotated.
     unannotated: see ``MultiLabelProtocol``.
+
+  Raises:
+    ZsljaxError: a score is NaN, or shapes or labels are not as said.
   """
+  _check(scores, labels)
   found = np.zeros(labels.shape[1])
   for c in range(len(found)):
     column, score = labels[:, c], scores[:, c]
@@ -184,6 +214,7 @@ def multi_label_metrics(
     density, present labels to an image, which is K * precision / recall at every K:
     rows whose density differs were not computed on the same labels.
   """
+  _check(scores, labels)
   metrics, counted = {}, {}
   for setting, columns in (("zsl", ~np.asarray(seen)), ("gzsl", slice(None))):
     s, y = scores[:, columns], labels[:, columns]

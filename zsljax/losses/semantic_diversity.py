@@ -29,7 +29,8 @@ def pairwise_ranking(
   Time and memory grow with (positive labels in the batch) x (labels): a loop takes
   blocks of the batch's positives, as many as there are, and gathers the gradient on
   the way, so there is no reverse pass to store it for. It cannot be differentiated
-  forwards or twice.
+  forwards or twice. Where a batch is split over devices, each goes through all of its
+  positives.
 
   Args:
     positive_scores: scores of the positive labels, ``[B, M]``.
@@ -143,7 +144,9 @@ def semantic_diversity(positives: Array, vectors: Array) -> Array:
   count = jnp.sum(positive, 1)
   spread = jnp.sum(lengths, 1, where=positive)
   spread -= jnp.sum(total**2, 1) / jnp.maximum(count, 1)
-  return 1 + jnp.where(count > 1, spread / jnp.maximum(count - 1, 1), 0)
+  # Rounding must not make it negative.
+  spread = jnp.maximum(spread, 0) / jnp.maximum(count - 1, 1)
+  return 1 + jnp.where(count > 1, spread, 0)
 
 
 def matrix_variance(matrices: Array) -> Array:

@@ -47,8 +47,8 @@ class SDL(System):
 
   with the semantic diversity :math:`\omega_i = 1 + \sum_j \mathrm{Var}_p(w_{p,j})` of
   the image's labels :math:`P_i`. Word vectors have length one, as the released ones.
-  Only seen labels count, and images without one count for nothing. An image all of
-  whose labels are positive has them compared with the score 0, as in the released code.
+  Only seen labels count, and images without one count for nothing. Positives of an
+  image that has no negative are compared with the score 0, as in the released code.
 
   Partly recalled: the factor f and the normaliser of the paper's equation were not
   re-read; all else follows the released code. That code makes the matrix as V x K;
@@ -134,9 +134,9 @@ class SDL(System):
       return jnp.where((at >= 0) & seen[at] & batch.mask[:, None], at, -1)
 
     positives = among_seen(batch.labels)
-    negative = ~_marked(positives, len(classes)) & seen[None, :]
+    negative = ~marked(positives, len(classes)) & seen[None, :]
     if self.unannotated == "ignore" and batch.absent is not None:
-      negative &= _marked(among_seen(batch.absent), len(classes))
+      negative &= marked(among_seen(batch.absent), len(classes))
     scores = label_scores(matrices, vectors)
     # Without a negative the score 0 stands for one.
     alone = ~negative.any(1, keepdims=True) & (jnp.arange(len(classes)) == 0)[None, :]
@@ -187,7 +187,7 @@ class _Network(nn.Module):
     return embedded.reshape(-1, self.rows, self.width)
 
 
-def _marked(positions: Array, count: int) -> Array:
+def marked(positions: Array, count: int) -> Array:
   """Where ``positions`` [B, M] point to, ``[B, count]`` bool; -1 points nowhere."""
   rows = jnp.arange(len(positions))[:, None]
   columns = jnp.where(positions >= 0, positions, count)

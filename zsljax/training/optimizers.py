@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from zsljax.errors import ZsljaxError, did_you_mean, require
@@ -29,11 +30,11 @@ def adam(config: Mapping[str, Any], total_steps: int) -> optax.GradientTransform
   decay = optax.add_decayed_weights(
     config["weight_decay"], lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
   )
-  b1 = 0.9
-  if config["schedule"] == "one_cycle":
-    b1 = _cycle(0.95, 0.85, 0.95, total_steps)
-  optimizer = optax.inject_hyperparams(optax.adam)
-  return optax.chain(decay, optimizer(_rate(config, total_steps), b1=b1))
+  rate = _rate(config, total_steps)
+  if config["schedule"] != "one_cycle":
+    return optax.chain(decay, optax.adam(rate))
+  b1 = _cycle(0.95, 0.85, 0.95, total_steps)
+  return optax.chain(decay, optax.inject_hyperparams(optax.adam)(rate, b1=b1))
 
 
 def rmsprop(
@@ -68,11 +69,20 @@ def _rate(config: Mapping[str, Any], total_steps: int) -> optax.ScalarOrSchedule
 
 
 def _cycle(start: float, middle: float, end: float, total_steps: int) -> optax.Schedule:
-  """Along half cosines from ``start`` to ``middle`` to ``end``."""
-  turn = max(1, round(_RISE * total_steps))
-  return optax.piecewise_interpolate_schedule(
-    "cosine", start, {turn: middle / start, max(total_steps, turn + 1): end / middle}
-  )
+  """Along half cosines from ``start`` to ``middle`` to ``end``, as PyTorch counts.
+
+  The middle is at step ``_RISE * total_steps - 1``, a fraction, the end at the last.
+  """
+  turn = max(_RISE * total_steps - 1, 0)
+  fall = max(total_steps - 1 - turn, 1)
+
+  def value(step):
+    rises = step < turn
+    share = jnp.where(rises, step / (turn or 1), jnp.minimum((step - turn) / fall, 1))
+    begin, to = jnp.where(rises, start, middle), jnp.where(rises, middle, end)
+    return to + (begin - to) / 2 * (1 + jnp.cos(jnp.pi * share))
+
+  return value
 
 
 OPTIMIZERS = {"adam": adam, "lbfgs": lbfgs, "rmsprop": rmsprop}
