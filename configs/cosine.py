@@ -89,6 +89,8 @@ def get_config(argument: str = "digits") -> ConfigDict:
   config.system.class_normalization = placeholder(bool)
   # Ends the generator in a ReLU.
   config.system.nonnegative = chosen.get("nonnegative", False)
+  # Learned prototypes: the share of negatives that take part in a step.
+  config.system.sample_share = 1.0
   # Of the loss; None takes its own value. class_norm's code has scale 25.
   config.system.scale = placeholder(float)
   # Of all but softmax and normface; sphereface's is the factor of the angle.

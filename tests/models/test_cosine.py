@@ -13,7 +13,7 @@ from zsljax.classes import ClassSpace
 from zsljax.errors import ZsljaxError
 from zsljax.losses import FAMILY
 from zsljax.models import Batch, CosineClassifier, Spec, build_system
-from zsljax.models.cosine import class_standardise
+from zsljax.models.cosine import class_standardise, sample_classes
 from zsljax.sharding import make_mesh, over_batch, over_classes, replicated
 from zsljax.training import init_state, make_train_step
 
@@ -277,6 +277,94 @@ def test_no_device_ever_has_all_logits(optimizer):
     assert str(count) not in shape.split(","), shape
 
 
+def sampled_problem(share, images=5, **fields):
+  system = CosineClassifier(
+    "cosface", "mlp", (6,), 5, "learned", sample_share=share, **fields
+  )
+  rng = np.random.default_rng(0)
+  seen = np.arange(640) % 10 != 3
+  space = ClassSpace(np.ones((640, 4)), seen, np.arange(640))
+  batch = Batch(
+    jnp.asarray(rng.standard_normal((images, 9))),
+    jnp.asarray(rng.choice(np.flatnonzero(seen), images)),
+    jnp.ones(images, bool),
+    images,
+  )
+  kernel = {"kernel": jnp.asarray(rng.standard_normal((6, 5))), "bias": jnp.zeros(5)}
+  first = {"kernel": jnp.asarray(rng.standard_normal((9, 6))), "bias": jnp.zeros(6)}
+  params = {
+    "encoder": {"hidden_0": first, "embedding": kernel},
+    "prototypes": jnp.asarray(rng.standard_normal((640, 5))),
+  }
+  return system, params, batch, space
+
+
+@given(st.integers(0, 1000), st.floats(0.05, 0.9))
+def test_sample_has_the_own_classes_and_seen_ones(seed, share):
+  rng = np.random.default_rng(seed)
+  seen = rng.random(640) < 0.8
+  labels = rng.choice(np.flatnonzero(seen), 4)
+  ids, log_weights = sample_classes(
+    jax.random.key(seed), jnp.asarray(labels), jnp.asarray(seen), share
+  )
+  ids, weights = np.asarray(ids), np.exp(log_weights)
+  assert ids.shape == (64, min(10, max(int(np.ceil(share * 10)), 5)))
+  assert len(np.unique(ids)) == ids.size
+  assert set(labels) <= set(ids.ravel())
+  np.testing.assert_array_equal(ids // 10, np.arange(64)[:, None] * np.ones_like(ids))
+  np.testing.assert_allclose(weights[np.isin(ids, labels)], 1)
+  # The weights of those drawn are the number of those that could have been.
+  free = seen[ids] & ~np.isin(ids, labels)
+  could = (seen & ~np.isin(np.arange(640), labels)).reshape(64, 10).sum(1)
+  has = free.any(1)
+  np.testing.assert_allclose((weights * free).sum(1)[has], could[has], rtol=1e-5)
+
+
+def test_sum_over_sampled_negatives_is_unbiased():
+  """The mean over draws of the denominator is that of all classes."""
+  seen = jnp.asarray(np.arange(640) % 7 != 2)
+  labels = jnp.asarray([0, 100, 639])
+  values = jnp.asarray(np.random.default_rng(1).exponential(size=640))
+
+  def estimate(key):
+    ids, log_weights = sample_classes(key, labels, seen, 0.4)
+    return jnp.sum(values[ids] * jnp.exp(log_weights), where=seen[ids])
+
+  draws = jax.jit(jax.vmap(estimate))(jax.random.split(jax.random.key(0), 4000))
+  error = draws.std() / np.sqrt(len(draws))
+  assert abs(draws.mean() - values[seen].sum()) < 4 * error
+
+
+def test_all_classes_drawn_is_no_sampling(float64):
+  system, params, batch, space = sampled_problem(0.999)
+  full = sampled_problem(1.0)[0]
+  key = jax.random.key(0)
+  found, expected = (
+    jax.value_and_grad(lambda p, s=s: s.loss(p, batch, space, key)[0])(params)
+    for s in (system, full)
+  )
+  chex.assert_trees_all_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("model", [2, 4])
+def test_sampled_classes_split_over_devices(model, float64):
+  system, params, batch, space = sampled_problem(0.5)
+  step = jax.jit(
+    lambda p, b: jax.value_and_grad(
+      lambda p: system.loss(p, b, space, jax.random.key(3))[0]
+    )(p)
+  )
+  expected = step(params, batch)
+  mesh = make_mesh(1, model)
+  found = step(
+    jax.device_put(params, over_classes(params, system.class_params, mesh)),
+    jax.device_put(batch, over_batch(mesh)),
+  )
+  chex.assert_trees_all_close(found, expected, rtol=1e-9, atol=1e-12)
+  drawn = np.any(np.asarray(expected[1]["prototypes"]) != 0, axis=1)
+  assert 0.4 < drawn.mean() < 0.6
+
+
 def test_classes_must_divide_over_the_axis():
   with pytest.raises(ZsljaxError, match="mesh.model: found 4, expected a divisor"):
     over_classes({"prototypes": jnp.zeros((6, 2))}, ("prototypes",), make_mesh(1, 4))
@@ -315,6 +403,11 @@ def test_step_flops_of_convolutions():
     ({"loss_name": "normface", "margin": 0.1}, "config.system.margin: found 0.1, exp"),
     ({"scale": 0.0}, "config.system.scale: found 0.0, expected more than 0"),
     ({"encoder": "cnn"}, "config.system.encoder: found 'cnn', expected one of none"),
+    (
+      {"sample_share": 0.0},
+      "config.system.sample_share: found 0.0, expected more than",
+    ),
+    ({"sample_share": 0.5}, "sample_share: found 0.5, expected 1 with generated"),
     ({"prototypes": "fixed"}, "config.system.prototypes: found 'fixed'"),
     ({"embedding_size": 0}, "config.system.embedding_size: found 0"),
   ],

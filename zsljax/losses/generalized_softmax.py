@@ -50,7 +50,13 @@ class GeneralizedSoftmax:
   scale: float
   cosine: bool = True
 
-  def __call__(self, similarities: Array, own: Array, others: Array) -> Array:
+  def __call__(
+    self,
+    similarities: Array,
+    own: Array,
+    others: Array,
+    log_weights: Array | None = None,
+  ) -> Array:
     """The loss of each example.
 
     Only elementwise operations and sums over the classes, so that similarities whose
@@ -61,6 +67,8 @@ class GeneralizedSoftmax:
         float32 at least.
       own: which class is the example's own, ``[B, C]`` bool, one in each row.
       others: which classes are negatives, ``[B, C]`` or ``[1, C]`` bool.
+      log_weights: logarithms of how often each negative counts, ``[1, C]``, for those
+        that stand for more than themselves; once when None.
 
     Returns:
       ``[B]``. Without a negative it is 0; NaN for an example without an own class, so
@@ -73,7 +81,10 @@ class GeneralizedSoftmax:
     s_own = jnp.sum(jnp.where(own, similarities, 0), 1)
     s_others = jnp.where(kept, similarities, 0)
     positive = self.scale * self.positive(s_own)
-    negative = jnp.where(kept, self.scale * self.negative(s_others), -jnp.inf)
+    negative = self.scale * self.negative(s_others)
+    if log_weights is not None:
+      negative += log_weights
+    negative = jnp.where(kept, negative, -jnp.inf)
     loss = jax.nn.softplus(_log_sum_exp(negative) - positive)
     return jnp.where(own.any(1), loss, jnp.nan)
 

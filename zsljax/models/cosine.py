@@ -34,6 +34,8 @@ SETTINGS = (
 )
 _CHANNELS = (32, 64)
 _KERNEL = 3
+# Into which classes are divided, at the most, to sample them.
+_GROUPS = 64
 
 
 @register
@@ -65,6 +67,8 @@ class CosineClassifier(System):
     class_normalization: standardises the generator's second layer over the seen
       classes, before and after its ReLU.
     nonnegative: ends the generator with a ReLU, for features that are not negative.
+    sample_share: of learned prototypes, the share of negatives that take part in a
+      step, see ``sample_classes``.
     scale: of the loss, as all that follow; None takes the member's own value.
     margin: see the members.
     times: of ``combined``.
@@ -97,6 +101,7 @@ class CosineClassifier(System):
   generator_hidden: int = 1024
   class_normalization: bool = False
   nonnegative: bool = False
+  sample_share: float = 1.0
   scale: float | None = None
   margin: float | None = None
   times: float | None = None
@@ -120,6 +125,18 @@ class CosineClassifier(System):
     for field in ("embedding_size", "generator_hidden"):
       value = getattr(self, field)
       require(value >= 1, f"config.system.{field}", value, "1 or more")
+    require(
+      0 < self.sample_share <= 1,
+      "config.system.sample_share",
+      self.sample_share,
+      "more than 0 and at most 1",
+    )
+    require(
+      self.sample_share == 1 or self.closed_set,
+      "config.system.sample_share",
+      self.sample_share,
+      "1 with generated prototypes",
+    )
     self.family_member()  # Checks its settings.
 
   @property
@@ -173,19 +190,24 @@ class CosineClassifier(System):
   def loss(
     self, params: Params, batch: Batch, classes: ClassSpace, rng: Array
   ) -> tuple[Array, dict[str, Array]]:
-    del rng
     member = self.family_member()
     embeddings = self.embed(params, batch.features)
     prototypes = self._prototypes(params, embeddings.shape[1], classes)
-    seen = jnp.asarray(classes.seen)
+    seen, log_weights = jnp.asarray(classes.seen), None
+    rows = jnp.arange(len(prototypes))
     if self.closed_set:  # A row for each class id.
       own_row = batch.labels
       seen = jnp.zeros(len(prototypes), bool).at[classes.ids].set(seen)
+      if self.sample_share < 1:
+        rows, log_weights = sample_classes(rng, own_row, seen, self.sample_share)
+        prototypes, seen = _rows_of(prototypes, rows), seen[rows].ravel()
+        rows, log_weights = rows.ravel(), log_weights.reshape(1, -1)
     else:
       own_row = classes.positions(batch.labels)
-    own = own_row[:, None] == jnp.arange(len(prototypes))[None, :]
+    own = own_row[:, None] == rows[None, :]
     similarities = _similarities(member, embeddings, prototypes)
-    loss = masked_mean(member(similarities, own, seen[None, :]), batch.mask)
+    losses = member(similarities, own, seen[None, :], log_weights)
+    loss = masked_mean(losses, batch.mask)
     return loss, {self.loss_name: loss}
 
   def step_flops(self, spec: Spec, batch_size: int) -> float:
@@ -258,6 +280,53 @@ def _similarities(
   if member.cosine:
     embeddings, prototypes = l2_normalize(embeddings), l2_normalize(prototypes)
   return embeddings @ prototypes.T
+
+
+def sample_classes(
+  rng: Array, labels: Array, seen: Array, share: float
+) -> tuple[Array, Array]:
+  """Classes that take part in a step: all of the batch's own, and some of the others.
+
+  As in Partial FC (An et al. 2021), the sampled softmax of large face-recognition
+  systems, within groups of neighbouring ids, so that prototypes which lie split over
+  devices are gathered where they are. A negative that was drawn stands for all that
+  could have been: weighted so, the sum over negatives in the denominator of the
+  softmax is unbiased. Its logarithm, and hence the loss and its gradient, is biased by
+  a term of the order of the sum's relative variance. (Partial FC has no weights: its
+  sum is low by the share.)
+
+  Args:
+    rng: of the draw.
+    labels: class ids of the batch, ``[B]``.
+    seen: ``[C]`` bool; others are never drawn before all seen ones.
+    share: of a group's classes that are drawn; at least B + 1 are, or all.
+
+  Returns:
+    Ids ``[G, K]``, and the logarithms of their weights ``[G, K]``.
+  """
+  count = len(seen)
+  groups = math.gcd(count, _GROUPS)
+  size = count // groups
+  kept = min(size, max(math.ceil(share * size), len(labels) + 1))
+  present = jnp.zeros(count, bool).at[labels].set(True).reshape(groups, size)
+  seen = seen.reshape(groups, size)
+  order = jax.random.uniform(rng, (groups, size)) + jnp.where(seen, 1, 0)
+  _, drawn = jax.lax.top_k(jnp.where(present, 3, order), kept)
+  is_present = jnp.take_along_axis(present, drawn, 1)
+  # Seen classes that are not the batch's own: how many there are to each one drawn.
+  free = jnp.sum(seen & ~present, 1, keepdims=True)
+  taken = jnp.sum(jnp.take_along_axis(seen & ~present, drawn, 1), 1, keepdims=True)
+  weights = jnp.where(is_present, 1, free / jnp.maximum(taken, 1))
+  ids = drawn + size * jnp.arange(groups)[:, None]
+  return ids, jnp.log(jnp.maximum(weights, 1))
+
+
+def _rows_of(prototypes: Array, ids: Array) -> Array:
+  """Rows ``[G * K, d]`` of prototypes ``[C, d]``, each group's within the group."""
+  groups = prototypes.reshape(len(ids), -1, prototypes.shape[1])
+  within = ids - groups.shape[1] * jnp.arange(len(ids))[:, None]
+  rows = jnp.take_along_axis(groups, within[:, :, None], 1)
+  return rows.reshape(-1, prototypes.shape[1])
 
 
 def _pooled(features: Array) -> Array:
