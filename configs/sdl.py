@@ -9,11 +9,11 @@ Measured on the test images (protocol lesa; mean and deviation over 5 seeds, las
 
                                     unseen labels             all labels
                                      F1@3         mAP        F1@3         mAP
-  corel5k, these settings        4.8 (0.5)  3.25 (0.12)  28.0 (0.5)  7.37 (0.18)
+  corel5k, these settings        4.8 (0.5)  3.26 (0.07)  28.0 (0.4)  7.35 (0.19)
     rows=4, variance_weight=0.3,
-    weight_decay=1e-3, epochs=20 4.3 (0.3)  3.11 (0.07)  27.7 (0.2)  7.37 (0.26)
-    the released recipe*         4.8 (0.9)  3.14 (0.17)  27.3 (0.4)  7.10 (0.06)
-  multidigit, these settings             -  40.4 (0.5)            -  69.5 (0.2)
+    weight_decay=1e-3, epochs=20 4.3 (0.3)  3.11 (0.08)  27.8 (0.2)  7.36 (0.27)
+    the released recipe*         4.7 (0.7)  3.12 (0.19)  27.1 (0.6)  7.16 (0.15)
+  multidigit, these settings             -  40.5 (0.6)            -  69.5 (0.3)
 
   * schedule=one_cycle, weight_decay=3e-4
 
