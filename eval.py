@@ -16,6 +16,7 @@ retrieval; it is all that a system without unseen classes has:
   python eval.py --workdir=W --protocol=embeddings
 """
 
+from collections.abc import Callable
 import dataclasses
 import pathlib
 from typing import Any
@@ -150,29 +151,19 @@ def _protocols(system: System) -> list[str]:
   """Those that fit a system, the usual one first."""
   if system.multi_label:
     return list(evaluation.MULTI_LABEL_PROTOCOLS)
-  if getattr(system, "closed_set", False):
+  if system.closed_set:
     return [EMBEDDINGS]
   return [SINGLE_LABEL, *([EMBEDDINGS] if hasattr(system, "embed") else [])]
 
 
 def _embedding_rows(workdir: pathlib.Path, run: Experiment, split: str) -> list[Row]:
   scored = _restored(workdir, run, split)
-  with jax.default_matmul_precision(run.config["matmul_precision"]):
-    images = evaluation.embed_all(**scored.inputs)
+  images = scored.all(evaluation.embed_all)
   metrics, roc = evaluation.embedding_metrics(images, scored.seen, run.mesh)
-  protocol = _protocol(EMBEDDINGS, split)
   columns = zip(roc.thresholds, roc.far, roc.tar, strict=True)
   lines = [",".join(f"{value:.7g}" for value in values) for values in columns]
   write_text(workdir / f"roc_{split}.csv", "\n".join(["threshold,far,tar", *lines, ""]))
-  row = scored.row(
-    protocol=protocol,
-    selection="last",
-    calibration="none",
-    metrics=metrics,
-    gamma=0.0,
-    gamma_from="no calibration",
-  )
-  return [row]
+  return [scored.row(EMBEDDINGS, metrics)]
 
 
 def _single_label_rows(
@@ -191,30 +182,26 @@ def _single_label_rows(
   )
   chosen = None if gamma_from is None else chosen_gamma(gamma_from, run)
   scored = _restored(workdir, run, split)
-  with jax.default_matmul_precision(run.config["matmul_precision"]):
-    decisions = evaluation.decide_all(**scored.inputs)
+  decisions = scored.all(evaluation.decide_all)
 
-  def row(calibration: str, gamma: float, selection: str, origin: str) -> Row:
-    return scored.row(
-      protocol=_protocol(SINGLE_LABEL, split),
-      selection=selection,
-      calibration=calibration,
-      metrics=evaluation.single_label_metrics(decisions, scored.seen, gamma),
-      gamma=gamma,
-      gamma_from=origin,
-    )
+  def row(gamma: float, **described) -> Row:
+    metrics = evaluation.single_label_metrics(decisions, scored.seen, gamma)
+    return scored.row(SINGLE_LABEL, metrics, gamma=gamma, **described)
+
+  def calibrated(gamma: float, selection: str, origin: str) -> Row:
+    return row(gamma, selection=selection, calibration="additive", gamma_from=origin)
 
   origin = "--gamma"
   if gamma is None and gamma_from is None and on_test:
     gamma, origin = run.config["evaluation"]["gamma"], "config.evaluation.gamma"
-  rows = [row("none", 0.0, "last", "no calibration")]
+  rows = [row(0.0)]
   if not on_test:
     best = evaluation.seen_unseen_curve(decisions, scored.seen).best_gamma()
-    rows.append(row("additive", best, "val_selected", "highest H on val"))
+    rows.append(calibrated(best, "val_selected", "highest H on val"))
   if gamma is not None:
-    rows.append(row("additive", gamma, "last", origin))
+    rows.append(calibrated(gamma, "last", origin))
   if chosen is not None:
-    rows.append(row("additive", *chosen))
+    rows.append(calibrated(*chosen))
   return rows
 
 
@@ -230,19 +217,10 @@ def _multi_label_rows(
   require(all(k >= 1 for k in top_k), "--top_k", list(top_k), "numbers of 1 or more")
   rules = dataclasses.replace(rules, top_k=top_k)
   scored = _restored(workdir, run, split)
-  with jax.default_matmul_precision(run.config["matmul_precision"]):
-    scores, labels = evaluation.score_all(**scored.inputs)
+  scores, labels = scored.all(evaluation.score_all)
   metrics, counted = evaluation.multi_label_metrics(scores, labels, scored.seen, rules)
-  row = scored.row(
-    protocol=_protocol(protocol, split),
-    selection="last",
-    calibration="none",
-    metrics=metrics,
-    gamma=0.0,
-    gamma_from="no calibration",
-    conditions=dataclasses.asdict(rules) | counted,
-  )
-  return [row]
+  conditions = dataclasses.asdict(rules) | counted
+  return [scored.row(protocol, metrics, conditions=conditions)]
 
 
 def _protocol(name: str, split: str) -> str:
@@ -256,24 +234,46 @@ class _Scored:
 
   Attributes:
     run: the experiment.
+    split: of the images.
     step: of the checkpoint.
     seen: of the classes that are scored, ``[C]`` bool.
-    inputs: of ``evaluation.decide_all`` and ``score_all``.
+    inputs: of ``evaluation.decide_all`` and its like.
   """
 
   run: Experiment
+  split: str
   step: int
   seen: np.ndarray
   inputs: dict[str, Any]
 
-  def row(self, *, gamma: float, gamma_from: str, **numbers) -> Row:
+  def all(self, function: Callable) -> Any:
+    """What ``function`` makes of all images."""
+    with jax.default_matmul_precision(self.run.config["matmul_precision"]):
+      return function(**self.inputs)
+
+  def row(
+    self,
+    protocol: str,
+    metrics: dict[str, float],
+    *,
+    selection: str = "last",
+    calibration: str = "none",
+    gamma: float = 0.0,
+    gamma_from: str = "no calibration",
+    conditions: dict[str, Any] | None = None,
+  ) -> Row:
     """A result row with these numbers, and where they come from."""
     config, meta = self.run.config, self.run.dataset.metadata
     return make_row(
       system=self.run.system.name,
       dataset=meta,
+      protocol=_protocol(protocol, self.split),
+      selection=selection,
+      calibration=calibration,
       seed=config["seed"],
       step=self.step,
+      metrics=metrics,
+      conditions=conditions,
       provenance={
         "gamma": gamma,
         "gamma_from": gamma_from,
@@ -283,7 +283,6 @@ class _Scored:
         "versions": training.library_versions(),
         "device": jax.devices()[0].device_kind,
       },
-      **numbers,
     )
 
 
@@ -306,7 +305,7 @@ def _restored(workdir: pathlib.Path, run: Experiment, split: str) -> _Scored:
     ),
     "mesh": run.mesh,
   }
-  return _Scored(run, step, np.asarray(classes.seen), inputs)
+  return _Scored(run, split, step, np.asarray(classes.seen), inputs)
 
 
 def chosen_gamma(workdir: pathlib.Path, run: Experiment) -> tuple[float, str, str]:

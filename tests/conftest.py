@@ -4,23 +4,24 @@ import resource
 import subprocess
 import sys
 
+from absl import flags
+import hypothesis
+import jax
+import numpy as np
+import pytest
+
+from zsljax.classes import ClassSpace
+from zsljax.training import make_optimizer
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # The same small programs are compiled many times over, here and in subprocesses.
-os.environ |= {
-  "JAX_COMPILATION_CACHE_DIR": os.path.join(ROOT, ".pytest_cache", "jax"),
-  "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-  "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
-}
-
-from absl import flags  # noqa: E402
-import hypothesis  # noqa: E402
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-
-from zsljax.classes import ClassSpace  # noqa: E402
-from zsljax.training import make_optimizer  # noqa: E402
-
+for name, value in {
+  "jax_compilation_cache_dir": os.path.join(ROOT, ".pytest_cache", "jax"),
+  "jax_persistent_cache_min_compile_time_secs": 0,
+  "jax_persistent_cache_min_entry_size_bytes": 0,
+}.items():
+  jax.config.update(name, value)
+  os.environ[name.upper()] = str(value)
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile(

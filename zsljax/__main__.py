@@ -108,13 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     "TFRecord shards. Names the published set by the folder's name.",
   )
   xlsa17.set_defaults(run=_import_xlsa17)
-  xlsa17.add_argument(
-    "--source",
-    type=pathlib.Path,
-    required=True,
-    metavar="DIR",
-    help="folder of both .mat files",
-  )
+  _add_file(xlsa17, "source", "folder of both .mat files", "DIR")
   xlsa17.add_argument(
     "--features",
     default="res101.mat",
@@ -146,25 +140,18 @@ def _parser() -> argparse.ArgumentParser:
     "import.",
   )
   regions.set_defaults(run=_import_regions)
-  regions.add_argument(
-    "--source",
-    type=pathlib.Path,
-    required=True,
-    metavar="FILE",
-    help="HDF5 with feature_map [N, C, H, W], labels, att, *_loc",
-  )
+  _add_file(regions, "source", "HDF5 with feature_map [N, C, H, W], labels, att, *_loc")
   regions.add_argument(
     "--attributes",
     default="att",
     choices=["att", "original_att"],
     help="field with the class descriptions (default: %(default)s)",
   )
-  regions.add_argument(
-    "--word_vectors",
-    type=pathlib.Path,
-    metavar="FILE",
-    help=".npy with a word vector for each attribute [A, V], instead of the file's "
-    "w2v_att",
+  _add_file(
+    regions,
+    "word_vectors",
+    ".npy with a word vector for each attribute [A, V], instead of the file's w2v_att",
+    required=False,
   )
   _add_storage(regions, "what follows the last underscore of the file's name")
 
@@ -175,15 +162,13 @@ def _parser() -> argparse.ArgumentParser:
     "Y_test, labels, and vectors of the labels) and stores it as TFRecord shards.",
   )
   multilabel.set_defaults(run=_import_multilabel)
-  multilabel.add_argument(
-    "--source", type=pathlib.Path, required=True, metavar="FILE", help=".npz file"
-  )
-  multilabel.add_argument(
-    "--unseen",
-    type=pathlib.Path,
-    metavar="FILE",
-    help="text file, one unseen label a line (default: the file's field `unseen`, or "
-    "every fifth label in alphabetical order)",
+  _add_file(multilabel, "source", ".npz file")
+  _add_file(
+    multilabel,
+    "unseen",
+    "text file, one unseen label a line (default: the file's field `unseen`, or every "
+    "fifth label in alphabetical order)",
+    required=False,
   )
   _add_word_vectors(multilabel, "the file's own")
   _add_storage(multilabel, "the file's name")
@@ -258,9 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     metavar="NAME",
     help="its features and class embedding there, where it has several",
   )
-  benchmark.add_argument(
-    "--json", type=pathlib.Path, metavar="FILE", help="also write the figures"
-  )
+  _add_file(benchmark, "json", "also write the figures", required=False)
 
   benchmark_loss = verbs.add_parser(
     "benchmark-loss",
@@ -272,17 +255,19 @@ def _parser() -> argparse.ArgumentParser:
   benchmark_loss.add_argument(
     "--preset", default="nus", help="nus or openimages (default: %(default)s)"
   )
-  benchmark_loss.add_argument(
-    "--json", type=pathlib.Path, metavar="FILE", help="also write the figures"
-  )
+  _add_file(benchmark_loss, "json", "also write the figures", required=False)
   return parser
 
 
 def _add_file(
-  parser: argparse.ArgumentParser, name: str, what: str, metavar: str = "FILE"
+  parser: argparse.ArgumentParser,
+  name: str,
+  what: str,
+  metavar: str = "FILE",
+  required: bool = True,
 ) -> None:
   parser.add_argument(
-    f"--{name}", type=pathlib.Path, required=True, metavar=metavar, help=what
+    f"--{name}", type=pathlib.Path, required=required, metavar=metavar, help=what
   )
 
 
@@ -302,13 +287,12 @@ def _add_features(parser: argparse.ArgumentParser) -> None:
 def _add_word_vectors(
   parser: argparse.ArgumentParser, default: str | None = None
 ) -> None:
-  parser.add_argument(
-    "--word_vectors",
-    type=pathlib.Path,
+  _add_file(
+    parser,
+    "word_vectors",
+    "vectors of the labels: GloVe or fastText text, word2vec .bin, .npz, .json, .npy"
+    f"{f' (default: {default})' if default else ''}",
     required=default is None,
-    metavar="FILE",
-    help="vectors of the labels: GloVe or fastText text, word2vec .bin, .npz, .json, "
-    f".npy{f' (default: {default})' if default else ''}",
   )
   parser.add_argument(
     "--multiword",
@@ -328,12 +312,11 @@ def _add_word_vectors(
 
 def _add_storage(parser: argparse.ArgumentParser, name: str) -> None:
   """What every import has; ``name`` says what a set is called when none is given."""
-  parser.add_argument(
-    "--dest",
-    type=pathlib.Path,
-    required=True,
-    metavar="DIR",
-    help="where the shards go: DEST/<name>/<features>_<class embedding>/",
+  _add_file(
+    parser,
+    "dest",
+    "where the shards go: DEST/<name>/<features>_<class embedding>/",
+    "DIR",
   )
   parser.add_argument("--name", help=f"of the dataset (default: {name})")
   parser.add_argument(

@@ -76,7 +76,8 @@ def run(preset: str) -> dict[str, Any]:
   def loss(matrices):
     batch = Batch(None, positives, jnp.ones(images, bool), images)
     ranking, variance, _ = system.terms(matrices, vectors, batch, classes)
-    return jnp.mean(0.7 * ranking + 0.3 * variance)
+    weight = system.variance_weight
+    return jnp.mean((1 - weight) * ranking + weight * variance)
 
   def other(ranking):
     def total(matrices):

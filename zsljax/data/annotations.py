@@ -99,10 +99,9 @@ def annotated_set(
       f"{len(features)} rows without image_files",
       f"{count}, a row for each image of {annotations.where}, in their order",
     )
-    counts = [len(annotations.images[0]) - annotations.first_test]
-    counts.insert(0, annotations.first_test)
+    counts = [annotations.first_test, count - annotations.first_test]
     require(
-      features.counts != counts[::-1] or counts[0] == counts[1],
+      features.counts == counts or features.counts != counts[::-1],
       f"{features.where}: features",
       f"{features.counts[0]} and {features.counts[-1]} rows without image_files",
       f"{counts[0]} and {counts[1]}: the training images first",

@@ -153,16 +153,14 @@ def make_feature_set(
     "test_unseen": test_unseen,
   }
   check_rows(parts, len(labels), where)
-  try:
-    classes = ClassSpace.create(
-      class_names,
-      embeddings,
-      seen=np.isin(np.arange(count), labels[trainval]),
-      attribute_names=attribute_names,
-      attribute_vectors=attribute_vectors,
-    )
-  except ZsljaxError as error:
-    raise ZsljaxError(f"{where}: {error}") from error
+  classes = classes_of(
+    where,
+    class_names,
+    embeddings,
+    seen=np.isin(np.arange(count), labels[trainval]),
+    attribute_names=attribute_names,
+    attribute_vectors=attribute_vectors,
+  )
   _check_classes(parts, labels, classes, where)
   if validation_classes is None:
     validation_classes = draw_classes(np.flatnonzero(classes.seen), split_seed)
@@ -184,20 +182,46 @@ def make_feature_set(
     "no images outside the validation classes",
     "at least two seen classes",
   )
-  digest, largest = scan(features, where, notes)  # Last: it reads all of them.
-  return FeatureSet(
+  return finished(
+    where,
+    notes,
     features=features,
-    digest=digest,
-    largest=largest,
     labels=labels,
     classes=classes,
-    validation_classes=tuple(int(c) for c in sorted(validation_classes)),
+    validation_classes=validation_classes,
     splits={
       "train": train,
       "val": val,
       "test_seen": test_seen,
       "test_unseen": test_unseen,
     },
+    **described,
+  )
+
+
+def classes_of(where: str, *parts, **described) -> ClassSpace:
+  """``ClassSpace.create`` of what stands in ``where``, which its errors name."""
+  try:
+    return ClassSpace.create(*parts, **described)
+  except ZsljaxError as error:
+    raise ZsljaxError(f"{where}: {error}") from error
+
+
+def finished(
+  where: str,
+  notes: list[str],
+  *,
+  features: Rows,
+  validation_classes: Iterable[int],
+  **described,
+) -> FeatureSet:
+  """The set of these parts, checked, once the features are read and checked too."""
+  digest, largest = _scan(features, where, notes)
+  return FeatureSet(
+    features=features,
+    digest=digest,
+    largest=largest,
+    validation_classes=tuple(int(c) for c in sorted(validation_classes)),
     notes=tuple(notes),
     **described,
   )
@@ -261,7 +285,7 @@ def _blocks(features: Rows) -> Iterator[np.ndarray]:
     yield np.ascontiguousarray(features[start : start + size])
 
 
-def scan(features: Rows, where: str, notes: list[str]) -> tuple[str, float]:
+def _scan(features: Rows, where: str, notes: list[str]) -> tuple[str, float]:
   """Checks the features; their SHA-256 and largest absolute value."""
   require(
     len(features.shape) in (2, 3) and all(features.shape),

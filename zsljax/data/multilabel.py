@@ -13,8 +13,9 @@ from zsljax.data.feature_set import (
   FeatureSet,
   Rows,
   check_rows,
+  classes_of,
   draw_classes,
-  scan,
+  finished,
   sha256_of,
 )
 from zsljax.data.labels import ABSENT, PRESENT
@@ -106,12 +107,9 @@ def make_multilabel_set(
     "no label present",
     "some",
   )
-  try:
-    classes = ClassSpace.create(
-      label_names, vectors, seen=seen, attribute_names=attribute_names
-    )
-  except ZsljaxError as error:
-    raise ZsljaxError(f"{where}: {error}") from error
+  classes = classes_of(
+    where, label_names, vectors, seen=seen, attribute_names=attribute_names
+  )
   if validation_classes is None:
     validation_classes = draw_classes(np.flatnonzero(seen), split_seed)
     notes.append(
@@ -136,16 +134,14 @@ def make_multilabel_set(
   splits = {"train": np.setdiff1d(trainval, val), "val": val, "test": test}
   check_rows(splits, count, where)
   notes += _oddities(labels, classes, trainval, test)
-  digest, largest = scan(features, where, notes)  # Last: it reads all of them.
-  return FeatureSet(
+  return finished(
+    where,
+    notes,
     features=features,
-    digest=digest,
-    largest=largest,
     labels=labels,
     classes=classes,
-    validation_classes=tuple(int(c) for c in sorted(validation_classes)),
+    validation_classes=validation_classes,
     splits=splits,
-    notes=tuple(notes),
     **described,
   )
 
@@ -214,8 +210,8 @@ def read_multilabel(
   unseen = unseen and unseen.expanduser()
   word_vectors = word_vectors and word_vectors.expanduser()
   arrays = _arrays(source)
-  parts = [_matrix(source, arrays, name) for name in _NEEDED[:4]]
-  x_train, y_train, x_test, y_test = parts
+  x_train, x_test = (_features(source, arrays, f"X_{s}") for s in ("train", "test"))
+  y_train, y_test = (_labels(source, arrays, f"Y_{s}") for s in ("train", "test"))
   for split, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
     require(
       len(x) == len(y),
@@ -236,7 +232,8 @@ def read_multilabel(
     f"{x_train.shape[1:]} as in X_train",
   )
   all_names = arrays["labels"].tolist()
-  twice = [label for label in all_names if all_names.count(label) > 1]
+  column_of = {label: column for column, label in enumerate(all_names)}
+  twice = [label for i, label in enumerate(all_names) if column_of[label] != i]
   require(not twice, f"{source}: labels", f"{twice[:1]} twice", "distinct names")
   notes = []
   if word_vectors is not None:
@@ -251,15 +248,11 @@ def read_multilabel(
       f"{len(left_out)} of {len(all_names)} labels have no vector and are left out: "
       f"{', '.join(left_out)}."
     )
-  columns = [all_names.index(label) for label in names]
+  columns = [column_of[label] for label in names]
   labels = np.concatenate([y_train, y_test])[:, columns]
   hidden, split_version = _unseen(source, arrays, names, unseen)
   first_test = len(x_train)
-  sources = {source.name: sha256_of(source)}
-  if word_vectors is not None:
-    sources[word_vectors.name] = sha256_of(word_vectors)
-  if unseen is not None:
-    sources[unseen.name] = sha256_of(unseen)
+  files = [file for file in (source, word_vectors, unseen) if file is not None]
   return make_multilabel_set(
     name=name or source.stem,
     features_kind="given",
@@ -273,7 +266,7 @@ def read_multilabel(
     trainval=np.arange(first_test),
     test=np.arange(first_test, len(labels)),
     where=str(source),
-    sources=sources,
+    sources={file.name: sha256_of(file) for file in files},
     notes=notes,
   )
 
@@ -310,22 +303,31 @@ def _texts(source: pathlib.Path, name: str, array: np.ndarray) -> np.ndarray:
   return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
 
 
-def _matrix(source: pathlib.Path, arrays: dict, name: str) -> np.ndarray:
+def _labels(source: pathlib.Path, arrays: dict, name: str) -> np.ndarray:
   array = arrays[name]
-  if name.startswith("Y"):
-    strange = array[~np.isin(array, (PRESENT, 0, ABSENT))]
-    require(
-      not strange.size,
-      f"{source}: {name}",
-      f"{strange[:1]} at {strange.size} places",
-      "1 (present), -1 (annotated as absent) and 0",
-    )
-  expected = (2,) if name.startswith("Y") else (2, 3)
+  strange = array[~np.isin(array, (PRESENT, 0, ABSENT))]
   require(
-    array.ndim in expected and array.dtype.kind in "biuf",
+    not strange.size,
+    f"{source}: {name}",
+    f"{strange[:1]} at {strange.size} places",
+    "1 (present), -1 (annotated as absent) and 0",
+  )
+  return _numbers(source, arrays, name, (2,), "[N, L]")
+
+
+def _features(source: pathlib.Path, arrays: dict, name: str) -> np.ndarray:
+  return _numbers(source, arrays, name, (2, 3), "[N, D] or [N, R, D]")
+
+
+def _numbers(
+  source: pathlib.Path, arrays: dict, name: str, ranks: tuple[int, ...], shape: str
+) -> np.ndarray:
+  array = arrays[name]
+  require(
+    array.ndim in ranks and array.dtype.kind in "biuf",
     f"{source}: {name}",
     f"{array.dtype} of shape {array.shape}",
-    "numbers [N, L]" if name.startswith("Y") else "numbers [N, D] or [N, R, D]",
+    f"numbers {shape}",
   )
   return array
 

@@ -128,7 +128,7 @@ class TrainingData:
 
   @property
   def size_bytes(self) -> int:
-    """Of the features of this host's share."""
+    """Of this host's share."""
     return self.store.row_bytes * self._shares[self.host]
 
   @property

@@ -368,10 +368,9 @@ class StoredDataset:
         )
       if file == _METADATA_FILE:
         metadata = _read_metadata(folder / file)
-    splits = MULTI_LABEL_SPLITS if metadata["label_widths"] else SPLITS
     with _readable(folder / "dataset_info.json"):
       info = tfds.builder_from_directory(folder).info
-      parts = [info.splits[split] for split in splits]
+      parts = [info.splits[split] for split in _splits_of(metadata)]
     for split in parts:
       _check_size(folder, split)
     path = folder / _CLASSES_FILE
@@ -402,7 +401,7 @@ class StoredDataset:
   @property
   def splits(self) -> tuple[str, ...]:
     """The stored splits."""
-    return MULTI_LABEL_SPLITS if self.multi_label else SPLITS
+    return _splits_of(self.metadata)
 
   @property
   def test_splits(self) -> tuple[str, ...]:
@@ -499,6 +498,10 @@ class StoredDataset:
     features = tf.io.decode_raw(examples["features"], tf.as_dtype(self.storage_dtype))
     examples["features"] = tf.reshape(features, (-1, *self.feature_shape))
     return examples
+
+
+def _splits_of(metadata: dict[str, Any]) -> tuple[str, ...]:
+  return MULTI_LABEL_SPLITS if metadata["label_widths"] else SPLITS
 
 
 def find(root: pathlib.Path, name: str, features: str | None) -> StoredDataset:

@@ -77,14 +77,19 @@ def decide_all(
 
   parts = over_batches(decisions_of, params, classes, batches, mesh)
   decisions = jax.tree.map(lambda *xs: np.concatenate(xs), *(part for _, part in parts))
-  bad = np.isnan(decisions.seen_score) | np.isnan(decisions.unseen_score)
+  require_numbers(np.stack([decisions.seen_score, decisions.unseen_score], 1))
+  return decisions
+
+
+def require_numbers(scores: np.ndarray) -> None:
+  """Raises if one of ``scores`` [N, C] is NaN."""
+  bad = np.isnan(scores).any(1)
   require(
     not bad.any(),
     "scores",
     f"NaN for {bad.sum()} of {len(bad)} images",
     "numbers: the parameters or features are not finite",
   )
-  return decisions
 
 
 def over_batches(

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from zsljax.classes import ClassSpace
 from zsljax.errors import require
 from zsljax.losses import GeneralizedSoftmax, make_loss
+from zsljax.models.layers import PYTORCH_LINEAR, pooled
 from zsljax.models.system import Array, Batch, Params, Spec, System, register
 from zsljax.numerics import l2_normalize, masked_mean
 
@@ -141,7 +142,6 @@ class CosineClassifier(System):
 
   @property
   def closed_set(self) -> bool:
-    """Whether it knows no classes but those it was trained on."""
     return self.prototypes == "learned"
 
   def family_member(self) -> GeneralizedSoftmax:
@@ -176,7 +176,7 @@ class CosineClassifier(System):
   def embed(self, params: Params, features: Array) -> Array:
     """Embeddings ``[B, d]`` of features, as long as they come out."""
     if self.encoder == "none":
-      return _pooled(features)
+      return pooled(features)
     return self._encoder.apply({"params": params["encoder"]}, features)
 
   def scores(self, params: Params, features: Array, classes: ClassSpace) -> Array:
@@ -329,11 +329,6 @@ def _rows_of(prototypes: Array, ids: Array) -> Array:
   return rows.reshape(-1, prototypes.shape[1])
 
 
-def _pooled(features: Array) -> Array:
-  """[B, D] features; the mean over regions of [B, R, D]."""
-  return features.mean(1) if features.ndim == 3 else features
-
-
 class _Encoder(nn.Module):
   """Features [B, D] or [B, R, D] to embeddings [B, d]."""
 
@@ -342,7 +337,7 @@ class _Encoder(nn.Module):
 
   @nn.compact
   def __call__(self, features: Array) -> Array:
-    features = _pooled(features)
+    features = pooled(features)
     for i, width in enumerate(self.hidden):
       features = nn.relu(nn.Dense(width, name=f"hidden_{i}")(features))
     return nn.Dense(self.size, name="embedding")(features)
@@ -373,9 +368,8 @@ class _Generator(nn.Module):
 
   @nn.compact
   def __call__(self, embeddings: Array, seen: Array) -> Array:
-    # PyTorch's initial values of a linear layer; the last one keeps the prototypes'
-    # variance at 1 / d for inputs of variance 1.
-    usual = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+    # The last layer keeps the prototypes' variance at 1 / d for inputs of variance 1.
+    usual = PYTORCH_LINEAR
     last = nn.initializers.variance_scaling(1 / self.size, "fan_in", "uniform")
 
     def standardised(x: Array) -> Array:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from zsljax.classes import ClassSpace
 from zsljax.errors import require
 from zsljax.losses import matrix_variance, pairwise_ranking, semantic_diversity
+from zsljax.models.layers import PYTORCH_LINEAR, pooled
 from zsljax.models.system import Array, Batch, Params, Spec, System, register
 from zsljax.numerics import masked_mean
 
@@ -96,7 +97,8 @@ class SDL(System):
 
   def init(self, rng: Array, spec: Spec) -> Params:
     features = jnp.zeros((1, *spec.feature_shape))
-    return self._network(spec.num_attributes).init(rng, features)["params"]
+    network = _Network(self.rows, spec.num_attributes)
+    return network.init(rng, features)["params"]
 
   def scores(self, params: Params, features: Array, classes: ClassSpace) -> Array:
     vectors = classes.unit_embeddings()
@@ -157,13 +159,8 @@ class SDL(System):
     # Forward; the gradient of the kernel, and of the matrices.
     return 2.0 * (2 * head + 2 * scores)
 
-  def _network(self, width: int) -> nn.Module:
-    # PyTorch's initial values of a linear layer, which the released code takes.
-    kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-    return _Network(self.rows, width, kernel)
-
   def _matrices(self, params: Params, features: Array, vectors: Array) -> Array:
-    network = self._network(vectors.shape[1])
+    network = _Network(self.rows, vectors.shape[1])
     return network.apply({"params": params}, features)
 
 
@@ -172,18 +169,15 @@ class _Network(nn.Module):
 
   rows: int
   width: int
-  kernel_init: Any
 
   @nn.compact
   def __call__(self, features: Array) -> Array:
-    if features.ndim == 3:
-      features = features.mean(1)
     embedded = nn.Dense(
       self.rows * self.width,
       use_bias=False,
-      kernel_init=self.kernel_init,
+      kernel_init=PYTORCH_LINEAR,  # As in the released code.
       name="embedding",
-    )(features)
+    )(pooled(features))
     return embedded.reshape(-1, self.rows, self.width)
 
 

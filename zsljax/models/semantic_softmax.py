@@ -18,6 +18,7 @@ from zsljax.losses import (
   prototype_cross_term,
   prototype_distance,
 )
+from zsljax.models.layers import pooled
 from zsljax.models.system import Array, Batch, Params, Spec, System, register
 from zsljax.numerics import l2_normalize, masked_mean, minimize
 
@@ -126,12 +127,12 @@ class SemanticSoftmax(System):
   def init(self, rng: Array, spec: Spec) -> Params:
     features = jnp.zeros((1, *spec.feature_shape))
     embeddings = jnp.zeros((1, spec.num_attributes))
-    return self._network.init(rng, _pooled(features), embeddings)["params"]
+    return self._network.init(rng, pooled(features), embeddings)["params"]
 
   def warm_start(self, params: Params, batch: Batch, rng: Array) -> Params:
     if not self.pretrain_steps:
       return params
-    params, inputs = dict(params), l2_normalize(_pooled(batch.features))
+    params, inputs = dict(params), l2_normalize(pooled(batch.features))
     for i in range(len(self.hidden)):
       layer = params[f"hidden_{i}"]
       kernel = layer["kernel"]
@@ -220,14 +221,9 @@ class SemanticSoftmax(System):
     """Hidden features [B, D] and visual prototypes [C, D]."""
     return self._network.apply(
       {"params": params},
-      l2_normalize(_pooled(features)),
+      l2_normalize(pooled(features)),
       classes.unit_embeddings(),
     )
-
-
-def _pooled(features: Array) -> Array:
-  """[B, D] features; the mean over regions of [B, R, D]."""
-  return features.mean(1) if features.ndim == 3 else features
 
 
 def _sigmoid_layer(layer: Params, inputs: Array) -> Array:

@@ -46,7 +46,7 @@ class Batch:
   Attributes:
     features: ``[B, D]`` or ``[B, R, D]``.
     labels: class ids, ``[B]``; of a multi-label set those present, ``[B, M]``, padded
-      with -1.
+      with -1 (``zsljax.data.labels.padded_ids`` makes them of ``[B, C]``).
     mask: which rows are examples and which padding, ``[B]`` bool.
     num_examples: N, the size of the training set that the batch comes from;
       terms that a paper sums over the training set are N times the mean.
@@ -75,13 +75,14 @@ class System(Protocol):
   an image, the others on sets with one. ``class_params`` names the parameters that
   have a row for each class id; these may lie split over devices.
 
-  A system that has embeddings gives them by ``embed(params, features)``, ``[B, d]``;
-  one that knows no classes but those it was trained on says so by ``closed_set``.
+  A ``closed_set`` system knows no classes but those it was trained on. One that has
+  embeddings gives them by ``embed(params, features)``, ``[B, d]``.
   """
 
   name: ClassVar[str]
   multi_label: ClassVar[bool] = False
   class_params: ClassVar[tuple[str, ...]] = ()
+  closed_set: ClassVar[bool] = False
   presets: ClassVar[Mapping[str, Mapping[str, Any]]]
 
   def init(self, rng: Array, spec: Spec) -> Params:
