@@ -19,7 +19,7 @@ def _import_regions(args: argparse.Namespace) -> None:
   from zsljax.data import read_regions
 
   with read_regions(
-    args.source, args.dest, args.name, args.attributes, args.word_vectors
+    args.source, args.dest, args.name, args.attributes, args.word_vectors, args.pool
   ) as feature_set:
     _store(args, feature_set)
 
@@ -152,6 +152,12 @@ def _parser() -> argparse.ArgumentParser:
     "word_vectors",
     ".npy with a word vector for each attribute [A, V], instead of the file's w2v_att",
     required=False,
+  )
+  regions.add_argument(
+    "--pool",
+    action="store_true",
+    help="store the mean over each image's regions, for systems that use pooled "
+    "features",
   )
   _add_storage(regions, "what follows the last underscore of the file's name")
 

@@ -127,6 +127,16 @@ def test_smaller_storage(region_file, tmp_path, storage):
   assert batch["features"].dtype == store.storage_dtype
 
 
+def test_pooled_set_holds_means(region_file, tmp_path):
+  region_file.write()
+  with region_file.read() as whole:
+    expected = whole.features[:].mean(1, dtype=np.float32)
+  with region_file.read(pool=True) as pooled:
+    assert pooled.features_kind.endswith("_mean")
+    np.testing.assert_array_equal(pooled.features[:], expected)
+    np.testing.assert_array_equal(pooled.features[1], expected[1])
+
+
 def test_scratch_is_gone_afterwards(region_file):
   with region_file.write().read() as found:
     assert not list((region_file.path.parent / "scratch").glob("*"))  # Nameless.

@@ -387,6 +387,29 @@ def test_step_flops_are_those_of_the_products(encoder, prototypes, product_flops
   assert product_flops(gradient, params) == system.step_flops(SPEC, 8)
 
 
+@pytest.mark.parametrize("side", [4, 5])
+def test_convolutions_are_those_of_lax(side):
+  system = CosineClassifier("normface", "conv", embedding_size=8, prototypes="learned")
+  spec = Spec((side**2,), 3, 4)
+  params = system.init(jax.random.key(0), spec)["encoder"]
+  pixels = jax.random.normal(jax.random.key(1), (6, side**2))
+  images = pixels.reshape(6, side, side, 1)
+  for name in ("conv_0", "conv_1"):
+    layer = params[name]["kernel"]
+    kernel = layer["kernel"].reshape(3, 3, images.shape[-1], -1)
+    images = jax.lax.conv_general_dilated(
+      images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    images = jax.nn.relu(images + layer["bias"][None, None, None])
+    images = jax.lax.reduce_window(
+      images, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "SAME"
+    )
+  last = params["embedding"]
+  expected = images.reshape(6, -1) @ last["kernel"] + last["bias"][None]
+  found = system.embed({"encoder": params}, pixels)
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_step_flops_of_convolutions():
   """Of an 8 x 8 image: 9 x 1 x 32 at 64 places, 9 x 32 x 64 at 16, and the rest."""
   system = CosineClassifier("normface", "conv", embedding_size=16, prototypes="learned")

@@ -114,6 +114,21 @@ class UnpackedRegions:
         content, offset = content[written:], offset + written
 
 
+class PooledRegions:
+  """The mean of each image's regions, ``[N, D]`` in float32."""
+
+  def __init__(self, regions: UnpackedRegions):
+    self._regions = regions
+    self.dtype = np.dtype(np.float32)
+    self.shape = (regions.shape[0], regions.shape[2])
+
+  def __len__(self) -> int:
+    return self.shape[0]
+
+  def __getitem__(self, rows: int | slice) -> np.ndarray:
+    return self._regions[rows].mean(-2, dtype=self.dtype)
+
+
 def _pieces(source: h5py.Dataset) -> Iterator[tuple[slice, slice]]:
   """Rows and channels of parts of bounded size that cut few chunks."""
   count, channels = source.shape[:2]
@@ -141,6 +156,7 @@ def read_regions(
   name: str | None = None,
   attributes: str = "att",
   word_vectors: pathlib.Path | None = None,
+  pool: bool = False,
 ) -> Iterator[FeatureSet]:
   """Reads and checks one dataset of region features, with bounded memory.
 
@@ -156,6 +172,7 @@ def read_regions(
       one, what published numbers use) or ``original_att``.
     word_vectors: ``.npy`` with a vector for each attribute, instead of
       ``w2v_att``.
+    pool: features are the mean over an image's regions.
 
   Raises:
     ZsljaxError: a file is missing or damaged, or its content contradicts itself
@@ -179,9 +196,9 @@ def read_regions(
       feature_set = _feature_set(
         source,
         content,
-        features,
+        PooledRegions(features) if pool else features,
         dataset_name(name or last),
-        f"{kind or 'regions'}_{grid}",
+        f"{kind or 'regions'}_{'mean' if pool else grid}",
         attributes,
         word_vectors,
       )
@@ -191,7 +208,7 @@ def read_regions(
 def _feature_set(
   source: pathlib.Path,
   content: Mapping[str, np.ndarray],
-  features: UnpackedRegions,
+  features: UnpackedRegions | PooledRegions,
   name: str,
   kind: str,
   attributes: str,

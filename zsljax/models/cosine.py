@@ -343,6 +343,37 @@ class _Encoder(nn.Module):
     return nn.Dense(self.size, name="embedding")(features)
 
 
+class _Convolution(nn.Module):
+  """Images [B, h, w, c] to [B, h, w, channels], zeros around them.
+
+  A matrix product of patches: runs that are trained together have a kernel each, for
+  which compilers have products but no fast convolution.
+  """
+
+  channels: int
+
+  @nn.compact
+  def __call__(self, images: Array) -> Array:
+    _, height, width, _ = images.shape
+    edge = _KERNEL // 2
+    padded = jnp.pad(images, ((0, 0), (edge, edge), (edge, edge), (0, 0)))
+    patches = [
+      padded[:, i : i + height, j : j + width]
+      for i in range(_KERNEL)
+      for j in range(_KERNEL)
+    ]
+    return nn.Dense(self.channels, name="kernel")(jnp.concatenate(patches, -1))
+
+
+def _half_size(images: Array) -> Array:
+  """The maximum of each 2 x 2 pixels [B, h, w, c], of fewer at an odd end."""
+  count, height, width, channels = images.shape
+  odd = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
+  images = jnp.pad(images, odd, constant_values=-jnp.inf)
+  height, width = -(-height // 2), -(-width // 2)
+  return images.reshape(count, height, 2, width, 2, channels).max((2, 4))
+
+
 class _ConvolutionalEncoder(nn.Module):
   """Pixels [B, side * side] to embeddings [B, d]."""
 
@@ -353,8 +384,8 @@ class _ConvolutionalEncoder(nn.Module):
     side = math.isqrt(pixels.shape[-1])
     images = pixels.reshape(-1, side, side, 1)
     for i, channels in enumerate(_CHANNELS):
-      images = nn.Conv(channels, (_KERNEL, _KERNEL), name=f"conv_{i}")(images)
-      images = nn.max_pool(nn.relu(images), (2, 2), (2, 2), "SAME")
+      images = _Convolution(channels, name=f"conv_{i}")(images)
+      images = _half_size(nn.relu(images))
     return nn.Dense(self.size, name="embedding")(images.reshape(len(images), -1))
 
 
