@@ -34,7 +34,7 @@ import zsljax.flags
 from zsljax.flags import parse_flags, workdir
 from zsljax.models import System, build_system
 from zsljax.reporting.files import write_text
-from zsljax.reporting.rows import Row, add_rows, make_row, read_rows, terminal_table
+from zsljax.reporting.rows import Row, add_rows, read_rows, terminal_table
 
 SPLIT = flags.DEFINE_enum(
   "split",
@@ -255,34 +255,11 @@ class _Scored:
     self,
     protocol: str,
     metrics: dict[str, float],
-    *,
-    selection: str = "last",
-    calibration: str = "none",
-    gamma: float = 0.0,
-    gamma_from: str = "no calibration",
-    conditions: dict[str, Any] | None = None,
+    **described,
   ) -> Row:
-    """A result row with these numbers, and where they come from."""
-    config, meta = self.run.config, self.run.dataset.metadata
-    return make_row(
-      system=self.run.system.name,
-      dataset=meta,
-      protocol=_protocol(protocol, self.split),
-      selection=selection,
-      calibration=calibration,
-      seed=config["seed"],
-      step=self.step,
-      metrics=metrics,
-      conditions=conditions,
-      provenance={
-        "gamma": gamma,
-        "gamma_from": gamma_from,
-        "preset": config["system"]["preset"],
-        "config": config | {"data": config["data"] | {"dir": None}},
-        "data": {k: meta[k] for k in ("fingerprint", "sources", "storage_dtype")},
-        "versions": training.library_versions(),
-        "device": jax.devices()[0].device_kind,
-      },
+    """A result row with these numbers, see ``Experiment.row``."""
+    return self.run.row(
+      _protocol(protocol, self.split), metrics, step=self.step, **described
     )
 
 

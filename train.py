@@ -63,26 +63,9 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> training.TrainState:
     require(value >= 1, f"config.{field}", value, "1 or more")
   require(config["seed"] >= 0, "config.seed", config["seed"], "0 or more")
   run = Experiment.build(config)
-  batch_size, mesh = config["batch_size"], run.mesh
-  data = TrainingData(
-    run.dataset,
-    config["data"]["train_split"],
-    batch_size,
-    config["seed"],
-    config["data"]["cache"],
-    config["data"]["sampling"],
-    host=jax.process_index(),
-    num_hosts=jax.process_count(),
-    multiple_of=mesh.shape["data"],
-  )
-  if batch_size:
-    rows = data.rows_per_batch
-    field = "config.batch_size"
-    if rows < batch_size:
-      field += f"={batch_size} with {rows} classes to draw from: images of a batch"
-    training.check_divides(rows, mesh, field)
+  data = run.training_data()
   optimizer = training.make_optimizer(
-    config["optimizer"], batch_size, data.total_steps(config["epochs"])
+    config["optimizer"], config["batch_size"], data.total_steps(config["epochs"])
   )
   with (
     locked(workdir / ".lock", f"{workdir}: another process is training there"),

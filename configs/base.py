@@ -92,6 +92,22 @@ def get_config() -> ConfigDict:
   # Several labels an image: how many to predict for it, one number for each column;
   # empty takes the protocol's. eval.py's --top_k goes before it.
   config.evaluation.top_k = ()
+
+  # What follows is read by `python -m zsljax sweep` alone.
+  config.selection = ConfigDict()
+  # What decides on the validation classes: `h` (at the gamma where it is highest),
+  # `ausuc`, `t1`; several labels: `zsl_map`, `gzsl_map`, ...; learned prototypes:
+  # `recall@1`, `accuracy`, ... None is the first of each.
+  config.selection.metric = placeholder(str)
+  # At how many numbers of steps a run is judged, its last included.
+  config.selection.stops = 10
+  # Seeds with which every point of the grid is tried.
+  config.selection.seeds = 1
+  # Runs in one program.
+  config.selection.together = 8
+  # Values to try for each field, as in grid.optimizer.learning_rate = (1e-4, 1e-3);
+  # all combinations are.
+  config.grid = ConfigDict()
   return config
 
 

@@ -49,6 +49,21 @@ DATASETS = {
 }
 
 
+# What `python -m zsljax sweep` and `compare` try, of each loss.
+_SCALES, _MARGINS = (20.0, 40.0), (0.1, 0.3)
+GRIDS = {
+  "softmax": {},
+  "normface": {"scale": (10.0, 20.0, 40.0, 80.0)},
+  "cosface": {"scale": _SCALES, "margin": _MARGINS},
+  "arcface": {"scale": _SCALES, "margin": _MARGINS},
+  "sphereface": {"scale": (10.0, *_SCALES)},
+  "combined": {"scale": _SCALES, "margin": _MARGINS},
+  "circle": {"scale": (16.0, 64.0), "margin": (0.1, 0.25, 0.4)},
+  "so_softmax": {"scale": (16.0, 64.0), "margin": (0.1, 0.25, 0.4)},
+  "cs_softmax": {"scale": _SCALES, "margin": _MARGINS},
+}
+
+
 def get_config(argument: str = "digits") -> ConfigDict:
   """The config for a dataset and a loss, as in ``awa1,cosface``."""
   dataset, _, loss = argument.partition(",")
@@ -110,4 +125,6 @@ def get_config(argument: str = "digits") -> ConfigDict:
   config.system.stop_gradient = placeholder(bool)
   if chosen["preset"] == "class_norm" and loss == "normface":
     config.system.scale = 25.0
+
+  config.grid.system = ConfigDict(GRIDS[loss])
   return config

@@ -14,7 +14,7 @@ FLOORS = [
   {"models", "data"},
   {"training"},
   {"evaluation"},
-  {"experiment", "flags", "benchmark", "benchmark_loss", "__main__"},
+  {"experiment", "flags", "sweeps", "benchmark", "benchmark_loss", "__main__"},
 ]
 ONLY_IN = {
   "flax": {"models"},

@@ -91,6 +91,18 @@ def _benchmark_loss(args: argparse.Namespace) -> None:
   main(args)
 
 
+def _sweep(args: argparse.Namespace) -> None:
+  from zsljax.sweeps.commands import sweep_command
+
+  sweep_command(args)
+
+
+def _compare(args: argparse.Namespace) -> None:
+  from zsljax.sweeps.commands import compare_command
+
+  compare_command(args)
+
+
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     "zsljax",
@@ -221,6 +233,33 @@ def _parser() -> argparse.ArgumentParser:
   _add_word_vectors(open_images)
   _add_storage(open_images, "open_images")
 
+  sweep = verbs.add_parser(
+    "sweep",
+    help="choose settings on validation classes, train several seeds, test",
+    description="Tries all combinations of the config's grid (config.grid) without the "
+    "validation classes, and judges them there after several numbers of steps; trains "
+    "--seeds runs with the best on all training images, and tests them. Seeds are "
+    "trained as one program. Fields of the config are set as for train.py, with "
+    "--config.FIELD=VALUE. The same command again continues an interrupted sweep.",
+  )
+  sweep.set_defaults(run=_sweep)
+  _add_sweep(sweep)
+
+  compare = verbs.add_parser(
+    "compare",
+    help="sweep members of the generalized softmax family, and set them side by side",
+    description="A sweep for each loss, in WORKDIR/<loss>, with the dataset of "
+    "--config=configs/cosine.py:DATASET, and one table.",
+  )
+  compare.set_defaults(run=_compare)
+  _add_sweep(compare)
+  compare.add_argument(
+    "--losses",
+    type=lambda text: tuple(text.split(",")),
+    metavar="LOSS,LOSS",
+    help="members of the family (default: all)",
+  )
+
   benchmark = verbs.add_parser(
     "benchmark", help="time a system's step and its input pipeline"
   )
@@ -263,6 +302,20 @@ def _parser() -> argparse.ArgumentParser:
   )
   _add_file(benchmark_loss, "json", "also write the figures", required=False)
   return parser
+
+
+def _add_sweep(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    "--config",
+    required=True,
+    metavar="FILE:ARGUMENT",
+    help="for example configs/cosine.py:digits",
+  )
+  _add_file(parser, "workdir", "where results and runs go", "DIR")
+  parser.add_argument(
+    "--seeds", type=int, default=5, help="runs that are tested (default: %(default)s)"
+  )
+  parser.set_defaults(takes_fields=True)
 
 
 def _add_file(
@@ -341,7 +394,15 @@ def _add_storage(parser: argparse.ArgumentParser, name: str) -> None:
 @shown_to_user
 def main(argv: list[str] | None = None) -> None:
   """Runs the verb that ``argv`` names."""
-  args = _parser().parse_args(argv)
+  parser = _parser()
+  args, args.fields = parser.parse_known_args(argv)
+  strange = [
+    field
+    for field in args.fields
+    if not (getattr(args, "takes_fields", False) and field.startswith("--config."))
+  ]
+  if strange:
+    parser.error(f"unrecognized arguments: {' '.join(strange)}")
   args.run(args)
 
 

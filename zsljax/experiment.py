@@ -12,10 +12,12 @@ import jax
 
 from zsljax.checkpoints import abstract
 from zsljax.classes import ClassSpace
-from zsljax.data import StoredDataset, open_dataset
+from zsljax.data import StoredDataset, TrainingData, open_dataset
 from zsljax.errors import require
 from zsljax.models import Spec, System, build_system
+from zsljax.reporting.rows import Row, make_row
 from zsljax.sharding import make_mesh, over_classes
+from zsljax.training import check_divides, library_versions
 
 
 def spec_of(dataset: StoredDataset) -> Spec:
@@ -95,6 +97,76 @@ class Experiment:
       classes=classes,
       spec=spec_of(dataset),
       mesh=make_mesh(config["mesh"]["data"], config["mesh"]["model"]),
+    )
+
+  def with_seed(self, seed: int) -> Experiment:
+    """The same with another seed."""
+    return dataclasses.replace(self, config=self.config | {"seed": seed})
+
+  def training_data(self) -> TrainingData:
+    """The batches that the config describes.
+
+    Raises:
+      ZsljaxError: they do not fit the dataset or the devices.
+    """
+    config, data = self.config, self.config["data"]
+    batches = TrainingData(
+      self.dataset,
+      data["train_split"],
+      config["batch_size"],
+      config["seed"],
+      data["cache"],
+      data["sampling"],
+      host=jax.process_index(),
+      num_hosts=jax.process_count(),
+      multiple_of=self.mesh.shape["data"],
+    )
+    if size := config["batch_size"]:
+      rows = batches.rows_per_batch
+      field = "config.batch_size"
+      if rows < size:
+        field += f"={size} with {rows} classes to draw from: images of a batch"
+      check_divides(rows, self.mesh, field)
+    return batches
+
+  def row(
+    self,
+    protocol: str,
+    metrics: dict[str, float],
+    *,
+    step: int,
+    selection: str = "last",
+    calibration: str = "none",
+    gamma: float = 0.0,
+    gamma_from: str = "no calibration",
+    conditions: dict[str, Any] | None = None,
+    chosen: dict[str, Any] | None = None,
+  ) -> Row:
+    """A result row with these numbers, and where they come from.
+
+    ``chosen`` says among what the settings were chosen, and how. See ``make_row``.
+    """
+    config, meta = self.config, self.dataset.metadata
+    return make_row(
+      system=self.system.name,
+      dataset=meta,
+      protocol=protocol,
+      selection=selection,
+      calibration=calibration,
+      seed=config["seed"],
+      step=step,
+      metrics=metrics,
+      conditions=conditions,
+      provenance={
+        "gamma": gamma,
+        "gamma_from": gamma_from,
+        "preset": config["system"]["preset"],
+        "config": config | {"data": config["data"] | {"dir": None}},
+        "data": {k: meta[k] for k in ("fingerprint", "sources", "storage_dtype")},
+        "versions": library_versions(),
+        "device": jax.devices()[0].device_kind,
+        **({} if chosen is None else {"chosen": chosen}),
+      },
     )
 
   def param_shapes(self) -> Any:

@@ -1,9 +1,14 @@
 """Command-line flags of the scripts, with errors a user can read."""
 
+from collections.abc import Iterator, Sequence
+import contextlib
 import pathlib
 import re
+import sys
+from typing import Any
 
 from absl import flags, logging
+from ml_collections import config_flags
 
 from zsljax.errors import ZsljaxError, did_you_mean, shown_to_user
 
@@ -29,12 +34,42 @@ def parse_flags(argv: list[str]) -> list[str]:
   return arguments
 
 
+def read_config(argument: str, overrides: Sequence[str]) -> dict[str, Any]:
+  """The fields of a config, nested, as plain values.
+
+  Args:
+    argument: what follows ``--config=``.
+    overrides: command-line arguments such as ``--config.seed=1``.
+
+  Raises:
+    ZsljaxError: there is no such file, argument or field.
+  """
+  path = pathlib.Path(argument.split(":")[0])
+  _check_file(path)
+  root = str(path.absolute().parent.parent)  # Configs import from their folder.
+  if root not in sys.path:
+    sys.path.append(root)
+  values = flags.FlagValues()
+  holder = config_flags.DEFINE_config_file(
+    "config", lock_config=True, flag_values=values
+  )
+  with _explained():
+    values(["", f"--config={argument}", *overrides])
+  return holder.value.to_dict()
+
+
 def _parse(argv: list[str]) -> list[str]:
   for argument in argv:
     if argument.startswith("--config="):
       _check_file(pathlib.Path(argument.removeprefix("--config=").split(":")[0]))
-  try:
+  with _explained():
     return flags.FLAGS(argv)
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+  try:
+    yield
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
     raise _explanation(error) from error
 

@@ -1,10 +1,11 @@
 """Evaluation: decisions, metrics, calibration and protocols."""
 
-from zsljax.evaluation.calibration import Curve, seen_unseen_curve
-from zsljax.evaluation.decisions import Decisions, decide, decide_all
+from zsljax.evaluation.calibration import Curve, seen_unseen_curve, shared_gamma
+from zsljax.evaluation.decisions import Decisions, decide, decide_all, decisions_of
 from zsljax.evaluation.embeddings import (
   cosine_statistics,
   embed_all,
+  embedded,
   embedding_metrics,
   pair_similarities,
   pair_verification,
@@ -17,9 +18,11 @@ from zsljax.evaluation.multilabel import (
   PUBLISHED_DENSITY,
   MultiLabelProtocol,
   average_precisions,
+  dense_labels,
   multi_label_metrics,
   precision_and_recall,
   score_all,
+  scores_of,
 )
 from zsljax.evaluation.protocols import generalized_predictions, single_label_metrics
 
@@ -33,7 +36,10 @@ __all__ = [
   "cosine_statistics",
   "decide",
   "decide_all",
+  "decisions_of",
+  "dense_labels",
   "embed_all",
+  "embedded",
   "embedding_metrics",
   "generalized_predictions",
   "harmonic_mean",
@@ -44,7 +50,9 @@ __all__ = [
   "precision_and_recall",
   "retrieval",
   "score_all",
+  "scores_of",
   "seen_unseen_curve",
+  "shared_gamma",
   "single_label_metrics",
   "verification",
 ]

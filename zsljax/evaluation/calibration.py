@@ -9,6 +9,7 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 
 import numpy as np
@@ -22,11 +23,13 @@ class Curve:
   """Accuracies for every gamma that makes a difference, ascending in gamma.
 
   Attributes:
+    margins: where they change, ``[m - 1]``.
     gamma: one value inside each interval between two changes, ``[m]``.
     unseen: U at that gamma, in [0, 1], ``[m]``.
     seen: S at that gamma, in [0, 1], ``[m]``.
   """
 
+  margins: np.ndarray
   gamma: np.ndarray
   unseen: np.ndarray
   seen: np.ndarray
@@ -37,7 +40,21 @@ class Curve:
 
   def best_gamma(self) -> float:
     """A gamma of the highest harmonic mean; the lowest where several reach it."""
-    return float(self.gamma[np.argmax(harmonic_mean(self.unseen, self.seen))])
+    return shared_gamma([self])[0]
+
+
+def shared_gamma(curves: Sequence[Curve]) -> tuple[float, float]:
+  """The gamma with the highest mean of H over several curves, and that mean.
+
+  The lowest such gamma, where there are several.
+  """
+  gamma = _between(np.unique(np.concatenate([curve.margins for curve in curves])))
+  total = np.zeros(len(gamma))
+  for curve in curves:
+    at = np.searchsorted(curve.margins, gamma)
+    total += harmonic_mean(curve.unseen, curve.seen)[at]
+  best = int(np.argmax(total))
+  return float(gamma[best]), float(total[best] / len(curves))
 
 
 def seen_unseen_curve(
@@ -67,7 +84,13 @@ def seen_unseen_curve(
   won = np.cumsum(right_if_unseen[order])[last]
   steps = margin[last]
   return Curve(
-    gamma=np.concatenate([steps[:1] - 1, (steps[:-1] + steps[1:]) / 2, steps[-1:] + 1]),
+    margins=steps,
+    gamma=_between(steps),
     unseen=np.concatenate([[0], won]),
     seen=np.concatenate([[total], total - lost]),
   )
+
+
+def _between(steps: np.ndarray) -> np.ndarray:
+  """A value below, between each two, and above ascending ``steps``."""
+  return np.concatenate([steps[:1] - 1, (steps[:-1] + steps[1:]) / 2, steps[-1:] + 1])

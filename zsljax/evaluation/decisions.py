@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -59,6 +60,11 @@ def decide(scores: Array, labels: Array, classes: ClassSpace) -> Decisions:
   )
 
 
+def decisions_of(system: System, params, batch: Batch, classes: ClassSpace):
+  """The decisions of a system about a batch."""
+  return decide(system.scores(params, batch.features, classes), batch.labels, classes)
+
+
 def decide_all(
   system: System,
   params,
@@ -72,10 +78,8 @@ def decide_all(
     ZsljaxError: a score is NaN.
   """
 
-  def decisions_of(params, batch, classes):
-    return decide(system.scores(params, batch.features, classes), batch.labels, classes)
-
-  parts = over_batches(decisions_of, params, classes, batches, mesh)
+  function = functools.partial(decisions_of, system)
+  parts = over_batches(function, params, classes, batches, mesh)
   decisions = jax.tree.map(lambda *xs: np.concatenate(xs), *(part for _, part in parts))
   require_numbers(np.stack([decisions.seen_score, decisions.unseen_score], 1))
   return decisions

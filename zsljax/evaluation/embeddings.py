@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +30,9 @@ import numpy as np
 
 from zsljax.classes import ClassSpace
 from zsljax.errors import require
-from zsljax.evaluation.decisions import decide, over_batches
+from zsljax.evaluation.decisions import decisions_of, over_batches
 from zsljax.evaluation.metrics import per_class_accuracy
-from zsljax.models import System
+from zsljax.models import Batch, System
 from zsljax.sharding import make_mesh, over_batch, replicated
 
 Array = jax.Array | np.ndarray
@@ -127,6 +128,7 @@ class CosineStatistics:
   inter_std: float
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Embedded:
   """Images with the embeddings that a system gives them.
@@ -137,9 +139,16 @@ class Embedded:
     seen_class: position of the best seen class, ``[N]``.
   """
 
-  embeddings: np.ndarray
-  label: np.ndarray
-  seen_class: np.ndarray
+  embeddings: Array
+  label: Array
+  seen_class: Array
+
+
+def embedded(system: System, params, batch: Batch, classes: ClassSpace) -> Embedded:
+  """The embeddings that a system gives a batch; it has ``embed``."""
+  decisions = decisions_of(system, params, batch, classes)
+  embeddings = system.embed(params, batch.features)
+  return Embedded(embeddings, decisions.label, decisions.seen_class)
 
 
 def embed_all(
@@ -154,15 +163,9 @@ def embed_all(
   ``system`` has ``embed``.
   """
 
-  def embedded(params, batch, classes):
-    scores = system.scores(params, batch.features, classes)
-    decisions = decide(scores, batch.labels, classes)
-    embeddings = system.embed(params, batch.features)
-    return embeddings, decisions.label, decisions.seen_class
-
-  parts = over_batches(embedded, params, classes, batches, mesh)
-  columns = zip(*(part for _, part in parts), strict=True)
-  return Embedded(*(np.concatenate(column) for column in columns))
+  function = functools.partial(embedded, system)
+  parts = over_batches(function, params, classes, batches, mesh)
+  return jax.tree.map(lambda *xs: np.concatenate(xs), *(part for _, part in parts))
 
 
 def embedding_metrics(

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -26,7 +27,7 @@ from sklearn.metrics import average_precision_score
 from zsljax.classes import ClassSpace
 from zsljax.errors import require
 from zsljax.evaluation.decisions import over_batches, require_numbers
-from zsljax.models import System
+from zsljax.models import Batch, System
 
 _BLOCK = 4096
 
@@ -70,6 +71,11 @@ MULTI_LABEL_PROTOCOLS = {
 PUBLISHED_DENSITY = {"nus_wide": {"zsl": 1.876, "gzsl": 6.80}}
 
 
+def scores_of(system: System, params, batch: Batch, classes: ClassSpace):
+  """The scores of a system for a batch, ``[B, C]``."""
+  return system.scores(params, batch.features, classes)
+
+
 def score_all(
   system: System,
   params,
@@ -87,15 +93,11 @@ def score_all(
     ZsljaxError: a score is NaN.
   """
 
-  def scores_of(params, batch, classes):
-    return system.scores(params, batch.features, classes)
-
+  function = functools.partial(scores_of, system)
   scores, labels = [], []
-  for host, part in over_batches(scores_of, params, classes, batches, mesh):
+  for host, part in over_batches(function, params, classes, batches, mesh):
     scores.append(part)
-    mask = host["mask"]
-    absent = host["absent"][mask] if "absent" in host else None
-    labels.append(_dense(host["labels"][mask], absent, classes))
+    labels.append(dense_labels(host, classes))
   scores, labels = np.concatenate(scores), np.concatenate(labels)
   _check(scores, labels)
   return scores, labels
@@ -118,7 +120,11 @@ def _check(scores: np.ndarray, labels: np.ndarray) -> None:
   )
 
 
-def _dense(present, absent, classes: ClassSpace) -> np.ndarray:
+def dense_labels(batch: dict[str, np.ndarray], classes: ClassSpace) -> np.ndarray:
+  """Labels as ``score_all`` gives them, of a host batch without its padding."""
+  mask = batch["mask"]
+  present = batch["labels"][mask]
+  absent = batch["absent"][mask] if "absent" in batch else None
   fill = -1 if absent is None else 0
   labels = np.full((len(present), len(classes)), fill, np.int8)
   for value, ids in ((-1, absent), (1, present)):

@@ -9,6 +9,7 @@ from zsljax.losses.distillation import (
 )
 from zsljax.losses.generalized_softmax import (
   FAMILY,
+  RECONSTRUCTIONS,
   GeneralizedSoftmax,
   make_loss,
 )
@@ -25,6 +26,7 @@ from zsljax.losses.semantic_softmax import (
 
 __all__ = [
   "FAMILY",
+  "RECONSTRUCTIONS",
   "GeneralizedSoftmax",
   "bernoulli_divergence",
   "class_cross_entropy",

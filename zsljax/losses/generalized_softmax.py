@@ -224,12 +224,14 @@ def so_softmax(
     positive_weight=(positive_weight, 0, math.inf),
     negative_weight=(negative_weight, 0, math.inf),
   )
-  require(
-    negative_goal < positive_goal,
-    "negative_goal",
-    negative_goal,
-    f"less than the positive_goal {positive_goal}",
-  )
+  goals = negative_goal, positive_goal
+  if not any(isinstance(goal, jax.core.Tracer) for goal in goals):
+    require(
+      negative_goal < positive_goal,
+      "negative_goal",
+      negative_goal,
+      f"less than the positive_goal {positive_goal}",
+    )
 
   def missing(distance: Array) -> Array:
     return jnp.maximum(distance, 0) if one_sided else distance
@@ -318,16 +320,19 @@ def make_loss(name: str, where: str = "", **settings) -> GeneralizedSoftmax:
 
 
 def _check(scale: float, **ranges: tuple[float, float, float]) -> None:
-  require(scale > 0, "scale", scale, "more than 0")
+  """Raises where a value is outside its range; traced values pass."""
+  if not isinstance(scale, jax.core.Tracer):
+    require(scale > 0, "scale", scale, "more than 0")
   for field, (value, low, high) in ranges.items():
-    require(low <= value <= high, field, value, f"between {low:g} and {high:g}")
+    if not isinstance(value, jax.core.Tracer):
+      require(low <= value <= high, field, value, f"between {low:g} and {high:g}")
 
 
 def _wider_angle(s: Array, margin: float) -> Array:
   """cos(theta + margin) while that angle is at most pi."""
   sine = jnp.sqrt(jnp.maximum(1 - s**2, _EDGE))
-  wider = s * math.cos(margin) - sine * math.sin(margin)
-  return jnp.where(s >= -math.cos(margin), wider, s - margin * math.sin(margin))
+  wider = s * jnp.cos(margin) - sine * jnp.sin(margin)
+  return jnp.where(s >= -jnp.cos(margin), wider, s - margin * jnp.sin(margin))
 
 
 def _multiplied_angle(s: Array, times: int) -> Array:

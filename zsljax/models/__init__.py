@@ -5,7 +5,14 @@ from zsljax.models.cosine import CosineClassifier
 from zsljax.models.msdn import MSDN
 from zsljax.models.sdl import SDL, label_scores
 from zsljax.models.semantic_softmax import SemanticSoftmax
-from zsljax.models.system import Batch, Spec, System, build_system, system_names
+from zsljax.models.system import (
+  Batch,
+  Spec,
+  System,
+  build_system,
+  system_names,
+  with_numbers,
+)
 
 __all__ = [
   "MSDN",
@@ -19,4 +26,5 @@ __all__ = [
   "build_system",
   "label_scores",
   "system_names",
+  "with_numbers",
 ]

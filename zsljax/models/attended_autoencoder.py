@@ -61,6 +61,12 @@ class AttendedAutoencoder(System):
   """
 
   name: ClassVar[str] = "attended_autoencoder"
+  numbers: ClassVar[tuple[str, ...]] = (
+    "weight_alignment",
+    "weight_reconstruction",
+    "scale",
+    "region_scale",
+  )
   presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}}
 
   weight_alignment: float = 0.5

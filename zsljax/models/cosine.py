@@ -141,6 +141,14 @@ class CosineClassifier(System):
     self.family_member()  # Checks its settings.
 
   @property
+  def numbers(self) -> tuple[str, ...]:
+    """The loss's settings; sphereface's margin is a number of steps."""
+    fixed = {"one_sided", "stop_gradient"}
+    if self.loss_name == "sphereface":
+      fixed.add("margin")
+    return tuple(name for name in SETTINGS if name not in fixed)
+
+  @property
   def closed_set(self) -> bool:
     return self.prototypes == "learned"
 

@@ -103,6 +103,12 @@ class MSDN(System):
   """
 
   name: ClassVar[str] = "msdn"
+  numbers: ClassVar[tuple[str, ...]] = (
+    "weight_calibration",
+    "weight_distillation",
+    "fusion",
+    "bias",
+  )
   presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
     "paper": {
       "visual_to_attribute": "mapped",

@@ -67,6 +67,7 @@ class SDL(System):
 
   name: ClassVar[str] = "sdl"
   multi_label: ClassVar[bool] = True
+  numbers: ClassVar[tuple[str, ...]] = ("variance_weight", "factor")
   presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
     "paper": {"factor": 1.0},
     "official_code": {"factor": 2.0},

@@ -7,6 +7,7 @@ A system is a function of features and a class space. Whatever stands downstream
 from __future__ import annotations
 
 from collections.abc import Mapping
+import copy
 import dataclasses
 from typing import Any, ClassVar, Protocol
 
@@ -75,6 +76,9 @@ class System(Protocol):
   an image, the others on sets with one. ``class_params`` names the parameters that
   have a row for each class id; these may lie split over devices.
 
+  ``numbers`` names the fields that enter the equations as plain numbers: runs that
+  are trained together may differ in them (``with_numbers``).
+
   A ``closed_set`` system knows no classes but those it was trained on. One that has
   embeddings gives them by ``embed(params, features)``, ``[B, d]``.
   """
@@ -82,6 +86,7 @@ class System(Protocol):
   name: ClassVar[str]
   multi_label: ClassVar[bool] = False
   class_params: ClassVar[tuple[str, ...]] = ()
+  numbers: ClassVar[tuple[str, ...]] = ()
   closed_set: ClassVar[bool] = False
   presets: ClassVar[Mapping[str, Mapping[str, Any]]]
 
@@ -111,6 +116,17 @@ class System(Protocol):
 
   def step_flops(self, spec: Spec, batch_size: int) -> float:
     """Useful operations of one gradient of ``loss``, counted analytically."""
+
+
+def with_numbers(system: System, numbers: Mapping[str, Array]) -> System:
+  """The system with some of its ``numbers`` replaced by traced ones.
+
+  Their range is not checked: build the system with each value once before.
+  """
+  changed = copy.copy(system)
+  for field, value in numbers.items():
+    object.__setattr__(changed, field, value)
+  return changed
 
 
 _SYSTEMS: dict[str, type] = {}

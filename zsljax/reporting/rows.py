@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import dataclasses
 import json
+import math
 import pathlib
+import statistics
 from typing import Any
 
 from zsljax.errors import require
@@ -110,6 +113,55 @@ def _meaning(row: Row) -> tuple:
   return *(row[k] for k in _IDENTITY), row["provenance"]["gamma"], top_k
 
 
+@dataclasses.dataclass(frozen=True)
+class Summary:
+  """What rows that differ in their seed alone say together.
+
+  Attributes:
+    row: one of them.
+    seeds: of the rows.
+    mean: of each metric.
+    deviation: of each metric, between seeds (of a sample); NaN of one seed.
+  """
+
+  row: Row
+  seeds: tuple[int, ...]
+  mean: dict[str, float]
+  deviation: dict[str, float]
+
+  def cell(self, metric: str) -> str:
+    """``41.2 (0.6)``; ``-`` where the metric does not exist."""
+    if not math.isfinite(self.mean.get(metric, math.nan)):
+      return "-"
+    deviation = self.deviation[metric]
+    spread = f" ({deviation:.1f})" if math.isfinite(deviation) else ""
+    return f"{self.mean[metric]:.1f}{spread}"
+
+
+def summarize(rows: Sequence[Row]) -> list[Summary]:
+  """Rows of several seeds by what else they are, in the order in which they come."""
+  groups: dict[tuple, list[Row]] = {}
+  for row in rows:
+    what = tuple(row[field] for field in _IDENTITY if field not in ("seed", "step"))
+    groups.setdefault(what, []).append(row)
+  summaries = []
+  for group in groups.values():
+    metrics = [row["metrics"] for row in group]
+    columns = {name: [values[name] for values in metrics] for name in metrics[0]}
+    summaries.append(
+      Summary(
+        group[0],
+        tuple(row["seed"] for row in group),
+        {name: statistics.fmean(values) for name, values in columns.items()},
+        {
+          name: statistics.stdev(values) if len(values) > 1 else math.nan
+          for name, values in columns.items()
+        },
+      )
+    )
+  return summaries
+
+
 def terminal_table(rows: Sequence[Row]) -> str:
   """The rows as aligned text, metrics in percent with two decimals."""
   if "conditions" in rows[0]:
@@ -122,7 +174,7 @@ def terminal_table(rows: Sequence[Row]) -> str:
       calibration += f" ({row['provenance']['gamma']:.4g})"
     numbers = [f"{row['metrics'].get(n, float('nan')):.2f}" for n in names]
     lines.append([row["protocol"], row["selection"], calibration, *numbers])
-  return _aligned(lines, left=3)
+  return aligned(lines, left=3)
 
 
 def _multi_label_table(rows: Sequence[Row]) -> str:
@@ -151,10 +203,10 @@ def _multi_label_table(rows: Sequence[Row]) -> str:
           *("-" if m is None else f"{m:.2f}" for m in metrics),
         ]
       )
-  return _aligned(lines, left=5)
+  return aligned(lines, left=5)
 
 
-def _aligned(lines: Sequence[Sequence[str]], left: int) -> str:
+def aligned(lines: Sequence[Sequence[str]], left: int) -> str:
   """Columns, the first ``left`` of them flush left."""
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   return "\n".join(

@@ -3,7 +3,12 @@
 from zsljax.training.feed import check_divides, feed, resident, to_mesh
 from zsljax.training.loop import Schedule, train
 from zsljax.training.optimizers import make_optimizer
-from zsljax.training.state import TrainState, init_state
+from zsljax.training.state import (
+  TrainState,
+  init_state,
+  warm_start,
+  without_params,
+)
 from zsljax.training.step import make_train_step
 from zsljax.training.workdir import flat, library_versions, open_workdir, read_manifest
 
@@ -22,4 +27,6 @@ __all__ = [
   "resident",
   "to_mesh",
   "train",
+  "warm_start",
+  "without_params",
 ]

@@ -6,20 +6,18 @@ from collections import deque
 from collections.abc import Callable, Iterator
 import dataclasses
 import math
-import sys
 import time
 
 import jax
-import jax.numpy as jnp
-import tqdm
 
 from zsljax.checkpoints import Checkpoints, abstract
 from zsljax.classes import ClassSpace
 from zsljax.errors import ZsljaxError
 from zsljax.models import Batch
 from zsljax.reporting.metrics_log import MetricsLog
+from zsljax.reporting.progress import step_bar
 from zsljax.sharding import over_classes, replicated
-from zsljax.training.state import TrainState
+from zsljax.training.state import TrainState, warm_start, without_params
 from zsljax.training.step import make_train_step
 
 # Steps that may wait on the devices. More gains nothing, and queued collectives
@@ -98,17 +96,11 @@ def train(
   metrics_log = log(start)
   in_flight: deque = deque()
 
-  with tqdm.tqdm(
-    total=schedule.total_steps,
-    initial=start,
-    unit="step",
-    desc="training",
-    mininterval=0.1 if sys.stderr.isatty() else 10,
-  ) as bar:
+  with step_bar(schedule.total_steps, "training", start) as bar:
     batch = next(batches)
     if fresh:
-      warm_start = jax.jit(_warm_start, static_argnums=(0, 1), out_shardings=layout)
-      state = warm_start(system, optimizer, state, batch)
+      warm = jax.jit(warm_start, static_argnums=(0, 1), out_shardings=layout)
+      state = warm(system, optimizer, state, batch)
     step_fn = _compiled(step_fn, state, batch, classes, bar)
 
     def settle(last: bool = False) -> bool:
@@ -144,37 +136,24 @@ def train(
       if step % schedule.save_every == 0:
         while in_flight:  # The log must reach as far as the checkpoint.
           settle()
-        checkpoints.save(step, state.params, _rest(state))
+        checkpoints.save(step, state.params, without_params(state))
         saved = step
       batch = next(batches)
     while in_flight:
       settle(last=len(in_flight) == 1)
   if saved != step:
-    checkpoints.save(step, state.params, _rest(state))
+    checkpoints.save(step, state.params, without_params(state))
   checkpoints.wait()
   metrics_log.close()
   return state
-
-
-def _rest(state: TrainState) -> dict:
-  """The state without the parameters, which have an item of their own."""
-  rest = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
-  del rest["params"]
-  return rest
 
 
 def _restore(checkpoints, shapes: TrainState) -> TrainState | None:
   step = checkpoints.latest_step()
   if step is None:
     return None
-  params, rest = checkpoints.restore(shapes.params, _rest(shapes), step)
+  params, rest = checkpoints.restore(shapes.params, without_params(shapes), step)
   return TrainState(params=params, **rest)
-
-
-def _warm_start(system, optimizer, state: TrainState, batch) -> TrainState:
-  rng = jax.random.fold_in(state.rng, 2**32 - 1)  # No step has this number.
-  params = system.warm_start(state.params, batch.astype(jnp.float32), rng)
-  return dataclasses.replace(state, params=params, opt_state=optimizer.init(params))
 
 
 def _compiled(step_fn, state, batch, classes, bar):

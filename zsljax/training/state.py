@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from zsljax.models import Spec, System
+from zsljax.models import Batch, Spec, System
 
 Array = jax.Array
 
@@ -42,3 +42,22 @@ def init_state(
   init_rng, rng = jax.random.split(jax.random.key(seed))
   params = system.init(init_rng, spec)
   return TrainState(jnp.int32(0), params, optimizer.init(params), rng)
+
+
+def warm_start(
+  system: System,
+  optimizer: optax.GradientTransformation,
+  state: TrainState,
+  batch: Batch,
+) -> TrainState:
+  """The state to begin training with, given the run's first batch."""
+  rng = jax.random.fold_in(state.rng, 2**32 - 1)  # No step has this number.
+  params = system.warm_start(state.params, batch.astype(jnp.float32), rng)
+  return dataclasses.replace(state, params=params, opt_state=optimizer.init(params))
+
+
+def without_params(state: TrainState) -> dict[str, Any]:
+  """The rest of the state; parameters have an item of their own in checkpoints."""
+  rest = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+  del rest["params"]
+  return rest

@@ -15,7 +15,7 @@ from zsljax.errors import ZsljaxError
 from zsljax.reporting.files import explained, write_json
 
 SCHEMA = 2
-_FILE = "manifest.json"
+_FILE, _SWEEP_FILE = "manifest.json", "sweep.json"
 _LIBRARIES = (
   "zsljax",
   "jax",
@@ -30,6 +30,8 @@ _LIBRARIES = (
 )
 # Where data lie may change between two starts; what they are may not.
 _FREE_FIELDS = ("data.dir", "data.cache")
+# What only sweeps read.
+_FREE_PARTS = ("grid.", "selection.")
 
 
 def library_versions() -> dict[str, str]:
@@ -45,6 +47,7 @@ def open_workdir(
   workdir: pathlib.Path,
   config: Mapping[str, Any],
   dataset: Mapping[str, Any],
+  sweep: bool = False,
 ) -> None:
   """Writes the manifest of a new run, or checks that of an interrupted one.
 
@@ -52,6 +55,7 @@ def open_workdir(
     workdir: the run's folder, made when absent.
     config: all fields, nested, JSON values.
     dataset: the stored dataset's metadata.
+    sweep: the folder is that of a sweep, whose manifest has another name.
 
   Raises:
     ZsljaxError: another config or other data made the folder.
@@ -64,7 +68,7 @@ def open_workdir(
     "dataset": dict(dataset),
     "versions": library_versions(),
   }
-  path = workdir / _FILE
+  path = workdir / (_SWEEP_FILE if sweep else _FILE)
   if not path.exists():
     if (workdir / "checkpoints").exists():
       raise ZsljaxError(
@@ -73,12 +77,14 @@ def open_workdir(
       )
     write_json(path, manifest)
     return
-  before = read_manifest(workdir)
+  before = read_manifest(workdir, sweep)
   old, new = flat(before["config"]), flat(manifest["config"])
   differing = [
     f"config.{field} is {new.get(field)!r}, there {old.get(field)!r}"
     for field in sorted(old.keys() | new.keys())
-    if old.get(field) != new.get(field) and field not in _FREE_FIELDS
+    if old.get(field) != new.get(field)
+    and field not in _FREE_FIELDS
+    and (sweep or not field.startswith(_FREE_PARTS))
   ]
   if differing:
     raise ZsljaxError(
@@ -104,16 +110,18 @@ def open_workdir(
     )
 
 
-def read_manifest(workdir: pathlib.Path) -> dict[str, Any]:
+def read_manifest(workdir: pathlib.Path, sweep: bool = False) -> dict[str, Any]:
   """What ``open_workdir`` wrote: ``config``, ``dataset``, ``versions``.
 
   Raises:
     ZsljaxError: the folder holds no run, or one of another schema.
   """
-  path = workdir / _FILE
+  path = workdir / (_SWEEP_FILE if sweep else _FILE)
   if not path.is_file():
+    there = " (it is a sweep; its runs are in its subfolders seed_0, seed_1, ...)"
     raise ZsljaxError(
-      f"{workdir}: no {_FILE}, expected the --workdir of a training run"
+      f"{workdir}: no {path.name}{there if (workdir / _SWEEP_FILE).exists() else ''}, "
+      "expected the --workdir of a training run"
     )
   try:
     manifest = json.loads(path.read_text())
