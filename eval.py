@@ -13,11 +13,12 @@ Images with several labels are evaluated by a protocol of their own:
 Embeddings are evaluated by classification among seen classes, verification of pairs and
 retrieval; it is all that a system without unseen classes has:
 
-  python eval.py --workdir=W --protocol=embeddings
+  python eval.py --workdir=W --protocol=embeddings   # --pairs=FILE for given pairs
 """
 
 from collections.abc import Callable
 import dataclasses
+import hashlib
 import pathlib
 from typing import Any
 
@@ -69,6 +70,12 @@ TOP_K = flags.DEFINE_list(
   "Several labels an image: how many to predict for it, as in 10,20; the config's "
   "evaluation.top_k or the protocol's numbers by default.",
 )
+PAIRS = flags.DEFINE_string(
+  "pairs",
+  None,
+  "With --protocol=embeddings, also verify these pairs: two images a line, each by its "
+  "row in the imported features, counted from 0.",
+)
 flags.mark_flags_as_mutual_exclusive(["gamma", "gamma_from"])
 flags.adopt_module_key_flags(zsljax.flags)
 
@@ -85,6 +92,7 @@ def evaluate(
   gamma_from: pathlib.Path | None = None,
   protocol: str | None = None,
   top_k: tuple[int, ...] | None = None,
+  pairs: pathlib.Path | None = None,
 ) -> list[Row]:
   """Rows for the latest checkpoint, also added to ``workdir/results.jsonl``.
 
@@ -98,6 +106,7 @@ def evaluate(
     protocol: how to count; None is the first that fits the data.
     top_k: numbers of labels to predict for an image that has several; None takes the
       config's ``evaluation.top_k``, or the protocol's.
+    pairs: a file with pairs of images, to be verified as well.
   """
   manifest = training.read_manifest(workdir)
   config = manifest["config"]
@@ -137,10 +146,16 @@ def evaluate(
     top_k,
     "a run on images with several labels",
   )
+  require(
+    pairs is None or protocol == EMBEDDINGS,
+    "--pairs",
+    pairs,
+    f"no pairs with --protocol={protocol}",
+  )
   if multi_label:
     rows = _multi_label_rows(workdir, run, split, protocol, top_k)
   elif protocol == EMBEDDINGS:
-    rows = _embedding_rows(workdir, run, split)
+    rows = _embedding_rows(workdir, run, split, pairs)
   else:
     rows = _single_label_rows(workdir, run, split, gamma, gamma_from)
   add_rows(workdir, rows)
@@ -156,14 +171,107 @@ def _protocols(system: System) -> list[str]:
   return [SINGLE_LABEL, *([EMBEDDINGS] if hasattr(system, "embed") else [])]
 
 
-def _embedding_rows(workdir: pathlib.Path, run: Experiment, split: str) -> list[Row]:
+@dataclasses.dataclass(frozen=True)
+class _Scored:
+  """A restored run, about to be evaluated.
+
+  Attributes:
+    run: the experiment.
+    split: of the images.
+    splits: of the stored set, that make it.
+    step: of the checkpoint.
+    seen: of the classes that are scored, ``[C]`` bool.
+    inputs: of ``evaluation.decide_all`` and its like.
+  """
+
+  run: Experiment
+  split: str
+  splits: tuple[str, ...]
+  step: int
+  seen: np.ndarray
+  inputs: dict[str, Any]
+
+  def all(self, function: Callable) -> Any:
+    """What ``function`` makes of all images."""
+    with jax.default_matmul_precision(self.run.config["matmul_precision"]):
+      return function(**self.inputs)
+
+  def row(
+    self,
+    protocol: str,
+    metrics: dict[str, float],
+    **described,
+  ) -> Row:
+    """A result row with these numbers, see ``Experiment.row``."""
+    return self.run.row(
+      _protocol(protocol, self.split), metrics, step=self.step, **described
+    )
+
+
+def _restored(workdir: pathlib.Path, run: Experiment, split: str) -> _Scored:
+  """The latest checkpoint, and the images and classes to be scored with it."""
+  checkpoints = Checkpoints(workdir, run.identity())
+  step = checkpoints.latest_step()
+  params = checkpoints.restore_params(run.param_shapes(), step)
+  checkpoints.close()
+  on_test = split == "test"
+  classes = run.dataset.classes if on_test else run.classes
+  devices = run.mesh.shape["data"]
+  batch_size = -(-run.config["evaluation"]["batch_size"] // devices) * devices
+  splits = run.dataset.test_splits if on_test else ("val",)
+  inputs = {
+    "system": run.system,
+    "params": params,
+    "classes": classes,
+    "batches": evaluation_batches(run.dataset, splits, batch_size),
+    "mesh": run.mesh,
+  }
+  return _Scored(run, split, splits, step, np.asarray(classes.seen), inputs)
+
+
+def _embedding_rows(
+  workdir: pathlib.Path, run: Experiment, split: str, pairs: pathlib.Path | None
+) -> list[Row]:
   scored = _restored(workdir, run, split)
   images = scored.all(evaluation.embed_all)
   metrics, roc = evaluation.embedding_metrics(images, scored.seen, run.mesh)
   columns = zip(roc.thresholds, roc.far, roc.tar, strict=True)
   lines = [",".join(f"{value:.7g}" for value in values) for values in columns]
   write_text(workdir / f"roc_{split}.csv", "\n".join(["threshold,far,tar", *lines, ""]))
-  return [scored.row(EMBEDDINGS, metrics)]
+  rows = [scored.row(EMBEDDINGS, metrics)]
+  if pairs is not None:
+    rows.append(_pair_row(scored, images, pairs))
+  return rows
+
+
+def _pair_row(scored: _Scored, images: evaluation.Embedded, path: pathlib.Path) -> Row:
+  given = evaluation.read_pairs(path)
+  rows = scored.run.dataset.source_rows(scored.splits)
+  order = np.argsort(rows)
+  at = order[np.minimum(np.searchsorted(rows, given, sorter=order), len(rows) - 1)]
+  strange = given[rows[at] != given]
+  require(
+    not strange.size,
+    f"{path}: row",
+    strange[0] if strange.size else "",
+    f"rows of the {len(rows)} {scored.split} images, such as {rows[:3].tolist()}",
+  )
+  verified = evaluation.pair_verification(
+    evaluation.pair_similarities(images.embeddings, at),
+    images.label[at[:, 0]] == images.label[at[:, 1]],
+  )
+  shares = {f"tar@{f:g}": tar for f, tar in verified.tar.items()}
+  shares |= {"eer": verified.eer, "auc": verified.auc}
+  return scored.row(
+    "pairs",
+    {name: 100 * float(share) for name, share in shares.items()},
+    pairs={
+      "file": path.name,
+      "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+      "positives": verified.positives,
+      "negatives": verified.negatives,
+    },
+  )
 
 
 def _single_label_rows(
@@ -226,63 +334,6 @@ def _multi_label_rows(
 def _protocol(name: str, split: str) -> str:
   """The protocol as rows name it: apart where it is not the test images'."""
   return name if split == "test" else f"{name}_{split}"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Scored:
-  """A restored run, about to be evaluated.
-
-  Attributes:
-    run: the experiment.
-    split: of the images.
-    step: of the checkpoint.
-    seen: of the classes that are scored, ``[C]`` bool.
-    inputs: of ``evaluation.decide_all`` and its like.
-  """
-
-  run: Experiment
-  split: str
-  step: int
-  seen: np.ndarray
-  inputs: dict[str, Any]
-
-  def all(self, function: Callable) -> Any:
-    """What ``function`` makes of all images."""
-    with jax.default_matmul_precision(self.run.config["matmul_precision"]):
-      return function(**self.inputs)
-
-  def row(
-    self,
-    protocol: str,
-    metrics: dict[str, float],
-    **described,
-  ) -> Row:
-    """A result row with these numbers, see ``Experiment.row``."""
-    return self.run.row(
-      _protocol(protocol, self.split), metrics, step=self.step, **described
-    )
-
-
-def _restored(workdir: pathlib.Path, run: Experiment, split: str) -> _Scored:
-  """The latest checkpoint, and the images and classes to be scored with it."""
-  checkpoints = Checkpoints(workdir, run.identity())
-  step = checkpoints.latest_step()
-  params = checkpoints.restore_params(run.param_shapes(), step)
-  checkpoints.close()
-  on_test = split == "test"
-  classes = run.dataset.classes if on_test else run.classes
-  devices = run.mesh.shape["data"]
-  batch_size = -(-run.config["evaluation"]["batch_size"] // devices) * devices
-  inputs = {
-    "system": run.system,
-    "params": params,
-    "classes": classes,
-    "batches": evaluation_batches(
-      run.dataset, run.dataset.test_splits if on_test else ("val",), batch_size
-    ),
-    "mesh": run.mesh,
-  }
-  return _Scored(run, split, step, np.asarray(classes.seen), inputs)
 
 
 def chosen_gamma(workdir: pathlib.Path, run: Experiment) -> tuple[float, str, str]:
@@ -371,6 +422,7 @@ def main(argv: list[str]) -> None:
     pathlib.Path(GAMMA_FROM.value).expanduser() if GAMMA_FROM.value else None,
     PROTOCOL.value,
     top_k,
+    pathlib.Path(PAIRS.value).expanduser() if PAIRS.value else None,
   )
   row = rows[0]
   trained_on = row["provenance"]["config"]["data"]["train_split"]

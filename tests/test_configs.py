@@ -269,6 +269,36 @@ def test_cosine_config_trains_and_evaluates(dataset, tmp_path):
       evaluate(tmp_path / "w", gamma=0.5)
 
 
+def test_given_pairs_are_verified(tmp_path):
+  config = small(cosine, "digits", tmp_path / "data")
+  train.train(config, tmp_path / "w")
+  dataset = open_dataset(config["data"])
+  images = dataset.source_rows(dataset.test_splits)
+  labels = dataset.labels(dataset.test_splits)
+  assert len(set(images)) == len(images) == len(labels)
+  rng = np.random.default_rng(0)
+  chosen = rng.integers(len(images), size=(60, 2))
+  lines = ["# two images", *(f"{a}, {b}" for a, b in images[chosen])]
+  (tmp_path / "pairs.txt").write_text("\n".join(lines))
+  whole, row = evaluate(tmp_path / "w", pairs=tmp_path / "pairs.txt")
+  assert (whole["protocol"], row["protocol"]) == ("embeddings", "pairs")
+  same = (labels[chosen[:, 0]] == labels[chosen[:, 1]]).sum()
+  counted = row["provenance"]["pairs"]
+  assert (counted["positives"], counted["negatives"]) == (same, 60 - same)
+  assert 0 <= row["metrics"]["eer"] <= 100 and 50 < row["metrics"]["auc"] <= 100
+  training = dataset.source_rows(("train",))
+  for line, message in (
+    ("1 2 3", "line 1: found '1 2 3', expected two whole numbers"),
+    ("# nothing", "found no line"),
+    (f"{images[0]} {training[0]}", f"row: found {training[0]}, expected rows of the"),
+  ):
+    (tmp_path / "pairs.txt").write_text(line)
+    with pytest.raises(ZsljaxError, match=message):
+      evaluate(tmp_path / "w", pairs=tmp_path / "pairs.txt")
+  with pytest.raises(ZsljaxError, match="not readable as text"):
+    evaluate(tmp_path / "w", pairs=tmp_path / "none.txt")
+
+
 def test_every_member_of_the_family_has_a_config():
   for name in FAMILY:
     config = cosine.get_config(f"digits,{name}")

@@ -112,6 +112,24 @@ def test_benchmark_of_region_systems(system):
   assert figures["fraction_of_matmul_rate"] > 0
 
 
+def test_benchmark_of_split_prototypes(monkeypatch):
+  monkeypatch.setitem(
+    benchmark.PRESETS,
+    "classes1m",
+    dataclasses.replace(
+      benchmark.PRESETS["classes1m"], num_classes=4000, num_seen=4000
+    ),
+  )
+  whole, split = (
+    benchmark.run("cosine", "classes1m", model_devices=n)["bytes_per_device"]
+    for n in (1, 4)
+  )
+  # The prototypes and Adam's two moments of them.
+  assert whole["arguments"] > 3 * 4000 * 512 * 4
+  assert split["arguments"] < 1.1 * 3 * 1000 * 512 * 4 + 2**20
+  assert split["temporaries"] < 0.4 * whole["temporaries"]
+
+
 def test_benchmark_of_a_stored_multi_label_set(tmp_path):
   prepare(read_multidigit(), tmp_path)
   figures = benchmark.run("sdl", "nus", 500, tmp_path, "multidigit")

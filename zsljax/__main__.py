@@ -271,7 +271,7 @@ def _parser() -> argparse.ArgumentParser:
     "--preset",
     default="cub",
     help="shapes: cub (pooled), cub7 or cub14 (regions), nus or openimages (several "
-    "labels an image) (default: %(default)s)",
+    "labels an image), classes1m (cosine: a million prototypes) (default: %(default)s)",
   )
   benchmark.add_argument("--batch_size", type=int, help="(default: the preset's)")
   benchmark.add_argument(
@@ -287,6 +287,13 @@ def _parser() -> argparse.ArgumentParser:
     "--features",
     metavar="NAME",
     help="its features and class embedding there, where it has several",
+  )
+  benchmark.add_argument(
+    "--model_devices",
+    type=int,
+    default=1,
+    help="devices over which parameters with a row for each class are split (default: "
+    "%(default)s)",
   )
   _add_file(benchmark, "json", "also write the figures", required=False)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
+import functools
 import pathlib
 import statistics
 import time
@@ -19,9 +20,10 @@ import numpy as np
 import optax
 
 from zsljax.classes import ClassSpace
-from zsljax.errors import ZsljaxError, did_you_mean
+from zsljax.errors import ZsljaxError, did_you_mean, in_bytes
 from zsljax.models import Batch, Spec, System, build_system
 from zsljax.reporting.files import write_json
+from zsljax.sharding import make_mesh, over_batch, over_classes, replicated
 from zsljax.training import init_state, make_train_step
 
 _MATMUL_SIZE = 2048
@@ -31,13 +33,17 @@ _NUM_EXAMPLES = 10_000
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-  """Sizes of a published training set, and its usual batch."""
+  """Sizes of a published training set, and its usual batch.
+
+  ``system_fields`` are what a system needs to be of these sizes.
+  """
 
   feature_shape: tuple[int, ...]
   num_attributes: int
   num_classes: int
   num_seen: int
   batch_size: int
+  system_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def spec(self) -> Spec:
     """With random word vectors of 300 numbers."""
@@ -51,13 +57,17 @@ class Shapes:
 
 
 # CUB pooled, and with regions on a grid of 7 x 7 and of 14 x 14; NUS-WIDE and Open
-# Images, whose images have several labels.
+# Images, whose images have several labels; a million learned prototypes, as in face
+# recognition.
 PRESETS = {
   "cub": Shapes((2048,), 312, 200, 150, 256),
   "cub7": Shapes((49, 2048), 312, 200, 150, 50),
   "cub14": Shapes((196, 2048), 312, 200, 150, 50),
   "nus": Shapes((2048,), 300, 1006, 925, 128),
   "openimages": Shapes((2048,), 300, 7586, 7186, 64),
+  "classes1m": Shapes(
+    (512,), 1, 10**6, 10**6, 256, {"preset": "embedding", "encoder": "none"}
+  ),
 }
 # Labels of an image, on average, where it has several.
 _LABELS = 5
@@ -133,7 +143,8 @@ def make_step(
   dtype: Any = jnp.float32,
   num_seen: int | None = None,
   label_widths: Mapping[str, int] | None = None,
-) -> tuple[Callable, float]:
+  mesh: jax.sharding.Mesh | None = None,
+) -> tuple[Callable, float, dict[str, int]]:
   """A training step on random features, with Adam.
 
   Args:
@@ -143,11 +154,15 @@ def make_step(
     dtype: of the features.
     num_seen: of the classes; three quarters when None.
     label_widths: of a stored multi-label set's columns.
+    mesh: the devices; one when None.
 
   Returns:
     A function that takes one step (on a batch, or on the random one) and returns its
-    loss; and the seconds of compilation.
+    loss; the seconds of compilation; and the bytes of each device's memory that hold
+    the ``arguments`` (state and batch, written over by the next state) and
+    ``temporaries``, as the compiler plans them.
   """
+  mesh = mesh or make_mesh(1)
   rng = np.random.default_rng(0)
   num_seen = num_seen or max(1, 3 * spec.num_classes // 4)
   classes = ClassSpace.create(
@@ -155,7 +170,7 @@ def make_step(
     rng.standard_normal((spec.num_classes, spec.num_attributes)),
     seen=np.arange(spec.num_classes) < num_seen,
   )
-  classes = jax.device_put(classes)
+  classes = jax.device_put(classes, replicated(mesh))
   widths, absent = label_widths or {}, None
   if system.multi_label:
     labels = random_labels(batch_size, num_seen, widths.get("labels"))
@@ -171,18 +186,30 @@ def make_step(
     absent=absent,
   )
   optimizer = optax.with_extra_args_support(optax.adam(1e-4))
-  state = init_state(system, optimizer, spec, 0)
-  step = jax.jit(make_train_step(system, optimizer), donate_argnums=0)
+  batch = jax.device_put(batch, over_batch(mesh))
+  initial = functools.partial(init_state, system, optimizer, spec, 0)
+  layout = over_classes(jax.eval_shape(initial), system.class_params, mesh)
+  state = jax.jit(initial, out_shardings=layout)()
+  step = jax.jit(
+    make_train_step(system, optimizer),
+    donate_argnums=0,
+    out_shardings=(layout, replicated(mesh)),
+  )
   start = time.perf_counter()
   compiled = step.lower(state, batch, classes).compile()
   compile_time = time.perf_counter() - start
+  planned = compiled.memory_analysis()
+  memory = {
+    "arguments": planned.argument_size_in_bytes,
+    "temporaries": planned.temp_size_in_bytes,
+  }
 
   def one_step(batch: Batch = batch):
     nonlocal state
     state, metrics = compiled(state, batch, classes)
     return metrics["loss"]
 
-  return one_step, compile_time
+  return one_step, compile_time, memory
 
 
 def input_rates(
@@ -225,27 +252,30 @@ def run(
   data_dir: pathlib.Path | None = None,
   dataset: str = "awa1",
   features: str | None = None,
+  model_devices: int = 1,
 ) -> dict[str, Any]:
   """All figures for one system, as JSON values."""
   if preset not in PRESETS:
     raise ZsljaxError(
       f"--preset: unknown shapes {preset!r}. {did_you_mean(preset, PRESETS)}"
     )
-  system = _released(system_name)
+  shapes = PRESETS[preset]
+  system = _built(system_name, shapes)
   stored, spec = None, None
   if data_dir:
     stored, spec = _stored(system, data_dir, dataset, features)
-  shapes = PRESETS[preset]
   batch_size = batch_size or shapes.batch_size
   spec = spec or shapes.spec()
   dtype = jax.dtypes.canonicalize_dtype(stored.storage_dtype if stored else jnp.float32)
-  one_step, compile_time = make_step(
+  mesh = make_mesh(1, model_devices)
+  one_step, compile_time, memory = make_step(
     system,
     spec,
     batch_size,
     dtype,
     None if stored else shapes.num_seen,
     stored.metadata["label_widths"] if stored else None,
+    mesh,
   )
   product, product_flops = matrix_product()
   timings = time_calls({"step": one_step, "matmul": product})
@@ -259,7 +289,9 @@ def run(
     "num_attributes": spec.num_attributes,
     "num_classes": spec.num_classes,
     "device": jax.devices()[0].device_kind,
+    "devices": mesh.size,
     "compile_seconds": compile_time,
+    "bytes_per_device": memory,
     "step_seconds": dataclasses.asdict(timing),
     "examples_per_second": batch_size / timing.median,
     "useful_flops_per_step": flops,
@@ -272,8 +304,12 @@ def run(
   return figures
 
 
-def _released(name: str) -> System:
+def _built(name: str, shapes: Shapes) -> System:
   """A system as its authors' code has it, or as the paper where there is none."""
+  if shapes.system_fields:
+    return build_system({"name": name, **shapes.system_fields})
+  if name == "cosine":
+    return build_system({"name": name, "preset": "class_norm"})
   system = build_system({"name": name})
   if "official_code" in system.presets:
     return build_system({"name": name, "preset": "official_code"})
@@ -297,7 +333,6 @@ def _stored(system: System, data_dir: pathlib.Path, name: str, features: str | N
 
 def _time_input(stored, batch_size: int, one_step: Callable) -> dict[str, Any]:
   from zsljax.data import TrainingData
-  from zsljax.sharding import make_mesh
   from zsljax.training import feed
 
   data = TrainingData(stored, "trainval", batch_size, seed=0, cache="none")
@@ -321,13 +356,16 @@ def _time_input(stored, batch_size: int, one_step: Callable) -> dict[str, Any]:
 
 def show(figures: dict[str, Any]) -> str:
   """The figures as lines for the terminal."""
-  step = Timing(**figures["step_seconds"])
+  step, memory = Timing(**figures["step_seconds"]), figures["bytes_per_device"]
   shape = " x ".join(map(str, figures["feature_shape"]))
   lines = [
     f"{figures['system']}: batch {figures['batch_size']}, features {shape}, "
     f"{figures['num_attributes']} attributes, {figures['num_classes']} classes, "
-    f"{figures['feature_dtype']}, one device ({figures['device']})",
+    f"{figures['feature_dtype']}, {figures['devices']} device(s) "
+    f"({figures['device']})",
     f"compile            {figures['compile_seconds']:.2f} s",
+    f"memory             {in_bytes(memory['arguments'])} for state and batch, "
+    f"{in_bytes(memory['temporaries'])} beside them, on each device",
     f"step               {step}, median and quartiles",
     f"examples/s         {figures['examples_per_second']:,.0f}",
     f"useful GFLOP/s     {figures['flops_per_second'] / 1e9:.1f}",
@@ -358,6 +396,7 @@ def main(args) -> None:
     args.data_dir,
     args.dataset,
     args.features,
+    args.model_devices,
   )
   print(show(figures))
   if args.json:

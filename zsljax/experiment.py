@@ -140,11 +140,11 @@ class Experiment:
     gamma: float = 0.0,
     gamma_from: str = "no calibration",
     conditions: dict[str, Any] | None = None,
-    chosen: dict[str, Any] | None = None,
+    **provenance,
   ) -> Row:
-    """A result row with these numbers, and where they come from.
+    """A result row with these numbers, and where they come from, see ``make_row``.
 
-    ``chosen`` says among what the settings were chosen, and how. See ``make_row``.
+    ``provenance`` is what else there is to know of that.
     """
     config, meta = self.config, self.dataset.metadata
     return make_row(
@@ -165,7 +165,7 @@ class Experiment:
         "data": {k: meta[k] for k in ("fingerprint", "sources", "storage_dtype")},
         "versions": library_versions(),
         "device": jax.devices()[0].device_kind,
-        **({} if chosen is None else {"chosen": chosen}),
+        **provenance,
       },
     )
 

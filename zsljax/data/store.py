@@ -463,6 +463,17 @@ class StoredDataset:
     """Class ids of one host's share, in stored order, without reading features."""
     return self._entries("label", self.pieces(splits, host, num_hosts))
 
+  def source_rows(self, splits: tuple[str, ...]) -> np.ndarray:
+    """Which row of the source each image of ``splits`` was, in stored order."""
+    tf, _ = tensorflow()
+    row = {"row": tf.io.FixedLenFeature((), tf.int64)}
+    rows = []
+    for piece in self.pieces(splits):
+      records = tf.data.TFRecordDataset(piece.path).skip(piece.first).take(piece.count)
+      records = records.map(lambda r: tf.io.parse_single_example(r, row)["row"])
+      rows.extend(records.as_numpy_iterator())
+    return np.array(rows)
+
   def single_records(
     self, splits: tuple[str, ...], host: int = 0, num_hosts: int = 1
   ) -> tuple[np.ndarray, np.ndarray]:

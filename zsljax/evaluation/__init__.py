@@ -3,12 +3,14 @@
 from zsljax.evaluation.calibration import Curve, seen_unseen_curve, shared_gamma
 from zsljax.evaluation.decisions import Decisions, decide, decide_all, decisions_of
 from zsljax.evaluation.embeddings import (
+  Embedded,
   cosine_statistics,
   embed_all,
   embedded,
   embedding_metrics,
   pair_similarities,
   pair_verification,
+  read_pairs,
   retrieval,
   verification,
 )
@@ -31,6 +33,7 @@ __all__ = [
   "PUBLISHED_DENSITY",
   "Curve",
   "Decisions",
+  "Embedded",
   "MultiLabelProtocol",
   "average_precisions",
   "cosine_statistics",
@@ -46,6 +49,7 @@ __all__ = [
   "multi_label_metrics",
   "pair_similarities",
   "pair_verification",
+  "read_pairs",
   "per_class_accuracy",
   "precision_and_recall",
   "retrieval",

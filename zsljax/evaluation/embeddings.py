@@ -23,13 +23,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from zsljax.classes import ClassSpace
-from zsljax.errors import require
+from zsljax.errors import ZsljaxError, require
 from zsljax.evaluation.decisions import decisions_of, over_batches
 from zsljax.evaluation.metrics import per_class_accuracy
 from zsljax.models import Batch, System
@@ -243,6 +244,34 @@ def verification(
     false_accept_rates,
     roc_points,
   )
+
+
+def read_pairs(path: pathlib.Path) -> np.ndarray:
+  """Pairs ``[P, 2]`` from a text file: two whole numbers a line.
+
+  They stand apart by a comma or blanks; lines that begin with # are passed over.
+
+  Raises:
+    ZsljaxError: it is not there, or a line is something else.
+  """
+  try:
+    lines = path.read_text().splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise ZsljaxError(f"{path}: not readable as text ({error})") from error
+  pairs = []
+  for number, line in enumerate(lines, 1):
+    cells = line.replace(",", " ").split()
+    if not cells or line.startswith("#"):
+      continue
+    require(
+      len(cells) == 2 and all(cell.isdecimal() for cell in cells),
+      f"{path}: line {number}",
+      repr(line[:40]),
+      "two whole numbers, the images of a pair",
+    )
+    pairs.append([int(cell) for cell in cells])
+  require(len(pairs) > 0, str(path), "no line", "two whole numbers a line")
+  return np.array(pairs)
 
 
 def pair_verification(
