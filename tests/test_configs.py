@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from configs import attended_autoencoder, cosine, msdn, sdl, semantic_softmax
+from configs import attended_autoencoder, baselines, cosine, msdn, sdl, semantic_softmax
 from zsljax.checkpoints import Checkpoints
 from zsljax.data import make_feature_set, make_multilabel_set, open_dataset, prepare
 from zsljax.errors import ZsljaxError
@@ -84,8 +84,8 @@ def small(module, argument, dest):
   if module is sdl:
     if argument != "multidigit":
       multi_label_stand_in(argument, dest)
-  elif argument != "digits":
-    stand_in(argument, dest, shape=(4, channels) if channels else (12,))
+  elif config.data.name != "digits":
+    stand_in(config.data.name, dest, shape=(4, channels) if channels else (12,))
   return config.to_dict()
 
 
@@ -101,6 +101,18 @@ def test_config_trains_two_steps_and_evaluates(dataset, tmp_path):
     2,
   )
   assert all(0 <= value <= 100 for value in row["metrics"].values())
+
+
+@pytest.mark.parametrize("system", baselines.SYSTEMS)
+@pytest.mark.parametrize("dataset", ["digits", "cub"])
+def test_baseline_is_solved_and_evaluated(dataset, system, tmp_path):
+  config = small(baselines, f"{dataset},{system}", tmp_path / "data")
+  config["epochs"] = 1
+  assert int(train.train(config, tmp_path / "w").step) == 1
+  (row,) = evaluate(tmp_path / "w")
+  assert (row["system"], row["dataset"]) == (system, dataset)
+  if dataset == "digits":
+    assert row["metrics"]["s"] > 30
 
 
 REGION_SYSTEMS = [(m, d) for m in (msdn, attended_autoencoder) for d in m.DATASETS]

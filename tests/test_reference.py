@@ -8,8 +8,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from configs import attended_autoencoder, msdn, sdl, semantic_softmax
+from configs import attended_autoencoder, baselines, msdn, sdl, semantic_softmax
 from zsljax.data import prepare, read_multilabel, read_regions, read_xlsa17
+from zsljax.sweeps import sweep
 
 train = importlib.import_module("train")
 evaluate = importlib.import_module("eval").evaluate
@@ -71,6 +72,34 @@ def test_awa1_reaches_the_convex_optimum(stored, tmp_path):
 def test_awa1_optimum_for_other_weights(stored, tmp_path, system, optimum):
   objective, _ = run(stored, tmp_path, **system)
   assert objective == pytest.approx(optimum, abs=0.05)
+
+
+@needs_awa1
+@needs_scene15
+@pytest.mark.parametrize(
+  ("dataset", "targets", "gamma", "lambda_", "expected"),
+  [
+    ("awa1", "signed", 10.0, 0.1, (32.32, 5.73, 34.01, 9.81)),
+    ("awa1", "binary", 10.0, 1.0, (33.68, 4.57, 31.40, 7.98)),
+    ("scene15", "signed", 0.1, 1.0, (42.19, 16.56, 80.38, 27.46)),
+    ("scene15", "binary", 10.0, 0.1, (62.56, 5.61, 91.88, 10.58)),
+  ],
+)
+def test_eszsl_is_chosen_and_scores_as_known(
+  stored, dataset, targets, gamma, lambda_, expected, tmp_path
+):
+  if dataset == "scene15" and not (stored / dataset).exists():
+    with read_regions(REGIONS, stored, pool=True) as feature_set:
+      prepare(feature_set, stored)
+  config = baselines.get_config(f"{dataset},eszsl")
+  config.data.dir = str(stored)
+  config.system.targets = targets
+  rows = sweep(config.to_dict(), 1, tmp_path)
+  chosen = json.loads((tmp_path / "chosen.json").read_text())["point"]
+  assert chosen == {"system.gamma": gamma, "system.lambda_": lambda_}
+  (row,) = [r for r in rows if (r["selection"], r["calibration"]) == ("last", "none")]
+  for name, value in zip(("t1", "u", "s", "h"), expected, strict=True):
+    assert row["metrics"][name] == pytest.approx(value, abs=0.05)
 
 
 @pytest.fixture(scope="module")

@@ -256,10 +256,10 @@ def reconstruction_error(inputs, layer):
 
 
 def test_pretraining_makes_each_layer_encode_the_one_below(float64):
-  system, params, batch, _ = make(
+  system, params, batch, space = make(
     hidden=(4, 3), images=40, pretrain_steps=200, pretrain_l2=1e-5
   )
-  trained = jax.device_get(system.warm_start(params, batch, jax.random.key(1)))
+  trained = jax.device_get(system.warm_start(params, batch, space, jax.random.key(1)))
   params = jax.device_get(params)
   inputs = np.asarray(batch.features)
   inputs = inputs / np.linalg.norm(inputs, axis=1, keepdims=True)
@@ -276,10 +276,10 @@ def test_pretraining_makes_each_layer_encode_the_one_below(float64):
 def test_sparse_pretraining_draws_units_to_the_target(float64):
   gaps = []
   for weight in (0.0, 10.0):
-    system, params, batch, _ = make(
+    system, params, batch, space = make(
       hidden=(4,), images=40, pretrain_steps=100, sparsity=0.2, sparsity_weight=weight
     )
-    layer = system.warm_start(params, batch, jax.random.key(1))["hidden_0"]
+    layer = system.warm_start(params, batch, space, jax.random.key(1))["hidden_0"]
     x = batch.features / jnp.linalg.norm(batch.features, axis=1, keepdims=True)
     rates = jax.nn.sigmoid(x @ layer["kernel"] + layer["bias"][None]).mean(0)
     gaps.append(float(jnp.abs(rates - 0.2).max()))
@@ -287,7 +287,7 @@ def test_sparse_pretraining_draws_units_to_the_target(float64):
 
 
 def test_pretraining_ignores_masked_rows(float64):
-  system, params, batch, _ = make(
+  system, params, batch, space = make(
     hidden=(4,), images=20, pretrain_steps=20, sparsity_weight=1.0
   )
   padded = Batch(
@@ -298,12 +298,12 @@ def test_pretraining_ignores_masked_rows(float64):
   )
   rng = jax.random.key(1)
   chex.assert_trees_all_close(
-    system.warm_start(params, padded, rng),
-    system.warm_start(params, batch, rng),
+    system.warm_start(params, padded, space, rng),
+    system.warm_start(params, batch, space, rng),
     rtol=1e-6,
   )
 
 
 def test_without_pretraining_nothing_changes():
-  system, params, batch, _ = make(hidden=(4,))
-  assert system.warm_start(params, batch, jax.random.key(1)) is params
+  system, params, batch, space = make(hidden=(4,))
+  assert system.warm_start(params, batch, space, jax.random.key(1)) is params

@@ -1,6 +1,7 @@
 """The systems, each a pure function of features and a class space."""
 
 from zsljax.models.attended_autoencoder import AttendedAutoencoder
+from zsljax.models.closed_form import ESZSL, SAE, NearestMean
 from zsljax.models.cosine import CosineClassifier
 from zsljax.models.msdn import MSDN
 from zsljax.models.sdl import SDL, label_scores
@@ -15,11 +16,14 @@ from zsljax.models.system import (
 )
 
 __all__ = [
+  "ESZSL",
   "MSDN",
+  "SAE",
   "SDL",
   "AttendedAutoencoder",
   "Batch",
   "CosineClassifier",
+  "NearestMean",
   "SemanticSoftmax",
   "Spec",
   "System",

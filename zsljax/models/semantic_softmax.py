@@ -130,7 +130,10 @@ class SemanticSoftmax(System):
     embeddings = jnp.zeros((1, spec.num_attributes))
     return self._network.init(rng, pooled(features), embeddings)["params"]
 
-  def warm_start(self, params: Params, batch: Batch, rng: Array) -> Params:
+  def warm_start(
+    self, params: Params, batch: Batch, classes: ClassSpace, rng: Array
+  ) -> Params:
+    del classes
     if not self.pretrain_steps:
       return params
     params, inputs = dict(params), l2_normalize(pooled(batch.features))

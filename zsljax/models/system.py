@@ -93,13 +93,15 @@ class System(Protocol):
   def init(self, rng: Array, spec: Spec) -> Params:
     """Initial parameters, a pytree of arrays."""
 
-  def warm_start(self, params: Params, batch: Batch, rng: Array) -> Params:
+  def warm_start(
+    self, params: Params, batch: Batch, classes: ClassSpace, rng: Array
+  ) -> Params:
     """Parameters to begin training with, given a run's first batch.
 
     In full-batch training that is the whole training set. By default they are the
     initial ones.
     """
-    del batch, rng
+    del batch, classes, rng
     return params
 
   def scores(self, params: Params, features: Array, classes: ClassSpace) -> Array:

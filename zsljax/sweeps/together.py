@@ -116,7 +116,11 @@ class Together:
     rows = self._rows()
     first = next(rows)
     state = jax.jit(self._initial)(
-      np.array([v.seed for v in self.variants]), self._numbers, first, self._images
+      np.array([v.seed for v in self.variants]),
+      self._numbers,
+      first,
+      self._images,
+      self._classes,
     )
     step = jax.jit(
       lambda state, *inputs: self._step(tolerance, state, *inputs), donate_argnums=0
@@ -221,12 +225,12 @@ class Together:
       config, self.run.config["batch_size"], self._total_steps
     )
 
-  def _initial(self, seeds, numbers, rows, images) -> TrainState:
+  def _initial(self, seeds, numbers, rows, images, classes) -> TrainState:
     def one(seed, numbers, which):
       system, optimizer = self._system(numbers), self._optimizer(numbers)
       state = training.init_state(system, optimizer, self.run.spec, seed)
       batch = self._batch(rows, which, images)
-      return training.warm_start(system, optimizer, state, batch)
+      return training.warm_start(system, optimizer, state, batch, classes)
 
     return jax.vmap(one)(seeds, numbers, self._which)
 

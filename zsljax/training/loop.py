@@ -100,7 +100,7 @@ def train(
     batch = next(batches)
     if fresh:
       warm = jax.jit(warm_start, static_argnums=(0, 1), out_shardings=layout)
-      state = warm(system, optimizer, state, batch)
+      state = warm(system, optimizer, state, batch, classes)
     step_fn = _compiled(step_fn, state, batch, classes, bar)
 
     def settle(last: bool = False) -> bool:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from zsljax.classes import ClassSpace
 from zsljax.models import Batch, Spec, System
 
 Array = jax.Array
@@ -49,10 +50,11 @@ def warm_start(
   optimizer: optax.GradientTransformation,
   state: TrainState,
   batch: Batch,
+  classes: ClassSpace,
 ) -> TrainState:
   """The state to begin training with, given the run's first batch."""
   rng = jax.random.fold_in(state.rng, 2**32 - 1)  # No step has this number.
-  params = system.warm_start(state.params, batch.astype(jnp.float32), rng)
+  params = system.warm_start(state.params, batch.astype(jnp.float32), classes, rng)
   return dataclasses.replace(state, params=params, opt_state=optimizer.init(params))
 
 

@@ -1,0 +1,51 @@
+"""Baselines in closed form: ESZSL, the semantic autoencoder, nearest class mean.
+
+  python train.py --config=configs/baselines.py:awa1,eszsl --workdir=W
+  python eval.py --workdir=W
+
+The argument names the dataset and the system (eszsl when there is none): eszsl, sae,
+nearest_mean. `python -m zsljax sweep` chooses their one or two numbers; its T1 on the
+validation classes decides, as is usual for them.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+from zsljax.errors import ZsljaxError, did_you_mean
+
+DATASETS = dict.fromkeys(
+  ("digits", "scene15", "awa1", "awa2", "cub", "sun", "apy", "flo")
+)
+_POWERS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
+SYSTEMS = {
+  "eszsl": {"gamma": 10.0, "lambda_": 0.1, "targets": "signed"},
+  "sae": {"lambda_": 1.0, "space": "visual"},
+  "nearest_mean": {"ridge": 0.1},
+}
+GRIDS = {
+  "eszsl": {"gamma": _POWERS, "lambda_": _POWERS},
+  "sae": {"lambda_": _POWERS, "space": ("visual", "semantic")},
+  "nearest_mean": {"ridge": _POWERS},
+}
+
+
+def get_config(argument: str = "digits") -> ConfigDict:
+  """The config for a dataset and a system, as in ``awa1,sae``."""
+  dataset, _, system = argument.partition(",")
+  system = system or "eszsl"
+  base.choose(dataset, DATASETS, "configs/baselines.py")
+  if system not in SYSTEMS:
+    raise ZsljaxError(
+      f"--config=configs/baselines.py:{argument}: unknown system {system!r}. "
+      f"{did_you_mean(system, SYSTEMS)}"
+    )
+  config = base.get_config()
+  config.data.name = dataset
+  config.batch_size = 0
+  config.epochs = 1
+  config.optimizer.name = "adam"
+
+  config.system = ConfigDict({"name": system, "preset": "paper", **SYSTEMS[system]})
+  config.selection.metric = "t1"
+  config.grid.system = ConfigDict(GRIDS[system])
+  return config

@@ -1,0 +1,157 @@
+"""Closed forms against float64 NumPy and SciPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+
+from zsljax.classes import ClassSpace
+from zsljax.errors import ZsljaxError
+from zsljax.models import ESZSL, SAE, Batch, NearestMean, Spec
+
+SYSTEMS = [ESZSL(2.0, 0.5), ESZSL(2.0, 0.5, "binary"), SAE(0.7), NearestMean(0.3)]
+
+
+@pytest.fixture
+def problem(float64):
+  rng = np.random.default_rng(0)
+  classes = ClassSpace.create(
+    "abcdef",
+    rng.standard_normal((6, 4)),
+    seen=[True, True, False, True, False, True],
+    ids=[5, 1, 4, 3, 0, 2],
+  )
+  labels = rng.choice(classes.ids[np.asarray(classes.seen)], 40)
+  features = rng.standard_normal((40, 7))
+  batch = Batch(jnp.asarray(features), jnp.asarray(labels), jnp.ones(40, bool), 40)
+  return batch, classes, Spec((7,), 4, 6)
+
+
+def solved(system, batch, classes, spec):
+  params = system.init(jax.random.key(0), spec)
+  return system.warm_start(params, batch, classes, jax.random.key(1))
+
+
+def unit(rows):
+  return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(("targets", "other"), [("signed", -1), ("binary", 0)])
+def test_eszsl_is_its_formula(problem, targets, other):
+  batch, classes, spec = problem
+  system = ESZSL(2.0, 0.5, targets)
+  params = solved(system, *problem)
+  x, s = unit(np.asarray(batch.features)), np.asarray(classes.embeddings)
+  seen = np.asarray(classes.seen)
+  y = np.where(np.asarray(batch.labels)[:, None] == classes.ids[seen][None], 1, other)
+  s_seen = s[seen]
+  left = np.linalg.inv(x.T @ x + 2.0 * np.eye(7))
+  right = np.linalg.inv(s_seen.T @ s_seen + 0.5 * np.eye(4))
+  expected = left @ x.T @ y @ s_seen @ right
+  np.testing.assert_allclose(params["map"], expected, rtol=1e-6)
+  scores = system.scores(params, batch.features, classes)
+  np.testing.assert_allclose(scores, x @ expected @ s.T, rtol=1e-5)
+  loss, _ = system.loss(params, batch, classes, jax.random.key(0))
+  error = ((x @ expected @ s_seen.T - y) ** 2).sum(1).mean()
+  np.testing.assert_allclose(loss, error, rtol=1e-5)
+
+
+@pytest.mark.parametrize("space", ["visual", "semantic"])
+def test_sae_solves_its_sylvester_equation(problem, space):
+  batch, classes, spec = problem
+  system = SAE(0.7, space)
+  params = solved(system, *problem)
+  x = unit(np.asarray(batch.features)).T
+  described = unit(np.asarray(classes.embeddings))
+  position = {label: i for i, label in enumerate(classes.ids.tolist())}
+  s = described[[position[int(label)] for label in batch.labels]].T
+  expected = scipy.linalg.solve_sylvester(s @ s.T, 0.7 * x @ x.T, 1.7 * s @ x.T)
+  np.testing.assert_allclose(params["map"], expected, rtol=1e-7, atol=1e-9)
+  if space == "visual":
+    scores = x.T @ unit(described @ expected).T
+  else:
+    scores = unit(x.T @ expected.T) @ described.T
+  np.testing.assert_allclose(
+    system.scores(params, batch.features, classes), scores, atol=1e-8
+  )
+
+
+def test_nearest_mean_predicts_means_of_unseen_classes(problem):
+  batch, classes, spec = problem
+  system = NearestMean(0.3)
+  params = solved(system, *problem)
+  x, labels = unit(np.asarray(batch.features)), np.asarray(batch.labels)
+  described, seen = unit(np.asarray(classes.embeddings)), np.asarray(classes.seen)
+  means = np.stack([x[labels == c].mean(0) for c in classes.ids[seen]])
+  centre, origin = means.mean(0), described[seen].mean(0)
+  centred = described[seen] - origin
+  mapping = np.linalg.solve(
+    centred.T @ centred + 0.3 * np.eye(4), centred.T @ (means - centre)
+  )
+  expected = np.empty((6, 7))
+  expected[seen] = means
+  expected[~seen] = (described[~seen] - origin) @ mapping + centre
+  distances = ((x[:, None] - expected[None]) ** 2).sum(2)
+  np.testing.assert_allclose(
+    system.scores(params, batch.features, classes), -distances, atol=1e-6
+  )
+  loss, _ = system.loss(params, batch, classes, jax.random.key(0))
+  own = [list(classes.ids).index(label) for label in labels]
+  np.testing.assert_allclose(loss, distances[np.arange(40), own].mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda s: s.name)
+def test_padding_counts_for_nothing(problem, padded_pooled, system):
+  batch, classes, spec = problem
+  more = padded_pooled(batch)
+  for a, b in zip(
+    jax.tree.leaves(solved(system, batch, classes, spec)),
+    jax.tree.leaves(solved(system, more, classes, spec)),
+    strict=True,
+  ):
+    np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.fixture
+def padded_pooled():
+  def pad(batch):
+    return Batch(
+      jnp.pad(batch.features, [(0, 3), (0, 0)], constant_values=9.0),
+      jnp.pad(batch.labels, (0, 3)),
+      jnp.pad(batch.mask, (0, 3)),
+      batch.num_examples,
+    )
+
+  return pad
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda s: s.name)
+def test_a_part_of_the_images_is_refused(problem, system):
+  batch, classes, spec = problem
+  part = Batch(batch.features[:9], batch.labels[:9], batch.mask[:9], 40)
+  with pytest.raises(ZsljaxError, match="config.batch_size: found 9, expected 0: "):
+    solved(system, part, classes, spec)
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda s: s.name)
+def test_loss_has_no_gradient(problem, system):
+  batch, classes, _ = problem
+  params = solved(system, *problem)
+  gradient = jax.grad(lambda p: system.loss(p, batch, classes, jax.random.key(0))[0])
+  assert all((g == 0).all() for g in jax.tree.leaves(gradient(params)))
+
+
+@pytest.mark.parametrize(
+  ("make", "message"),
+  [
+    (lambda: ESZSL(0.0), "config.system.gamma: found 0.0, expected more than 0"),
+    (lambda: ESZSL(targets="one"), "config.system.targets: found 'one', expected one"),
+    (lambda: SAE(-1.0), "config.system.lambda_: found -1.0"),
+    (lambda: SAE(space="both"), "config.system.space: found 'both'"),
+    (lambda: NearestMean(0.0), "config.system.ridge: found 0.0"),
+  ],
+)
+def test_settings_out_of_range_are_refused(make, message):
+  with pytest.raises(ZsljaxError, match=message):
+    make()

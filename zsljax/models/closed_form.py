@@ -1,0 +1,294 @@
+"""Baselines that are solved, not trained: they check data, metric and protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from zsljax.classes import ClassSpace
+from zsljax.errors import require
+from zsljax.models.layers import pooled
+from zsljax.models.system import Array, Batch, Params, Spec, System, register
+from zsljax.numerics import l2_normalize, masked_mean
+
+TARGETS = {"signed": -1.0, "binary": 0.0}
+SPACES = ("visual", "semantic")
+
+
+class ClosedForm(System):
+  """A system whose parameters are a formula of the training set.
+
+  Training is one step: ``warm_start`` solves, given all training images at once
+  (``config.batch_size=0``), and the loss, by which the solution is reported, has no
+  gradient. Rows of the features have length one; the products are summed in float32.
+  """
+
+  presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}}
+
+  def warm_start(
+    self, params: Params, batch: Batch, classes: ClassSpace, rng: Array
+  ) -> Params:
+    del rng
+    require(
+      len(batch.labels) >= batch.num_examples,
+      "config.batch_size",
+      len(batch.labels),
+      f"0: {self.name} is solved from all training images at once",
+    )
+    features = jnp.where(batch.mask[:, None], _unit_rows(batch.features), 0)
+    return self.solve(params, features, batch, classes)
+
+  def solve(
+    self, params: Params, features: Array, batch: Batch, classes: ClassSpace
+  ) -> Params:
+    """The parameters.
+
+    Args:
+      params: of ``init``, for their shapes.
+      features: rows of length one, of zeros for padding, ``[N, D]``.
+      batch: all training images.
+      classes: the training class space.
+    """
+    raise NotImplementedError
+
+  def fit(self, params: Params, batch: Batch, classes: ClassSpace) -> Array:
+    """How well the solution explains each image, ``[N]``; lower is better."""
+    raise NotImplementedError
+
+  def loss(
+    self, params: Params, batch: Batch, classes: ClassSpace, rng: Array
+  ) -> tuple[Array, dict[str, Array]]:
+    del rng
+    params = jax.lax.stop_gradient(params)
+    loss = masked_mean(self.fit(params, batch, classes), batch.mask)
+    return loss, {"fit": loss}
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class ESZSL(ClosedForm):
+  r"""ESZSL (Romera-Paredes & Torr, ICML 2015).
+
+  .. math::
+    V = (X^\top X + \gamma I)^{-1} X^\top Y S (S^\top S + \lambda I)^{-1}
+
+  for images X ``[N, D]``, targets Y ``[N, C]`` and seen descriptors S ``[C, A]``; the
+  scores are :math:`x^\top V s_c`. Descriptors are taken as they stand.
+
+  Attributes:
+    gamma: on the features' side.
+    lambda_: on the descriptors' side.
+    targets: what Y holds for a class that is not the image's: -1 (``signed``, as in the
+      paper) or 0 (``binary``); for the image's own class 1.
+  """
+
+  name: ClassVar[str] = "eszsl"
+  numbers: ClassVar[tuple[str, ...]] = ("gamma", "lambda_")
+
+  gamma: float = 1.0
+  lambda_: float = 1.0
+  targets: str = "signed"
+
+  def __post_init__(self):
+    require(
+      self.targets in TARGETS,
+      "config.system.targets",
+      repr(self.targets),
+      f"one of {', '.join(TARGETS)}",
+    )
+    for field in ("gamma", "lambda_"):
+      value = getattr(self, field)
+      require(value > 0, f"config.system.{field}", value, "more than 0")
+
+  def init(self, rng: Array, spec: Spec) -> Params:
+    del rng
+    return {"map": jnp.zeros((spec.feature_shape[-1], spec.num_attributes))}
+
+  def solve(
+    self, params: Params, features: Array, batch: Batch, classes: ClassSpace
+  ) -> Params:
+    del params
+    descriptions = _seen_rows(classes, jnp.asarray(classes.embeddings))
+    correlation = features.T @ self._targets(batch, classes) @ descriptions
+    left = _ridge(features.T @ features, self.gamma, correlation)
+    right = _ridge(descriptions.T @ descriptions, self.lambda_, left.T)
+    return {"map": right.T}
+
+  def fit(self, params: Params, batch: Batch, classes: ClassSpace) -> Array:
+    missing = self.scores(params, batch.features, classes) - self._targets(
+      batch, classes
+    )
+    return jnp.sum(missing**2, 1, where=jnp.asarray(classes.seen)[None])
+
+  def scores(self, params: Params, features: Array, classes: ClassSpace) -> Array:
+    descriptions = jnp.asarray(classes.embeddings)
+    return _unit_rows(features) @ params["map"] @ descriptions.T
+
+  def step_flops(self, spec: Spec, batch_size: int) -> float:
+    width = spec.feature_shape[-1]
+    return 2.0 * batch_size * width * (width + spec.num_classes)
+
+  def _targets(self, batch: Batch, classes: ClassSpace) -> Array:
+    own = classes.positions(batch.labels)[:, None] == jnp.arange(len(classes))[None]
+    return jnp.where(own, 1.0, TARGETS[self.targets])
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class SAE(ClosedForm):
+  r"""Semantic autoencoder (Kodirov, Xiang & Gong, CVPR 2017).
+
+  One matrix W ``[A, D]`` that maps features to descriptors, and its transpose back:
+
+  .. math::
+    \min_W \|X - W^\top S\|^2 + \lambda \|W X - S\|^2
+
+  where images are columns and S holds the descriptor of each image. It solves the
+  Sylvester equation :math:`S S^\top W + \lambda W X X^\top = (1 + \lambda) S X^\top`,
+  here by the eigenvectors of both symmetric matrices.
+
+  Attributes:
+    lambda_: the weight of the map to descriptors.
+    space: where image and class are compared, by cosine: ``visual`` (the class's
+      descriptor is mapped to features) or ``semantic`` (the image to a descriptor).
+  """
+
+  name: ClassVar[str] = "sae"
+  numbers: ClassVar[tuple[str, ...]] = ("lambda_",)
+
+  lambda_: float = 1.0
+  space: str = "visual"
+
+  def __post_init__(self):
+    require(
+      self.space in SPACES,
+      "config.system.space",
+      repr(self.space),
+      f"one of {', '.join(SPACES)}",
+    )
+    require(self.lambda_ > 0, "config.system.lambda_", self.lambda_, "more than 0")
+
+  def init(self, rng: Array, spec: Spec) -> Params:
+    del rng
+    return {"map": jnp.zeros((spec.num_attributes, spec.feature_shape[-1]))}
+
+  def solve(
+    self, params: Params, features: Array, batch: Batch, classes: ClassSpace
+  ) -> Params:
+    del params
+    own = classes.unit_embeddings()[classes.positions(batch.labels)]
+    own = jnp.where(batch.mask[:, None], own, 0)
+    left_values, left = jnp.linalg.eigh(own.T @ own)
+    right_values, right = jnp.linalg.eigh(self.lambda_ * features.T @ features)
+    target = (1 + self.lambda_) * left.T @ (own.T @ features) @ right
+    # Both are at least 0 but for rounding; where both are, the target is 0 too.
+    values = jnp.maximum(left_values, 0)[:, None] + jnp.maximum(right_values, 0)[None]
+    floor = jnp.finfo(values.dtype).eps * jnp.max(values)
+    return {"map": left @ (target / jnp.maximum(values, floor)) @ right.T}
+
+  def fit(self, params: Params, batch: Batch, classes: ClassSpace) -> Array:
+    features, mapping = _unit_rows(batch.features), params["map"]
+    own = classes.unit_embeddings()[classes.positions(batch.labels)]
+    encoded = jnp.sum((features @ mapping.T - own) ** 2, 1)
+    return jnp.sum((features - own @ mapping) ** 2, 1) + self.lambda_ * encoded
+
+  def scores(self, params: Params, features: Array, classes: ClassSpace) -> Array:
+    features, descriptions = _unit_rows(features), classes.unit_embeddings()
+    if self.space == "visual":
+      return features @ l2_normalize(descriptions @ params["map"]).T
+    return l2_normalize(features @ params["map"].T) @ descriptions.T
+
+  def step_flops(self, spec: Spec, batch_size: int) -> float:
+    width, attributes = spec.feature_shape[-1], spec.num_attributes
+    return 2.0 * batch_size * (width**2 + attributes**2 + attributes * width)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class NearestMean(ClosedForm):
+  r"""Nearest class mean, with the means of unseen classes predicted.
+
+  A seen class's mean is that of its images; an unseen class's is a ridge regression of
+  the seen means on their descriptors, centred on both sides. The score is minus the
+  squared distance. What a method adds beyond averaging shows against it.
+
+  Attributes:
+    ridge: of the regression, on descriptors of length one.
+  """
+
+  name: ClassVar[str] = "nearest_mean"
+  numbers: ClassVar[tuple[str, ...]] = ("ridge",)
+
+  ridge: float = 0.1
+
+  def __post_init__(self):
+    require(self.ridge > 0, "config.system.ridge", self.ridge, "more than 0")
+
+  def init(self, rng: Array, spec: Spec) -> Params:
+    del rng
+    width, attributes = spec.feature_shape[-1], spec.num_attributes
+    return {
+      "map": jnp.zeros((attributes, width)),
+      "description": jnp.zeros(attributes),
+      "feature": jnp.zeros(width),
+      "means": jnp.zeros((spec.num_classes, width)),
+      "has_mean": jnp.zeros(spec.num_classes),
+    }
+
+  def solve(
+    self, params: Params, features: Array, batch: Batch, classes: ClassSpace
+  ) -> Params:
+    ids = jnp.asarray(classes.ids)
+    own = (batch.labels[:, None] == ids[None]) & batch.mask[:, None]
+    count = own.sum(0)
+    means = own.T.astype(features.dtype) @ features / jnp.maximum(count, 1)[:, None]
+    known, descriptions = (count > 0)[:, None], classes.unit_embeddings()
+    description = jnp.mean(descriptions, 0, where=known)
+    feature = jnp.mean(means, 0, where=known)
+    centred = jnp.where(known, descriptions - description[None], 0)
+    mapping = _ridge(
+      centred.T @ centred, self.ridge, centred.T @ (means - feature[None])
+    )
+    return {
+      "map": mapping,
+      "description": description,
+      "feature": feature,
+      "means": params["means"].at[ids].set(means),
+      "has_mean": params["has_mean"].at[ids].set(jnp.where(count > 0, 1.0, 0.0)),
+    }
+
+  def fit(self, params: Params, batch: Batch, classes: ClassSpace) -> Array:
+    scores = self.scores(params, batch.features, classes)
+    positions = classes.positions(batch.labels)
+    return -jnp.take_along_axis(scores, positions[:, None], 1)[:, 0]
+
+  def scores(self, params: Params, features: Array, classes: ClassSpace) -> Array:
+    features = _unit_rows(features)
+    centred = classes.unit_embeddings() - params["description"][None]
+    predicted = params["feature"][None] + centred @ params["map"]
+    known = jnp.asarray(classes.seen) & (params["has_mean"][classes.ids] > 0)
+    means = jnp.where(known[:, None], params["means"][classes.ids], predicted)
+    products = features @ means.T
+    return 2 * products - jnp.sum(means**2, 1)[None] - 1
+
+  def step_flops(self, spec: Spec, batch_size: int) -> float:
+    return 2.0 * batch_size * spec.feature_shape[-1] * spec.num_classes
+
+
+def _unit_rows(features: Array) -> Array:
+  return l2_normalize(pooled(features))
+
+
+def _seen_rows(classes: ClassSpace, rows: Array) -> Array:
+  """``rows`` [C, ...] with zeros for classes that are not seen."""
+  return jnp.where(jnp.asarray(classes.seen)[:, None], rows, 0)
+
+
+def _ridge(gram: Array, weight, target: Array) -> Array:
+  """(gram + weight I)^-1 target, for a symmetric gram."""
+  regular = gram + weight * jnp.eye(len(gram))
+  return jax.scipy.linalg.solve(regular, target, assume_a="pos")
