@@ -34,7 +34,7 @@ from zsljax.experiment import Experiment
 import zsljax.flags
 from zsljax.flags import parse_flags, workdir
 from zsljax.models import System, build_system
-from zsljax.reporting.files import write_text
+from zsljax.reporting.curves import draw_curve, write_columns
 from zsljax.reporting.rows import Row, add_rows, read_rows, terminal_table
 
 SPLIT = flags.DEFINE_enum(
@@ -49,13 +49,20 @@ DATA_DIR = flags.DEFINE_string(
 GAMMA = flags.DEFINE_float(
   "gamma",
   None,
-  "Also report with this subtracted from scores of seen classes; the config's "
-  "evaluation.gamma when neither this nor --gamma_from is given.",
+  "Also report with this penalty on scores of seen classes, see --calibration; the "
+  "config's evaluation.gamma when neither this nor --gamma_from is given.",
 )
 GAMMA_FROM = flags.DEFINE_string(
   "gamma_from",
   None,
   "As --gamma, with the value chosen by `--split=val` in this workdir.",
+)
+CALIBRATION = flags.DEFINE_enum(
+  "calibration",
+  None,
+  list(evaluation.CALIBRATIONS),
+  "What gamma does to a seen class's score s: it is subtracted, or s becomes s - (1 - "
+  "gamma)|s|; the config's evaluation.calibration by default.",
 )
 PROTOCOL = flags.DEFINE_string(
   "protocol",
@@ -93,6 +100,7 @@ def evaluate(
   protocol: str | None = None,
   top_k: tuple[int, ...] | None = None,
   pairs: pathlib.Path | None = None,
+  calibration: str | None = None,
 ) -> list[Row]:
   """Rows for the latest checkpoint, also added to ``workdir/results.jsonl``.
 
@@ -107,6 +115,8 @@ def evaluate(
     top_k: numbers of labels to predict for an image that has several; None takes the
       config's ``evaluation.top_k``, or the protocol's.
     pairs: a file with pairs of images, to be verified as well.
+    calibration: what gamma does, ``additive`` or ``multiplicative``; None takes the
+      config's ``evaluation.calibration``.
   """
   manifest = training.read_manifest(workdir)
   config = manifest["config"]
@@ -136,7 +146,11 @@ def evaluate(
       f"evaluated by {protocol!r}. {did_you_mean(protocol, known)}"
     )
   if protocol != SINGLE_LABEL:
-    for flag, value in (("gamma", gamma), ("gamma_from", gamma_from)):
+    for flag, value in (
+      ("gamma", gamma),
+      ("gamma_from", gamma_from),
+      ("calibration", calibration),
+    ):
       require(
         value is None, f"--{flag}", value, f"no calibration with --protocol={protocol}"
       )
@@ -157,7 +171,7 @@ def evaluate(
   elif protocol == EMBEDDINGS:
     rows = _embedding_rows(workdir, run, split, pairs)
   else:
-    rows = _single_label_rows(workdir, run, split, gamma, gamma_from)
+    rows = _single_label_rows(workdir, run, split, gamma, gamma_from, calibration)
   add_rows(workdir, rows)
   return rows
 
@@ -235,9 +249,10 @@ def _embedding_rows(
   scored = _restored(workdir, run, split)
   images = scored.all(evaluation.embed_all)
   metrics, roc = evaluation.embedding_metrics(images, scored.seen, run.mesh)
-  columns = zip(roc.thresholds, roc.far, roc.tar, strict=True)
-  lines = [",".join(f"{value:.7g}" for value in values) for values in columns]
-  write_text(workdir / f"roc_{split}.csv", "\n".join(["threshold,far,tar", *lines, ""]))
+  write_columns(
+    workdir / f"roc_{split}.csv",
+    {"threshold": roc.thresholds, "far": roc.far, "tar": roc.tar},
+  )
   rows = [scored.row(EMBEDDINGS, metrics)]
   if pairs is not None:
     rows.append(_pair_row(scored, images, pairs))
@@ -280,6 +295,7 @@ def _single_label_rows(
   split: str,
   gamma: float | None,
   gamma_from: pathlib.Path | None,
+  calibration: str | None,
 ) -> list[Row]:
   on_test = split == "test"
   require(
@@ -288,29 +304,61 @@ def _single_label_rows(
     f"{gamma_from} with --split=val",
     "--split=test: on val gamma is chosen, not taken",
   )
-  chosen = None if gamma_from is None else chosen_gamma(gamma_from, run)
+  calibration = calibration or run.config["evaluation"]["calibration"]
+  chosen = None if gamma_from is None else chosen_gamma(gamma_from, run, calibration)
   scored = _restored(workdir, run, split)
   decisions = scored.all(evaluation.decide_all)
 
-  def row(gamma: float, **described) -> Row:
-    metrics = evaluation.single_label_metrics(decisions, scored.seen, gamma)
-    return scored.row(SINGLE_LABEL, metrics, gamma=gamma, **described)
-
   def calibrated(gamma: float, selection: str, origin: str) -> Row:
-    return row(gamma, selection=selection, calibration="additive", gamma_from=origin)
+    metrics = evaluation.single_label_metrics(
+      decisions, scored.seen, gamma, calibration
+    )
+    return scored.row(
+      SINGLE_LABEL,
+      metrics,
+      selection=selection,
+      calibration=calibration,
+      gamma=gamma,
+      gamma_from=origin,
+    )
 
   origin = "--gamma"
   if gamma is None and gamma_from is None and on_test:
     gamma, origin = run.config["evaluation"]["gamma"], "config.evaluation.gamma"
-  rows = [row(0.0)]
+  plain = evaluation.single_label_metrics(decisions, scored.seen)
+  curve = evaluation.seen_unseen_curve(decisions, scored.seen, calibration=calibration)
+  rows = [scored.row(SINGLE_LABEL, plain)]
   if not on_test:
-    best = evaluation.seen_unseen_curve(decisions, scored.seen).best_gamma()
-    rows.append(calibrated(best, "val_selected", "highest H on val"))
+    rows.append(calibrated(curve.best_gamma(), "val_selected", "highest H on val"))
   if gamma is not None:
     rows.append(calibrated(gamma, "last", origin))
   if chosen is not None:
     rows.append(calibrated(*chosen))
+  _write_curve(workdir, split, curve, rows)
   return rows
+
+
+def _write_curve(
+  workdir: pathlib.Path, split: str, curve: evaluation.Curve, rows: list[Row]
+) -> None:
+  """The curve in ``curve_<split>.csv`` and ``.png``, with the rows' points on it."""
+  unseen, seen = 100 * curve.unseen, 100 * curve.seen
+  h = evaluation.harmonic_mean(unseen, seen)
+  columns = {"gamma": curve.gamma, "u": unseen, "s": seen, "h": h}
+  write_columns(workdir / f"curve_{split}.csv", columns)
+  points = {}
+  for row in rows:
+    name = row["selection"]
+    if row["calibration"] != "none":
+      name += f", gamma {row['provenance']['gamma']:.3g}"
+    metrics = row["metrics"]
+    points[f"{name}: H {metrics['h']:.1f}"] = metrics["u"], metrics["s"]
+  row = rows[0]
+  title = (
+    f"{row['system']} on {row['dataset']}, {split} images, AUSUC "
+    f"{row['metrics']['ausuc']:.1f}"
+  )
+  draw_curve(workdir / f"curve_{split}.png", unseen, seen, points, title)
 
 
 def _multi_label_rows(
@@ -336,7 +384,9 @@ def _protocol(name: str, split: str) -> str:
   return name if split == "test" else f"{name}_{split}"
 
 
-def chosen_gamma(workdir: pathlib.Path, run: Experiment) -> tuple[float, str, str]:
+def chosen_gamma(
+  workdir: pathlib.Path, run: Experiment, calibration: str
+) -> tuple[float, str, str]:
   """The gamma that ``--split=val`` has chosen in ``workdir``, how, and where.
 
   Raises:
@@ -349,11 +399,12 @@ def chosen_gamma(workdir: pathlib.Path, run: Experiment) -> tuple[float, str, st
     row
     for row in read_rows(workdir)
     if row["protocol"] == _protocol(SINGLE_LABEL, "val")
-    and row["calibration"] == "additive"
+    and row["calibration"] == calibration
   ]
   if not rows:
     raise ZsljaxError(
-      f"--gamma_from={workdir}: no gamma was chosen there, expected a run with "
+      f"--gamma_from={workdir}: no {calibration} gamma was chosen there, expected a "
+      "run with "
       "config.data.train_split=train after `eval.py --split=val`"
     )
   row = rows[-1]
@@ -423,6 +474,7 @@ def main(argv: list[str]) -> None:
     PROTOCOL.value,
     top_k,
     pathlib.Path(PAIRS.value).expanduser() if PAIRS.value else None,
+    CALIBRATION.value,
   )
   row = rows[0]
   trained_on = row["provenance"]["config"]["data"]["train_split"]

@@ -86,9 +86,12 @@ def get_config() -> ConfigDict:
   config.evaluation = ConfigDict()
   # Images per step of eval.py, rounded up to a multiple of the devices.
   config.evaluation.batch_size = 1024
-  # Also report with this subtracted from the scores of seen classes (calibrated
-  # stacking); eval.py's --gamma and --gamma_from go before it.
+  # Also report with this penalty on the scores of seen classes (calibrated stacking);
+  # eval.py's --gamma and --gamma_from go before it.
   config.evaluation.gamma = placeholder(float)
+  # What gamma does to a seen class's score s: `additive`, s - gamma; `multiplicative`,
+  # s - (1 - gamma)|s|.
+  config.evaluation.calibration = "additive"
   # Several labels an image: how many to predict for it, one number for each column;
   # empty takes the protocol's. eval.py's --top_k goes before it.
   config.evaluation.top_k = ()

@@ -113,6 +113,10 @@ def test_baseline_is_solved_and_evaluated(dataset, system, tmp_path):
   assert (row["system"], row["dataset"]) == (system, dataset)
   if dataset == "digits":
     assert row["metrics"]["s"] > 30
+  curve = np.genfromtxt(tmp_path / "w" / "curve_test.csv", delimiter=",", names=True)
+  at = np.searchsorted(curve["gamma"], 0)
+  assert curve["s"][at - 1] >= row["metrics"]["s"] - 1e-4 >= curve["s"][at] - 2e-4
+  assert (tmp_path / "w" / "curve_test.png").read_bytes().startswith(b"\x89PNG")
 
 
 REGION_SYSTEMS = [(m, d) for m in (msdn, attended_autoencoder) for d in m.DATASETS]
@@ -500,7 +504,7 @@ def test_evaluation_refuses_what_would_mislead(tmp_path):
   train.train(config, tmp_path / "w")
   with pytest.raises(ZsljaxError, match="trained on the validation images"):
     evaluate(tmp_path / "w", split="val")
-  with pytest.raises(ZsljaxError, match="no gamma was chosen there"):
+  with pytest.raises(ZsljaxError, match="no additive gamma was chosen there"):
     evaluate(tmp_path / "w", gamma_from=tmp_path / "w")
   with pytest.raises(ZsljaxError, match="found no such folder"):
     evaluate(tmp_path / "w", gamma_from=tmp_path / "absent")

@@ -25,7 +25,7 @@ def test_train_then_evaluate(command, tmp_path):
   done = command("eval.py", work)
   assert "protocol  selection  calibration" in done.stdout
   (row,) = map(json.loads, (tmp_path / "w" / "results.jsonl").read_text().splitlines())
-  assert row["metrics"].keys() == {"t1", "u", "s", "h", "ausuc"}
+  assert row["metrics"].keys() == {"t1", "u", "s", "h", "ausuc", "ausuc_micro"}
   assert row["provenance"]["data"]["sources"]
   for file in ("manifest.json", "metrics.jsonl", "tensorboard", "checkpoints"):
     assert (tmp_path / "w" / file).exists()

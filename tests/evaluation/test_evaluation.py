@@ -103,13 +103,91 @@ def test_best_gamma_has_the_highest_h():
   assert best["h"] >= max(others) - 1e-9
 
 
+@given(st.integers(0, 1000), st.booleans(), st.floats(0.01, 1.99))
+def test_multiplicative_calibration_is_its_definition(seed, positive, gamma):
+  scores, labels, space, decisions = random_case(seed)
+  if positive:
+    scores = np.abs(scores) + np.float32(0.1)
+    decisions = jax.device_get(evaluation.decide(scores, labels, space))
+  exact = scores.astype(np.float64)
+  lowered = np.where(space.seen, exact - (1 - gamma) * np.abs(exact), exact)
+  if positive:
+    np.testing.assert_allclose(lowered[:, space.seen], gamma * exact[:, space.seen])
+  found = evaluation.single_label_metrics(
+    decisions, space.seen, gamma, "multiplicative"
+  )
+  expected = numpy_metrics(lowered, labels, space, 0)
+  for name in ("u", "s"):
+    np.testing.assert_allclose(found[name], expected[name], atol=1e-9, err_msg=name)
+
+
+@given(st.integers(0, 1000))
+def test_best_multiplicative_gamma_beats_a_grid(seed):
+  _, _, space, decisions = random_case(seed)
+  curve = evaluation.seen_unseen_curve(
+    decisions, space.seen, calibration="multiplicative"
+  )
+  gamma, h = evaluation.shared_gamma([curve])
+
+  def h_at(gamma):
+    metrics = evaluation.single_label_metrics(
+      decisions, space.seen, gamma, "multiplicative"
+    )
+    return metrics["h"]
+
+  assert h_at(gamma) == pytest.approx(100 * h, abs=1e-9)
+  assert h_at(gamma) >= max(h_at(g) for g in np.linspace(0.01, 1.99, 100)) - 1e-9
+
+
+def test_multiplicative_gamma_has_a_range():
+  _, _, space, decisions = random_case(0)
+  for gamma in (0.0, 2.0, -1.0):
+    with pytest.raises(ZsljaxError, match=f"gamma: found {gamma}, expected between 0"):
+      evaluation.single_label_metrics(decisions, space.seen, gamma, "multiplicative")
+  with pytest.raises(ZsljaxError, match="calibration: found 'times'"):
+    evaluation.single_label_metrics(decisions, space.seen, 1.0, "times")
+
+
+def test_sweep_of_gamma_over_many_images_is_exact():
+  rng = np.random.default_rng(0)
+  n, classes = 10_000, 717
+  seen = np.arange(classes) < 645
+  decisions = evaluation.Decisions(
+    label=rng.integers(0, classes, n),
+    seen_class=rng.integers(0, 645, n),
+    seen_score=rng.integers(-400, 400, n).astype(np.float32),
+    unseen_class=rng.integers(645, classes, n),
+    unseen_score=rng.integers(-400, 400, n).astype(np.float32),
+  )
+  right = rng.random(n) < 0.6
+  decisions.seen_class[right & seen[decisions.label]] = decisions.label[
+    right & seen[decisions.label]
+  ]
+  right &= ~seen[decisions.label]
+  decisions.unseen_class[right] = decisions.label[right]
+  curve = evaluation.seen_unseen_curve(decisions, seen)
+  best, h = evaluation.shared_gamma([curve])
+  brute = [
+    evaluation.single_label_metrics(decisions, seen, gamma)["h"]
+    for gamma in np.arange(-801, 801, 40) + 0.5
+  ]
+  assert 100 * h >= max(brute)
+  for gamma in (-300.5, 0.5, 12.5, best):
+    at = np.searchsorted(curve.margins, gamma)
+    found = evaluation.single_label_metrics(decisions, seen, gamma)
+    np.testing.assert_allclose(
+      [found["u"], found["s"]], [100 * curve.unseen[at], 100 * curve.seen[at]]
+    )
+
+
 def test_perfect_scores_have_area_one():
   space = ClassSpace.create("abcd", np.eye(4), [True, True, False, False])
   labels = np.repeat(np.arange(4), 3)
   scores = 10 * np.eye(4, dtype=np.float32)[labels]
   decisions = jax.device_get(evaluation.decide(scores, labels, space))
   metrics = evaluation.single_label_metrics(decisions, space.seen)
-  assert metrics == pytest.approx(dict.fromkeys(("t1", "u", "s", "h", "ausuc"), 100))
+  names = ("t1", "u", "s", "h", "ausuc", "ausuc_micro")
+  assert metrics == pytest.approx(dict.fromkeys(names, 100))
 
 
 def test_nan_scores_are_refused(class_space):

@@ -1,6 +1,11 @@
 """Evaluation: decisions, metrics, calibration and protocols."""
 
-from zsljax.evaluation.calibration import Curve, seen_unseen_curve, shared_gamma
+from zsljax.evaluation.calibration import (
+  CALIBRATIONS,
+  Curve,
+  seen_unseen_curve,
+  shared_gamma,
+)
 from zsljax.evaluation.decisions import Decisions, decide, decide_all, decisions_of
 from zsljax.evaluation.embeddings import (
   Embedded,
@@ -29,6 +34,7 @@ from zsljax.evaluation.multilabel import (
 from zsljax.evaluation.protocols import generalized_predictions, single_label_metrics
 
 __all__ = [
+  "CALIBRATIONS",
   "MULTI_LABEL_PROTOCOLS",
   "PUBLISHED_DENSITY",
   "Curve",

@@ -41,8 +41,10 @@ class Judgement:
   conditions: dict[str, Any] | None = None
 
   def calibrated(self, gamma: float) -> dict[str, float]:
-    """The metrics where ``gamma`` is subtracted from the scores of seen classes."""
-    return evaluation.single_label_metrics(self.decisions, self.seen, gamma)
+    """The metrics where seen classes are calibrated with ``gamma``."""
+    return evaluation.single_label_metrics(
+      self.decisions, self.seen, gamma, self.curve.calibration
+    )
 
 
 class Judge:
@@ -122,7 +124,11 @@ class Judge:
     if self.protocol == SINGLE_LABEL:
       return Judgement(
         evaluation.single_label_metrics(outputs, self._seen),
-        evaluation.seen_unseen_curve(outputs, self._seen),
+        evaluation.seen_unseen_curve(
+          outputs,
+          self._seen,
+          calibration=self._run.config["evaluation"]["calibration"],
+        ),
         outputs,
         self._seen,
       )

@@ -316,7 +316,7 @@ def _row(
     judgement.calibrated(gamma) if calibrated else judgement.metrics,
     step=stop,
     selection=selection,
-    calibration="additive" if calibrated else "none",
+    calibration=judgement.curve.calibration if calibrated else "none",
     gamma=gamma if calibrated else 0.0,
     gamma_from=gamma_from,
     conditions=judgement.conditions,

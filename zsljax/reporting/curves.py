@@ -1,0 +1,64 @@
+"""The seen-unseen curve as numbers and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import pathlib
+
+import numpy as np
+
+from zsljax.reporting.files import explained, write_text
+
+_INK, _CURVE, _LEVELS = "#222222", "#1f5fa8", "#c4c4c4"
+_MARKS = ("#c8501e", "#3a8a4f", "#7a4fa3", "#b08a00")
+
+
+def write_columns(path: pathlib.Path, columns: Mapping[str, np.ndarray]) -> None:
+  """A .csv file with a column for each array."""
+  rows = zip(*columns.values(), strict=True)
+  lines = [",".join(f"{value:.7g}" for value in row) for row in rows]
+  write_text(path, "\n".join([",".join(columns), *lines, ""]))
+
+
+def draw_curve(
+  path: pathlib.Path,
+  unseen: np.ndarray,
+  seen: np.ndarray,
+  points: Mapping[str, tuple[float, float]],
+  title: str,
+) -> None:
+  """A .png of seen over unseen accuracy, with lines of equal H.
+
+  Args:
+    path: of the picture.
+    unseen: U along the curve, in percent.
+    seen: S along the curve, in percent.
+    points: U and S of what is marked, by its name.
+    title: stands above.
+  """
+  # The library is slow to import, and needed by those who draw alone.
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(5.2, 4.6), dpi=150, layout="constrained")
+  FigureCanvasAgg(figure)
+  axes = figure.add_subplot()
+  top = 1.06 * max(float(np.max(unseen)), float(np.max(seen)), 1.0)
+  grid = np.linspace(1e-3, top, 200)
+  u, s = np.meshgrid(grid, grid)
+  levels = axes.contour(u, s, 2 * u * s / (u + s), levels=8, colors=_LEVELS)
+  levels.set_linewidth(0.7)
+  axes.clabel(levels, fmt="H %.0f", fontsize=7, colors="#8a8a8a")
+  axes.step(unseen, seen, where="post", color=_CURVE, linewidth=1.6)
+  for (name, (x, y)), color in zip(points.items(), _MARKS, strict=False):
+    axes.plot(x, y, "o", color=color, markersize=6, label=name, clip_on=False)
+  axes.set(xlim=(0, top), ylim=(0, top), aspect="equal")
+  axes.set_xlabel("U, accuracy on unseen classes (%)", color=_INK)
+  axes.set_ylabel("S, accuracy on seen classes (%)", color=_INK)
+  axes.set_title(title, fontsize=9, color=_INK)
+  axes.spines[["top", "right"]].set_visible(False)
+  axes.legend(fontsize=8, edgecolor="none", framealpha=1, loc="upper right")
+  draft = path.with_name(f".{path.name}")
+  with explained(path):
+    figure.savefig(draft, format="png")
+    draft.replace(path)
