@@ -6,6 +6,10 @@
 ``--split=val`` chooses gamma of calibrated stacking on the validation classes;
 ``--gamma_from`` takes what it chose to the test images of another run.
 
+Retrieval takes each unseen class's description for a query:
+
+  python eval.py --workdir=W --protocol=retrieval
+
 Images with several labels are evaluated by a protocol of their own:
 
   python eval.py --workdir=W --protocol=lesa    # or biam_openimages, sdl, ml_decoder
@@ -20,6 +24,7 @@ from collections.abc import Callable
 import dataclasses
 import hashlib
 import pathlib
+import textwrap
 from typing import Any
 
 from absl import app, flags
@@ -30,11 +35,12 @@ from zsljax import evaluation, training
 from zsljax.checkpoints import Checkpoints
 from zsljax.data import evaluation_batches
 from zsljax.errors import ZsljaxError, did_you_mean, require, shown_to_user
+from zsljax.evaluation.class_retrieval import DEFINITION
 from zsljax.experiment import Experiment
 import zsljax.flags
 from zsljax.flags import parse_flags, workdir
 from zsljax.models import System, build_system
-from zsljax.reporting.curves import draw_curve, write_columns
+from zsljax.reporting.curves import write_columns, write_curve
 from zsljax.reporting.rows import Row, add_rows, read_rows, terminal_table
 
 SPLIT = flags.DEFINE_enum(
@@ -67,8 +73,8 @@ CALIBRATION = flags.DEFINE_enum(
 PROTOCOL = flags.DEFINE_string(
   "protocol",
   None,
-  "How to count: with one label an image xian (the default) or, for systems that have "
-  "them, embeddings; with several lesa (the default), biam_openimages, sdl or "
+  "How to count. One label an image: xian (the default), retrieval or, for systems "
+  "that have them, embeddings; several: lesa (the default), biam_openimages, sdl or "
   "ml_decoder.",
 )
 TOP_K = flags.DEFINE_list(
@@ -88,7 +94,7 @@ flags.adopt_module_key_flags(zsljax.flags)
 
 # What a run that chooses gamma must share with the one that takes it.
 _DECISIVE = ("system", "optimizer", "epochs", "batch_size")
-SINGLE_LABEL, EMBEDDINGS = "xian", "embeddings"
+SINGLE_LABEL, RETRIEVAL, EMBEDDINGS = "xian", "retrieval", "embeddings"
 
 
 def evaluate(
@@ -170,6 +176,8 @@ def evaluate(
     rows = _multi_label_rows(workdir, run, split, protocol, top_k)
   elif protocol == EMBEDDINGS:
     rows = _embedding_rows(workdir, run, split, pairs)
+  elif protocol == RETRIEVAL:
+    rows = [_retrieval_row(workdir, run, split)]
   else:
     rows = _single_label_rows(workdir, run, split, gamma, gamma_from, calibration)
   add_rows(workdir, rows)
@@ -182,7 +190,7 @@ def _protocols(system: System) -> list[str]:
     return list(evaluation.MULTI_LABEL_PROTOCOLS)
   if system.closed_set:
     return [EMBEDDINGS]
-  return [SINGLE_LABEL, *([EMBEDDINGS] if hasattr(system, "embed") else [])]
+  return [SINGLE_LABEL, RETRIEVAL, *([EMBEDDINGS] if hasattr(system, "embed") else [])]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,6 +265,20 @@ def _embedding_rows(
   if pairs is not None:
     rows.append(_pair_row(scored, images, pairs))
   return rows
+
+
+def _retrieval_row(workdir: pathlib.Path, run: Experiment, split: str) -> Row:
+  scored = _restored(workdir, run, split)
+  classes, labels = scored.inputs["classes"], run.dataset.labels(scored.splits)
+  columns = np.cumsum(~scored.seen) - 1
+  positions = np.asarray(classes.positions(labels))
+  gallery = np.flatnonzero(~scored.seen[positions])
+  gallery = gallery[np.argsort(run.dataset.source_rows(scored.splits)[gallery])]
+  found = evaluation.class_retrieval(
+    scored.all(evaluation.class_scores)[gallery][:, ~scored.seen],
+    columns[positions[gallery]],
+  )
+  return scored.row(RETRIEVAL, {name: 100 * value for name, value in found.items()})
 
 
 def _pair_row(scored: _Scored, images: evaluation.Embedded, path: pathlib.Path) -> Row:
@@ -334,31 +356,8 @@ def _single_label_rows(
     rows.append(calibrated(gamma, "last", origin))
   if chosen is not None:
     rows.append(calibrated(*chosen))
-  _write_curve(workdir, split, curve, rows)
+  write_curve(workdir, split, curve.gamma, 100 * curve.unseen, 100 * curve.seen, rows)
   return rows
-
-
-def _write_curve(
-  workdir: pathlib.Path, split: str, curve: evaluation.Curve, rows: list[Row]
-) -> None:
-  """The curve in ``curve_<split>.csv`` and ``.png``, with the rows' points on it."""
-  unseen, seen = 100 * curve.unseen, 100 * curve.seen
-  h = evaluation.harmonic_mean(unseen, seen)
-  columns = {"gamma": curve.gamma, "u": unseen, "s": seen, "h": h}
-  write_columns(workdir / f"curve_{split}.csv", columns)
-  points = {}
-  for row in rows:
-    name = row["selection"]
-    if row["calibration"] != "none":
-      name += f", gamma {row['provenance']['gamma']:.3g}"
-    metrics = row["metrics"]
-    points[f"{name}: H {metrics['h']:.1f}"] = metrics["u"], metrics["s"]
-  row = rows[0]
-  title = (
-    f"{row['system']} on {row['dataset']}, {split} images, AUSUC "
-    f"{row['metrics']['ausuc']:.1f}"
-  )
-  draw_curve(workdir / f"curve_{split}.png", unseen, seen, points, title)
 
 
 def _multi_label_rows(
@@ -490,6 +489,8 @@ def main(argv: list[str]) -> None:
   )
   if several:
     print(f"{_densities(row)}\n")
+  if row["protocol"].startswith(RETRIEVAL):
+    print(f"{textwrap.fill(DEFINITION, 88)}\n")
   print(f"rows in {workdir() / 'results.jsonl'}")
 
 

@@ -23,6 +23,7 @@ from configs import base
 # and gamma in 0..10.
 DATASETS = {
   "digits": (1e-2, 1.0),
+  "scene15": (5e-3, 1e-4),
   "awa1": (5e-3, 1e-4),
   "awa2": (5e-3, 1e-4),
   "cub": (5e-4, 5e-6),
@@ -70,4 +71,9 @@ def get_config(dataset: str = "digits") -> ConfigDict:
   config.system.sparsity_weight = 0.0
   # Standard deviation of the initial map, as in the released code.
   config.system.init_scale = 0.005
+
+  # What `python -m zsljax sweep` tries.
+  config.grid.system = ConfigDict(
+    {"l2_weights": (l2_weights / 10, l2_weights, l2_weights * 10)}
+  )
   return config

@@ -113,6 +113,10 @@ def test_baseline_is_solved_and_evaluated(dataset, system, tmp_path):
   assert (row["system"], row["dataset"]) == (system, dataset)
   if dataset == "digits":
     assert row["metrics"]["s"] > 30
+  (found,) = evaluate(tmp_path / "w", protocol="retrieval")
+  assert found["metrics"].keys() >= {"map", "p@25", "map_released"}
+  if dataset == "digits":
+    assert found["metrics"]["map"] > 50
   curve = np.genfromtxt(tmp_path / "w" / "curve_test.csv", delimiter=",", names=True)
   at = np.searchsorted(curve["gamma"], 0)
   assert curve["s"][at - 1] >= row["metrics"]["s"] - 1e-4 >= curve["s"][at] - 2e-4

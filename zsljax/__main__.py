@@ -103,6 +103,18 @@ def _compare(args: argparse.Namespace) -> None:
   compare_command(args)
 
 
+def _reproduce(args: argparse.Namespace) -> None:
+  from zsljax.sweeps.reproduce import reproduce_command
+
+  reproduce_command(args)
+
+
+def _table(args: argparse.Namespace) -> None:
+  from zsljax.reporting.tables import find_rows, make_blocks, render
+
+  print(render(make_blocks(find_rows(args.workdirs)), args.format), end="")
+
+
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     "zsljax",
@@ -258,6 +270,49 @@ def _parser() -> argparse.ArgumentParser:
     type=lambda text: tuple(text.split(",")),
     metavar="LOSS,LOSS",
     help="members of the family (default: all)",
+  )
+
+  reproduce = verbs.add_parser(
+    "reproduce",
+    help="sweep systems on datasets and write a report",
+    description="Sweeps every system on every dataset that it can use, and writes "
+    "tables, curves and a manifest into DEST. Fields of all configs are set with "
+    "--config.FIELD=VALUE. The same command again continues.",
+  )
+  reproduce.set_defaults(run=_reproduce, takes_fields=True)
+  reproduce.add_argument("--systems", default="all", help="NAME,NAME or all")
+  reproduce.add_argument(
+    "--datasets",
+    default="digits",
+    help="NAME,NAME; digits stands for the embedded data (default: %(default)s)",
+  )
+  reproduce.add_argument(
+    "--seeds", type=int, default=5, help="of each (default: %(default)s)"
+  )
+  _add_file(reproduce, "dest", "where the report goes", "DIR")
+  _add_file(reproduce, "data_dir", "where datasets were imported to", "DIR", False)
+  reproduce.add_argument(
+    "--configs",
+    type=pathlib.Path,
+    default=pathlib.Path("configs"),
+    metavar="DIR",
+    help="folder of the config files (default: %(default)s)",
+  )
+
+  table = verbs.add_parser(
+    "table",
+    help="results of several runs and sweeps, with published numbers",
+    description="Means over seeds of the rows in each folder's results.jsonl, in "
+    "blocks that compare: one dataset, features, class embedding, split and protocol. "
+    "Published numbers of the dataset follow in blocks of their own.",
+  )
+  table.set_defaults(run=_table)
+  table.add_argument("workdirs", type=pathlib.Path, nargs="+", metavar="WORKDIR")
+  table.add_argument(
+    "--format",
+    default="terminal",
+    choices=["terminal", "markdown", "latex", "csv"],
+    help="(default: %(default)s)",
   )
 
   benchmark = verbs.add_parser(

@@ -515,6 +515,12 @@ def _splits_of(metadata: dict[str, Any]) -> tuple[str, ...]:
   return MULTI_LABEL_SPLITS if metadata["label_widths"] else SPLITS
 
 
+def variants(root: pathlib.Path, name: str) -> list[StoredDataset]:
+  """All stored forms (features, class embedding) of the set ``name`` below ``root``."""
+  folders = sorted(root.glob(f"{name}/*/{VERSION}/dataset_info.json"))
+  return [StoredDataset.open(path.parent) for path in folders]
+
+
 def find(root: pathlib.Path, name: str, features: str | None) -> StoredDataset:
   """The stored set ``name`` below ``root``.
 

@@ -6,7 +6,15 @@ from zsljax.evaluation.calibration import (
   seen_unseen_curve,
   shared_gamma,
 )
-from zsljax.evaluation.decisions import Decisions, decide, decide_all, decisions_of
+from zsljax.evaluation.class_retrieval import class_retrieval
+from zsljax.evaluation.decisions import (
+  Decisions,
+  class_scores,
+  decide,
+  decide_all,
+  decisions_of,
+  scores_of,
+)
 from zsljax.evaluation.embeddings import (
   Embedded,
   cosine_statistics,
@@ -29,7 +37,6 @@ from zsljax.evaluation.multilabel import (
   multi_label_metrics,
   precision_and_recall,
   score_all,
-  scores_of,
 )
 from zsljax.evaluation.protocols import generalized_predictions, single_label_metrics
 
@@ -42,6 +49,8 @@ __all__ = [
   "Embedded",
   "MultiLabelProtocol",
   "average_precisions",
+  "class_retrieval",
+  "class_scores",
   "cosine_statistics",
   "decide",
   "decide_all",

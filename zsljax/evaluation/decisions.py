@@ -60,6 +60,30 @@ def decide(scores: Array, labels: Array, classes: ClassSpace) -> Decisions:
   )
 
 
+def scores_of(system: System, params, batch: Batch, classes: ClassSpace):
+  """The scores of a system for a batch, ``[B, C]``."""
+  return system.scores(params, batch.features, classes)
+
+
+def class_scores(
+  system: System,
+  params,
+  classes: ClassSpace,
+  batches: Iterable[dict[str, np.ndarray]],
+  mesh: jax.sharding.Mesh,
+) -> np.ndarray:
+  """Scores of all examples of ``batches``, ``[N, C]`` on the host.
+
+  Raises:
+    ZsljaxError: a score is NaN.
+  """
+  function = functools.partial(scores_of, system)
+  parts = over_batches(function, params, classes, batches, mesh)
+  scores = np.concatenate([part for _, part in parts])
+  require_numbers(scores)
+  return scores
+
+
 def decisions_of(system: System, params, batch: Batch, classes: ClassSpace):
   """The decisions of a system about a batch."""
   return decide(system.scores(params, batch.features, classes), batch.labels, classes)

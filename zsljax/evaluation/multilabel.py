@@ -26,8 +26,8 @@ from sklearn.metrics import average_precision_score
 
 from zsljax.classes import ClassSpace
 from zsljax.errors import require
-from zsljax.evaluation.decisions import over_batches, require_numbers
-from zsljax.models import Batch, System
+from zsljax.evaluation.decisions import over_batches, require_numbers, scores_of
+from zsljax.models import System
 
 _BLOCK = 4096
 
@@ -69,11 +69,6 @@ MULTI_LABEL_PROTOCOLS = {
 }
 # Labels of a test image on the lists that published tables use.
 PUBLISHED_DENSITY = {"nus_wide": {"zsl": 1.876, "gzsl": 6.80}}
-
-
-def scores_of(system: System, params, batch: Batch, classes: ClassSpace):
-  """The scores of a system for a batch, ``[B, C]``."""
-  return system.scores(params, batch.features, classes)
 
 
 def score_all(

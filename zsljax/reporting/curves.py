@@ -2,15 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import pathlib
 
 import numpy as np
 
 from zsljax.reporting.files import explained, write_text
+from zsljax.reporting.rows import Row
 
 _INK, _CURVE, _LEVELS = "#222222", "#1f5fa8", "#c4c4c4"
 _MARKS = ("#c8501e", "#3a8a4f", "#7a4fa3", "#b08a00")
+
+
+def write_curve(
+  folder: pathlib.Path,
+  split: str,
+  gamma: np.ndarray,
+  unseen: np.ndarray,
+  seen: np.ndarray,
+  rows: Sequence[Row],
+) -> None:
+  """The curve of one run in ``curve_<split>.csv`` and ``.png``.
+
+  Args:
+    folder: of the run.
+    split: ``test`` or ``val``.
+    gamma: along the curve.
+    unseen: U there, in percent.
+    seen: S there, in percent.
+    rows: of this run at this step, marked on it.
+  """
+  h = 2 * unseen * seen / np.maximum(unseen + seen, np.finfo(float).tiny)
+  columns = {"gamma": gamma, "u": unseen, "s": seen, "h": h}
+  write_columns(folder / f"curve_{split}.csv", columns)
+  points = {}
+  for row in rows:
+    name, metrics = row["selection"], row["metrics"]
+    if row["calibration"] != "none":
+      name += f", gamma {row['provenance']['gamma']:.3g}"
+    points[f"{name}: H {metrics['h']:.1f}"] = metrics["u"], metrics["s"]
+  row = rows[0]
+  title = (
+    f"{row['system']} on {row['dataset']}, seed {row['seed']}, {split} images, AUSUC "
+    f"{row['metrics']['ausuc']:.1f}"
+  )
+  draw_curve(folder / f"curve_{split}.png", unseen, seen, points, title)
 
 
 def write_columns(path: pathlib.Path, columns: Mapping[str, np.ndarray]) -> None:

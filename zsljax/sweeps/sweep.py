@@ -26,6 +26,7 @@ from zsljax import training
 from zsljax.checkpoints import Checkpoints
 from zsljax.errors import ZsljaxError, did_you_mean, require
 from zsljax.experiment import Experiment
+from zsljax.reporting.curves import write_curve
 from zsljax.reporting.files import append_line, locked, read_lines, write_json
 from zsljax.reporting.progress import step_bar
 from zsljax.reporting.rows import Row, add_rows, read_rows
@@ -266,7 +267,17 @@ def _test(
           ]
   for i, seed in enumerate(seeds):
     own = {stop: judgements[i] for stop, judgements in of_stop.items()}
-    rows += _rows_of_seed(run, seed, own, judge, chosen)
+    of_seed = list(_rows_of_seed(run, seed, own, judge, chosen))
+    if curve := own[chosen["step"]].curve:
+      write_curve(
+        workdir / f"seed_{seed}",
+        "test",
+        curve.gamma,
+        100 * curve.unseen,
+        100 * curve.seen,
+        [row for row in of_seed if row["selection"] == "val_selected"],
+      )
+    rows += of_seed
   add_rows(workdir, rows)
 
 

@@ -1,0 +1,134 @@
+import csv
+import io
+import json
+import statistics
+
+import pytest
+
+from zsljax.errors import ZsljaxError
+from zsljax.reporting import tables
+from zsljax.reporting.rows import add_rows, make_row
+
+METADATA = {
+  "name": "cub",
+  "features": "res101",
+  "class_embedding": "att",
+  "split_version": "xlsa17-v1",
+}
+
+
+def row(seed=0, h=50.0, selection="last", system="msdn", fingerprint="f", **changed):
+  settings = {"name": system, "preset": "paper"} | changed
+  return make_row(
+    system=system,
+    dataset=METADATA,
+    protocol="xian",
+    selection=selection,
+    calibration="none" if selection == "last" else "additive",
+    seed=seed,
+    step=30,
+    metrics={"t1": h + 10, "u": h, "s": h, "h": h, "ausuc": h / 2},
+    provenance={
+      "gamma": 0.0 if selection == "last" else 0.7,
+      "config": {
+        "system": settings,
+        "optimizer": {"learning_rate": 0.1},
+        "epochs": 1,
+        "batch_size": 2,
+        "data": {"train_split": "trainval"},
+      },
+      "data": {"fingerprint": fingerprint},
+    },
+  )
+
+
+def test_block_has_means_over_seeds_and_keeps_selections_apart():
+  values = (50.0, 52.0, 57.0)
+  rows = [row(i, h) for i, h in enumerate(values)]
+  rows += [row(i, h + 5, "test_oracle") for i, h in enumerate(values)]
+  rows += [row(i, h - 3, "val_selected") for i, h in enumerate(values)]
+  block, *published = tables.make_blocks(rows)
+  assert [line[1] for line in block.lines] == ["val_selected", "last", "test_oracle"]
+  h = block.header.index("H")
+  deviation = statistics.stdev(values)
+  assert [line[h] for line in block.lines] == [
+    f"{statistics.fmean(values) + shift:.1f} ({deviation:.1f})" for shift in (-3, 0, 5)
+  ]
+  assert block.lines[0][2] == "additive (0.7)"
+  assert any("not a result" in note for note in block.notes)
+  assert len(published) == 1
+  assert "not to be compared" in published[0].title
+  assert not set(block.lines) & set(published[0].lines)
+
+
+def test_settings_that_differ_name_the_row():
+  rows = [row(fusion=0.9), row(fusion=0.7), row(system="eszsl", gamma=1.0)]
+  block, *_ = tables.make_blocks(rows)
+  assert sorted(line[0] for line in block.lines) == [
+    "eszsl",
+    "msdn, fusion 0.7",
+    "msdn, fusion 0.9",
+  ]
+
+
+def test_other_data_or_protocols_are_not_mixed():
+  with pytest.raises(ZsljaxError, match="2 different data sets of this name"):
+    tables.make_blocks([row(fingerprint="a"), row(1, fingerprint="b")])
+  other = row() | {"split_version": "v2"}
+  counted = [row() | {"conditions": {"top_k": [k]}, "protocol": "l"} for k in (3, 5)]
+  blocks = tables.make_blocks([row(), other, *counted])
+  assert sum("published" not in block.title for block in blocks) == 4
+
+
+def test_a_seed_counts_once():
+  with pytest.raises(ZsljaxError, match="msdn, last: found seed 0 twice"):
+    tables.make_blocks([row(), row()])
+
+
+def test_folders_of_runs_and_of_sweeps_are_found(tmp_path):
+  for name in ("a", "b"):
+    (tmp_path / name).mkdir()
+    add_rows(tmp_path / name, [row(system=name)])
+  assert {r["system"] for r in tables.find_rows([tmp_path])} == {"a", "b"}
+  assert [r["system"] for r in tables.find_rows([tmp_path / "b"])] == ["b"]
+  (tmp_path / "a" / "empty").mkdir()
+  with pytest.raises(ZsljaxError, match=r"no results.jsonl, expected that of eval.py"):
+    tables.find_rows([tmp_path / "a" / "empty"])
+  with pytest.raises(ZsljaxError, match="found no folder"):
+    tables.find_rows([tmp_path / "c"])
+
+
+def test_rows_of_another_schema_are_refused(tmp_path):
+  old = row() | {"schema": 0}
+  (tmp_path / "results.jsonl").write_text(json.dumps(old))
+  with pytest.raises(ZsljaxError, match="schema: found 0, expected 1"):
+    tables.find_rows([tmp_path])
+
+
+def test_formats():
+  blocks = tables.make_blocks([row(), row(1, 52.0)])
+  assert "51.0 (1.4)" in tables.render(blocks, "terminal")
+  assert "| msdn | last | none | 2 | 61.0 (1.4) |" in tables.render(blocks, "markdown")
+  latex = tables.render(blocks, "latex")
+  assert r"msdn & last & none & 2 & 61.0 (1.4)" in latex
+  assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == len(blocks)
+  lines = list(csv.DictReader(io.StringIO(tables.render(blocks, "csv"))))
+  (h,) = [
+    line for line in lines if line["row"].startswith("msdn;") and line["metric"] == "H"
+  ]
+  assert h["value"] == "51.0 (1.4)"
+  with pytest.raises(ZsljaxError, match="--format: found 'html'"):
+    tables.render(blocks, "html")
+
+
+def test_published_numbers_say_where_they_are_from():
+  entries = tables.read_published()
+  assert {entry["status"] for entry in entries} == {"re-read", "recalled"}
+  for entry in entries:
+    for field in ("method", "dataset", "features", "split", "selection", "source"):
+      assert entry[field], entry
+    metrics = entry["metrics"]
+    assert metrics and all(0 < value < 100 for value in metrics.values())
+    if metrics.keys() >= {"u", "s", "h"}:
+      h = 2 * metrics["u"] * metrics["s"] / (metrics["u"] + metrics["s"])
+      assert h == pytest.approx(metrics["h"], abs=0.11), entry
