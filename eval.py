@@ -93,7 +93,7 @@ flags.mark_flags_as_mutual_exclusive(["gamma", "gamma_from"])
 flags.adopt_module_key_flags(zsljax.flags)
 
 # What a run that chooses gamma must share with the one that takes it.
-_DECISIVE = ("system", "optimizer", "epochs", "batch_size")
+_DECISIVE = ("system", "optimizer", "epochs", "batch_size", "matmul_precision")
 SINGLE_LABEL, RETRIEVAL, EMBEDDINGS = "xian", "retrieval", "embeddings"
 
 
@@ -398,7 +398,7 @@ def chosen_gamma(
     row
     for row in read_rows(workdir)
     if row["protocol"] == _protocol(SINGLE_LABEL, "val")
-    and row["calibration"] == calibration
+    and (row["selection"], row["calibration"]) == ("val_selected", calibration)
   ]
   if not rows:
     raise ZsljaxError(
@@ -410,6 +410,7 @@ def chosen_gamma(
   there, here = (
     {
       **training.flat({part: config[part] for part in _DECISIVE}, "config."),
+      "config.data.sampling": config["data"]["sampling"],
       "fingerprint of the data": fingerprint,
     }
     for config, fingerprint in (

@@ -99,8 +99,9 @@ def get_config() -> ConfigDict:
   # What follows is read by `python -m zsljax sweep` alone.
   config.selection = ConfigDict()
   # What decides on the validation classes: `h` (at the gamma where it is highest),
-  # `ausuc`, `t1`; several labels: `zsl_map`, `gzsl_map`, ...; learned prototypes:
-  # `recall@1`, `accuracy`, ... None is the first of each.
+  # `ausuc`, `ausuc_micro` or `t1`; several labels: `zsl_map` or `gzsl_map`; learned
+  # prototypes: `recall@1`, `recall@5`, `recall@10`, `map` or `accuracy`. None is the
+  # first of each.
   config.selection.metric = placeholder(str)
   # At how many numbers of steps a run is judged, its last included.
   config.selection.stops = 10

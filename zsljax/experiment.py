@@ -14,6 +14,7 @@ from zsljax.checkpoints import abstract
 from zsljax.classes import ClassSpace
 from zsljax.data import StoredDataset, TrainingData, open_dataset
 from zsljax.errors import require
+from zsljax.evaluation import CALIBRATIONS
 from zsljax.models import Spec, System, build_system
 from zsljax.reporting.rows import Row, make_row
 from zsljax.sharding import make_mesh, over_classes
@@ -79,6 +80,13 @@ class Experiment:
       f"{dataset.folder}: features",
       f"{dataset.feature_shape[-1]} channels",
       f"{channels}, config.data.num_channels",
+    )
+    calibration = config["evaluation"]["calibration"]
+    require(
+      calibration in CALIBRATIONS,
+      "config.evaluation.calibration",
+      repr(calibration),
+      f"one of {', '.join(CALIBRATIONS)}",
     )
     classes = dataset.training_classes(config["data"]["train_split"])
     resolved = {

@@ -49,12 +49,13 @@ def read_config(argument: str, overrides: Sequence[str]) -> dict[str, Any]:
   root = str(path.absolute().parent.parent)  # Configs import from their folder.
   if root not in sys.path:
     sys.path.append(root)
+  arguments = ["", f"--config={argument}", *overrides]
   values = flags.FlagValues()
   holder = config_flags.DEFINE_config_file(
-    "config", lock_config=True, flag_values=values
+    "config", lock_config=True, flag_values=values, sys_argv=arguments
   )
   with _explained():
-    values(["", f"--config={argument}", *overrides])
+    values(arguments)
   return holder.value.to_dict()
 
 

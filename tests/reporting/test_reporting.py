@@ -79,7 +79,7 @@ def test_lock_that_is_held_is_said(tmp_path):
 
 def test_rows_of_another_schema_are_refused(tmp_path):
   (tmp_path / "results.jsonl").write_text(json.dumps(row() | {"schema": 99}) + "\n")
-  with pytest.raises(ZsljaxError, match="results.jsonl: schema: found 99, expected 1"):
+  with pytest.raises(ZsljaxError, match="results.jsonl: schema: found 99, expected 2"):
     read_rows(tmp_path)
 
 

@@ -17,7 +17,16 @@ METADATA = {
 }
 
 
-def row(seed=0, h=50.0, selection="last", system="msdn", fingerprint="f", **changed):
+def row(
+  seed=0,
+  h=50.0,
+  selection="last",
+  system="msdn",
+  fingerprint="f",
+  step=30,
+  sampling="epochs",
+  **changed,
+):
   settings = {"name": system, "preset": "paper"} | changed
   return make_row(
     system=system,
@@ -26,7 +35,7 @@ def row(seed=0, h=50.0, selection="last", system="msdn", fingerprint="f", **chan
     selection=selection,
     calibration="none" if selection == "last" else "additive",
     seed=seed,
-    step=30,
+    step=step,
     metrics={"t1": h + 10, "u": h, "s": h, "h": h, "ausuc": h / 2},
     provenance={
       "gamma": 0.0 if selection == "last" else 0.7,
@@ -35,7 +44,8 @@ def row(seed=0, h=50.0, selection="last", system="msdn", fingerprint="f", **chan
         "optimizer": {"learning_rate": 0.1},
         "epochs": 1,
         "batch_size": 2,
-        "data": {"train_split": "trainval"},
+        "matmul_precision": "highest",
+        "data": {"train_split": "trainval", "sampling": sampling},
       },
       "data": {"fingerprint": fingerprint},
     },
@@ -56,9 +66,9 @@ def test_block_has_means_over_seeds_and_keeps_selections_apart():
   ]
   assert block.lines[0][2] == "additive (0.7)"
   assert any("not a result" in note for note in block.notes)
-  assert len(published) == 1
-  assert "not to be compared" in published[0].title
-  assert not set(block.lines) & set(published[0].lines)
+  assert all(("the same" in b.title) == ("res101 (" in b.title) for b in published)
+  assert any("other features: not to be compared" in b.title for b in published)
+  assert not any(set(block.lines) & set(other.lines) for other in published)
 
 
 def test_settings_that_differ_name_the_row():
@@ -69,6 +79,27 @@ def test_settings_that_differ_name_the_row():
     "msdn, fusion 0.7",
     "msdn, fusion 0.9",
   ]
+
+
+def test_unlike_rows_are_not_averaged():
+  block, *_ = tables.make_blocks([row(step=10), row(1, step=30)])
+  assert [line[0] for line in block.lines] == ["msdn, step 10", "msdn, step 30"]
+  block, *_ = tables.make_blocks([row(), row(1, sampling="class_balanced")])
+  assert {line[0] for line in block.lines} == {
+    "msdn, sampling epochs",
+    "msdn, sampling class_balanced",
+  }
+  calibrated = [row(i) | {"calibration": "additive"} for i in range(2)]
+  calibrated[1]["provenance"] |= {"gamma": 0.9}
+  block, *_ = tables.make_blocks(calibrated)
+  assert [line[0] for line in block.lines] == [
+    "msdn, step 30, gamma 0",
+    "msdn, step 30, gamma 0.9",
+  ]
+  other = row(1)
+  del other["metrics"]["ausuc"]
+  with pytest.raises(ZsljaxError, match="seed 1: found t1, u, s, h, expected t1, u, s"):
+    tables.make_blocks([row(), other])
 
 
 def test_other_data_or_protocols_are_not_mixed():
@@ -101,7 +132,7 @@ def test_folders_of_runs_and_of_sweeps_are_found(tmp_path):
 def test_rows_of_another_schema_are_refused(tmp_path):
   old = row() | {"schema": 0}
   (tmp_path / "results.jsonl").write_text(json.dumps(old))
-  with pytest.raises(ZsljaxError, match="schema: found 0, expected 1"):
+  with pytest.raises(ZsljaxError, match="schema: found 0, expected 2"):
     tables.find_rows([tmp_path])
 
 
@@ -113,10 +144,8 @@ def test_formats():
   assert r"msdn & last & none & 2 & 61.0 (1.4)" in latex
   assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == len(blocks)
   lines = list(csv.DictReader(io.StringIO(tables.render(blocks, "csv"))))
-  (h,) = [
-    line for line in lines if line["row"].startswith("msdn;") and line["metric"] == "H"
-  ]
-  assert h["value"] == "51.0 (1.4)"
+  (h,) = [line for line in lines if line["system"] == "msdn" and line["metric"] == "H"]
+  assert (h["mean"], h["deviation"]) == ("51.0", "1.4")
   with pytest.raises(ZsljaxError, match="--format: found 'html'"):
     tables.render(blocks, "html")
 

@@ -307,7 +307,12 @@ def test_sweeps_of_other_protocols(tmp_path):
 @pytest.mark.parametrize(
   ("grid", "message"),
   [
-    ({"system": {"scal": (1.0,)}}, "config.grid.system.scal: no such field. Did you"),
+    (
+      {"system": {"scal": (1.0,)}},
+      "config.grid.system.scal: no field of the system or",
+    ),
+    ({"epochs": (1, 2)}, "config.grid.epochs: no field of the system or"),
+    ({"data": {"train_split": ("train",)}}, "config.grid.data.train_split: no field"),
     ({"system": {"scale": ()}}, "config.grid.system.scale: found"),
     ({"system": {"scale": 3.0}}, "expected values to try"),
     ({"system": {"scale": (3.0, -1.0)}}, "config.system.scale: found -1.0, expected"),
@@ -323,10 +328,13 @@ def test_spoilt_grids_are_refused(grid, message, tmp_path):
 def test_grid_is_all_combinations():
   config = zero_shot()
   assert grid_points(config) == [{}]
-  config["grid"] = {"seed": (1, 2), "system": {"scale": (3.0, 4.0, 5.0)}}
+  config["grid"] = {
+    "optimizer": {"learning_rate": (1e-3, 1e-2)},
+    "system": {"scale": (3.0, 4.0, 5.0)},
+  }
   points = grid_points(config)
   assert len(points) == 6
-  assert points[1] == {"seed": 1, "system.scale": 4.0}
+  assert points[1] == {"optimizer.learning_rate": 1e-3, "system.scale": 4.0}
 
 
 def test_another_grid_needs_another_folder(swept):

@@ -105,16 +105,27 @@ def check_tuning(locations: Mapping[str, np.ndarray], path: pathlib.Path) -> Non
 
 
 def held_out_classes(
-  labels: np.ndarray, locations: Mapping[str, np.ndarray]
+  labels: np.ndarray, locations: Mapping[str, np.ndarray], where: pathlib.Path
 ) -> np.ndarray | None:
   """The validation classes that ``val_loc`` names, or None.
 
   In files with images of seen classes in ``val_loc`` too, they are those that
   ``train_loc`` lacks.
+
+  Raises:
+    ZsljaxError: one of them is an unseen class.
   """
   if "val_loc" not in locations:
     return None
   classes = np.unique(labels[locations["val_loc"]])
+  unseen = np.intersect1d(classes, labels[locations["test_unseen_loc"]])
+  require(
+    not unseen.size,
+    f"{where}: val_loc",
+    f"images of the classes {unseen[:3].tolist()} (counted from 0), which are unseen: "
+    "test_unseen_loc has them too",
+    "validation classes apart from the unseen ones, on which nothing may be chosen",
+  )
   if "train_loc" in locations:
     classes = np.setdiff1d(classes, labels[locations["train_loc"]])
   classes = np.intersect1d(classes, labels[locations["trainval_loc"]])

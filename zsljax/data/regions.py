@@ -273,7 +273,7 @@ def _feature_set(
     trainval=locations["trainval_loc"],
     test_seen=locations["test_seen_loc"],
     test_unseen=locations["test_unseen_loc"],
-    validation_classes=held_out_classes(labels, locations),
+    validation_classes=held_out_classes(labels, locations, source),
     where=str(source),
     sources={},
     notes=notes,

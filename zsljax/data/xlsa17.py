@@ -111,7 +111,7 @@ def read_xlsa17(
     trainval=locations["trainval_loc"],
     test_seen=locations["test_seen_loc"],
     test_unseen=locations["test_unseen_loc"],
-    validation_classes=held_out_classes(labels, locations),
+    validation_classes=held_out_classes(labels, locations, split_path),
     where=f"{image_path} with {splits}",
     sources={p.name: sha256_of(p) for p in (image_path, split_path)},
     notes=notes,

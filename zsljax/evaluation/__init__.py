@@ -13,6 +13,7 @@ from zsljax.evaluation.decisions import (
   decide,
   decide_all,
   decisions_of,
+  require_numbers,
   scores_of,
 )
 from zsljax.evaluation.embeddings import (
@@ -65,6 +66,7 @@ __all__ = [
   "pair_similarities",
   "pair_verification",
   "read_pairs",
+  "require_numbers",
   "per_class_accuracy",
   "precision_and_recall",
   "retrieval",

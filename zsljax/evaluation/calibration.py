@@ -56,7 +56,7 @@ class Curve:
     return float(np.trapezoid(self.seen, self.unseen))
 
   def best_gamma(self) -> float:
-    """A gamma of the highest harmonic mean; the mildest where several reach it."""
+    """A gamma of the highest harmonic mean; the lowest penalty where several do."""
     return shared_gamma([self])[0]
 
 
@@ -93,16 +93,20 @@ def as_additive(
   Raises:
     ZsljaxError: no such calibration, or a multiplicative gamma outside (0, 2).
   """
+  _check(calibration)
+  if calibration == "additive":
+    return decisions, gamma
+  require(0 < gamma < 2, "gamma", gamma, "between 0 and 2 where it is multiplicative")
+  return _relative(decisions), 1 - gamma
+
+
+def _check(calibration: str) -> None:
   require(
     calibration in CALIBRATIONS,
     "calibration",
     repr(calibration),
     f"one of {', '.join(CALIBRATIONS)}",
   )
-  if calibration == "additive":
-    return decisions, gamma
-  require(0 < gamma < 2, "gamma", gamma, "between 0 and 2 where it is multiplicative")
-  return _relative(decisions), 1 - gamma
 
 
 def _relative(decisions: Decisions) -> Decisions:
@@ -133,6 +137,7 @@ def seen_unseen_curve(
     per_class: accuracies are means over classes; else over images.
     calibration: of ``CALIBRATIONS``. A multiplicative curve ends where gamma does.
   """
+  _check(calibration)
   if calibration == "multiplicative":
     decisions = _relative(decisions)
   label_seen = seen[decisions.label]

@@ -32,6 +32,9 @@ def write_curve(
     seen: S there, in percent.
     rows: of this run at this step, marked on it.
   """
+  if any(row["calibration"] == "multiplicative" for row in rows):
+    inside = (gamma > 0) & (gamma < 2)  # Others are no gamma.
+    gamma, unseen, seen = gamma[inside], unseen[inside], seen[inside]
   h = 2 * unseen * seen / np.maximum(unseen + seen, np.finfo(float).tiny)
   columns = {"gamma": gamma, "u": unseen, "s": seen, "h": h}
   write_columns(folder / f"curve_{split}.csv", columns)
@@ -43,8 +46,8 @@ def write_curve(
     points[f"{name}: H {metrics['h']:.1f}"] = metrics["u"], metrics["s"]
   row = rows[0]
   title = (
-    f"{row['system']} on {row['dataset']}, seed {row['seed']}, {split} images, AUSUC "
-    f"{row['metrics']['ausuc']:.1f}"
+    f"{row['system']} on {row['dataset']}, seed {row['seed']}, {split} images; "
+    f"additive AUSUC {row['metrics']['ausuc']:.1f}"
   )
   draw_curve(folder / f"curve_{split}.png", unseen, seen, points, title)
 
@@ -85,7 +88,7 @@ def draw_curve(
   levels = axes.contour(u, s, 2 * u * s / (u + s), levels=8, colors=_LEVELS)
   levels.set_linewidth(0.7)
   axes.clabel(levels, fmt="H %.0f", fontsize=7, colors="#8a8a8a")
-  axes.step(unseen, seen, where="post", color=_CURVE, linewidth=1.6)
+  axes.plot(unseen, seen, color=_CURVE, linewidth=1.6)
   for (name, (x, y)), color in zip(points.items(), _MARKS, strict=False):
     axes.plot(x, y, "o", color=color, markersize=6, label=name, clip_on=False)
   axes.set(xlim=(0, top), ylim=(0, top), aspect="equal")

@@ -45,12 +45,26 @@ def append_line(path: pathlib.Path, value: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-  """The JSON lines of ``path``; a line that a kill cut off is left out."""
+  """The JSON lines of ``path``; a line that a kill cut off is left out.
+
+  Raises:
+    ZsljaxError: a line is something else.
+  """
   rows = []
   if path.exists():
-    for line in path.read_text().splitlines():
-      with contextlib.suppress(json.JSONDecodeError):
-        rows.append(json.loads(line))
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+      try:
+        row = json.loads(line)
+      except json.JSONDecodeError:
+        if line.startswith("{"):  # Begun, and cut off.
+          continue
+        row = None
+      if not isinstance(row, dict):
+        raise ZsljaxError(
+          f"{path}: line {number}: found {line[:40]!r}, expected a JSON object: is the "
+          "file damaged?"
+        )
+      rows.append(row)
   return rows
 
 

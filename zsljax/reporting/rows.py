@@ -13,10 +13,11 @@ from typing import Any
 from zsljax.errors import require
 from zsljax.reporting.files import locked, read_lines, write_text
 
-SCHEMA = 1
+SCHEMA = 2
 SELECTIONS = ("last", "val_selected", "test_oracle")
 CALIBRATIONS = ("none", "additive", "multiplicative")
-# Rows that agree in these, in gamma and in K say the same thing; the later one counts.
+# Rows that agree in these, in gamma, in K and in given pairs say the same thing; the
+# later one counts.
 _IDENTITY = (
   "system",
   "dataset",
@@ -110,7 +111,8 @@ def add_rows(workdir: pathlib.Path, rows: Sequence[Row]) -> pathlib.Path:
 
 def _meaning(row: Row) -> tuple:
   top_k = tuple(row.get("conditions", {}).get("top_k", ()))
-  return *(row[k] for k in _IDENTITY), row["provenance"]["gamma"], top_k
+  pairs = row["provenance"].get("pairs", {}).get("sha256")
+  return *(row[k] for k in _IDENTITY), row["provenance"]["gamma"], top_k, pairs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,12 +122,14 @@ class Summary:
   Attributes:
     row: one of them.
     seeds: of the rows.
+    gammas: of the rows, each once.
     mean: of each metric.
     deviation: of each metric, between seeds (of a sample); NaN of one seed.
   """
 
   row: Row
   seeds: tuple[int, ...]
+  gammas: tuple[float, ...]
   mean: dict[str, float]
   deviation: dict[str, float]
 
@@ -139,7 +143,11 @@ class Summary:
 
 
 def summarize(rows: Sequence[Row]) -> list[Summary]:
-  """Rows of several seeds by what else they are, in the order in which they come."""
+  """Rows of several seeds by what else they are, in the order in which they come.
+
+  Raises:
+    ZsljaxError: rows that belong together have other metrics.
+  """
   groups: dict[tuple, list[Row]] = {}
   for row in rows:
     what = tuple(row[field] for field in _IDENTITY if field not in ("seed", "step"))
@@ -147,11 +155,19 @@ def summarize(rows: Sequence[Row]) -> list[Summary]:
   summaries = []
   for group in groups.values():
     metrics = [row["metrics"] for row in group]
+    for row in group:
+      require(
+        row["metrics"].keys() == metrics[0].keys(),
+        f"metrics of {row['system']} on {row['dataset']}, seed {row['seed']}",
+        ", ".join(row["metrics"]),
+        f"{', '.join(metrics[0])}, as for the other seeds: evaluate it again",
+      )
     columns = {name: [values[name] for values in metrics] for name in metrics[0]}
     summaries.append(
       Summary(
         group[0],
         tuple(row["seed"] for row in group),
+        tuple(dict.fromkeys(row["provenance"]["gamma"] for row in group)),
         {name: statistics.fmean(values) for name, values in columns.items()},
         {
           name: statistics.stdev(values) if len(values) > 1 else math.nan
@@ -160,6 +176,11 @@ def summarize(rows: Sequence[Row]) -> list[Summary]:
       )
     )
   return summaries
+
+
+def short(value: Any) -> str:
+  """A setting as text; numbers without needless digits."""
+  return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def terminal_table(rows: Sequence[Row]) -> str:

@@ -7,7 +7,7 @@ features and follow in a block of their own, each with its source.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 import csv
 import dataclasses
 import importlib.resources
@@ -17,7 +17,7 @@ import pathlib
 from typing import Any
 
 from zsljax.errors import ZsljaxError, require
-from zsljax.reporting.rows import Row, Summary, aligned, read_rows, summarize
+from zsljax.reporting.rows import Row, Summary, aligned, read_rows, short, summarize
 
 FORMATS = ("terminal", "markdown", "latex", "csv")
 _BLOCK = ("dataset", "features", "class_embedding", "split_version", "protocol")
@@ -69,7 +69,7 @@ def find_rows(folders: Sequence[pathlib.Path]) -> list[Row]:
 
 
 def make_blocks(rows: Sequence[Row]) -> list[Block]:
-  """Result blocks, each followed by the published numbers of its dataset.
+  """Result blocks of each dataset, followed by the published numbers of it.
 
   Raises:
     ZsljaxError: rows that would share a block are of different data, or a seed occurs
@@ -80,11 +80,10 @@ def make_blocks(rows: Sequence[Row]) -> list[Block]:
     what = *(row[field] for field in _BLOCK), _counted(row)
     groups.setdefault(what, []).append(row)
   blocks: list[Block] = []
-  for group in groups.values():
-    blocks.append(_block(group))
   for dataset in dict.fromkeys(row["dataset"] for row in rows):
-    published = [entry for entry in read_published() if entry["dataset"] == dataset]
-    blocks += _published_blocks(dataset, published)
+    some = [group for group in groups.values() if group[0]["dataset"] == dataset]
+    blocks += map(_block, some)
+    blocks += _published_blocks(dataset, [row for group in some for row in group])
   return blocks
 
 
@@ -115,9 +114,9 @@ def render(blocks: Sequence[Block], form: str) -> str:
 
 
 def _counted(row: Row) -> str:
-  """What a multi-label protocol counted; such rows compare when it agrees."""
-  conditions = row.get("conditions")
-  return json.dumps(conditions, sort_keys=True) if conditions else ""
+  """What was counted, where it varies; such rows compare when it agrees."""
+  counted = row.get("conditions"), row["provenance"].get("pairs")
+  return json.dumps(counted, sort_keys=True)
 
 
 def _block(rows: Sequence[Row]) -> Block:
@@ -136,23 +135,20 @@ def _block(rows: Sequence[Row]) -> Block:
     shown or dict.fromkeys(name for row in rows for name in row["metrics"])
   )
   lines = []
-  for name, group in named.items():
-    for summary in summarize(group):
-      _check_seeds(name, summary)
-      row = summary.row
-      gammas = {r["provenance"]["gamma"] for r in group if _alike(r, row)}
-      calibration = row["calibration"]
-      if calibration != "none" and len(gammas) == 1:
-        calibration += f" ({gammas.pop():.3g})"
-      lines.append(
-        (
-          name,
-          row["selection"],
-          calibration,
-          str(len(summary.seeds)),
-          *(summary.cell(metric) for metric in metrics),
-        )
+  for name, summary in _summaries(named):
+    _check_seeds(name, summary)
+    calibration = summary.row["calibration"]
+    if calibration != "none" and len(summary.gammas) == 1:
+      calibration += f" ({summary.gammas[0]:.3g})"
+    lines.append(
+      (
+        name,
+        summary.row["selection"],
+        calibration,
+        str(len(summary.seeds)),
+        *(summary.cell(metric) for metric in metrics),
       )
+    )
   lines.sort(key=lambda line: _SELECTIONS.index(line[1]))
   title = (
     f"{first['dataset']}: {first['features']} features, classes by "
@@ -173,8 +169,17 @@ def _column(metric: str) -> str:
   return metric.upper() if len(metric) <= 2 else metric
 
 
-def _alike(a: Row, b: Row) -> bool:
-  return all(a[field] == b[field] for field in ("selection", "calibration"))
+def _summaries(named: dict[str, list[Row]]) -> Iterator[tuple[str, Summary]]:
+  """Means over seeds; where circumstances differ they are apart, and in the name."""
+  for name, rows in named.items():
+    groups: dict[tuple, dict[str, list[Row]]] = {}
+    for row in rows:
+      kind = row["selection"], row["calibration"]
+      groups.setdefault(kind, {}).setdefault(_circumstances(row), []).append(row)
+    for apart in groups.values():
+      for circumstances, group in apart.items():
+        (summary,) = summarize(group)
+        yield (name if len(apart) == 1 else f"{name}, {circumstances}"), summary
 
 
 def _by_name(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -200,13 +205,9 @@ def _by_name(rows: Sequence[Row]) -> dict[str, list[Row]]:
         and other.get(field) != setting[field]
         for other in settings
       ):
-        parts.append(f"{field.removeprefix('system.')} {_short(setting[field])}")
+        parts.append(f"{field.removeprefix('system.')} {short(setting[field])}")
     named[", ".join(parts)] = group
   return named
-
-
-def _short(value: Any) -> str:
-  return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _settings(row: Row) -> dict[str, Any]:
@@ -217,9 +218,29 @@ def _settings(row: Row) -> dict[str, Any]:
     for part in ("system", "optimizer")
     for field, value in config[part].items()
   }
-  settings |= {field: config[field] for field in ("epochs", "batch_size")}
-  settings["trained on"] = config["data"]["train_split"]
+  fields = ("epochs", "batch_size", "matmul_precision")
+  settings |= {field: config[field] for field in fields}
+  settings |= {
+    "sampling": config["data"]["sampling"],
+    "trained on": config["data"]["train_split"],
+  }
   return settings
+
+
+def _circumstances(row: Row) -> str:
+  """In what rows of one method must agree besides, so that their mean says something.
+
+  A gamma that was chosen on validation may be each seed's own, and the oracle's number
+  of steps too.
+  """
+  oracle = row["selection"] == "test_oracle"
+  parts = [] if oracle else [f"step {row['step']}"]
+  if row["selection"] == "last" and row["calibration"] != "none":
+    parts.append(f"gamma {row['provenance']['gamma']:.6g}")
+  if row["selection"] == "val_selected":
+    swept = "chosen" in row["provenance"]
+    parts.append("settings of a sweep" if swept else "gamma alone chosen")
+  return ", ".join(parts)
 
 
 def _check_seeds(name: str, summary: Summary) -> None:
@@ -229,46 +250,44 @@ def _check_seeds(name: str, summary: Summary) -> None:
     not twice,
     f"{summary.row['dataset']}, {name}, {summary.row['selection']}",
     f"seed {twice[0] if twice else ''} twice",
-    "each seed once: the same run was given twice, or at several numbers of steps",
+    "each seed once: the same run was given twice, or with several gammas",
   )
 
 
-def _published_blocks(dataset: str, entries: Sequence[dict[str, Any]]) -> list[Block]:
-  blocks = []
-  for names in (("t1", "u", "s", "h"), _label_metrics(entries)):
-    some = [
-      entry for entry in entries if names and entry["metrics"].keys() & set(names)
-    ]
-    if not some:
-      continue
+def _published_blocks(dataset: str, results: Sequence[Row]) -> Iterator[Block]:
+  """Published numbers of a dataset, a block for each features, classes and split."""
+  groups: dict[tuple, list[dict[str, Any]]] = {}
+  for entry in read_published():
+    if entry["dataset"] == dataset:
+      what = entry["features"], entry["class_embedding"], entry["split"]
+      groups.setdefault(what, []).append(entry)
+  ours = {(row["features"], row["class_embedding"]) for row in results}
+  for (features, class_embedding, split), entries in groups.items():
+    stored = entries[0].get("stored_as"), class_embedding
+    same = stored in ours and split == "xlsa17"
+    relation = "the same features" if same else "other features: not to be compared"
+    names = dict.fromkeys(name for entry in entries for name in entry["metrics"])
     lines = tuple(
       (
         entry["method"],
-        entry["features"],
-        entry["class_embedding"],
-        entry["split"],
         entry["selection"],
         entry["status"],
         *(_number(entry["metrics"].get(name)) for name in names),
       )
-      for entry in some
+      for entry in entries
     )
-    notes = list(
-      dict.fromkeys(f"{entry['method']}: {entry['source']}" for entry in some)
+    notes = [f"{entry['method']}: {entry['source']}" for entry in entries]
+    notes += [
+      f"{entry['method']}: {e}" for entry in entries if (e := entry.get("note"))
+    ]
+    yield Block(
+      f"{dataset}, published: {features} features, classes by {class_embedding}, split "
+      f"{split}; {relation}",
+      ("published", "selected on", "status", *map(_column, names)),
+      lines,
+      3,
+      tuple(dict.fromkeys(notes)),
     )
-    notes += dict.fromkeys(
-      f"{entry['method']}: {entry['note']}" for entry in some if "note" in entry
-    )
-    header = ("published", "features", "classes by", "split", "selected on", "status")
-    title = f"{dataset}: published numbers, on other features: not to be compared"
-    header += tuple(map(_column, names))
-    blocks.append(Block(title, header, lines, 6, tuple(notes)))
-  return blocks
-
-
-def _label_metrics(entries: Iterable[dict[str, Any]]) -> tuple[str, ...]:
-  names = {name for entry in entries for name in entry["metrics"] if "_" in name}
-  return tuple(sorted(names, key=lambda name: (name.split("_")[0] == "gzsl", name)))
 
 
 def _number(value: float | None) -> str:
@@ -291,9 +310,12 @@ def _markdown(block: Block) -> str:
 def _latex(block: Block) -> str:
   columns = "l" * block.left + "r" * (len(block.header) - block.left)
   rows = [" & ".join(map(_escaped, row)) + r" \\" for row in block.lines]
+  caption = ". ".join(map(_escaped, (block.title, *block.notes)))
   return "\n".join(
     [
-      f"% {block.title}",
+      r"\begin{table}",
+      r"\centering",
+      rf"\caption{{{caption}.}}",
       rf"\begin{{tabular}}{{{columns}}}",
       r"\toprule",
       " & ".join(map(_escaped, block.header)) + r" \\",
@@ -301,7 +323,7 @@ def _latex(block: Block) -> str:
       *rows,
       r"\bottomrule",
       r"\end{tabular}",
-      *(f"% {note}" for note in block.notes),
+      r"\end{table}",
       "",
     ]
   )
@@ -314,15 +336,18 @@ def _escaped(text: str) -> str:
 
 
 def _csv(blocks: Sequence[Block]) -> str:
-  """One line for each number: block, words of the row, metric, value."""
+  """One line for each number."""
   file = io.StringIO()
   writer = csv.writer(file, lineterminator="\n")
-  writer.writerow(("block", "row", "metric", "value"))
+  writer.writerow(
+    ("block", "system", "selection", "kind", "metric", "mean", "deviation", "notes")
+  )
   for block in blocks:
     for line in block.lines:
-      words = "; ".join(line[: block.left])
-      for name, cell in zip(
-        block.header[block.left :], line[block.left :], strict=True
-      ):
-        writer.writerow((block.title, words, name, cell))
+      words, numbers = line[: block.left], line[block.left :]
+      for name, cell in zip(block.header[block.left :], numbers, strict=True):
+        mean, _, deviation = cell.removesuffix(")").partition(" (")
+        writer.writerow(
+          (block.title, *words, name, mean, deviation, "; ".join(block.notes))
+        )
   return file.getvalue()

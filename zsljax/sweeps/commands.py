@@ -10,7 +10,7 @@ import pathlib
 from zsljax.errors import ZsljaxError, did_you_mean
 from zsljax.flags import read_config
 from zsljax.losses import FAMILY, RECONSTRUCTIONS
-from zsljax.reporting.rows import Row, Summary, aligned, summarize
+from zsljax.reporting.rows import Row, Summary, aligned, short, summarize
 from zsljax.sweeps.sweep import sweep
 
 _ZERO_SHOT = ("t1", "u", "s", "h", "ausuc", "recall@1", "intra", "inter")
@@ -52,7 +52,7 @@ def compare_command(args: argparse.Namespace) -> None:
     print(f"{loss}:", flush=True)
     config = read_config(f"{file}:{dataset},{loss}", args.fields)
     rows[loss] = sweep(config, args.seeds, workdir / loss)
-  closed_set = not any(row["calibration"] == "additive" for row in rows[losses[0]])
+  closed_set = all(row["protocol"] == "embeddings" for row in rows[losses[0]])
   names = _CLOSED_SET if closed_set else _ZERO_SHOT
   lines = [["loss", *_shown(names), "chosen on validation"]]
   for loss in losses:
@@ -116,7 +116,7 @@ def _choice(workdir: pathlib.Path) -> str:
 
 def _settings(workdir: pathlib.Path) -> str:
   chosen = json.loads((workdir / "chosen.json").read_text())
-  fields = [f"{k.split('.')[-1]} {v:g}" for k, v in chosen["point"].items()]
+  fields = [f"{k.split('.')[-1]} {short(v)}" for k, v in chosen["point"].items()]
   if chosen["gamma"] is not None:
     fields.append(f"gamma {chosen['gamma']:.3g}")
   return ", ".join([*fields, f"{chosen['step']} steps"])

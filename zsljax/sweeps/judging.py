@@ -18,8 +18,12 @@ from zsljax.sweeps.together import Together
 from zsljax.training import TrainState
 
 SINGLE_LABEL, EMBEDDINGS, MULTI_LABEL = "xian", "embeddings", "lesa"
-# What decides where the config does not say.
-USUAL_METRIC = {SINGLE_LABEL: "h", EMBEDDINGS: "recall@1", MULTI_LABEL: "zsl_map"}
+# What may decide, the higher the better; the first does where the config does not say.
+METRICS = {
+  SINGLE_LABEL: ("h", "ausuc", "ausuc_micro", "t1"),
+  EMBEDDINGS: ("recall@1", "recall@5", "recall@10", "map", "accuracy"),
+  MULTI_LABEL: ("zsl_map", "gzsl_map"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +74,14 @@ class Judge:
       self.protocol = MULTI_LABEL
     elif run.system.closed_set:
       self.protocol = EMBEDDINGS
-    self.metric = run.config["selection"]["metric"] or USUAL_METRIC[self.protocol]
+    known = METRICS[self.protocol]
+    self.metric = run.config["selection"]["metric"] or known[0]
+    require(
+      self.metric in known,
+      "config.selection.metric",
+      repr(self.metric),
+      f"one of {', '.join(known)} for {run.system.name}",
+    )
     devices = run.mesh.shape["data"]
     size = -(-run.config["evaluation"]["batch_size"] // devices) * devices
     splits = run.dataset.test_splits if on_test else ("val",)
@@ -107,13 +118,6 @@ class Judge:
     """
     if None in judgements:
       return -np.inf, None
-    for judgement in judgements:
-      require(
-        self.metric in judgement.metrics,
-        "config.selection.metric",
-        repr(self.metric),
-        f"one of {', '.join(judgement.metrics)}",
-      )
     value, gamma = np.mean([j.metrics[self.metric] for j in judgements]), None
     if self.protocol == SINGLE_LABEL:
       gamma, h = evaluation.shared_gamma([j.curve for j in judgements])
@@ -122,6 +126,9 @@ class Judge:
 
   def _judgement(self, outputs) -> Judgement:
     if self.protocol == SINGLE_LABEL:
+      evaluation.require_numbers(
+        np.stack([outputs.seen_score, outputs.unseen_score], 1)
+      )
       return Judgement(
         evaluation.single_label_metrics(outputs, self._seen),
         evaluation.seen_unseen_curve(

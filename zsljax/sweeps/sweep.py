@@ -16,6 +16,7 @@ import copy
 import itertools
 import json
 import pathlib
+import time
 from typing import Any
 
 import jax
@@ -35,7 +36,7 @@ from zsljax.sweeps.together import Together, Variant, number_fields
 
 Point = dict[str, Any]
 
-_SEARCH, _CHOSEN = "search.jsonl", "chosen.json"
+_SEARCH, _CHOSEN, _TIME = "search.jsonl", "chosen.json", "time.json"
 
 
 def sweep(config: Mapping[str, Any], seeds: int, workdir: pathlib.Path) -> list[Row]:
@@ -74,6 +75,7 @@ def sweep(config: Mapping[str, Any], seeds: int, workdir: pathlib.Path) -> list[
   ):
     recorded = {**whole.config, "data": {**whole.config["data"], "train_split": None}}
     training.open_workdir(workdir, recorded, whole.dataset.metadata, sweep=True)
+    begin = time.perf_counter()
     chosen = _chosen(config, points, stops, workdir)
     config = with_values(_on(config, "trainval"), chosen["point"])
     rows = read_rows(workdir)
@@ -84,21 +86,33 @@ def sweep(config: Mapping[str, Any], seeds: int, workdir: pathlib.Path) -> list[
       for some in _pieces(missing, selection["together"]):
         _test(Experiment.build(config), some, stops, chosen, workdir)
       rows = read_rows(workdir)
+      _add_time(workdir, time.perf_counter() - begin)
     return [row for row in rows if row["seed"] in wanted]
+
+
+def seconds_of(workdir: pathlib.Path) -> float:
+  """How long the sweep in ``workdir`` took, all its starts that came to an end."""
+  path = workdir / _TIME
+  return json.loads(path.read_text())["seconds"] if path.exists() else 0.0
+
+
+def _add_time(workdir: pathlib.Path, seconds: float) -> None:
+  write_json(workdir / _TIME, {"seconds": seconds_of(workdir) + seconds})
 
 
 def grid_points(config: Mapping[str, Any]) -> list[Point]:
   """All combinations of the grid's values, each by its dotted fields.
 
   Raises:
-    ZsljaxError: a field does not exist or has no values.
+    ZsljaxError: a field is not the system's or the optimizer's, or has no values.
   """
   grid, fields = training.flat(config["grid"]), training.flat(config)
+  known = [field for field in fields if field.startswith(("system.", "optimizer."))]
   for field, values in grid.items():
-    if field not in fields:
-      known = [f for f in fields if not f.startswith(("grid.", "selection."))]
+    if field not in known:
       raise ZsljaxError(
-        f"config.grid.{field}: no such field. {did_you_mean(field, known)}"
+        f"config.grid.{field}: no field of the system or the optimizer. "
+        f"{did_you_mean(field, known)}"
       )
     require(
       isinstance(values, tuple | list) and len(values) > 0,
