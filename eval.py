@@ -23,6 +23,7 @@ retrieval; it is all that a system without unseen classes has:
 from collections.abc import Callable
 import dataclasses
 import hashlib
+import json
 import pathlib
 import textwrap
 from typing import Any
@@ -41,7 +42,7 @@ import zsljax.flags
 from zsljax.flags import parse_flags, workdir
 from zsljax.models import System, build_system
 from zsljax.reporting.curves import write_columns, write_curve
-from zsljax.reporting.rows import Row, add_rows, read_rows, terminal_table
+from zsljax.reporting.rows import CHOSEN, Row, add_rows, read_rows, terminal_table
 
 SPLIT = flags.DEFINE_enum(
   "split",
@@ -69,6 +70,12 @@ CALIBRATION = flags.DEFINE_enum(
   list(evaluation.CALIBRATIONS),
   "What gamma does to a seen class's score s: it is subtracted, or s becomes s - (1 - "
   "gamma)|s|; the config's evaluation.calibration by default.",
+)
+TEST_ORACLE = flags.DEFINE_bool(
+  "test_oracle",
+  False,
+  "Also report with the gamma that is best on the test images: no result, but what "
+  "many published tables show.",
 )
 PROTOCOL = flags.DEFINE_string(
   "protocol",
@@ -107,6 +114,7 @@ def evaluate(
   top_k: tuple[int, ...] | None = None,
   pairs: pathlib.Path | None = None,
   calibration: str | None = None,
+  test_oracle: bool = False,
 ) -> list[Row]:
   """Rows for the latest checkpoint, also added to ``workdir/results.jsonl``.
 
@@ -123,6 +131,7 @@ def evaluate(
     pairs: a file with pairs of images, to be verified as well.
     calibration: what gamma does, ``additive`` or ``multiplicative``; None takes the
       config's ``evaluation.calibration``.
+    test_oracle: also report with the gamma that is best on the test images.
   """
   manifest = training.read_manifest(workdir)
   config = manifest["config"]
@@ -156,6 +165,7 @@ def evaluate(
       ("gamma", gamma),
       ("gamma_from", gamma_from),
       ("calibration", calibration),
+      ("test_oracle", test_oracle or None),
     ):
       require(
         value is None, f"--{flag}", value, f"no calibration with --protocol={protocol}"
@@ -179,7 +189,9 @@ def evaluate(
   elif protocol == RETRIEVAL:
     rows = [_retrieval_row(workdir, run, split)]
   else:
-    rows = _single_label_rows(workdir, run, split, gamma, gamma_from, calibration)
+    rows = _single_label_rows(
+      workdir, run, split, gamma, gamma_from, calibration, test_oracle
+    )
   add_rows(workdir, rows)
   return rows
 
@@ -202,6 +214,7 @@ class _Scored:
     split: of the images.
     splits: of the stored set, that make it.
     step: of the checkpoint.
+    selection: ``val_selected`` where a sweep chose settings and step, else ``last``.
     seen: of the classes that are scored, ``[C]`` bool.
     inputs: of ``evaluation.decide_all`` and its like.
   """
@@ -210,6 +223,7 @@ class _Scored:
   split: str
   splits: tuple[str, ...]
   step: int
+  selection: str
   seen: np.ndarray
   inputs: dict[str, Any]
 
@@ -225,6 +239,7 @@ class _Scored:
     **described,
   ) -> Row:
     """A result row with these numbers, see ``Experiment.row``."""
+    described = {"selection": self.selection} | described
     return self.run.row(
       _protocol(protocol, self.split), metrics, step=self.step, **described
     )
@@ -236,6 +251,9 @@ def _restored(workdir: pathlib.Path, run: Experiment, split: str) -> _Scored:
   step = checkpoints.latest_step()
   params = checkpoints.restore_params(run.param_shapes(), step)
   checkpoints.close()
+  selection, chosen = "last", workdir / CHOSEN
+  if chosen.exists() and json.loads(chosen.read_text())["step"] == step:
+    selection = "val_selected"
   on_test = split == "test"
   classes = run.dataset.classes if on_test else run.classes
   devices = run.mesh.shape["data"]
@@ -248,7 +266,7 @@ def _restored(workdir: pathlib.Path, run: Experiment, split: str) -> _Scored:
     "batches": evaluation_batches(run.dataset, splits, batch_size),
     "mesh": run.mesh,
   }
-  return _Scored(run, split, splits, step, np.asarray(classes.seen), inputs)
+  return _Scored(run, split, splits, step, selection, np.asarray(classes.seen), inputs)
 
 
 def _embedding_rows(
@@ -318,8 +336,10 @@ def _single_label_rows(
   gamma: float | None,
   gamma_from: pathlib.Path | None,
   calibration: str | None,
+  test_oracle: bool,
 ) -> list[Row]:
   on_test = split == "test"
+  require(on_test or not test_oracle, "--test_oracle", "--split=val", "--split=test")
   require(
     on_test or gamma_from is None,
     "--gamma_from",
@@ -353,9 +373,11 @@ def _single_label_rows(
   if not on_test:
     rows.append(calibrated(curve.best_gamma(), "val_selected", "highest H on val"))
   if gamma is not None:
-    rows.append(calibrated(gamma, "last", origin))
+    rows.append(calibrated(gamma, scored.selection, origin))
   if chosen is not None:
     rows.append(calibrated(*chosen))
+  if test_oracle:
+    rows.append(calibrated(curve.best_gamma(), "test_oracle", "highest H on test"))
   write_curve(workdir, split, curve.gamma, 100 * curve.unseen, 100 * curve.seen, rows)
   return rows
 
@@ -475,6 +497,7 @@ def main(argv: list[str]) -> None:
     top_k,
     pathlib.Path(PAIRS.value).expanduser() if PAIRS.value else None,
     CALIBRATION.value,
+    TEST_ORACLE.value,
   )
   row = rows[0]
   trained_on = row["provenance"]["config"]["data"]["train_split"]

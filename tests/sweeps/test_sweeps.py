@@ -203,7 +203,9 @@ def test_rows_of_a_sweep_say_what_was_chosen_where(swept):
 def test_runs_of_a_sweep_are_runs(swept):
   workdir, rows = swept
   for seed in range(3):
-    row, *_ = eval_script.evaluate(workdir / f"seed_{seed}")
+    row, oracle = eval_script.evaluate(workdir / f"seed_{seed}", test_oracle=True)
+    assert (row["selection"], oracle["selection"]) == ("val_selected", "test_oracle")
+    assert oracle["metrics"]["h"] >= row["metrics"]["h"]
     (own,) = [
       r["metrics"]
       for r in rows

@@ -31,6 +31,8 @@ _IDENTITY = (
   "step",
 )
 _FILE = "results.jsonl"
+# What a sweep has chosen, in its folder and in those of its runs.
+CHOSEN = "chosen.json"
 
 Row = dict[str, Any]
 

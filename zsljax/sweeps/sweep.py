@@ -16,6 +16,7 @@ import copy
 import itertools
 import json
 import pathlib
+import shutil
 import time
 from typing import Any
 
@@ -30,13 +31,13 @@ from zsljax.experiment import Experiment
 from zsljax.reporting.curves import write_curve
 from zsljax.reporting.files import append_line, locked, read_lines, write_json
 from zsljax.reporting.progress import step_bar
-from zsljax.reporting.rows import Row, add_rows, read_rows
+from zsljax.reporting.rows import CHOSEN, Row, add_rows, read_rows
 from zsljax.sweeps.judging import EMBEDDINGS, SINGLE_LABEL, Judge, Judgement
 from zsljax.sweeps.together import Together, Variant, number_fields
 
 Point = dict[str, Any]
 
-_SEARCH, _CHOSEN, _TIME = "search.jsonl", "chosen.json", "time.json"
+_SEARCH, _TIME = "search.jsonl", "time.json"
 
 
 def sweep(config: Mapping[str, Any], seeds: int, workdir: pathlib.Path) -> list[Row]:
@@ -158,7 +159,7 @@ def _chosen(
   workdir: pathlib.Path,
 ) -> dict[str, Any]:
   """The best point, steps and gamma; tries first what was not tried yet."""
-  path = workdir / _CHOSEN
+  path = workdir / CHOSEN
   if path.exists():
     return json.loads(path.read_text())
   config = _on(config, "train")
@@ -350,6 +351,7 @@ def _row(
 
 
 def _save(run: Experiment, seeds: Sequence[int], state, workdir: pathlib.Path) -> None:
+  """The runs as ``train.py`` leaves them, each with what it was chosen by."""
   for i, seed in enumerate(seeds):
     own = jax.tree.map(lambda x, i=i: x[i], state)
     one = run.with_seed(seed)
@@ -359,3 +361,4 @@ def _save(run: Experiment, seeds: Sequence[int], state, workdir: pathlib.Path) -
     if checkpoints.latest_step() is None:
       checkpoints.save(int(own.step), own.params, training.without_params(own))
     checkpoints.close()
+    shutil.copyfile(workdir / CHOSEN, folder / CHOSEN)
