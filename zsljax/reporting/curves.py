@@ -96,7 +96,7 @@ def draw_curve(
   axes.set_ylabel("S, accuracy on seen classes (%)", color=_INK)
   axes.set_title(title, fontsize=9, color=_INK)
   axes.spines[["top", "right"]].set_visible(False)
-  axes.legend(fontsize=8, edgecolor="none", framealpha=1, loc="upper right")
+  axes.legend(fontsize=8, edgecolor="none", framealpha=0.9, loc="lower left")
   draft = path.with_name(f".{path.name}")
   with explained(path):
     figure.savefig(draft, format="png")
