@@ -87,6 +87,19 @@ def test_validation_classes_are_drawn_from_the_seen(feature_set):
   assert all("No validation classes follow" in found.notes[-1] for found in drawn)
 
 
+def test_classes_without_test_image_are_named(feature_set):
+  whole = feature_set()
+  assert not any("no test image" in note for note in whole.notes)
+  rows = whole.splits["test_seen"]
+  found = feature_set(test_seen=rows[whole.labels[rows] != 1])
+  (note,) = [note for note in found.notes if "no test image" in note]
+  assert note.startswith("1 seen classes have no test image")
+  assert note.endswith(": bat.")
+  rows = whole.splits["test_unseen"]
+  with pytest.raises(ZsljaxError, match="'fox'.*have no image in trainval or test_uns"):
+    feature_set(test_unseen=rows[whole.labels[rows] != 5])
+
+
 def test_validation_class_must_be_seen(feature_set):
   with pytest.raises(ZsljaxError, match=r"small files: validation.*'cow'.*seen"):
     feature_set(validation_classes=(2,))

@@ -136,6 +136,16 @@ def test_class_in_train_loc_is_no_validation_class(xlsa17):
   assert xlsa17.write().read().validation_classes == (4,)
 
 
+def test_validation_class_must_not_be_a_test_class(xlsa17):
+  unseen, val = xlsa17.split["test_unseen_loc"], xlsa17.split["val_loc"]
+  xlsa17.split["test_unseen_loc"] = unseen[1:]
+  xlsa17.split["val_loc"] = np.concatenate([val, unseen[:1]])
+  label = xlsa17.rows.labels[int(unseen[0, 0]) - 1]
+  rejected(
+    xlsa17, f"val_loc: found images of the classes [{label}]", "which are unseen"
+  )
+
+
 @pytest.mark.parametrize(
   ("content", "field", "note"),
   [

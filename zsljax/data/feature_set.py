@@ -175,17 +175,13 @@ def make_feature_set(
     f"{[class_names[i] for i in strangers[:3]]} without images in trainval",
     "validation classes to be seen classes",
   )
-  for test, of, these in (
-    (test_seen, "seen", classes.seen),
-    (test_unseen, "unseen", ~np.asarray(classes.seen)),
-  ):
-    absent = np.setdiff1d(np.flatnonzero(these), labels[test])
-    if absent.size:
-      names = ", ".join(classes.names[i] for i in absent[:5])
-      notes.append(
-        f"{absent.size} {of} classes have no test image, accuracies are means over the "
-        f"others: {names}{', ...' if absent.size > 5 else ''}."
-      )
+  absent = np.setdiff1d(np.flatnonzero(classes.seen), labels[test_seen])
+  if absent.size:
+    names = ", ".join(classes.names[i] for i in absent[:5])
+    notes.append(
+      f"{absent.size} seen classes have no test image, S is the mean over the others: "
+      f"{names}{', ...' if absent.size > 5 else ''}."
+    )
   train, val = hold_out_validation(labels, trainval, validation_classes, split_seed)
   require(
     train.size > 0,
