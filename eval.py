@@ -252,7 +252,7 @@ def _restored(workdir: pathlib.Path, run: Experiment, split: str) -> _Scored:
   params = checkpoints.restore_params(run.param_shapes(), step)
   checkpoints.close()
   selection, chosen = "last", workdir / CHOSEN
-  if chosen.exists() and json.loads(chosen.read_text())["step"] == step:
+  if chosen.exists() and json.loads(chosen.read_text())["step"] >= step:
     selection = "val_selected"
   on_test = split == "test"
   classes = run.dataset.classes if on_test else run.classes

@@ -24,7 +24,10 @@ class ClosedForm(System):
 
   Training is one step: ``warm_start`` solves, given all training images at once
   (``config.batch_size=0``), and the loss, by which the solution is reported, has no
-  gradient. Rows of the features have length one; the products are summed in float32.
+  gradient. Rows of the features have length one.
+
+  The sums are float32: against float64, ESZSL's accuracies at the best weights agree to 0.01, but
+  with weights of 1e-3 solutions can differ by a tenth, and T1 by 0.25.
   """
 
   presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}}

@@ -79,7 +79,7 @@ def draw_curve(
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
-  figure = Figure(figsize=(5.2, 4.6), dpi=150, layout="constrained")
+  figure = Figure(figsize=(5.2, 5.0), dpi=150, layout="constrained")
   FigureCanvasAgg(figure)
   axes = figure.add_subplot()
   top = 1.06 * max(float(np.max(unseen)), float(np.max(seen)), 1.0)
@@ -96,7 +96,7 @@ def draw_curve(
   axes.set_ylabel("S, accuracy on seen classes (%)", color=_INK)
   axes.set_title(title, fontsize=9, color=_INK)
   axes.spines[["top", "right"]].set_visible(False)
-  axes.legend(fontsize=8, edgecolor="none", framealpha=0.9, loc="lower left")
+  figure.legend(fontsize=8, frameon=False, loc="outside lower center")
   draft = path.with_name(f".{path.name}")
   with explained(path):
     figure.savefig(draft, format="png")
