@@ -257,7 +257,7 @@ def test_single_label_evaluation_has_one_protocol(tmp_path):
   config = small(semantic_softmax, "digits", tmp_path / "data")
   train.train(config, tmp_path / "w")
   assert evaluate(tmp_path / "w", protocol="xian") == evaluate(tmp_path / "w")
-  with pytest.raises(ZsljaxError, match="cannot be evaluated by 'lesa'. Known: xian"):
+  with pytest.raises(ZsljaxError, match="cannot be evaluated by 'lesa'. Known: retr"):
     evaluate(tmp_path / "w", protocol="lesa")
   with pytest.raises(ZsljaxError, match="--top_k"):
     evaluate(tmp_path / "w", top_k=(3,))

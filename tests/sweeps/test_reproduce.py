@@ -36,6 +36,7 @@ def store(dest, name, shape):
   prepare(feature_set, dest)
 
 
+@pytest.mark.slow
 def test_report_of_embedded_data(command, tmp_path):
   done = command(
     *("-m", "zsljax", "reproduce", "--systems=eszsl,so_softmax,sdl", "--seeds=2"),

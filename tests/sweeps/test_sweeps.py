@@ -89,7 +89,14 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+# Those that run always; between them they have all ways of drawing batches.
+QUICK = ("generated prototypes", "semantic softmax, minibatches", "msdn")
+
+
+@pytest.mark.parametrize(
+  "name",
+  [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CONFIGS],
+)
 def test_runs_trained_together_are_those_trained_apart(name, tmp_path):
   make, values = CONFIGS[name]
   config = make()
@@ -295,6 +302,7 @@ def test_other_metric_decides(tmp_path):
     sweep(config, 1, tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_sweeps_of_other_protocols(tmp_path):
   config = shortened(cosine, "digits,so_softmax", batch_size=250, selection__stops=2)
   rows = sweep(config, 2, tmp_path / "closed")
