@@ -93,6 +93,7 @@ def test_eszsl_is_chosen_and_scores_as_known(
       prepare(feature_set, stored)
   config = baselines.get_config(f"{dataset},eszsl")
   config.data.dir = str(stored)
+  config.mesh.data = 1
   config.system.targets = targets
   rows = sweep(config.to_dict(), 1, tmp_path)
   chosen = json.loads((tmp_path / "chosen.json").read_text())["point"]
