@@ -23,7 +23,6 @@ retrieval; it is all that a system without unseen classes has:
 from collections.abc import Callable
 import dataclasses
 import hashlib
-import json
 import pathlib
 import textwrap
 from typing import Any
@@ -34,7 +33,6 @@ import numpy as np
 
 from zsljax import evaluation, training
 from zsljax.checkpoints import Checkpoints
-from zsljax.data import evaluation_batches
 from zsljax.errors import ZsljaxError, did_you_mean, require, shown_to_user
 from zsljax.evaluation.class_retrieval import DEFINITION
 from zsljax.experiment import Experiment
@@ -42,7 +40,14 @@ import zsljax.flags
 from zsljax.flags import parse_flags, workdir
 from zsljax.models import System, build_system
 from zsljax.reporting.curves import write_columns, write_curve
-from zsljax.reporting.rows import CHOSEN, Row, add_rows, read_rows, terminal_table
+from zsljax.reporting.rows import (
+  Row,
+  add_rows,
+  deciding_fields,
+  read_chosen,
+  read_rows,
+  terminal_table,
+)
 
 SPLIT = flags.DEFINE_enum(
   "split",
@@ -99,8 +104,6 @@ PAIRS = flags.DEFINE_string(
 flags.mark_flags_as_mutual_exclusive(["gamma", "gamma_from"])
 flags.adopt_module_key_flags(zsljax.flags)
 
-# What a run that chooses gamma must share with the one that takes it.
-_DECISIVE = ("system", "optimizer", "epochs", "batch_size", "matmul_precision")
 SINGLE_LABEL, RETRIEVAL, EMBEDDINGS = "xian", "retrieval", "embeddings"
 
 
@@ -251,19 +254,14 @@ def _restored(workdir: pathlib.Path, run: Experiment, split: str) -> _Scored:
   step = checkpoints.latest_step()
   params = checkpoints.restore_params(run.param_shapes(), step)
   checkpoints.close()
-  selection, chosen = "last", workdir / CHOSEN
-  if chosen.exists() and json.loads(chosen.read_text())["step"] >= step:
-    selection = "val_selected"
-  on_test = split == "test"
-  classes = run.dataset.classes if on_test else run.classes
-  devices = run.mesh.shape["data"]
-  batch_size = -(-run.config["evaluation"]["batch_size"] // devices) * devices
-  splits = run.dataset.test_splits if on_test else ("val",)
+  chosen = read_chosen(workdir)
+  selection = "val_selected" if chosen and chosen["step"] >= step else "last"
+  classes, splits, batches = run.images(split)
   inputs = {
     "system": run.system,
     "params": params,
     "classes": classes,
-    "batches": evaluation_batches(run.dataset, splits, batch_size),
+    "batches": batches,
     "mesh": run.mesh,
   }
   return _Scored(run, split, splits, step, selection, np.asarray(classes.seen), inputs)
@@ -425,14 +423,12 @@ def chosen_gamma(
   if not rows:
     raise ZsljaxError(
       f"--gamma_from={workdir}: no {calibration} gamma was chosen there, expected a "
-      "run with "
-      "config.data.train_split=train after `eval.py --split=val`"
+      "run with config.data.train_split=train after `eval.py --split=val`"
     )
   row = rows[-1]
   there, here = (
     {
-      **training.flat({part: config[part] for part in _DECISIVE}, "config."),
-      "config.data.sampling": config["data"]["sampling"],
+      **training.flat(deciding_fields(config), "config."),
       "fingerprint of the data": fingerprint,
     }
     for config, fingerprint in (

@@ -115,6 +115,24 @@ def get_config() -> ConfigDict:
   return config
 
 
+def choose_both(
+  argument: str, usual: str, datasets: dict, what: str, choices: dict, file: str
+) -> tuple[str, str]:
+  """The dataset and the choice, such as a loss, that an argument ``a,b`` names.
+
+  ``usual`` is the choice where there is none; ``what`` they are called.
+  """
+  dataset, _, choice = argument.partition(",")
+  choice = choice or usual
+  choose(dataset, datasets, file)
+  if choice not in choices:
+    raise ZsljaxError(
+      f"--config={file}:{argument}: unknown {what} {choice!r}. "
+      f"{did_you_mean(choice, choices)}"
+    )
+  return dataset, choice
+
+
 def choose(argument: str, choices: dict, file: str):
   """The entry of ``choices`` that a config file's argument names."""
   if argument not in choices:

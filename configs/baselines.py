@@ -11,7 +11,6 @@ validation classes decides, as is usual for them.
 from ml_collections import ConfigDict
 
 from configs import base
-from zsljax.errors import ZsljaxError, did_you_mean
 
 DATASETS = dict.fromkeys(
   ("digits", "scene15", "awa1", "awa2", "cub", "sun", "apy", "flo")
@@ -31,14 +30,9 @@ GRIDS = {
 
 def get_config(argument: str = "digits") -> ConfigDict:
   """The config for a dataset and a system, as in ``awa1,sae``."""
-  dataset, _, system = argument.partition(",")
-  system = system or "eszsl"
-  base.choose(dataset, DATASETS, "configs/baselines.py")
-  if system not in SYSTEMS:
-    raise ZsljaxError(
-      f"--config=configs/baselines.py:{argument}: unknown system {system!r}. "
-      f"{did_you_mean(system, SYSTEMS)}"
-    )
+  dataset, system = base.choose_both(
+    argument, "eszsl", DATASETS, "system", SYSTEMS, "configs/baselines.py"
+  )
   config = base.get_config()
   config.data.name = dataset
   config.batch_size = 0

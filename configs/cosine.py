@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from configs import base
-from zsljax.errors import ZsljaxError, did_you_mean
 from zsljax.losses import FAMILY
 
 _EMBEDDING = {
@@ -67,14 +66,10 @@ GRIDS = {
 
 def get_config(argument: str = "digits") -> ConfigDict:
   """The config for a dataset and a loss, as in ``awa1,cosface``."""
-  dataset, _, loss = argument.partition(",")
-  loss = loss or "normface"
-  chosen = base.choose(dataset, DATASETS, "configs/cosine.py")
-  if loss not in FAMILY:
-    raise ZsljaxError(
-      f"--config=configs/cosine.py:{argument}: unknown loss {loss!r}. "
-      f"{did_you_mean(loss, FAMILY)}"
-    )
+  dataset, loss = base.choose_both(
+    argument, "normface", DATASETS, "loss", FAMILY, "configs/cosine.py"
+  )
+  chosen = DATASETS[dataset]
   config = base.get_config()
   config.data.name = dataset
   config.batch_size = chosen["batch_size"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import dataclasses
 import json
 import pathlib
@@ -12,7 +12,13 @@ import jax
 
 from zsljax.checkpoints import abstract
 from zsljax.classes import ClassSpace
-from zsljax.data import StoredDataset, TrainingData, open_dataset
+from zsljax.data import (
+  StoredDataset,
+  TrainingData,
+  evaluation_batches,
+  open_dataset,
+)
+from zsljax.data.pipeline import HostBatch
 from zsljax.errors import require
 from zsljax.evaluation import CALIBRATIONS
 from zsljax.models import Spec, System, build_system
@@ -136,6 +142,21 @@ class Experiment:
         field += f"={size} with {rows} classes to draw from: images of a batch"
       check_divides(rows, self.mesh, field)
     return batches
+
+  def images(
+    self, split: str
+  ) -> tuple[ClassSpace, tuple[str, ...], Iterator[HostBatch]]:
+    """What is scored when ``split``, ``test`` or ``val``, is evaluated.
+
+    Returns:
+      The classes, the stored splits, and batches of all their images in stored order.
+    """
+    on_test = split == "test"
+    classes = self.dataset.classes if on_test else self.classes
+    splits = self.dataset.test_splits if on_test else ("val",)
+    devices = self.mesh.shape["data"]
+    size = -(-self.config["evaluation"]["batch_size"] // devices) * devices
+    return classes, splits, evaluation_batches(self.dataset, splits, size)
 
   def row(
     self,

@@ -517,8 +517,11 @@ def _splits_of(metadata: dict[str, Any]) -> tuple[str, ...]:
 
 def variants(root: pathlib.Path, name: str) -> list[StoredDataset]:
   """All stored forms (features, class embedding) of the set ``name`` below ``root``."""
-  folders = sorted(root.glob(f"{name}/*/{VERSION}/dataset_info.json"))
-  return [StoredDataset.open(path.parent) for path in folders]
+  return [StoredDataset.open(folder) for folder in _folders(root, name)]
+
+
+def _folders(root: pathlib.Path, name: str) -> list[pathlib.Path]:
+  return [p.parent for p in sorted(root.glob(f"{name}/*/{VERSION}/dataset_info.json"))]
 
 
 def find(root: pathlib.Path, name: str, features: str | None) -> StoredDataset:
@@ -535,12 +538,9 @@ def find(root: pathlib.Path, name: str, features: str | None) -> StoredDataset:
   """
   root = root.expanduser()
   require(root.is_dir(), "config.data.dir", f"no folder {root}", "that of an import")
-  here = {
-    p.parent.parent.name: p.parent
-    for p in sorted(root.glob(f"{name}/*/{VERSION}/dataset_info.json"))
-  }
+  here = {folder.parent.name: folder for folder in _folders(root, name)}
   if not here:
-    others = {p.parents[2].name for p in root.glob(f"*/*/{VERSION}/dataset_info.json")}
+    others = {folder.parents[1].name for folder in _folders(root, "*")}
     raise ZsljaxError(
       f"config.data.dir: {root} holds no dataset {name!r}. "
       f"{did_you_mean(name, others)} Import one with `python -m zsljax data`."

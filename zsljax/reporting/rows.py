@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import math
@@ -99,6 +99,28 @@ def read_rows(workdir: pathlib.Path) -> list[Row]:
       row.get("schema") == SCHEMA, f"{path}: schema", row.get("schema"), str(SCHEMA)
     )
   return rows
+
+
+def read_chosen(workdir: pathlib.Path) -> dict[str, Any] | None:
+  """What a sweep has chosen, in its folder or in that of a run of it; else None."""
+  path = workdir / CHOSEN
+  return json.loads(path.read_text()) if path.exists() else None
+
+
+def deciding_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+  """The fields of a config that make runs those of one method, by their dots."""
+  fields = {
+    f"{part}.{field}": value
+    for part in ("system", "optimizer")
+    for field, value in config[part].items()
+  }
+  fields |= {k: config[k] for k in ("epochs", "batch_size", "matmul_precision")}
+  return fields | {"data.sampling": config["data"]["sampling"]}
+
+
+def column_name(metric: str) -> str:
+  """A metric as the head of a column: T1, U, S, H; longer ones as they are."""
+  return metric.upper() if len(metric) <= 2 else metric
 
 
 def add_rows(workdir: pathlib.Path, rows: Sequence[Row]) -> pathlib.Path:

@@ -17,7 +17,16 @@ import pathlib
 from typing import Any
 
 from zsljax.errors import ZsljaxError, require
-from zsljax.reporting.rows import Row, Summary, aligned, read_rows, short, summarize
+from zsljax.reporting.rows import (
+  Row,
+  Summary,
+  aligned,
+  column_name,
+  deciding_fields,
+  read_rows,
+  short,
+  summarize,
+)
 
 FORMATS = ("terminal", "markdown", "latex", "csv")
 _BLOCK = ("dataset", "features", "class_embedding", "split_version", "protocol")
@@ -161,12 +170,8 @@ def _block(rows: Sequence[Row]) -> Block:
       "test_oracle: the number of steps and gamma that are best on the test images; "
       "not a result, but what many published tables show"
     )
-  header = ("system", "selection", "calibration", "seeds", *map(_column, metrics))
+  header = ("system", "selection", "calibration", "seeds", *map(column_name, metrics))
   return Block(title, header, tuple(lines), 3, tuple(notes))
-
-
-def _column(metric: str) -> str:
-  return metric.upper() if len(metric) <= 2 else metric
 
 
 def _summaries(named: dict[str, list[Row]]) -> Iterator[tuple[str, Summary]]:
@@ -205,7 +210,8 @@ def _by_name(rows: Sequence[Row]) -> dict[str, list[Row]]:
         and other.get(field) != setting[field]
         for other in settings
       ):
-        parts.append(f"{field.removeprefix('system.')} {short(setting[field])}")
+        name = field.removeprefix("system.").removeprefix("data.")
+        parts.append(f"{name} {short(setting[field])}")
     named[", ".join(parts)] = group
   return named
 
@@ -213,18 +219,7 @@ def _by_name(rows: Sequence[Row]) -> dict[str, list[Row]]:
 def _settings(row: Row) -> dict[str, Any]:
   """The fields of a row's config that make it another method than others."""
   config = row["provenance"]["config"]
-  settings = {
-    f"{part}.{field}": value
-    for part in ("system", "optimizer")
-    for field, value in config[part].items()
-  }
-  fields = ("epochs", "batch_size", "matmul_precision")
-  settings |= {field: config[field] for field in fields}
-  settings |= {
-    "sampling": config["data"]["sampling"],
-    "trained on": config["data"]["train_split"],
-  }
-  return settings
+  return deciding_fields(config) | {"trained on": config["data"]["train_split"]}
 
 
 def _circumstances(row: Row) -> str:
@@ -283,7 +278,7 @@ def _published_blocks(dataset: str, results: Sequence[Row]) -> Iterator[Block]:
     yield Block(
       f"{dataset}, published: {features} features, classes by {class_embedding}, split "
       f"{split}; {relation}",
-      ("published", "selected on", "status", *map(_column, names)),
+      ("published", "selected on", "status", *map(column_name, names)),
       lines,
       3,
       tuple(dict.fromkeys(notes)),

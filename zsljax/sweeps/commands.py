@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-import json
 import pathlib
 
 from zsljax.errors import ZsljaxError, did_you_mean
 from zsljax.flags import read_config
 from zsljax.losses import FAMILY, RECONSTRUCTIONS
-from zsljax.reporting.rows import Row, Summary, aligned, short, summarize
+from zsljax.reporting.rows import (
+  Row,
+  Summary,
+  aligned,
+  column_name,
+  read_chosen,
+  short,
+  summarize,
+)
 from zsljax.sweeps.sweep import sweep
 
 _ZERO_SHOT = ("t1", "u", "s", "h", "ausuc", "recall@1", "intra", "inter")
@@ -24,7 +31,9 @@ def sweep_command(args: argparse.Namespace) -> None:
   print(f"{_heading(rows)}\n{_choice(workdir)}\n")
   for summaries in _by_protocol(summarize(rows)):
     names = list(dict.fromkeys(name for s in summaries for name in s.mean))
-    lines = [["protocol", "selection", "calibration", "seeds", *_shown(names)]]
+    lines = [
+      ["protocol", "selection", "calibration", "seeds", *map(column_name, names)]
+    ]
     lines += [
       [
         s.row["protocol"],
@@ -54,7 +63,7 @@ def compare_command(args: argparse.Namespace) -> None:
     rows[loss] = sweep(config, args.seeds, workdir / loss)
   closed_set = all(row["protocol"] == "embeddings" for row in rows[losses[0]])
   names = _CLOSED_SET if closed_set else _ZERO_SHOT
-  lines = [["loss", *_shown(names), "chosen on validation"]]
+  lines = [["loss", *map(column_name, names), "chosen on validation"]]
   for loss in losses:
     star = "*" if loss in RECONSTRUCTIONS else ""
     cells = _cells(summarize(rows[loss]), names)
@@ -89,10 +98,6 @@ def _by_protocol(summaries: Sequence[Summary]) -> list[list[Summary]]:
   return list(groups.values())
 
 
-def _shown(names: Sequence[str]) -> list[str]:
-  return [name.upper() if len(name) <= 2 else name for name in names]
-
-
 def _heading(rows: Sequence[Row]) -> str:
   row = rows[0]
   seeds = len({row["seed"] for row in rows})
@@ -104,7 +109,7 @@ def _heading(rows: Sequence[Row]) -> str:
 
 
 def _choice(workdir: pathlib.Path) -> str:
-  chosen = json.loads((workdir / "chosen.json").read_text())
+  chosen = read_chosen(workdir)
   point = ", ".join(f"{k}={v}" for k, v in chosen["point"].items()) or "the config's"
   gamma = "" if chosen["gamma"] is None else f", gamma {chosen['gamma']:.4g}"
   return (
@@ -115,7 +120,7 @@ def _choice(workdir: pathlib.Path) -> str:
 
 
 def _settings(workdir: pathlib.Path) -> str:
-  chosen = json.loads((workdir / "chosen.json").read_text())
+  chosen = read_chosen(workdir)
   fields = [f"{k.split('.')[-1]} {short(v)}" for k, v in chosen["point"].items()]
   if chosen["gamma"] is not None:
     fields.append(f"gamma {chosen['gamma']:.3g}")

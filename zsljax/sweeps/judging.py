@@ -9,8 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from zsljax import evaluation
-from zsljax.data import evaluation_batches
+from zsljax import evaluation, training
 from zsljax.errors import require
 from zsljax.evaluation import Curve, Decisions
 from zsljax.experiment import Experiment
@@ -60,14 +59,13 @@ class Judge:
   """
 
   def __init__(self, run: Experiment, split: str):
-    """Reads the images of ``split``, ``test`` or ``val``.
+    """Puts the images of ``split``, ``test`` or ``val``, on the devices.
 
     Raises:
       ZsljaxError: the config's metric is none of the protocol's.
     """
-    on_test = split == "test"
     self._run = run
-    self._classes = run.dataset.classes if on_test else run.classes
+    self._classes, _, batches = run.images(split)
     self._seen = np.asarray(self._classes.seen)
     self.protocol = SINGLE_LABEL
     if run.system.multi_label:
@@ -82,15 +80,13 @@ class Judge:
       repr(self.metric),
       f"one of {', '.join(known)} for {run.system.name}",
     )
-    devices = run.mesh.shape["data"]
-    size = -(-run.config["evaluation"]["batch_size"] // devices) * devices
-    splits = run.dataset.test_splits if on_test else ("val",)
-    self._batches = list(evaluation_batches(run.dataset, splits, size))
-    self._labels = None
-    if run.system.multi_label:
-      self._labels = np.concatenate(
-        [evaluation.dense_labels(batch, self._classes) for batch in self._batches]
-      )
+    self._batches, labels = [], []  # Sent to the devices once, for all stops.
+    for batch in batches:
+      placed = training.to_mesh(batch, run.mesh, num_examples=0)
+      self._batches.append((batch["mask"], placed))
+      if run.system.multi_label:
+        labels.append(evaluation.dense_labels(batch, self._classes))
+    self._labels = np.concatenate(labels) if labels else None
 
   def judgements(self, runs: Together, state: TrainState) -> list[Judgement | None]:
     """One for each run; None for those that are not finite."""

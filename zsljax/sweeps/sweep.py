@@ -31,7 +31,7 @@ from zsljax.experiment import Experiment
 from zsljax.reporting.curves import write_curve
 from zsljax.reporting.files import append_line, locked, read_lines, write_json
 from zsljax.reporting.progress import step_bar
-from zsljax.reporting.rows import CHOSEN, Row, add_rows, read_rows
+from zsljax.reporting.rows import CHOSEN, Row, add_rows, read_chosen, read_rows
 from zsljax.sweeps.judging import EMBEDDINGS, SINGLE_LABEL, Judge, Judgement
 from zsljax.sweeps.together import Together, Variant, number_fields
 
@@ -159,9 +159,8 @@ def _chosen(
   workdir: pathlib.Path,
 ) -> dict[str, Any]:
   """The best point, steps and gamma; tries first what was not tried yet."""
-  path = workdir / CHOSEN
-  if path.exists():
-    return json.loads(path.read_text())
+  if chosen := read_chosen(workdir):
+    return chosen
   config = _on(config, "train")
   tried = _tried(workdir)
   left = [p for p in points if any((_key(p), stop) not in tried for stop in stops)]
@@ -182,8 +181,9 @@ def _chosen(
       f"{workdir}: the loss of all {len(points)} settings is not finite: lower the "
       "learning rates of config.grid"
     )
-  write_json(path, best | {"settings": len(points), "stops": len(stops)})
-  return json.loads(path.read_text())
+  chosen = best | {"settings": len(points), "stops": len(stops)}
+  write_json(workdir / CHOSEN, chosen)
+  return chosen
 
 
 def _tried(workdir: pathlib.Path) -> dict[tuple, dict[str, Any]]:

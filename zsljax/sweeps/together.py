@@ -148,7 +148,7 @@ class Together:
     function: Callable[[System, Any, Batch, ClassSpace], Any],
     state: TrainState,
     classes: ClassSpace,
-    batches: Sequence[dict[str, np.ndarray]],
+    batches: Sequence[tuple[np.ndarray, Batch]],
   ) -> Any:
     """What ``function`` makes of all ``batches``, ``[R, N, ...]`` on the host.
 
@@ -156,7 +156,7 @@ class Together:
       function: of a system, its parameters, a batch and classes, to ``[B, ...]``.
       state: of ``states``.
       classes: to be scored.
-      batches: from ``evaluation_batches``.
+      batches: on the devices, each with its mask on the host.
     """
     if function not in self._outputs:
 
@@ -171,23 +171,16 @@ class Together:
       self._outputs[function] = jax.jit(over_runs)
     classes = jax.device_put(classes, replicated(self.run.mesh))
     parts = []
-    for batch in batches:
-      placed = training.to_mesh(batch, self.run.mesh, num_examples=0)
-      part = self._outputs[function](state.params, self._numbers, placed, classes)
-      parts.append(
-        jax.tree.map(lambda x, m=batch["mask"]: x[:, m], jax.device_get(part))
-      )
+    for mask, batch in batches:
+      part = self._outputs[function](state.params, self._numbers, batch, classes)
+      parts.append(jax.tree.map(lambda x, m=mask: x[:, m], jax.device_get(part)))
     return jax.tree.map(lambda *xs: np.concatenate(xs, 1), *parts)
 
   def _placed(self, data):
     """The training images: a table for every device, or one batch of everything."""
     if not self.run.config["batch_size"]:
       return training.to_mesh(next(data.batches()), self.run.mesh, data.num_examples)
-    table = {
-      name: column.astype(jax.dtypes.canonicalize_dtype(column.dtype), copy=False)
-      for name, column in data.table().items()
-    }
-    return jax.device_put(table, replicated(self.run.mesh))
+    return training.place_table(data.table(), self.run.mesh)
 
   def _rows(self) -> Iterator[jax.Array | None]:
     """Of each step the rows of every run's batch ``[seeds, B]``; None for all rows."""
@@ -201,10 +194,7 @@ class Together:
   def _batch(self, rows, which, images) -> Batch:
     if rows is None:
       return images
-    rows = rows[which]
-    picked = {name: column[rows] for name, column in images.items()}
-    mask = jnp.ones(rows.shape, bool)
-    return Batch(**picked, mask=mask, num_examples=self._num_examples)
+    return training.rows_of_table(images, rows[which], self._num_examples)
 
   def _system(self, numbers) -> System:
     prefix = "system."

@@ -1,6 +1,13 @@
 """Training: state, step, loop, optimizers, and the way onto the mesh."""
 
-from zsljax.training.feed import check_divides, feed, resident, to_mesh
+from zsljax.training.feed import (
+  check_divides,
+  feed,
+  place_table,
+  resident,
+  rows_of_table,
+  to_mesh,
+)
 from zsljax.training.loop import Schedule, train
 from zsljax.training.optimizers import make_optimizer
 from zsljax.training.state import (
@@ -23,8 +30,10 @@ __all__ = [
   "make_optimizer",
   "make_train_step",
   "open_workdir",
+  "place_table",
   "read_manifest",
   "resident",
+  "rows_of_table",
   "to_mesh",
   "train",
   "warm_start",

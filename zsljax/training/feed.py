@@ -1,7 +1,8 @@
 """Batches from the host onto the mesh."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+import functools
 import itertools
 
 import jax
@@ -48,6 +49,37 @@ def feed(
       yield queue.popleft()
 
 
+def place_table(table: HostBatch, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
+  """A training set's columns on every device.
+
+  Raises:
+    ZsljaxError: they are larger than the free memory of a device.
+  """
+  size = sum(column.nbytes for column in table.values())
+  for device in mesh.local_devices:
+    stats = device.memory_stats() or {}
+    free = stats.get("bytes_limit", size) - stats.get("bytes_in_use", 0)
+    require(
+      size <= free,
+      "config.data.cache",
+      f"'device' with {in_bytes(size)} of features",
+      f"host or none: {in_bytes(free)} are free on {device}",
+    )
+  placed = {}
+  for name, column in table.items():
+    dtype = jax.dtypes.canonicalize_dtype(column.dtype)
+    placed[name] = jax.device_put(column.astype(dtype, copy=False), replicated(mesh))
+  return jax.block_until_ready(placed)
+
+
+def rows_of_table(
+  table: Mapping[str, jax.Array], rows: jax.Array, num_examples: int
+) -> Batch:
+  """The batch of some rows ``[B]`` of a placed table."""
+  picked = {name: column[rows] for name, column in table.items()}
+  return Batch(**picked, mask=jnp.ones(rows.shape, bool), num_examples=num_examples)
+
+
 def resident(
   table: HostBatch,
   rows: Iterator[np.ndarray],
@@ -65,27 +97,9 @@ def resident(
   Raises:
     ZsljaxError: the table is larger than the free memory of a device.
   """
-  size = sum(column.nbytes for column in table.values())
-  for device in mesh.local_devices:
-    stats = device.memory_stats() or {}
-    free = stats.get("bytes_limit", size) - stats.get("bytes_in_use", 0)
-    require(
-      size <= free,
-      "config.data.cache",
-      f"'device' with {in_bytes(size)} of features",
-      f"host or none: {in_bytes(free)} are free on {device}",
-    )
-  placed = {}
-  for name, column in table.items():
-    dtype = jax.dtypes.canonicalize_dtype(column.dtype)
-    placed[name] = jax.device_put(column.astype(dtype, copy=False), replicated(mesh))
-  jax.block_until_ready(placed)
-  del table, column  # The host's copy.
-
-  def gather(table, rows) -> Batch:
-    picked = {name: column[rows] for name, column in table.items()}
-    return Batch(**picked, mask=jnp.ones(rows.shape, bool), num_examples=num_examples)
-
+  placed = place_table(table, mesh)
+  del table  # The host's copy.
+  gather = functools.partial(rows_of_table, num_examples=num_examples)
   gather = jax.jit(gather, out_shardings=over_batch(mesh))
   for some in rows:
     yield gather(placed, some.astype(np.int32))
