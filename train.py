@@ -71,7 +71,8 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> training.TrainState:
     locked(workdir / ".lock", f"{workdir}: another process is training there"),
     jax.default_matmul_precision(config["matmul_precision"]),
   ):
-    training.open_workdir(workdir, run.config, run.dataset.metadata)
+    meta, classes = run.dataset.metadata, run.dataset.classes
+    training.open_workdir(workdir, run.config, meta, classes)
     return _train(run, data, optimizer, workdir)
 
 

@@ -14,7 +14,8 @@ FLOORS = [
   {"models", "data"},
   {"training"},
   {"evaluation"},
-  {"experiment", "flags", "sweeps", "benchmark", "benchmark_loss", "__main__"},
+  {"experiment", "predict"},
+  {"flags", "sweeps", "benchmark", "benchmark_loss", "__main__"},
 ]
 ONLY_IN = {
   "flax": {"models"},

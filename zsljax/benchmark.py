@@ -323,7 +323,7 @@ def _stored(system: System, data_dir: pathlib.Path, name: str, features: str | N
 
     stored = find(data_dir, name, features)
     check_labels(system, stored)
-    return stored, spec_of(stored)
+    return stored, spec_of(stored.feature_shape, stored.classes)
   except ImportError as error:
     raise ZsljaxError(
       f"--data_dir={data_dir}: {error}; reading a stored dataset needs TensorFlow "

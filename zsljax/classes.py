@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 import dataclasses
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -118,6 +119,26 @@ class ClassSpace:
       attribute_names=attribute_names,
     )
 
+  @classmethod
+  def load(cls, path: pathlib.Path) -> ClassSpace:
+    """What ``save`` wrote."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+      return cls.create(**arrays)
+
+  def save(self, path: pathlib.Path) -> None:
+    """Writes the classes as an ``.npz``."""
+    arrays = {
+      "names": np.array(self.names),
+      "embeddings": self.embeddings,
+      "seen": self.seen,
+      "ids": self.ids,
+      "attribute_names": np.array(self.attribute_names, np.str_),
+    }
+    if self.attribute_vectors is not None:
+      arrays["attribute_vectors"] = self.attribute_vectors
+    with path.open("wb") as file:
+      np.savez(file, **arrays)
+
   def __len__(self) -> int:
     return self.embeddings.shape[0]
 
@@ -132,6 +153,17 @@ class ClassSpace:
       seen=self.seen[keep],
       ids=self.ids[keep],
       names=tuple(self.names[i] for i in keep) if self.names else (),
+    )
+
+  def extended(self, names: Sequence[str], embeddings: Array) -> ClassSpace:
+    """With further classes, unseen ones; their ids follow the largest."""
+    count = len(embeddings)
+    return dataclasses.replace(
+      self,
+      embeddings=np.concatenate([self.embeddings, embeddings]),
+      seen=np.concatenate([self.seen, np.zeros(count, bool)]),
+      ids=np.concatenate([self.ids, np.max(self.ids) + 1 + np.arange(count)]),
+      names=(*self.names, *names),
     )
 
   def validation_fold(self, held_out: Iterable[int]) -> ClassSpace:

@@ -24,14 +24,13 @@ from zsljax.evaluation import CALIBRATIONS
 from zsljax.models import Spec, System, build_system
 from zsljax.reporting.rows import Row, make_row
 from zsljax.sharding import make_mesh, over_classes
-from zsljax.training import check_divides, library_versions
+from zsljax.training import check_divides, library_versions, run_identity
 
 
-def spec_of(dataset: StoredDataset) -> Spec:
-  """What systems must know of a dataset."""
-  classes = dataset.classes
+def spec_of(feature_shape: tuple[int, ...], classes: ClassSpace) -> Spec:
+  """What systems must know of a dataset with these classes."""
   return Spec(
-    dataset.feature_shape,
+    tuple(feature_shape),
     classes.embeddings.shape[1],
     len(classes),
     classes.attribute_vectors,
@@ -109,7 +108,7 @@ class Experiment:
       system=system,
       dataset=dataset,
       classes=classes,
-      spec=spec_of(dataset),
+      spec=spec_of(dataset.feature_shape, dataset.classes),
       mesh=make_mesh(config["mesh"]["data"], config["mesh"]["model"]),
     )
 
@@ -205,8 +204,4 @@ class Experiment:
 
   def identity(self) -> dict[str, Any]:
     """What a checkpoint must agree with, to be this experiment's."""
-    return {
-      "system": self.config["system"],
-      "data": self.dataset.fingerprint,
-      "train_split": self.config["data"]["train_split"],
-    }
+    return run_identity({"config": self.config, "dataset": self.dataset.metadata})

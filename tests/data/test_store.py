@@ -261,7 +261,7 @@ def test_truncated_description(copy, file, fraction):
 def test_other_schema(copy):
   path = copy / "metadata.json"
   path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 99}))
-  with pytest.raises(ZsljaxError, match="schema: found 99, expected 3"):
+  with pytest.raises(ZsljaxError, match="schema: found 99, expected 4"):
     StoredDataset.open(copy)
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import itertools
 import pathlib
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import scipy.sparse
@@ -53,6 +53,8 @@ class FeatureSet:
     splits: row numbers for each name of ``SPLITS`` or ``MULTI_LABEL_SPLITS``.
     sources: SHA-256 of each file that the set was made from, by file name.
     notes: what is odd but allowed, one sentence each.
+    image_files: the images' names, ``[N]`` texts; None where the source has none.
+    encoder: what made the features of images (``zsljax.encoders``), where it is known.
   """
 
   name: str
@@ -68,6 +70,8 @@ class FeatureSet:
   splits: Mapping[str, np.ndarray]
   sources: Mapping[str, str]
   notes: tuple[str, ...] = ()
+  image_files: np.ndarray | None = None
+  encoder: Mapping[str, Any] | None = None
 
   @property
   def multi_label(self) -> bool:

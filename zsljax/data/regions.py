@@ -259,6 +259,7 @@ def _feature_set(
       f"Word vectors that are all zero: {len(zero)} (first at row {zero[0]}, counted "
       "from 0). Of the published SUN attributes row 88 is."
     )
+  images = _texts(content, "image_files", len(labels), source)
   feature_set = make_feature_set(
     name=name,
     features_kind=dataset_name(kind),
@@ -277,6 +278,7 @@ def _feature_set(
     where=str(source),
     sources={},
     notes=notes,
+    image_files=images and np.array(images, np.str_),
   )
   # Last, as it reads all of a large file.
   sources = {p.name: sha256_of(p) for p in (source, *vector_source)}

@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import shutil
+import struct
 import tempfile
 from typing import Any
 
@@ -26,7 +27,7 @@ from zsljax.data.labels import ABSENT, PRESENT, ids_where
 from zsljax.errors import ZsljaxError, did_you_mean, require
 from zsljax.reporting.files import locked
 
-SCHEMA = 3
+SCHEMA = 4
 VERSION = "1.0.0"
 STORAGE = {
   "source": None,
@@ -36,8 +37,10 @@ STORAGE = {
 }
 _CLASSES_FILE = "classes.npz"
 _METADATA_FILE = "metadata.json"
-# Label and place of every record, in stored order.
+# Label, source row and place of every record, in stored order.
 _INDEX_FILE = "index.npz"
+# The images' names by source row, where they have names.
+_IMAGES_FILE = "images.npz"
 # What the two kinds of label lists of a multi-label set hold.
 _VALUES = {"labels": PRESENT, "absent": ABSENT}
 # A TFRecord carries 16 bytes of lengths and checksums beside its content.
@@ -194,19 +197,12 @@ def _builder(
     """What the shards do not hold: the classes, and where all comes from."""
 
     def save_metadata(self, data_dir):
-      classes = feature_set.classes
-      arrays = {
-        "names": np.array(classes.names),
-        "embeddings": classes.embeddings,
-        "seen": classes.seen,
-        "ids": classes.ids,
-        "attribute_names": np.array(classes.attribute_names, np.str_),
-      }
-      if classes.attribute_vectors is not None:
-        arrays["attribute_vectors"] = classes.attribute_vectors
-      with (pathlib.Path(data_dir) / _CLASSES_FILE).open("wb") as file:
-        np.savez(file, **arrays)
-      _write_index(pathlib.Path(data_dir))
+      folder = pathlib.Path(data_dir)
+      feature_set.classes.save(folder / _CLASSES_FILE)
+      _write_index(folder)
+      if feature_set.image_files is not None:
+        with (folder / _IMAGES_FILE).open("wb") as file:
+          np.savez(file, image_files=np.char.encode(feature_set.image_files, "utf-8"))
       super().save_metadata(data_dir)
 
   class FeatureSetBuilder(tfds.dataset_builders.AdhocBuilder, skip_registration=True):
@@ -232,6 +228,8 @@ def _builder(
           validation_classes=list(feature_set.validation_classes),
           label_widths=_label_widths(feature_set),
           notes=list(feature_set.notes),
+          named_images=feature_set.image_files is not None,
+          encoder=feature_set.encoder and dict(feature_set.encoder),
         ),
       )
 
@@ -301,18 +299,24 @@ def _label_widths(feature_set: FeatureSet) -> dict[str, int]:
 def _write_index(folder: pathlib.Path) -> None:
   """Lists each shard's records, so that single ones can be read."""
   tf, _ = tensorflow()
-  # -1 in multi-label sets, whose records have none.
-  label = {"label": tf.io.FixedLenFeature((), tf.int64, default_value=-1)}
+  fields = {
+    "row": tf.io.FixedLenFeature((), tf.int64),
+    # -1 in multi-label sets, whose records have none.
+    "label": tf.io.FixedLenFeature((), tf.int64, default_value=-1),
+  }
 
   def entry(record):
-    return tf.strings.length(record), tf.io.parse_single_example(record, label)["label"]
+    found = tf.io.parse_single_example(record, fields)
+    return tf.strings.length(record), found["row"], found["label"]
 
   arrays = {}
   for path in sorted(folder.glob("*.tfrecord-*")):
     records = tf.data.TFRecordDataset(str(path)).map(entry, tf.data.AUTOTUNE)
-    lengths, labels = map(np.array, zip(*records.as_numpy_iterator(), strict=True))
+    entries = zip(*records.as_numpy_iterator(), strict=True)
+    lengths, rows, labels = map(np.array, entries)
     ends = np.cumsum(lengths.astype(np.int64) + _RECORD_OVERHEAD)
     arrays[f"{path.name}:offset"] = np.append(0, ends[:-1])
+    arrays[f"{path.name}:row"] = rows
     arrays[f"{path.name}:label"] = labels
   with (folder / _INDEX_FILE).open("wb") as file:
     np.savez(file, **arrays)
@@ -374,8 +378,8 @@ class StoredDataset:
     for split in parts:
       _check_size(folder, split)
     path = folder / _CLASSES_FILE
-    with _readable(path), path.open("rb") as file, np.load(file) as arrays:
-      classes = ClassSpace.create(**arrays)
+    with _readable(path):
+      classes = ClassSpace.load(path)
     return cls(folder, metadata, classes, info)
 
   @property
@@ -465,14 +469,22 @@ class StoredDataset:
 
   def source_rows(self, splits: tuple[str, ...]) -> np.ndarray:
     """Which row of the source each image of ``splits`` was, in stored order."""
-    tf, _ = tensorflow()
-    row = {"row": tf.io.FixedLenFeature((), tf.int64)}
-    rows = []
-    for piece in self.pieces(splits):
-      records = tf.data.TFRecordDataset(piece.path).skip(piece.first).take(piece.count)
-      records = records.map(lambda r: tf.io.parse_single_example(r, row)["row"])
-      rows.extend(records.as_numpy_iterator())
-    return np.array(rows)
+    return self._entries("row", self.pieces(splits))
+
+  def image_files(self, splits: tuple[str, ...]) -> np.ndarray | None:
+    """The images' names in stored order, texts; None where they have none."""
+    if not self.metadata["named_images"]:
+      return None
+    path = self.folder / _IMAGES_FILE
+    with _readable(path), path.open("rb") as file, np.load(file) as arrays:
+      names = arrays["image_files"]
+    return np.char.decode(names[self.source_rows(splits)], "utf-8")
+
+  def features_of(self, splits: tuple[str, ...], images: np.ndarray) -> np.ndarray:
+    """Features of some images, by their places in the stored order of ``splits``."""
+    paths, offsets = self.single_records(splits)
+    records = [_record_at(paths[i], offsets[i]) for i in images]
+    return self.decode(records)["features"].numpy()
 
   def single_records(
     self, splits: tuple[str, ...], host: int = 0, num_hosts: int = 1
@@ -509,6 +521,14 @@ class StoredDataset:
     features = tf.io.decode_raw(examples["features"], tf.as_dtype(self.storage_dtype))
     examples["features"] = tf.reshape(features, (-1, *self.feature_shape))
     return examples
+
+
+def _record_at(path: str, offset: int) -> bytes:
+  """The content of the TFRecord that begins at ``offset``."""
+  with open(path, "rb") as file:
+    file.seek(offset)
+    (length,) = struct.unpack("<Q4x", file.read(12))
+    return file.read(length)
 
 
 def _splits_of(metadata: dict[str, Any]) -> tuple[str, ...]:

@@ -115,6 +115,7 @@ def read_xlsa17(
     where=f"{image_path} with {splits}",
     sources={p.name: sha256_of(p) for p in (image_path, split_path)},
     notes=notes,
+    image_files=np.array(image["image_files"]) if "image_files" in image else None,
   )
 
 

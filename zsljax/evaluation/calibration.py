@@ -18,6 +18,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from zsljax.errors import require
@@ -83,6 +85,18 @@ def shared_gamma(curves: Sequence[Curve]) -> tuple[float, float]:
     total += harmonic_mean(curve.unseen, curve.seen)[at]
   best = int(np.argmax(total))
   return float(gamma_of(penalty[best], calibration)), float(total[best] / len(curves))
+
+
+def calibrated(
+  scores: jax.Array, seen: jax.Array, gamma: float, calibration: str
+) -> jax.Array:
+  """Scores ``[B, C]`` with those of the classes ``seen`` [C] made smaller."""
+  _check(calibration)
+  if calibration == "additive":
+    lower = scores - gamma
+  else:
+    lower = scores - (1 - gamma) * jnp.abs(scores)
+  return jnp.where(seen[None, :], lower, scores)
 
 
 def as_additive(

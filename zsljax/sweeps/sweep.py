@@ -356,7 +356,8 @@ def _save(run: Experiment, seeds: Sequence[int], state, workdir: pathlib.Path) -
     own = jax.tree.map(lambda x, i=i: x[i], state)
     one = run.with_seed(seed)
     folder = workdir / f"seed_{seed}"
-    training.open_workdir(folder, one.config, one.dataset.metadata)
+    meta, classes = one.dataset.metadata, one.dataset.classes
+    training.open_workdir(folder, one.config, meta, classes)
     checkpoints = Checkpoints(folder, one.identity())
     if checkpoints.latest_step() is None:
       checkpoints.save(int(own.step), own.params, training.without_params(own))

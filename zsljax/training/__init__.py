@@ -17,9 +17,17 @@ from zsljax.training.state import (
   without_params,
 )
 from zsljax.training.step import make_train_step
-from zsljax.training.workdir import flat, library_versions, open_workdir, read_manifest
+from zsljax.training.workdir import (
+  CLASSES,
+  flat,
+  library_versions,
+  open_workdir,
+  read_manifest,
+  run_identity,
+)
 
 __all__ = [
+  "CLASSES",
   "Schedule",
   "TrainState",
   "check_divides",
@@ -34,6 +42,7 @@ __all__ = [
   "read_manifest",
   "resident",
   "rows_of_table",
+  "run_identity",
   "to_mesh",
   "train",
   "warm_start",

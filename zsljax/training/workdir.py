@@ -11,10 +11,12 @@ import platform
 from typing import Any
 import warnings
 
+from zsljax.classes import ClassSpace
 from zsljax.errors import ZsljaxError
 from zsljax.reporting.files import explained, write_json
 
 SCHEMA = 2
+CLASSES = "classes.npz"
 _FILE, _SWEEP_FILE = "manifest.json", "sweep.json"
 _LIBRARIES = (
   "zsljax",
@@ -47,6 +49,7 @@ def open_workdir(
   workdir: pathlib.Path,
   config: Mapping[str, Any],
   dataset: Mapping[str, Any],
+  classes: ClassSpace | None = None,
   sweep: bool = False,
 ) -> None:
   """Writes the manifest of a new run, or checks that of an interrupted one.
@@ -55,6 +58,7 @@ def open_workdir(
     workdir: the run's folder, made when absent.
     config: all fields, nested, JSON values.
     dataset: the stored dataset's metadata.
+    classes: of the dataset, kept for prediction.
     sweep: the folder is that of a sweep, whose manifest has another name.
 
   Raises:
@@ -75,6 +79,8 @@ def open_workdir(
         f"{workdir}: holds checkpoints but no {_FILE}, expected an empty folder "
         "or that of an interrupted run"
       )
+    if classes is not None:
+      classes.save(workdir / CLASSES)
     write_json(path, manifest)
     return
   before = read_manifest(workdir, sweep)
@@ -108,6 +114,16 @@ def open_workdir(
       "continues, but bits may differ",
       stacklevel=2,
     )
+
+
+def run_identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
+  """What a checkpoint must agree with, to be that of a manifest's run."""
+  config = manifest["config"]
+  return {
+    "system": config["system"],
+    "data": manifest["dataset"]["fingerprint"],
+    "train_split": config["data"]["train_split"],
+  }
 
 
 def read_manifest(workdir: pathlib.Path, sweep: bool = False) -> dict[str, Any]:

@@ -1,0 +1,186 @@
+"""Descriptions of classes in a CSV file: a class a line, an attribute a column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+import csv
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from zsljax.classes import ClassSpace
+from zsljax.errors import ZsljaxError, did_you_mean, require
+
+_FIRST = "class"
+# New descriptions may lie this far beyond those that a system was trained with.
+_OTHER_UNITS = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassTable:
+  """Descriptions of C classes by A attributes.
+
+  Attributes:
+    path: of the file.
+    names: of the classes, distinct.
+    attributes: names of the columns, distinct.
+    values: ``[C, A]`` float64, finite.
+    left_out: classes with unusable lines that were skipped, each with the reason.
+  """
+
+  path: pathlib.Path
+  names: tuple[str, ...]
+  attributes: tuple[str, ...]
+  values: np.ndarray
+  left_out: tuple[str, ...] = ()
+
+  def described_as(self, classes: ClassSpace) -> np.ndarray:
+    """The descriptions ``[C, A]`` with the columns in the order of ``classes``.
+
+    Columns are found by their names. Where the dataset has no attribute names the
+    columns are taken as they stand.
+
+    Raises:
+      ZsljaxError: attributes are missing or unknown, or the numbers cannot have the
+        units of the dataset's.
+    """
+    where, known = f"{self.path}: columns", classes.attribute_names
+    values = self.values
+    if known:
+      missing = [a for a in known if a not in set(self.attributes)]
+      extra = [a for a in self.attributes if a not in set(known)]
+      if extra and (len(extra) <= len(missing) or not missing):
+        raise ZsljaxError(
+          f"{where}: found {_some(extra)}, which the dataset does not have, expected "
+          f"its {len(known)} attributes. {did_you_mean(extra[0], missing or known)}"
+        )
+      require(
+        not missing,
+        where,
+        f"no {_some(missing)} ({len(missing)} of {len(known)} are missing)",
+        "all attributes of the dataset, in any order",
+      )
+      values = values[:, [self.attributes.index(name) for name in known]]
+    width = classes.embeddings.shape[1]
+    require(
+      values.shape[1] == width,
+      where,
+      f"{values.shape[1]} attributes",
+      f"{width}, as many as the dataset has",
+    )
+    self._check_units(values, np.asarray(classes.embeddings))
+    return values
+
+  def _check_units(self, values: np.ndarray, known: np.ndarray) -> None:
+    """Raises where a description is many times larger or smaller than any known."""
+    sizes, usual = np.linalg.norm(values, axis=1), np.linalg.norm(known, axis=1)
+    low, high = usual.min() / _OTHER_UNITS, usual.max() * _OTHER_UNITS
+    strange = np.flatnonzero((sizes < low) | (sizes > high))
+    require(
+      not strange.size,
+      f"{self.path}: class {self.names[strange[0]]!r}" if strange.size else "",
+      f"a description of length {sizes[strange[0]] if strange.size else 0:.3g}",
+      f"{usual.min():.3g} to {usual.max():.3g} as in the dataset: the same units "
+      "(shares or per cent, scaled or as annotated)",
+    )
+
+
+def read_class_table(path: pathlib.Path, skip_bad: bool = False) -> ClassTable:
+  """Reads a CSV file with the header ``class,<attribute>,<attribute>,...``.
+
+  Args:
+    path: the file, UTF-8, with commas.
+    skip_bad: leave classes out whose line is unusable; else they are an error.
+
+  Raises:
+    ZsljaxError: it is not such a file; a name occurs twice; a cell is no number.
+  """
+  header, *lines = _lines(path)
+  attributes = tuple(cell.strip() for cell in header[1:])
+  first = header[0].strip()
+  require(
+    first.lower() == _FIRST and len(attributes) > 0,
+    f"{path}: line 1",
+    repr(",".join(header)[:60]),
+    f"a header {_FIRST},<attribute>,<attribute>,... with commas",
+  )
+  for name in ("", *attributes):
+    count = attributes.count(name)
+    require(
+      count <= bool(name),
+      f"{path}: line 1",
+      f"column {name!r} {count} times" if name else f"{count} columns without a name",
+      "distinct names",
+    )
+  values: dict[str, list[float]] = {}
+  bad: dict[str, str] = {}
+  for number, line in enumerate(lines, 2):
+    if not any(cell.strip() for cell in line):
+      continue
+    name = line[0].strip()
+    problem = _problem(line, attributes)
+    if name in values:
+      problem = "the name occurs twice"
+    if problem:
+      bad[f"{name!r} (line {number})"] = problem
+    else:
+      values[name] = [float(cell) for cell in line[1:]]
+  if bad and not skip_bad:
+    where, problem = next(iter(bad.items()))
+    more = f" ({len(bad)} such lines; --skip_bad leaves them out)"
+    raise ZsljaxError(
+      f"{path}: class {where}: {problem}{more}, expected a distinct name and "
+      f"{len(attributes)} numbers"
+    )
+  require(len(values) > 0, str(path), "no class", "at least one")
+  return ClassTable(
+    path,
+    tuple(values),
+    attributes,
+    np.array(list(values.values())),
+    tuple(f"class {where}: {problem}" for where, problem in bad.items()),
+  )
+
+
+def write_class_table(
+  path: pathlib.Path, names: Iterable[str], attributes: Iterable[str], values
+) -> None:
+  """Writes what ``read_class_table`` reads; numbers keep all their digits."""
+  with path.open("w", newline="") as file:
+    writer = csv.writer(file)
+    writer.writerow([_FIRST, *attributes])
+    for name, row in zip(names, values, strict=True):
+      writer.writerow([name, *(repr(v) for v in np.asarray(row).tolist())])
+
+
+def _lines(path: pathlib.Path) -> list[list[str]]:
+  require(path.is_file(), str(path), "no such file", "a CSV file of classes")
+  try:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+      lines = list(csv.reader(file, strict=True))
+  except (OSError, UnicodeDecodeError, csv.Error) as error:
+    raise ZsljaxError(f"{path}: not readable as CSV ({error})") from error
+  require(bool(lines) and bool(lines[0]), str(path), "an empty file", "a header")
+  return lines
+
+
+def _problem(line: list[str], attributes: tuple[str, ...]) -> str:
+  """What is wrong with the line of a class; empty where nothing is."""
+  if not line[0].strip():
+    return "it has no name"
+  if len(line) != len(attributes) + 1:
+    return f"found {len(line) - 1} numbers"
+  for attribute, cell in zip(attributes, line[1:], strict=True):
+    try:
+      finite = np.isfinite(float(cell))
+    except ValueError:
+      finite = False
+    if not finite:
+      return f"found {cell.strip()!r} for {attribute!r}"
+  return ""
+
+
+def _some(names: list[str]) -> str:
+  shown = ", ".join(map(repr, names[:3]))
+  return shown + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,314 @@
+"""A trained system and classes given at run time."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from zsljax.checkpoints import Checkpoints, abstract
+from zsljax.classes import ClassSpace
+from zsljax.data.class_table import ClassTable, read_class_table
+from zsljax.errors import require
+from zsljax.evaluation.calibration import calibrated
+from zsljax.experiment import spec_of
+from zsljax.models import Spec, System, build_system
+from zsljax.reporting.rows import read_chosen
+from zsljax.sharding import make_mesh, over_classes
+from zsljax.training import CLASSES, read_manifest, run_identity
+
+# Points of the path along which a score's difference is shared among attributes.
+_PATH = 16
+# Images are scored this many at a time; fewer are padded to a power of two.
+_BATCH = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+  """The best classes of B images, the best first.
+
+  Attributes:
+    classes: names, ``[B][K]``.
+    scores: calibrated, ``[B, K]``.
+    probabilities: softmax of the calibrated scores over all candidates, ``[B, K]``;
+      None of a system for several labels, whose scores only rank. Closed-form systems
+      are not trained by a likelihood: there it says how far scores are apart.
+    attributes: what spoke for an image's best class, ``[B][n]`` pairs of an attribute's
+      name and its share in the lead over the other classes shown; empty if not asked.
+  """
+
+  classes: list[list[str]]
+  scores: np.ndarray
+  probabilities: np.ndarray | None
+  attributes: list[list[tuple[str, float]]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Predictor:
+  """A trained run, ready to score images against any classes.
+
+  Attributes:
+    system: the system.
+    params: its parameters.
+    classes: all classes of the dataset that it was trained on.
+    spec: of that dataset.
+    gamma: taken from seen classes when candidates are seen and unseen.
+    calibration: how, see ``evaluation.calibration``.
+    encoder: what made the features of images, where the dataset records it.
+    precision: of matrix products.
+  """
+
+  system: System
+  params: Any = dataclasses.field(repr=False)
+  classes: ClassSpace = dataclasses.field(repr=False)
+  spec: Spec = dataclasses.field(repr=False)
+  gamma: float = 0.0
+  calibration: str = "additive"
+  encoder: dict[str, Any] | None = None
+  precision: str | None = None
+
+  def predict(
+    self,
+    features: np.ndarray,
+    classes: ClassSpace | ClassTable | str | pathlib.Path | None = None,
+    *,
+    top_k: int = 5,
+    seen: bool = False,
+    attributes: int = 0,
+  ) -> Predictions:
+    """The best of the candidates for each image.
+
+    Args:
+      features: ``[B, D]`` or ``[B, R, D]``, from the network that made those of the
+        dataset.
+      classes: the candidates: a class space, or a CSV file with the attributes of the
+        dataset (``data.class_table``). Those that have the name of a class of the
+        dataset are that class; all others were never trained on. None: the unseen
+        classes of the dataset.
+      top_k: K, at most the number of candidates.
+      seen: the seen classes of the dataset are candidates too.
+      attributes: how many attributes are named for an image's best class. Their shares
+        are integrated gradients (Sundararajan et al. 2017) of its score along the way
+        from the mean description of the other classes shown to its own, and add up to
+        the difference of the scores at both ends.
+
+    Raises:
+      ZsljaxError: features or classes do not fit the run, or it knows no new classes.
+    """
+    features = self._checked(features)
+    space, candidates = self.space(classes, seen)
+    top_k = min(top_k, len(candidates))
+    require(top_k >= 1, "top_k", top_k, "1 or more")
+    if self.system.closed_set:
+      attributes = 0  # None of them decides.
+    # The names would be part of what is compiled.
+    arrays = dataclasses.replace(space, names=(), attribute_names=())
+    arrays, where = jax.device_put((arrays, candidates))
+    parts = []
+    with jax.default_matmul_precision(self.precision):
+      for start in range(0, len(features), _BATCH):
+        part = features[start : start + _BATCH]
+        padding = _power_of_two(len(part)) - len(part)
+        padded = np.pad(part, [(0, padding)] + [(0, 0)] * (part.ndim - 1))
+        found = self._best(self.params, padded, arrays, where, top_k, attributes)
+        parts.append([x[: len(part)] for x in jax.device_get(found)])
+    best, scores, chances, shares, deciding = (
+      np.concatenate(part) for part in zip(*parts, strict=True)
+    )
+    names = space.attribute_names or [
+      f"attribute {i}" for i in range(self.spec.num_attributes)
+    ]
+    return Predictions(
+      classes=[[space.names[i] for i in row] for row in best],
+      scores=scores,
+      probabilities=None if self.system.multi_label else chances,
+      attributes=[
+        [(names[i], float(share)) for i, share in zip(row, of_image, strict=True)]
+        for row, of_image in zip(deciding, shares, strict=True)
+      ],
+    )
+
+  def space(
+    self, classes: ClassSpace | ClassTable | str | pathlib.Path | None, seen: bool
+  ) -> tuple[ClassSpace, np.ndarray]:
+    """The classes that are scored, and the columns of the candidates.
+
+    The dataset's seen classes are always scored, as some systems standardise over them.
+    """
+    known = self.classes.subset(np.asarray(self.classes.seen))
+    if classes is None:
+      given = self.classes.subset(~np.asarray(self.classes.seen))
+    else:
+      given = self._given(classes)
+    if self.system.closed_set:
+      strange = [name for name in given.names if name not in self.classes.names]
+      require(
+        not strange,
+        f"class {strange[0]!r}" if strange else "",
+        f"a new class for {self.system.name} with learned class weights",
+        f"one of the {len(known)} that it was trained on: it knows no others",
+      )
+    places = {name: i for i, name in enumerate(known.names)}
+    new = given.subset([i for i, name in enumerate(given.names) if name not in places])
+    space = known.extended(new.names, new.embeddings)
+    places |= {name: len(known) + i for i, name in enumerate(new.names)}
+    candidates = [places[name] for name in given.names]
+    if seen:
+      candidates += [i for i in range(len(known)) if i not in set(candidates)]
+    require(len(candidates) > 0, "classes", "no candidates", "one at least")
+    return space, np.array(candidates)
+
+  def _given(self, classes: ClassSpace | ClassTable | str | pathlib.Path) -> ClassSpace:
+    if isinstance(classes, str | pathlib.Path):
+      classes = read_class_table(pathlib.Path(classes).expanduser())
+    if isinstance(classes, ClassTable):
+      names, values = classes.names, classes.described_as(self.classes)
+      where = str(classes.path)
+    else:
+      names, values = classes.names, np.asarray(classes.embeddings)
+      where = "classes"
+      width = self.spec.num_attributes
+      require(
+        values.shape[1] == width, where, f"{values.shape[1]} attributes", f"{width}"
+      )
+    known = {name: i for i, name in enumerate(self.classes.names)}
+    own = np.asarray(self.classes.embeddings)
+    for name, row in zip(names, values, strict=True):
+      same = name not in known or np.allclose(row, own[known[name]], 1e-4, 1e-6)
+      require(
+        same,
+        f"{where}: class {name!r}",
+        "another description than that of the dataset's class of this name",
+        "the same, or another name",
+      )
+    return ClassSpace.create(
+      names,
+      values.astype(own.dtype),
+      seen=np.zeros(len(names), bool),
+      attribute_names=self.classes.attribute_names,
+      attribute_vectors=self.classes.attribute_vectors,
+    )
+
+  def _checked(self, features: np.ndarray) -> np.ndarray:
+    features = np.asarray(features)
+    require(
+      features.ndim > 0 and features.shape[1:] == self.spec.feature_shape,
+      "features",
+      f"shape {features.shape}",
+      f"(B, {', '.join(map(str, self.spec.feature_shape))}), as {self.system.name} was "
+      "trained on: are they from another network or image size?",
+    )
+    require(len(features) > 0, "features", "no images", "one at least")
+    require(
+      features.dtype.kind in "fiu" or features.dtype.name == "bfloat16",
+      "features",
+      features.dtype,
+      "numbers",
+    )
+    features = features.astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(features).reshape(len(features), -1).all(1))
+    require(
+      not bad.size,
+      f"features: image {bad[0] if bad.size else ''}, counted from 0",
+      f"NaN or infinity ({bad.size} images)",
+      "finite numbers",
+    )
+    return features
+
+  @functools.cached_property
+  def _best(self):
+    """Jitted; see ``Predictions``: places, scores, chances; shares and attributes."""
+    num_seen = int(np.sum(self.classes.seen))
+
+    def best(params, features, space, candidates, top_k, attributes):
+      scores = self.system.scores(params, features, space)
+      scores = calibrated(scores, space.seen, self.gamma, self.calibration)
+      scores = scores[:, candidates]
+      top, at = jax.lax.top_k(scores, top_k)
+      classes = candidates[at]
+      chances = jnp.take_along_axis(jax.nn.softmax(scores), at, 1)
+      shares = jnp.zeros((len(features), space.embeddings.shape[1]))
+      if attributes:
+        shares = jax.lax.map(
+          lambda image: self._shares(params, *image, space, num_seen),
+          (features, classes),
+        )
+      return classes, top, chances, *jax.lax.top_k(shares, attributes)
+
+    return jax.jit(best, static_argnums=(4, 5))
+
+  def _shares(self, params, features, classes, space, num_seen: int) -> jax.Array:
+    """Of each attribute in the lead of the first of ``classes`` [K], ``[A]``."""
+    embeddings = space.embeddings
+    own = embeddings[classes[0]]
+    others = embeddings[classes[1:]] if len(classes) > 1 else embeddings
+    origin = jnp.mean(others, 0)
+    steps = (jnp.arange(_PATH, dtype=own.dtype) + 0.5) / _PATH
+    path = origin[None] + steps[:, None] * (own - origin)[None]
+
+    def total(path):
+      along = ClassSpace(
+        jnp.concatenate([embeddings[:num_seen], path]),
+        seen=jnp.arange(num_seen + _PATH) < num_seen,
+        ids=jnp.arange(num_seen + _PATH),
+        attribute_vectors=space.attribute_vectors,
+      )
+      scores = self.system.scores(params, features[None], along)
+      return jnp.sum(scores[0, num_seen:])
+
+    return (own - origin) * jnp.mean(jax.grad(total)(path), 0)
+
+
+def load(
+  workdir: str | pathlib.Path,
+  *,
+  gamma: float | None = None,
+) -> Predictor:
+  """The latest checkpoint of a run of ``train.py`` or of a sweep.
+
+  Needs neither the dataset nor TensorFlow.
+
+  Args:
+    workdir: the run's folder.
+    gamma: for candidates that are seen and unseen; None takes that which a sweep chose
+      on validation classes, or else the config's ``evaluation.gamma``, or else none.
+
+  Raises:
+    ZsljaxError: there is no run, or no checkpoint yet.
+  """
+  workdir = pathlib.Path(workdir).expanduser().absolute()
+  manifest = read_manifest(workdir)
+  config, path = manifest["config"], workdir / CLASSES
+  require(path.is_file(), str(workdir), f"no {CLASSES}", "a run of this version")
+  classes = ClassSpace.load(path)
+  system = build_system(config["system"])
+  spec = spec_of(manifest["dataset"]["feature_shape"], classes)
+  shapes = jax.eval_shape(lambda: system.init(jax.random.key(0), spec))
+  mesh = make_mesh(1, 1)
+  checkpoints = Checkpoints(workdir, run_identity(manifest))
+  params = checkpoints.restore_params(
+    abstract(shapes, over_classes(shapes, system.class_params, mesh))
+  )
+  checkpoints.close()
+  if gamma is None:
+    chosen = read_chosen(workdir) or {}
+    gamma = chosen.get("gamma") or config["evaluation"]["gamma"] or 0.0
+  return Predictor(
+    system,
+    params,
+    classes,
+    spec,
+    gamma,
+    config["evaluation"]["calibration"],
+    manifest["dataset"]["encoder"],
+    config["matmul_precision"],
+  )
+
+
+def _power_of_two(count: int) -> int:
+  return 1 << (count - 1).bit_length()
