@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from configs import base
 
 DATASETS = dict.fromkeys(
-  ("digits", "scene15", "awa1", "awa2", "cub", "sun", "apy", "flo")
+  ("digits", "scene15", "awa1", "awa2", "cub", "sun", "apy", "flo", "own")
 )
 _POWERS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
 SYSTEMS = {

@@ -46,6 +46,8 @@ DATASETS = {
   "sun": _CLASS_NORM,
   "apy": _CLASS_NORM,
   "flo": _CLASS_NORM,
+  # A set of your own: any features, perhaps few.
+  "own": _CLASS_NORM | {"nonnegative": False, "batch_size": 64},
 }
 
 

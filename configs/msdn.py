@@ -36,7 +36,7 @@ _CUB = {
 # CUB, SUN and AWA2: the settings of the released scripts for generalized zero-shot
 # learning (for the conventional setting they train again, with weight_calibration
 # 0.18 on CUB and 0.3 on AWA2). The scripts stop at the best test result; here the
-# last step counts. scene15 and digits take CUB's.
+# last step counts. scene15, digits and a set of your `own` take CUB's.
 DATASETS = {
   "cub": _CUB,
   "sun": _CUB
@@ -60,6 +60,7 @@ DATASETS = {
   },
   "scene15": _CUB | {"epochs": 15, "num_channels": 1280},
   "digits": _CUB | {"epochs": 30, "num_channels": 25},
+  "own": _CUB | {"num_channels": None},
 }
 
 

@@ -55,6 +55,7 @@ DATASETS = {
     "top_k": (1, 2),
   },
   "corel5k": _PLAIN,
+  "own": _PLAIN,
   "coco": _PLAIN | _RELEASED,
   "nus_wide": _NUS_WIDE,
   "open_images": _NUS_WIDE | {"top_k": (10, 20)},

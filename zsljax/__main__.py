@@ -3,7 +3,7 @@
 import argparse
 import pathlib
 
-from zsljax.errors import shown_to_user
+from zsljax.errors import ZsljaxError, shown_to_user
 
 
 def _import_xlsa17(args: argparse.Namespace) -> None:
@@ -79,6 +79,63 @@ def _store(args: argparse.Namespace, feature_set) -> None:
   print(describe(prepare(feature_set, args.dest, args.storage, args.overwrite)))
 
 
+def _build(args: argparse.Namespace) -> None:
+  from zsljax.data import build_set, images_in, read_labels
+
+  images = read_labels(args.labels) if args.labels else images_in(args.images)
+  feature_set, left_out = build_set(
+    images,
+    args.features,
+    args.classes,
+    args.name,
+    unseen=args.unseen,
+    validation=args.validation,
+    word_vectors=args.word_vectors,
+    multiword=args.multiword,
+    unknown=args.unknown,
+    seed=args.seed,
+    skip_bad=args.skip_bad,
+  )
+  _store(args, feature_set)
+  for line in left_out:
+    print(f"left out: {line}")
+
+
+def _describe(args: argparse.Namespace) -> None:
+  from zsljax.data.describe import describe
+  from zsljax.data.oddities import oddities
+  from zsljax.data.store import all_below
+
+  pages = (describe(dataset, oddities(dataset)) for dataset in all_below(args.folder))
+  print("\n\n".join(pages))
+
+
+def _export_xlsa17(args: argparse.Namespace) -> None:
+  from zsljax.data.export import export_xlsa17
+  from zsljax.data.store import all_below
+
+  sets = all_below(args.folder)
+  if len(sets) > 1:
+    raise ZsljaxError(
+      f"{args.folder}: found {len(sets)} datasets, expected the folder of one: "
+      f"{', '.join(str(dataset.folder) for dataset in sets)}"
+    )
+  files = export_xlsa17(sets[0], args.dest)
+  print(f"wrote {' and '.join(str(path) for path in files)}")
+
+
+def _semantics(args: argparse.Namespace) -> None:
+  from zsljax.data.semantics import semantics_command
+
+  semantics_command(args)
+
+
+def _predict(args: argparse.Namespace) -> None:
+  from zsljax.predict import predict_command
+
+  predict_command(args)
+
+
 def _benchmark(args: argparse.Namespace) -> None:
   from zsljax.benchmark import main
 
@@ -115,11 +172,40 @@ def _table(args: argparse.Namespace) -> None:
   print(render(make_blocks(find_rows(args.workdirs)), args.format), end="")
 
 
+class _Help(argparse.HelpFormatter):
+  """Wraps paragraphs, and leaves the lines of examples as they stand."""
+
+  def _fill_text(self, text: str, width: int, indent: str) -> str:
+    if "\n" not in text:
+      return super()._fill_text(text, width, indent)
+    return "".join(indent + line for line in text.splitlines(keepends=True))
+
+
+class _Parser(argparse.ArgumentParser):
+  """Its parsers of verbs are of this kind too."""
+
+  def __init__(self, *args, **kwargs):
+    super().__init__(*args, formatter_class=_Help, **kwargs)
+
+
+_STEPS = """from data to predictions:
+  zsljax data build --name=birds --images=photos --features=photos.h5 \\
+      --classes=birds.csv --dest=DATA
+  zsljax data describe DATA/birds
+  python train.py --config=configs/semantic_softmax.py:cub \\
+      --config.data.name=birds --config.data.dir=DATA --workdir=W
+  python eval.py --workdir=W
+  zsljax predict --workdir=W --features=new.h5 --classes=new.csv
+VERB --help says more of each, with examples.
+"""
+
+
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
+  parser = _Parser(
     "zsljax",
     description="Zero-shot learning in JAX. Training and evaluation are "
     "train.py and eval.py; this command is for what surrounds them.",
+    epilog=_STEPS,
   )
   verbs = parser.add_subparsers(required=True, metavar="VERB")
 
@@ -244,6 +330,131 @@ def _parser() -> argparse.ArgumentParser:
   _add_features(open_images)
   _add_word_vectors(open_images)
   _add_storage(open_images, "open_images")
+
+  build = kinds.add_parser(
+    "build",
+    help="a dataset of your own: images or their features, and described classes",
+    description="Puts together images (a folder for each class, or a CSV), features of "
+    "them, and descriptions of the classes; proposes a split or takes yours; checks, "
+    "and stores TFRecord shards. CLASSES.csv has the header class,<attribute>,... and "
+    "a number for each attribute.",
+    epilog="examples:\n"
+    "  zsljax data build --name=birds --images=photos --features=photos.h5 \\\n"
+    "      --classes=birds.csv --dest=DATA\n"
+    "  zsljax data build --name=birds --labels=labels.csv --features=clip.npy \\\n"
+    "      --classes=birds.csv --unseen=unseen.txt --dest=DATA\n",
+  )
+  build.set_defaults(run=_build)
+  source = build.add_mutually_exclusive_group(required=True)
+  source.add_argument(
+    "--images",
+    type=pathlib.Path,
+    metavar="DIR",
+    help="images in folders that are called like their classes",
+  )
+  source.add_argument(
+    "--labels",
+    type=pathlib.Path,
+    metavar="FILE",
+    help=".csv with image,class and perhaps split (trainval, test_seen, test_unseen)",
+  )
+  _add_features(build)
+  _add_file(build, "classes", ".csv with class,<attribute>,<attribute>,...")
+  _add_file(
+    build,
+    "unseen",
+    "text file, one unseen class a line (default: a fifth of the classes is drawn)",
+    required=False,
+  )
+  _add_file(
+    build,
+    "validation",
+    "text file, one validation class a line (default: a fifth of the seen is drawn)",
+    required=False,
+  )
+  build.add_argument(
+    "--seed", type=int, default=0, help="of what is drawn (default: %(default)s)"
+  )
+  _add_skip_bad(build, "classes and images that cannot be used")
+  _add_word_vectors(build, "none; msdn needs them", of="attributes' names")
+  _add_storage(build, None)
+
+  described = kinds.add_parser(
+    "describe",
+    help="what a stored dataset holds, and everything odd about it",
+    description="Prints sizes, splits, classes and sources of each set in DIR or "
+    "below, and what is odd: doubled images, classes that nothing tells apart, few or "
+    "uneven images, attributes and dimensions that say nothing. Reads all features.",
+  )
+  described.set_defaults(run=_describe)
+  described.add_argument("folder", type=pathlib.Path, metavar="DIR")
+
+  export = kinds.add_parser(
+    "export-xlsa17",
+    help="write a stored dataset as res101.mat and att_splits.mat",
+    description="Writes the files of the xlsa17 layout, which other code reads.",
+  )
+  export.set_defaults(run=_export_xlsa17)
+  export.add_argument("folder", type=pathlib.Path, metavar="DIR")
+  _add_file(export, "dest", "where the files go", "DIR")
+
+  semantics = verbs.add_parser(
+    "semantics",
+    help="describe classes by vectors of their names",
+    description="Looks names up in a file of word vectors, or takes the rows of a "
+    "matrix from any text encoder, and writes them as CLASSES.csv, which `data build` "
+    "and `predict` take. A name is looked up as it stands, with _ for spaces, in lower "
+    "case, and then word by word.",
+    epilog="examples:\n"
+    "  zsljax semantics --names=classes.txt --word_vectors=glove.6B.300d.txt \\\n"
+    "      --dest=classes.csv\n"
+    "  zsljax semantics --names=classes.txt --word_vectors=clip_text.npy \\\n"
+    "      --dest=classes.csv\n",
+  )
+  semantics.set_defaults(run=_semantics)
+  _add_file(semantics, "names", "text file, one class name a line")
+  _add_word_vectors(semantics, of="names")
+  _add_file(semantics, "dest", "CSV file that is written")
+
+  predict = verbs.add_parser(
+    "predict",
+    help="classify images, also among classes that were never trained on",
+    description="Scores images with a trained run among the classes of CLASSES.csv, "
+    "described by the attributes of the dataset, or among the dataset's unseen "
+    "classes; with --seen also among those of training, whose scores are lowered by "
+    "gamma.",
+    epilog="example:\n"
+    "  zsljax predict --workdir=W --features=x.npy --classes=new.csv --top_k=5\n",
+  )
+  predict.set_defaults(run=_predict)
+  _add_file(predict, "workdir", "folder of the trained run", "DIR")
+  _add_file(predict, "features", ".npy, .npz or .h5 with features of the images")
+  _add_file(
+    predict,
+    "classes",
+    ".csv with class,<attribute>,... (default: the dataset's unseen classes)",
+    required=False,
+  )
+  predict.add_argument(
+    "--seen", action="store_true", help="the classes of training are candidates too"
+  )
+  predict.add_argument(
+    "--gamma",
+    type=float,
+    help="taken from the scores of seen classes (default: what the run's sweep or "
+    "config has)",
+  )
+  predict.add_argument(
+    "--top_k", type=int, default=5, help="classes an image (default: %(default)s)"
+  )
+  predict.add_argument(
+    "--attributes",
+    type=int,
+    default=3,
+    help="how many attributes that decided are named (default: %(default)s)",
+  )
+  _add_skip_bad(predict, "classes and images that cannot be used")
+  _add_file(predict, "dest", "CSV file, instead of the terminal", required=False)
 
   sweep = verbs.add_parser(
     "sweep",
@@ -405,13 +616,22 @@ def _add_features(parser: argparse.ArgumentParser) -> None:
   )
 
 
+def _add_skip_bad(parser: argparse.ArgumentParser, what: str) -> None:
+  parser.add_argument(
+    "--skip_bad",
+    "--skip-bad",
+    action="store_true",
+    help=f"leave out {what}, and list them; else they are an error",
+  )
+
+
 def _add_word_vectors(
-  parser: argparse.ArgumentParser, default: str | None = None
+  parser: argparse.ArgumentParser, default: str | None = None, of: str = "labels"
 ) -> None:
   _add_file(
     parser,
     "word_vectors",
-    "vectors of the labels: GloVe or fastText text, word2vec .bin, .npz, .json, .npy"
+    f"vectors of the {of}: GloVe or fastText text, word2vec .bin, .npz, .json, .npy"
     f"{f' (default: {default})' if default else ''}",
     required=default is None,
   )
@@ -419,19 +639,19 @@ def _add_word_vectors(
     "--multiword",
     default="mean",
     choices=["mean", "sum"],
-    help="what the vectors of a label's words are made into (default: %(default)s)",
+    help="what the vectors of several words are made into (default: %(default)s)",
   )
   parser.add_argument(
     "--unknown",
     default="refuse",
     choices=["refuse", "drop", "known_words", "zeros"],
-    help="labels with a word that has no vector: an error that lists them; left out; "
+    help="names with a word that has no vector: an error that lists them; left out; "
     "their known words alone, or left out without one; a vector of zeros (default: "
     "%(default)s)",
   )
 
 
-def _add_storage(parser: argparse.ArgumentParser, name: str) -> None:
+def _add_storage(parser: argparse.ArgumentParser, name: str | None) -> None:
   """What every import has; ``name`` says what a set is called when none is given."""
   _add_file(
     parser,
@@ -439,7 +659,8 @@ def _add_storage(parser: argparse.ArgumentParser, name: str) -> None:
     "where the shards go: DEST/<name>/<features>_<class embedding>/",
     "DIR",
   )
-  parser.add_argument("--name", help=f"of the dataset (default: {name})")
+  usual = f" (default: {name})" if name else ""
+  parser.add_argument("--name", required=not name, help=f"of the dataset{usual}")
   parser.add_argument(
     "--storage",
     default="source",

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
+import csv
 import dataclasses
 import functools
+import io
 import pathlib
 from typing import Any
 
@@ -14,11 +18,13 @@ import numpy as np
 from zsljax.checkpoints import Checkpoints, abstract
 from zsljax.classes import ClassSpace
 from zsljax.data.class_table import ClassTable, read_class_table
+from zsljax.data.feature_files import read_features
 from zsljax.errors import require
 from zsljax.evaluation.calibration import calibrated
 from zsljax.experiment import spec_of
 from zsljax.models import Spec, System, build_system
-from zsljax.reporting.rows import read_chosen
+from zsljax.reporting.files import explained, write_text
+from zsljax.reporting.rows import aligned, read_chosen
 from zsljax.sharding import make_mesh, over_classes
 from zsljax.training import CLASSES, read_manifest, run_identity
 
@@ -146,7 +152,7 @@ class Predictor:
     else:
       given = self._given(classes)
     if self.system.closed_set:
-      strange = [name for name in given.names if name not in self.classes.names]
+      strange = [name for name in given.names if name not in known.names]
       require(
         not strange,
         f"class {strange[0]!r}" if strange else "",
@@ -308,6 +314,78 @@ def load(
     manifest["dataset"]["encoder"],
     config["matmul_precision"],
   )
+
+
+def predict_command(args: argparse.Namespace) -> None:
+  """The verb ``predict``: a table on the terminal, or all numbers in a CSV file."""
+  predictor = load(args.workdir, gamma=args.gamma)
+  classes = args.classes and read_class_table(args.classes.expanduser(), args.skip_bad)
+  files = read_features([args.features])
+  features, names = files[:], files.image_files
+  if names is None:
+    names = np.array([f"image {i}" for i in range(len(features))])
+  left_out = list(classes.left_out) if classes else []
+  if args.skip_bad:
+    good = np.isfinite(features.reshape(len(features), -1)).all(1)
+    left_out += [f"{name}: features not finite" for name in names[~good]]
+    features, names = features[good], names[good]
+  found = predictor.predict(
+    features,
+    classes,
+    top_k=args.top_k,
+    seen=args.seen,
+    attributes=args.attributes,
+  )
+  if args.dest:
+    _write(args.dest.expanduser(), names, found)
+    print(f"{len(names)} images, the best {found.scores.shape[1]} classes of each, in "
+          f"{args.dest}")  # fmt: skip
+  else:
+    print(_table(names, found))
+  for line in left_out:
+    print(f"left out: {line}")
+
+
+def _table(names: Sequence[str], found: Predictions) -> str:
+  """A line for each image and class, and what spoke for the best."""
+  lines = []
+  for i, name in enumerate(names):
+    for k, class_name in enumerate(found.classes[i]):
+      numbers = [f"{found.scores[i, k]:.4g}"]
+      if found.probabilities is not None:
+        numbers.append(f"{100 * found.probabilities[i, k]:.1f}")
+      lines.append([name if k == 0 else "", class_name, *numbers])
+  heads = ["image", "class", "score"]
+  if found.probabilities is not None:
+    heads.append("%")
+  width = found.scores.shape[1]
+  head, *table = aligned([heads, *lines], 2).splitlines()
+  parts = [head]
+  for i in range(len(names)):
+    parts += table[i * width : (i + 1) * width]
+    if found.attributes[i]:
+      parts.append(f"  because of {_because(found.attributes[i])}")
+  return "\n".join(parts)
+
+
+def _because(attributes: Sequence[tuple[str, float]]) -> str:
+  return ", ".join(f"{name} {share:+.3g}" for name, share in attributes)
+
+
+def _write(path: pathlib.Path, names: Sequence[str], found: Predictions) -> None:
+  """All predictions as CSV."""
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator="\n")
+  writer.writerow(["image", "rank", "class", "score", "probability", "because"])
+  for i, name in enumerate(names):
+    for k, class_name in enumerate(found.classes[i]):
+      chance = "" if found.probabilities is None else f"{found.probabilities[i, k]:.9g}"
+      because = _because(found.attributes[i]) if k == 0 else ""
+      score = f"{found.scores[i, k]:.9g}"
+      writer.writerow([name, k + 1, class_name, score, chance, because])
+  with explained(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+  write_text(path, text.getvalue())
 
 
 def _power_of_two(count: int) -> int:

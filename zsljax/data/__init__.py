@@ -4,6 +4,7 @@ The only part of zsljax that imports TensorFlow, and only when data are read or
 written.
 """
 
+from zsljax.data.build import build_set, images_in, read_labels
 from zsljax.data.coco import read_coco
 from zsljax.data.feature_set import FeatureSet, make_feature_set
 from zsljax.data.multilabel import make_multilabel_set, read_multilabel
@@ -16,6 +17,9 @@ from zsljax.data.store import StoredDataset, prepare
 from zsljax.data.xlsa17 import read_xlsa17
 
 __all__ = [
+  "build_set",
+  "images_in",
+  "read_labels",
   "FeatureSet",
   "StoredDataset",
   "TrainingData",

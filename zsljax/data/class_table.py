@@ -96,7 +96,7 @@ def read_class_table(path: pathlib.Path, skip_bad: bool = False) -> ClassTable:
   Raises:
     ZsljaxError: it is not such a file; a name occurs twice; a cell is no number.
   """
-  header, *lines = _lines(path)
+  header, *lines = read_csv(path)
   attributes = tuple(cell.strip() for cell in header[1:])
   first = header[0].strip()
   require(
@@ -154,8 +154,9 @@ def write_class_table(
       writer.writerow([name, *(repr(v) for v in np.asarray(row).tolist())])
 
 
-def _lines(path: pathlib.Path) -> list[list[str]]:
-  require(path.is_file(), str(path), "no such file", "a CSV file of classes")
+def read_csv(path: pathlib.Path) -> list[list[str]]:
+  """The cells of a CSV file, UTF-8 with commas; the first line is the header."""
+  require(path.is_file(), str(path), "no such file", "a CSV file")
   try:
     with path.open(newline="", encoding="utf-8-sig") as file:
       lines = list(csv.reader(file, strict=True))

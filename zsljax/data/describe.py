@@ -1,5 +1,6 @@
 """What a stored dataset holds, in words."""
 
+from collections.abc import Sequence
 import textwrap
 
 import numpy as np
@@ -12,8 +13,15 @@ _VAL = {
 }
 
 
-def describe(dataset: StoredDataset) -> str:
-  """A page on the dataset: sizes, splits, classes, sources, oddities."""
+# Names of classes that are listed.
+_LISTED = 20
+
+
+def describe(dataset: StoredDataset, odd: Sequence[str] = ()) -> str:
+  """A page on the dataset: sizes, splits, classes, sources, notes.
+
+  ``odd`` is what else is to be said, see ``oddities``.
+  """
   meta, classes = dataset.metadata, dataset.classes
   seen = int(np.sum(classes.seen))
   held_out = len(meta["validation_classes"])
@@ -33,6 +41,10 @@ def describe(dataset: StoredDataset) -> str:
     *(_labels(dataset) if dataset.multi_label else ()),
     f"classes     {len(classes)}: {seen} seen (of which {held_out} for "
     f"validation), {len(classes) - seen} unseen",
+    *_listed("unseen", classes.names, ~np.asarray(classes.seen)),
+    *_listed(
+      "validation", classes.names, np.isin(classes.ids, meta["validation_classes"])
+    ),
     f"described   by {described}",
     f"split       {meta['split_version']}",
     f"  trainval      {sizes['train'] + sizes['val']:>8} = train + val",
@@ -42,10 +54,26 @@ def describe(dataset: StoredDataset) -> str:
     *(f"source      {digest[:16]}  {file}" for file, digest in meta["sources"].items()),
     f"fingerprint {dataset.fingerprint[:16]}",
   ]
-  for note in meta["notes"]:
-    lines += textwrap.wrap(f"note: {note}", 88, subsequent_indent="      ")
+  if encoder := meta["encoder"]:
+    lines.append(
+      f"encoder     {encoder['network']}, {encoder['size']} pixels, "
+      f"{encoder['output']}, weights {encoder['weights_sha256'][:16]}"
+    )
+  for head, sentences in (("note", meta["notes"]), ("odd", odd)):
+    for sentence in sentences:
+      indent = " " * (len(head) + 2)
+      lines += textwrap.wrap(f"{head}: {sentence}", 88, subsequent_indent=indent)
   lines.append(f"stored in {dataset.folder}")
   return "\n".join(lines)
+
+
+def _listed(head: str, names: Sequence[str], which: np.ndarray) -> list[str]:
+  """The classes that ``which`` [C] marks, where they are few enough to read."""
+  chosen = np.flatnonzero(which)
+  if not 0 < len(chosen) <= _LISTED:
+    return []
+  text = f"{head:<12}{', '.join(names[i] for i in chosen)}"
+  return textwrap.wrap(text, 88, subsequent_indent=" " * 12)
 
 
 def _labels(dataset: StoredDataset) -> list[str]:

@@ -6,9 +6,11 @@ import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import copy
+import json
 import math
 import pathlib
 import re
+from typing import Any
 
 import h5py
 import numpy as np
@@ -34,6 +36,7 @@ class FeatureFiles:
     shape: of all rows.
     dtype: floating; whole numbers of the files become float32.
     image_files: the images' names or ids, ``[N]`` texts; None where no file has them.
+    encoder: what made the features, where all files say the same (``zsljax encode``).
   """
 
   def __init__(
@@ -43,9 +46,11 @@ class FeatureFiles:
     width: tuple[int, ...],
     dtype: np.dtype,
     image_files: np.ndarray | None,
+    encoder: dict[str, Any] | None,
   ):
     """As ``read_features`` does; ``ends`` counts rows up to the end of each file."""
     self.paths, self.dtype, self.image_files = tuple(paths), dtype, image_files
+    self.encoder = encoder
     self.shape = (int(ends[-1]), *width)
     self._ends, self._rows = ends, np.arange(ends[-1])
     self._opened: tuple[int, Rows] | None = None
@@ -89,6 +94,15 @@ class FeatureFiles:
       taken.image_files = self.image_files[rows]
     return taken
 
+  def known(self, names: Sequence[str]) -> np.ndarray:
+    """Whether each image has features, ``[len(names)]`` bool; see ``rows_of``."""
+    for spelt in _SPELLINGS:
+      known, _ = _places(self.image_files, spelt)
+      found = np.array([spelt(name) in known for name in names], bool)
+      if found.any():
+        return found
+    return found
+
   def rows_of(self, *ways: Sequence[str]) -> np.ndarray:
     """The rows of images, by name.
 
@@ -105,13 +119,16 @@ class FeatureFiles:
     where = f"{self.where}: image_files"
     lacking = []
     for names in ways:
-      for spelt in (_slashed, _without_extension, short_name):
+      for spelt in _SPELLINGS:
         known, again = _places(self.image_files, spelt)
         keys = [spelt(name) for name in names]
         missing = [n for n, key in zip(names, keys, strict=True) if key not in known]
         if missing:
           lacking.append(missing)
           continue
+        twice = len(set(keys)) < len(keys) or not again.keys().isdisjoint(keys)
+        if twice and lacking and len(lacking[-1]) < len(names):
+          break  # Most are spelt as before; the others are not there.
         _check_distinct(names, keys, again, where)
         return np.array([known[key] for key in keys], np.int64)
     fewest = min(lacking, key=len)
@@ -142,7 +159,7 @@ def read_features(paths: Sequence[pathlib.Path]) -> FeatureFiles:
   """
   require(len(paths) > 0, "features", "no file", "at least one")
   paths = [path.expanduser() for path in paths]
-  shapes, dtypes, names = [], [], []
+  shapes, dtypes, names, encoders = [], [], [], []
   for path in paths:
     require(
       path.suffix.lower() in _OPENED,
@@ -154,6 +171,7 @@ def read_features(paths: Sequence[pathlib.Path]) -> FeatureFiles:
     with _readable(path):
       shape, dtype = _described(path)
       names.append(_image_files(path, shape[0]))
+      encoders.append(_encoder(path))
     shapes.append(shape)
     dtypes.append(dtype)
     require(
@@ -175,7 +193,16 @@ def read_features(paths: Sequence[pathlib.Path]) -> FeatureFiles:
     width=shapes[0][1:],
     dtype=dtype if dtype.kind == "f" else np.dtype(np.float32),
     image_files=None if names[0] is None else np.concatenate(names),
+    encoder=encoders[0] if all(e == encoders[0] for e in encoders) else None,
   )
+
+
+def _encoder(path: pathlib.Path) -> dict[str, Any] | None:
+  """What ``zsljax encode`` says of itself in a file that it wrote."""
+  if path.suffix.lower() not in (".h5", ".hdf5"):
+    return None
+  with h5py.File(path) as file:
+    return json.loads(file.attrs["encoder"]) if "encoder" in file.attrs else None
 
 
 def _described(path: pathlib.Path) -> tuple[tuple[int, ...], np.dtype]:
@@ -202,6 +229,9 @@ def _without_extension(name: str) -> str:
 
 def _slashed(name: str) -> str:
   return name.replace("\\", "/").removeprefix("./")
+
+
+_SPELLINGS = (_slashed, _without_extension, short_name)
 
 
 def _places(

@@ -11,7 +11,7 @@ from zsljax.data import store
 from zsljax.data.digits import VARIANTS, read_digits
 from zsljax.data.feature_set import FeatureSet
 from zsljax.data.multidigit import read_multidigit
-from zsljax.errors import ZsljaxError, did_you_mean
+from zsljax.errors import ZsljaxError, did_you_mean, require
 
 # Datasets made from what a dependency ships: name, features -> the set.
 EMBEDDED: dict[str, Mapping[str, Callable[[], FeatureSet]]] = {
@@ -21,6 +21,8 @@ EMBEDDED: dict[str, Mapping[str, Callable[[], FeatureSet]]] = {
   },
   "multidigit": {"pixels_strokes": read_multidigit},
 }
+# What configs call a set of the user's, which has a name of its own.
+OWN = "own"
 DEFAULT_DIR = pathlib.Path("~/.cache/zsljax") / __version__
 
 
@@ -35,6 +37,12 @@ def open_dataset(config: Mapping[str, Any]) -> store.StoredDataset:
     ZsljaxError: it is not there, or not whole.
   """
   name, features = config["name"], config["features"]
+  require(
+    name != OWN,
+    "config.data.name",
+    repr(name),
+    "the --name that you gave your dataset, as in --config.data.name=birds",
+  )
   if name in EMBEDDED:
     variants = EMBEDDED[name]
     features = features or next(iter(variants))

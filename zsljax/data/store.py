@@ -544,6 +544,23 @@ def _folders(root: pathlib.Path, name: str) -> list[pathlib.Path]:
   return [p.parent for p in sorted(root.glob(f"{name}/*/{VERSION}/dataset_info.json"))]
 
 
+def all_below(folder: pathlib.Path) -> list[StoredDataset]:
+  """Every set that is stored in ``folder`` or below.
+
+  Raises:
+    ZsljaxError: there is none.
+  """
+  folder = folder.expanduser()
+  found = sorted(folder.rglob("dataset_info.json"))
+  require(
+    len(found) > 0,
+    str(folder),
+    "no stored dataset",
+    "the --dest of an import, or below",
+  )
+  return [StoredDataset.open(path.parent) for path in found]
+
+
 def find(root: pathlib.Path, name: str, features: str | None) -> StoredDataset:
   """The stored set ``name`` below ``root``.
 

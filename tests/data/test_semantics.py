@@ -1,0 +1,34 @@
+import numpy as np
+
+from zsljax.__main__ import main
+from zsljax.data.class_table import read_class_table
+
+
+def test_names_become_a_class_table(tmp_path, capsys):
+  (tmp_path / "glove.txt").write_text("polar 1 2\nbear 3 6\nape 0 1\n")
+  (tmp_path / "names.txt").write_text("polar bear\nape\nzorse\n")
+  arguments = ["semantics", f"--names={tmp_path}/names.txt"]
+  arguments += [f"--word_vectors={tmp_path}/glove.txt", f"--dest={tmp_path}/c.csv"]
+  main([*arguments, "--unknown=drop"])
+  table = read_class_table(tmp_path / "c.csv")
+  assert table.names == ("polar bear", "ape")
+  np.testing.assert_array_equal(table.values, [[2, 4], [0, 1]])
+  said = capsys.readouterr().out
+  assert "2 classes, 2 numbers each" in said and "zorse" in said
+
+
+def test_rows_of_a_text_encoder_become_a_class_table(tmp_path):
+  vectors = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
+  np.save(tmp_path / "clip.npy", vectors)
+  (tmp_path / "names.txt").write_text("a photo of a bear\nape\nzorse\n")
+  main(
+    [
+      "semantics",
+      f"--names={tmp_path}/names.txt",
+      f"--word_vectors={tmp_path}/clip.npy",
+      f"--dest={tmp_path}/c.csv",
+    ]
+  )
+  table = read_class_table(tmp_path / "c.csv")
+  assert table.names[0] == "a photo of a bear"
+  np.testing.assert_array_equal(table.values.astype(np.float32), vectors)

@@ -1,0 +1,236 @@
+import csv
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from configs import cosine, msdn, semantic_softmax
+import train
+import zsljax
+from zsljax.classes import ClassSpace
+from zsljax.data.class_table import write_class_table
+from zsljax.errors import ZsljaxError
+from zsljax.experiment import Experiment, spec_of
+from zsljax.models import build_system
+from zsljax.predict import Predictor
+
+
+def trained(module, folder, argument="digits", **fields):
+  config = module.get_config(argument)
+  config.data.dir = str(folder / "data")
+  config.mesh.data = 1
+  config.update_from_flattened_dict(fields)
+  config = config.to_dict()
+  train.train(config, folder / "run")
+  return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  return trained(semantic_softmax, tmp_path_factory.mktemp("softmax"), epochs=5)
+
+
+@pytest.fixture(scope="module")
+def regions(tmp_path_factory):
+  return trained(msdn, tmp_path_factory.mktemp("msdn"), epochs=1)
+
+
+@pytest.fixture
+def images():
+  return np.random.default_rng(0).uniform(0, 1, (3, 64)).astype(np.float32)
+
+
+def described(predictor, names, shift=0.0):
+  embeddings = np.asarray(predictor.classes.embeddings)[: len(names)] + shift
+  return ClassSpace.create(names, embeddings)
+
+
+def test_predictions_are_the_system_s_scores(run, images):
+  predictor = zsljax.load(run, gamma=0.3)
+  found = predictor.predict(images, top_k=10, seen=True)
+  experiment = Experiment.build(zsljax.training.read_manifest(run)["config"])
+  classes = experiment.dataset.classes
+  scores = np.asarray(experiment.system.scores(predictor.params, images, classes))
+  scores = scores - 0.3 * np.asarray(classes.seen)
+  order = np.argsort(-scores, 1)
+  assert found.classes == [[classes.names[i] for i in row] for row in order]
+  ranked = np.take_along_axis(scores, order, 1)
+  np.testing.assert_allclose(found.scores, ranked, 1e-4, 1e-5)
+  chances = np.exp(ranked) / np.exp(ranked).sum(1, keepdims=True)
+  np.testing.assert_allclose(found.probabilities, chances, 1e-4)
+
+
+def test_candidates_are_those_asked_for(run, images):
+  predictor = zsljax.load(run)
+  names = np.array(predictor.classes.names)
+  seen = np.asarray(predictor.classes.seen)
+  found = predictor.predict(images, top_k=99)
+  assert set(found.classes[0]) == set(names[~seen])
+  new = described(predictor, ["new one", "new two"], shift=0.1)
+  assert set(predictor.predict(images, new).classes[0]) == {"new one", "new two"}
+  both = predictor.predict(images, new, seen=True, top_k=99).classes[0]
+  assert set(both) == {"new one", "new two", *names[seen]}
+
+
+def test_known_names_are_the_known_classes(run, images):
+  predictor = zsljax.load(run, gamma=1.0)
+  one = predictor.classes.subset([0, 9])
+  found = predictor.predict(images, one, seen=True, top_k=99)
+  assert len(found.classes[0]) == len(set(found.classes[0]))
+  with pytest.raises(ZsljaxError, match="class '0': found another description"):
+    predictor.predict(images, described(predictor, ["0"], shift=0.5))
+
+
+def test_prediction_does_not_depend_on_the_batch(run, images):
+  predictor = zsljax.load(run)
+  together = predictor.predict(images, attributes=2)
+  for i, image in enumerate(images):
+    alone = predictor.predict(image[None], attributes=2)
+    assert alone.classes[0] == together.classes[i]
+    assert [a for a, _ in alone.attributes[0]] == [a for a, _ in together.attributes[i]]
+    np.testing.assert_allclose(alone.scores[0], together.scores[i], 1e-5, 1e-6)
+
+
+@pytest.mark.parametrize("which", ["run", "regions"])
+def test_shares_of_attributes_add_up_to_the_lead(which, request):
+  predictor = zsljax.load(request.getfixturevalue(which))
+  shape = (2, *predictor.spec.feature_shape)
+  images = np.random.default_rng(1).uniform(0, 1, shape).astype(np.float32)
+  width = predictor.spec.num_attributes
+  found = predictor.predict(images, top_k=3, attributes=width)
+  space, _ = predictor.space(None, seen=False)
+  places = {name: i for i, name in enumerate(space.names)}
+  for i, names in enumerate(found.classes):
+    own, *others = (space.embeddings[places[name]] for name in names)
+    ends = space.extended(["own", "others"], np.stack([own, np.mean(others, 0)]))
+    scores = np.asarray(
+      predictor.system.scores(predictor.params, images[i : i + 1], ends)
+    )
+    lead = scores[0, -2] - scores[0, -1]
+    assert sum(v for _, v in found.attributes[i]) == pytest.approx(
+      lead, rel=0.02, abs=1e-3
+    )
+    shares = [v for _, v in found.attributes[i]]
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_learned_class_weights_refuse_new_classes(tmp_path):
+  run = trained(cosine, tmp_path, epochs=1)
+  predictor = zsljax.load(run)
+  images = np.zeros((1, 64), np.float32)
+  new = described(predictor, ["zebra"])
+  with pytest.raises(ZsljaxError, match="class 'zebra': found a new class.*knows no"):
+    predictor.predict(images, new)
+  with pytest.raises(
+    ZsljaxError, match="class '4': found a new class"
+  ):  # The dataset's unseen ones too.
+    predictor.predict(images)
+  found = predictor.predict(images, predictor.classes.subset([0, 1]), attributes=3)
+  assert set(found.classes[0]) == {"0", "1"} and found.attributes == [[]]
+
+
+@pytest.mark.parametrize(
+  ("features", "message"),
+  [
+    (np.zeros((2, 63)), r"shape \(2, 63\), expected \(B, 64\).*another network"),
+    (np.zeros((0, 64)), "no images"),
+    (np.full((2, 64), np.nan), "image 0, counted from 0: found NaN or infinity"),
+    (np.full((2, 64), "x"), "expected numbers"),
+  ],
+)
+def test_bad_features_are_refused(features, message, run):
+  with pytest.raises(ZsljaxError, match=message):
+    zsljax.load(run).predict(features)
+
+
+def test_runs_that_cannot_be_loaded(run, tmp_path):
+  with pytest.raises(ZsljaxError, match="no manifest.json"):
+    zsljax.load(tmp_path)
+
+
+def test_file_and_python_ways_agree(run, images, tmp_path, command):
+  predictor = zsljax.load(run)
+  images = np.concatenate([images, np.full((1, 64), np.nan, np.float32)])
+  np.save(tmp_path / "x.npy", images)
+  attributes = predictor.classes.attribute_names
+  values = np.asarray(predictor.classes.embeddings)[:2] + 0.25
+  write_class_table(tmp_path / "new.csv", ["a", "b"], attributes, values)
+  with (tmp_path / "new.csv").open("a") as file:
+    file.write("c,1,2\n")
+  arguments = ["-m", "zsljax", "predict", f"--workdir={run}", "--top_k=3"]
+  arguments += [f"--features={tmp_path}/x.npy", f"--classes={tmp_path}/new.csv"]
+  done = command(*arguments, check=False)
+  assert done.returncode == 2 and "class 'c' (line 4): found 2 numbers" in " ".join(
+    done.stderr.split()
+  )
+  dest = tmp_path / "out.csv"
+  done = command(*arguments, "--seen", "--skip_bad", f"--dest={dest}")
+  assert "left out: class 'c' (line 4)" in done.stdout
+  assert "left out: image 3: features not finite" in done.stdout
+  new = ClassSpace.create(["a", "b"], values)
+  found = predictor.predict(images[:3], new, seen=True, top_k=3, attributes=3)
+  rows = list(csv.DictReader(dest.read_text().splitlines()))
+  assert [row["class"] for row in rows] == sum(found.classes, [])
+  np.testing.assert_allclose(
+    [float(row["score"]) for row in rows], found.scores.ravel(), 1e-6
+  )
+  assert rows[0]["because"].startswith(found.attributes[0][0][0])
+  done = command(*arguments, "--skip_bad")
+  assert done.stdout.splitlines()[0].split() == ["image", "class", "score", "%"]
+  assert "because of" in done.stdout
+
+
+def test_gamma_is_that_of_the_sweep_or_the_config(run, tmp_path):
+  assert zsljax.load(run).gamma == 0
+  copy = shutil.copytree(run, tmp_path / "run")
+  manifest = json.loads((copy / "manifest.json").read_text())
+  manifest["config"]["evaluation"]["gamma"] = 0.25
+  (copy / "manifest.json").write_text(json.dumps(manifest))
+  assert zsljax.load(copy).gamma == 0.25
+  (copy / "chosen.json").write_text(json.dumps({"gamma": 0.5}))
+  assert zsljax.load(copy).gamma == 0.5
+  assert zsljax.load(copy, gamma=0.0).gamma == 0
+  (copy / "classes.npz").unlink()
+  with pytest.raises(ZsljaxError, match="no classes.npz"):
+    zsljax.load(copy)
+
+
+OPEN_SET = {
+  "semantic_softmax": ((6,), {}),
+  "attended_autoencoder": ((4, 6), {}),
+  "msdn": ((4, 6), {"preset": "official_code"}),
+  "sdl": ((6,), {}),
+  "cosine": ((6,), {"preset": "class_norm", "generator_hidden": 8}),
+  "eszsl": ((6,), {}),
+  "sae": ((6,), {}),
+  "nearest_mean": ((6,), {}),
+}
+
+
+@pytest.mark.parametrize("name", OPEN_SET)
+def test_a_new_class_scores_as_its_description_says(name, class_space):
+  """As an unseen class of the dataset does that has the same one."""
+  shape, fields = OPEN_SET[name]
+  classes = class_space()
+  rng = np.random.default_rng(0)
+  vectors = rng.standard_normal((4, 3)).astype(np.float32)
+  classes = dataclasses.replace(classes, attribute_vectors=vectors)
+  system = build_system({"name": name, **fields})
+  spec = spec_of(shape, classes)
+  params = system.init(jax.random.key(0), spec)
+  noise = jax.random.normal(jax.random.key(1), (1000,))
+  params = jax.tree.map(lambda x: x + noise[: x.size].reshape(x.shape), params)
+  predictor = Predictor(system, params, classes, spec)
+  images = rng.uniform(0, 1, (2, *shape)).astype(np.float32)
+  unseen = classes.subset(~classes.seen)
+  new = ClassSpace.create(["new 1", "new 2"], unseen.embeddings)
+  known = predictor.predict(images, seen=True, top_k=9)
+  found = predictor.predict(images, new, seen=True, top_k=9, attributes=2)
+  np.testing.assert_allclose(found.scores, known.scores, 1e-5, 1e-5)
+  renamed = dict(zip(unseen.names, new.names, strict=True))
+  assert found.classes == [[renamed.get(c, c) for c in row] for row in known.classes]
+  assert len(found.attributes[0]) == 2
+  assert (found.probabilities is None) == (name == "sdl")

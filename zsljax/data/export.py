@@ -1,0 +1,104 @@
+"""A stored dataset as the pair of .mat files of the xlsa17 layout, for other code."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import numpy as np
+import scipy.io
+
+from zsljax.data.pipeline import load
+from zsljax.data.store import StoredDataset
+from zsljax.errors import ZsljaxError, in_bytes, require
+from zsljax.reporting.files import explained
+
+# What a variable of a MATLAB 5 file can hold.
+_LIMIT = 2**31
+
+
+def export_xlsa17(dataset: StoredDataset, dest: pathlib.Path) -> list[pathlib.Path]:
+  """Writes ``res101.mat`` and ``att_splits.mat`` into the folder ``dest``.
+
+  Images are in the order of the source. ``val_loc`` has the validation classes' images,
+  ``train_loc`` the other training images. Regions are averaged, as the layout has
+  pooled features only.
+
+  Raises:
+    ZsljaxError: the set has several labels an image or is too large for such a file, or
+      the files are there already.
+  """
+  require(
+    not dataset.multi_label, str(dataset.folder), "several labels an image", "one each"
+  )
+  count = dataset.size(*dataset.splits)
+  size = 4 * count * dataset.feature_shape[-1]
+  require(
+    size < _LIMIT,
+    f"{dataset.folder}: features",
+    in_bytes(size),
+    f"at most {in_bytes(_LIMIT)}, what a .mat file of MATLAB 5 holds",
+  )
+  dest = dest.expanduser()
+  files = [dest / "res101.mat", dest / "att_splits.mat"]
+  for path in files:
+    require(not path.exists(), str(path), "a file", "none: it would be replaced")
+  classes = dataset.classes
+  table = load(dataset, dataset.splits)
+  features = table["features"].astype(np.float32)
+  if features.ndim == 3:
+    features = features.mean(1)
+  order = np.argsort(dataset.source_rows(dataset.splits))
+  position = np.empty(count, int)
+  position[order] = np.arange(count)  # Of each stored image among the exported.
+  labels = np.asarray(classes.positions(table["labels"]))
+  image_files = dataset.image_files(dataset.splits)
+  if image_files is None:
+    image_files = np.array(
+      [
+        f"{classes.names[c]}/image_{p + 1:06d}"
+        for c, p in zip(labels, position, strict=True)
+      ]
+    )
+  ends = np.cumsum([dataset.size(split) for split in dataset.splits])
+  rows = dict(zip(dataset.splits, np.split(position, ends[:-1]), strict=True))
+  rows["trainval"] = np.concatenate([rows["train"], rows["val"]])
+  held_out = np.isin(
+    table["labels"][: ends[1]], list(dataset.metadata["validation_classes"])
+  )
+  embeddings = np.asarray(classes.embeddings, np.float64)
+  image = {
+    "features": features[order].T,
+    "labels": _column(labels[order] + 1),
+    "image_files": _cells(image_files[order]),
+  }
+  split = {
+    "att": embeddings.T,
+    "allclasses_names": _cells(classes.names),
+    "trainval_loc": _column(np.sort(rows["trainval"]) + 1),
+    "train_loc": _column(np.sort(rows["trainval"][~held_out]) + 1),
+    "val_loc": _column(np.sort(rows["trainval"][held_out]) + 1),
+    "test_seen_loc": _column(np.sort(rows["test_seen"]) + 1),
+    "test_unseen_loc": _column(np.sort(rows["test_unseen"]) + 1),
+  }
+  for path, content in zip(files, (image, split), strict=True):
+    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+    with explained(path):
+      dest.mkdir(parents=True, exist_ok=True)
+      try:
+        scipy.io.savemat(draft, content, appendmat=False, do_compression=True)
+      except (TypeError, ValueError) as error:
+        raise ZsljaxError(f"{path}: could not be written ({error})") from error
+      os.replace(draft, path)
+  return files
+
+
+def _column(values: np.ndarray) -> np.ndarray:
+  return np.asarray(values, np.float64)[:, None]
+
+
+def _cells(texts) -> np.ndarray:
+  """Texts as a MATLAB cell array, one column."""
+  cells = np.empty((len(texts), 1), object)
+  cells[:, 0] = [str(text) for text in texts]
+  return cells
