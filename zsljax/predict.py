@@ -24,6 +24,7 @@ from zsljax.evaluation.calibration import calibrated
 from zsljax.experiment import spec_of
 from zsljax.models import Spec, System, build_system
 from zsljax.reporting.files import explained, write_text
+from zsljax.reporting.progress import task_bar
 from zsljax.reporting.rows import aligned, read_chosen
 from zsljax.sharding import make_mesh, over_classes
 from zsljax.training import CLASSES, read_manifest, run_identity
@@ -116,13 +117,17 @@ class Predictor:
     arrays = dataclasses.replace(space, names=(), attribute_names=())
     arrays, where = jax.device_put((arrays, candidates))
     parts = []
-    with jax.default_matmul_precision(self.precision):
+    with (
+      jax.default_matmul_precision(self.precision),
+      task_bar(len(features), "predicting", "images") as bar,
+    ):
       for start in range(0, len(features), _BATCH):
         part = features[start : start + _BATCH]
         padding = _power_of_two(len(part)) - len(part)
         padded = np.pad(part, [(0, padding)] + [(0, 0)] * (part.ndim - 1))
         found = self._best(self.params, padded, arrays, where, top_k, attributes)
         parts.append([x[: len(part)] for x in jax.device_get(found)])
+        bar.update(len(part))
     best, scores, chances, shares, deciding = (
       np.concatenate(part) for part in zip(*parts, strict=True)
     )

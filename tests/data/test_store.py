@@ -1,3 +1,4 @@
+import contextlib
 import json
 import pathlib
 import shutil
@@ -45,13 +46,17 @@ def files_of(folder):
 def fail_at(monkeypatch, split, action):
   """Calls ``action`` when half of a split's images are written."""
 
-  def progress(rows, text, **_):
-    for done, row in enumerate(rows):
-      if split in text and done == len(rows) // 2:
-        action()
-      yield row
+  @contextlib.contextmanager
+  def bar(total, text, unit):
+    done = iter(range(1, total + 1))
 
-  monkeypatch.setattr(store, "tqdm", types.SimpleNamespace(tqdm=progress))
+    def update():
+      if next(done) == total // 2 and split in text:
+        action()
+
+    yield types.SimpleNamespace(update=update)
+
+  monkeypatch.setattr(store, "task_bar", bar)
 
 
 def disk_full():

@@ -14,6 +14,7 @@ import scipy.sparse
 
 from zsljax.classes import ClassSpace
 from zsljax.errors import ZsljaxError, require
+from zsljax.reporting.progress import task_bar
 
 # The stored splits, disjoint, of sets with one label and with many labels an image.
 # `trainval` is the union of the first two.
@@ -278,8 +279,12 @@ def check_disjoint(
 
 def sha256_of(path: pathlib.Path) -> str:
   """SHA-256 of a file's content."""
-  with path.open("rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
+  digest, size = hashlib.sha256(), path.stat().st_size
+  with path.open("rb") as file, task_bar(size, f"hashing {path.name}", "B") as bar:
+    while block := file.read(_BLOCK_BYTES):
+      digest.update(block)
+      bar.update(len(block))
+  return digest.hexdigest()
 
 
 def draw_classes(seen: np.ndarray, seed: int) -> np.ndarray:
@@ -312,11 +317,13 @@ def _scan(features: Rows, where: str, notes: list[str]) -> tuple[str, float]:
   )
   digest = hashlib.sha256(f"{features.dtype} {features.shape}".encode())
   low, high = [], []
-  for block in _blocks(features):
-    digest.update(block)
-    block = block.reshape(len(block), -1)
-    low.append(block.min(1))
-    high.append(block.max(1))
+  with task_bar(len(features), "checking features", "images") as bar:
+    for block in _blocks(features):
+      digest.update(block)
+      block = block.reshape(len(block), -1)
+      low.append(block.min(1))
+      high.append(block.max(1))
+      bar.update(len(block))
   low, high = np.concatenate(low), np.concatenate(high)
   not_finite = np.flatnonzero(~(np.isfinite(low) & np.isfinite(high)))
   constant = np.flatnonzero(low == high)

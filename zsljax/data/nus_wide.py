@@ -7,7 +7,6 @@ import pathlib
 
 import numpy as np
 import scipy.sparse
-import tqdm
 
 from zsljax.data.annotations import Annotations, annotated_set, check_distinct
 from zsljax.data.feature_files import read_features
@@ -15,6 +14,7 @@ from zsljax.data.feature_set import FeatureSet
 from zsljax.data.labels import sparse_labels
 from zsljax.data.multilabel import read_names
 from zsljax.errors import ZsljaxError, require
+from zsljax.reporting.progress import task_bar
 
 # Images for training and for test, seen and unseen labels.
 PUBLISHED = (161_789, 107_859, 925, 81)
@@ -136,9 +136,10 @@ def _tags(
 ) -> scipy.sparse.csr_array:
   """Labels ``[N, num_labels]``; ``columns`` has the label of each column, or -1."""
   present = []
-  with path.open("rb") as file:
-    lines = tqdm.tqdm(file, f"reading {path.name}", unit=" images", leave=False)
-    for number, line in enumerate(lines, 1):
+  size = path.stat().st_size
+  with path.open("rb") as file, task_bar(size, f"reading {path.name}", "B") as bar:
+    for number, line in enumerate(file, 1):
+      bar.update(len(line))
       if line.strip():
         ones = _digits(f"{path}: line {number}", line, len(columns), "columns")
         ids = columns[ones]

@@ -10,7 +10,6 @@ import numpy as np
 from zsljax.classes import ClassSpace
 from zsljax.data.pipeline import evaluation_batches
 from zsljax.data.store import StoredDataset
-from zsljax.reporting.progress import step_bar
 
 _ALIKE = 0.999
 _FEW = 5
@@ -85,24 +84,21 @@ def _of_features(dataset: StoredDataset) -> Iterator[str]:
   places: dict[bytes, tuple[str, list[int]]] = {}
   across = contradicting = doubles = 0
   lengths, low, high = [], None, None
-  total = sum(-(-dataset.size(split) // _BATCH) for split in dataset.splits)
-  with step_bar(total, "reading features", unit="batch") as bar:
-    for split in dataset.splits:
-      for batch in evaluation_batches(dataset, (split,), _BATCH):
-        rows = batch["features"][batch["mask"]].astype(np.float32)
-        rows = rows.reshape(len(rows), -1, rows.shape[-1])
-        lengths.append(np.linalg.norm(rows.mean(1), axis=1))
-        flat = rows.reshape(-1, rows.shape[-1])
-        low = flat.min(0) if low is None else np.minimum(low, flat.min(0))
-        high = flat.max(0) if high is None else np.maximum(high, flat.max(0))
-        for row, label in zip(rows, batch["labels"][batch["mask"]], strict=True):
-          own = split.startswith("test"), np.atleast_1d(label).tolist()
-          first = places.setdefault(hashlib.sha256(row).digest(), own)
-          if first is not own:
-            doubles += 1
-            across += first[0] != own[0]
-            contradicting += first[1] != own[1]
-        bar.update()
+  for split in dataset.splits:
+    for batch in evaluation_batches(dataset, (split,), _BATCH):
+      rows = batch["features"][batch["mask"]].astype(np.float32)
+      rows = rows.reshape(len(rows), -1, rows.shape[-1])
+      lengths.append(np.linalg.norm(rows.mean(1), axis=1))
+      flat = rows.reshape(-1, rows.shape[-1])
+      low = flat.min(0) if low is None else np.minimum(low, flat.min(0))
+      high = flat.max(0) if high is None else np.maximum(high, flat.max(0))
+      for row, label in zip(rows, batch["labels"][batch["mask"]], strict=True):
+        own = split.startswith("test"), np.atleast_1d(label).tolist()
+        first = places.setdefault(hashlib.sha256(row).digest(), own)
+        if first is not own:
+          doubles += 1
+          across += first[0] != own[0]
+          contradicting += first[1] != own[1]
   if doubles:
     yield (
       f"{doubles} images have the very features of another: {across} of them a test "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import array
 import collections
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import csv
 import dataclasses
 import math
@@ -12,7 +12,6 @@ import pathlib
 
 import numpy as np
 import scipy.sparse
-import tqdm
 
 from zsljax.data.annotations import Annotations, annotated_set, check_distinct
 from zsljax.data.feature_files import read_features, short_name
@@ -20,6 +19,7 @@ from zsljax.data.feature_set import FeatureSet
 from zsljax.data.labels import ABSENT, PRESENT
 from zsljax.data.multilabel import read_names
 from zsljax.errors import ZsljaxError, require
+from zsljax.reporting.progress import task_bar
 
 _COLUMNS = ("ImageID", "LabelName", "Confidence")
 
@@ -189,13 +189,19 @@ def _labels(path: pathlib.Path, columns: Mapping[str, int], known: set[str]) -> 
   )
 
 
+def _counted(lines: Iterable[str], bar) -> Iterator[str]:
+  for line in lines:
+    bar.update(len(line))
+    yield line
+
+
 def _lines(path: pathlib.Path) -> Iterator[list[str]]:
   """The fields of each line of a CSV file."""
   require(path.is_file(), str(path), "no such file", "a .csv file")
   try:
     with path.open(encoding="utf-8-sig", newline="") as file:
-      lines = csv.reader(file)
-      yield from tqdm.tqdm(lines, f"reading {path.name}", unit=" lines", leave=False)
+      with task_bar(path.stat().st_size, f"reading {path.name}", "B") as bar:
+        yield from csv.reader(_counted(file, bar))
   except (OSError, UnicodeDecodeError, csv.Error) as error:
     raise ZsljaxError(
       f"{path}: not readable ({error}), expected a .csv file"

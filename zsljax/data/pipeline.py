@@ -14,6 +14,7 @@ import numpy as np
 
 from zsljax.data.store import Piece, StoredDataset, tensorflow
 from zsljax.errors import ZsljaxError, in_bytes, require
+from zsljax.reporting.progress import task_bar
 
 # One batch: features [B, ...], labels [B], mask [B]; of a multi-label set labels
 # [B, M] and, where absences are annotated, absent [B, Q].
@@ -345,9 +346,11 @@ def evaluation_batches(
   most = max(store.share(splits, h, num_hosts) for h in range(num_hosts))
   rows = _stored_order(store, splits, host, num_hosts, size)
   left = -(-most // size)
-  for batch in _numpy(rows, store):
-    left -= 1
-    yield pad(_with_mask(_columns(batch)), size)
+  with task_bar(left, f"reading {' and '.join(splits)}", "batches") as bar:
+    for batch in _numpy(rows, store):
+      left -= 1
+      yield pad(_with_mask(_columns(batch)), size)
+      bar.update()
   yield from itertools.repeat(pad(_with_mask(_rows_of_zeros(store, 0)), size), left)
 
 
@@ -362,11 +365,13 @@ def load(
   total = store.share(splits, host, num_hosts)
   table = _rows_of_zeros(store, total)
   at = 0
-  for batch in _numpy(rows, store):
-    batch = _columns(batch)
-    for key, value in batch.items():
-      table[key][at : at + len(value)] = value
-    at += len(batch["labels"])
+  with task_bar(total, f"reading {' and '.join(splits)}", "images") as bar:
+    for batch in _numpy(rows, store):
+      batch = _columns(batch)
+      for key, value in batch.items():
+        table[key][at : at + len(value)] = value
+      at += len(batch["labels"])
+      bar.update(len(batch["labels"]))
   return table
 
 

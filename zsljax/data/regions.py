@@ -17,7 +17,6 @@ import tempfile
 
 import h5py
 import numpy as np
-import tqdm
 
 from zsljax.data.feature_set import FeatureSet, make_feature_set, sha256_of
 from zsljax.data.published import (
@@ -30,6 +29,7 @@ from zsljax.data.published import (
 )
 from zsljax.errors import ZsljaxError, require
 from zsljax.reporting.files import explained
+from zsljax.reporting.progress import task_bar
 
 # The file's names of the splits, and those of the xlsa17 files.
 LOCATIONS = {
@@ -88,13 +88,7 @@ class UnpackedRegions:
       self._scratch.mkdir(parents=True, exist_ok=True)
       self._file = tempfile.TemporaryFile(dir=self._scratch)
     channels = self.shape[2]
-    with tqdm.tqdm(
-      total=len(self) * self._row_bytes,
-      desc="unpacking",
-      unit="B",
-      unit_scale=True,
-      leave=False,
-    ) as bar:
+    with task_bar(len(self) * self._row_bytes, "unpacking", "B") as bar:
       for rows, some in _pieces(self._source):
         piece = np.ascontiguousarray(self._source[rows, some])
         part_bytes = piece[0].nbytes

@@ -18,7 +18,6 @@ from typing import Any
 from absl import logging
 import ml_dtypes
 import numpy as np
-import tqdm
 
 from zsljax import __version__
 from zsljax.classes import ClassSpace
@@ -26,6 +25,7 @@ from zsljax.data.feature_set import MULTI_LABEL_SPLITS, SPLITS, FeatureSet
 from zsljax.data.labels import ABSENT, PRESENT, ids_where
 from zsljax.errors import ZsljaxError, did_you_mean, require
 from zsljax.reporting.files import locked
+from zsljax.reporting.progress import task_bar
 
 SCHEMA = 4
 VERSION = "1.0.0"
@@ -251,15 +251,17 @@ def _builder(
 
   def examples(split: str) -> Iterator[tuple[int, dict[str, Any]]]:
     rows = np.sort(feature_set.splits[split])  # Read forwards; TFDS shuffles.
-    for row in tqdm.tqdm(rows, f"writing {split}", unit=" images", leave=False):
-      yield (
-        int(row),
-        {
-          "features": feature_set.features[row].astype(dtype),
-          **labels_of(row),
-          "row": np.int64(row),
-        },
-      )
+    with task_bar(len(rows), f"writing {split}", "images") as bar:
+      for row in rows:
+        yield (
+          int(row),
+          {
+            "features": feature_set.features[row].astype(dtype),
+            **labels_of(row),
+            "row": np.int64(row),
+          },
+        )
+        bar.update()
 
   with _quiet():
     return FeatureSetBuilder(

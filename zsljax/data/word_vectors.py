@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from zsljax.errors import ZsljaxError, require
+from zsljax.reporting.progress import task_bar
 
 _COMBINED = {"mean": np.mean, "sum": np.sum}
 # What the file must then hold, and what is noted of labels with unknown words.
@@ -161,15 +162,16 @@ def read_word_vectors(
   words = None if words is None else frozenset(words)
   vectors, width, empty = {}, None, True
   try:
-    for word, numbers in _READERS[kind](path, rows):
-      empty = False
-      if words is None or word in words:
-        where = f"{path}: vector of {word!r}"
-        vector = _vector(numbers, where)
-        width = width or len(vector)
-        require(len(vector) == width, where, f"{len(vector)} numbers", f"{width}")
-        same = np.array_equal(vectors.setdefault(word, vector), vector)
-        require(same, where, "two that differ", "one")
+    with task_bar(path.stat().st_size, f"reading {path.name}", "B") as bar:
+      for word, numbers in _READERS[kind](path, rows, bar):
+        empty = False
+        if words is None or word in words:
+          where = f"{path}: vector of {word!r}"
+          vector = _vector(numbers, where)
+          width = width or len(vector)
+          require(len(vector) == width, where, f"{len(vector)} numbers", f"{width}")
+          same = np.array_equal(vectors.setdefault(word, vector), vector)
+          require(same, where, "two that differ", "one")
   except ZsljaxError:
     raise
   except Exception as error:  # On damage json, zipfile and NumPy raise all sorts.
@@ -180,13 +182,14 @@ def read_word_vectors(
   return vectors
 
 
-def _text(path: pathlib.Path, rows: Sequence[str]) -> _Pairs:
+def _text(path: pathlib.Path, rows: Sequence[str], bar) -> _Pairs:
   with path.open("rb") as file:
     count, width = _header(file.readline()) or (None, None)
     if width is None:
       file.seek(0)
     found = 0
     for line_number, line in enumerate(file, 1 if width is None else 2):
+      bar.update(len(line))
       line = line.rstrip(b" \r\n")
       if not line:
         continue
@@ -211,7 +214,7 @@ def _text(path: pathlib.Path, rows: Sequence[str]) -> _Pairs:
   )
 
 
-def _word2vec_binary(path: pathlib.Path, rows: Sequence[str]) -> _Pairs:
+def _word2vec_binary(path: pathlib.Path, rows: Sequence[str], bar) -> _Pairs:
   with (
     path.open("rb") as file,
     mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
@@ -234,6 +237,7 @@ def _word2vec_binary(path: pathlib.Path, rows: Sequence[str]) -> _Pairs:
         f"its end within word {number}",
         f"{count} words with {width} numbers each (was the download cut off?)",
       )
+      bar.update(end - at)
       word = content[at:space].lstrip(b"\n")
       yield _decoded(word), np.frombuffer(content[space + 1 : end], "<f4")
       at = end
@@ -246,7 +250,7 @@ def _word2vec_binary(path: pathlib.Path, rows: Sequence[str]) -> _Pairs:
     )
 
 
-def _json(path: pathlib.Path, rows: Sequence[str]) -> _Pairs:
+def _json(path: pathlib.Path, rows: Sequence[str], bar) -> _Pairs:
   # Objects become tuples of pairs, which keep words that occur twice.
   content = json.loads(path.read_bytes(), object_pairs_hook=tuple)
   require(
@@ -258,7 +262,7 @@ def _json(path: pathlib.Path, rows: Sequence[str]) -> _Pairs:
   yield from content
 
 
-def _npz(path: pathlib.Path, rows: Sequence[str]) -> _Pairs:
+def _npz(path: pathlib.Path, rows: Sequence[str], bar) -> _Pairs:
   with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as npz:
     arrays = {key: np.asarray(value) for key, value in npz.items()}
   names = [a for a in arrays.values() if a.ndim == 1 and a.dtype.kind in "SU"]
@@ -274,7 +278,7 @@ def _npz(path: pathlib.Path, rows: Sequence[str]) -> _Pairs:
   yield from _named_rows(words, matrices[0], path)
 
 
-def _npy(path: pathlib.Path, rows: Sequence[str]) -> _Pairs:
+def _npy(path: pathlib.Path, rows: Sequence[str], bar) -> _Pairs:
   matrix = np.lib.format.open_memmap(path, mode="r")  # Refuses pickles.
   shape = f"shape {matrix.shape} of {matrix.dtype}"
   require(_is_matrix(matrix), str(path), shape, "a matrix of numbers")

@@ -1,16 +1,32 @@
-"""The bar that shows how far a long task is."""
+"""Bars that show how far a long task is, with its rate and the time left."""
 
 import sys
 
 import tqdm
 
+# A task that is done sooner shows no bar.
+_DELAY = 2.0
 
-def step_bar(total: int, what: str, initial: int = 0, unit: str = "step") -> tqdm.tqdm:
-  """A bar of steps with rate and time left; a line now and then in a log file."""
-  return tqdm.tqdm(
-    total=total,
-    initial=initial,
-    unit=unit,
-    desc=what,
-    mininterval=0.1 if sys.stderr.isatty() else 10,
+
+def step_bar(total: int, what: str, initial: int = 0) -> tqdm.tqdm:
+  """A bar of training steps; a line now and then in a log file."""
+  return _bar(total=total, initial=initial, unit="step", desc=what)
+
+
+def task_bar(total: int | None, what: str, unit: str) -> tqdm.tqdm:
+  """A bar that appears after two seconds and goes when the task is done.
+
+  Args:
+    total: how many units there are; None where that is not known.
+    what: is done.
+    unit: of what; bytes are ``B``.
+  """
+  unit = unit if unit == "B" else f" {unit}"
+  scale = unit == "B"
+  return _bar(
+    total=total, desc=what, unit=unit, unit_scale=scale, leave=False, delay=_DELAY
   )
+
+
+def _bar(**options) -> tqdm.tqdm:
+  return tqdm.tqdm(mininterval=0.1 if sys.stderr.isatty() else 10, **options)
