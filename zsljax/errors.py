@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 import difflib
 import functools
+import os
 import sys
 import textwrap
 
@@ -56,6 +57,9 @@ def shown_to_user(main: Callable) -> Callable:
         file=sys.stderr,
       )
       sys.exit(2)
+    except BrokenPipeError:  # Whoever read the output has read enough.
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+      sys.exit(141)
     except KeyboardInterrupt:
       print("\ninterrupted", file=sys.stderr)
       sys.exit(130)

@@ -144,10 +144,10 @@ def read_class_table(path: pathlib.Path, skip_bad: bool = False) -> ClassTable:
 
 
 def write_class_table(
-  path: pathlib.Path, names: Iterable[str], attributes: Iterable[str], values
+  path: str | pathlib.Path, names: Iterable[str], attributes: Iterable[str], values
 ) -> None:
   """Writes what ``read_class_table`` reads; numbers keep all their digits."""
-  with path.open("w", newline="") as file:
+  with open(path, "w", newline="") as file:
     writer = csv.writer(file)
     writer.writerow([_FIRST, *attributes])
     for name, row in zip(names, values, strict=True):

@@ -1,0 +1,74 @@
+"""Runs the commands of a guide, and writes under each what it prints.
+
+  python docs/refresh.py docs/guides/own_data.md --folder=DIR
+
+A command is a line of a ``console`` block that begins with ``$``, up to a line that does
+not end in a backslash. DIR holds the files that the guide begins with; train.py, eval.py
+and configs are linked into it.
+"""
+
+import argparse
+from collections.abc import Iterator
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[1]
+_BLOCK = re.compile(r"(?<=```console\n).*?(?=```)", re.DOTALL)
+_COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)\n", re.MULTILINE)
+
+
+def commands(guide: str) -> Iterator[str]:
+  """The commands of a guide's text, in order."""
+  for block in _BLOCK.findall(guide):
+    yield from _COMMAND.findall(block)
+
+
+def refreshed(guide: str, folder: pathlib.Path) -> str:
+  """The guide with what its commands print now, run in ``folder``."""
+
+  def run_block(block: re.Match) -> str:
+    return "".join(
+      f"$ {command}\n{run(command, folder)}" for command in _COMMAND.findall(block[0])
+    )
+
+  return _BLOCK.sub(run_block, guide)
+
+
+def run(command: str, folder: pathlib.Path) -> str:
+  """What a command writes to its standard output, in ``folder``.
+
+  Raises:
+    RuntimeError: it fails.
+  """
+  for name in ("train.py", "eval.py", "configs"):
+    link = folder / name
+    if not link.exists():
+      link.symlink_to(ROOT / name)
+  path = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+  done = subprocess.run(
+    ["bash", "-c", command],
+    cwd=folder,
+    env=os.environ | {"PATH": path},
+    capture_output=True,
+    text=True,
+  )
+  if done.returncode:
+    raise RuntimeError(f"{command}\nends with {done.returncode}: {done.stderr}")
+  return done.stdout.replace(f"{folder.resolve()}/", "")
+
+
+def main() -> None:
+  """Refreshes the guides that the command line names."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("guides", type=pathlib.Path, nargs="+")
+  parser.add_argument("--folder", type=pathlib.Path, required=True)
+  args = parser.parse_args()
+  for path in args.guides:
+    path.write_text(refreshed(path.read_text(), args.folder))
+
+
+if __name__ == "__main__":
+  main()
