@@ -79,6 +79,12 @@ def _store(args: argparse.Namespace, feature_set) -> None:
   print(describe(prepare(feature_set, args.dest, args.storage, args.overwrite)))
 
 
+def _encode(args: argparse.Namespace) -> None:
+  from zsljax.encoders.feature_store import encode_command
+
+  encode_command(args)
+
+
 def _benchmark(args: argparse.Namespace) -> None:
   from zsljax.benchmark import main
 
@@ -244,6 +250,54 @@ def _parser() -> argparse.ArgumentParser:
   _add_features(open_images)
   _add_word_vectors(open_images)
   _add_storage(open_images, "open_images")
+
+  encode = verbs.add_parser(
+    "encode",
+    help="features of a folder of images, by a ResNet with local weights",
+    description="Writes an HDF5 file with `features` and `image_files`, the images' "
+    "names relative to the folder, for the importers' --features. The same command "
+    "again continues an interrupted one.",
+  )
+  encode.set_defaults(run=_encode)
+  _add_file(
+    encode, "images", "folder of .jpg, .png, .bmp and .gif, at any depth", "DIR"
+  )
+  encode.add_argument("--network", required=True, choices=["resnet50", "resnet101"])
+  _add_file(
+    encode,
+    "weights",
+    "of torchvision or timm: .safetensors, or a state dict in .pth or .pt",
+  )
+  encode.add_argument(
+    "--size",
+    type=int,
+    default=224,
+    help="side of the square that is cut out of an image, in pixels, a multiple of 32 "
+    "(default: %(default)s)",
+  )
+  encode.add_argument(
+    "--output",
+    default="pooled",
+    choices=["pooled", "regions"],
+    help="one vector an image, or one for each of the (size/32)^2 regions (default: "
+    "%(default)s)",
+  )
+  _add_file(encode, "dest", "what is written, .h5 or .hdf5")
+  encode.add_argument(
+    "--batch_size", type=int, default=32, help="images at a time (default: %(default)s)"
+  )
+  encode.add_argument(
+    "--storage",
+    default="float32",
+    choices=["float32", "float16"],
+    help="precision of the stored features (default: %(default)s)",
+  )
+  encode.add_argument(
+    "--skip_bad",
+    "--skip-bad",
+    action="store_true",
+    help="leave out images that cannot be decoded, and list them",
+  )
 
   sweep = verbs.add_parser(
     "sweep",
