@@ -2,9 +2,9 @@
 
   python docs/refresh.py docs/guides/own_data.md --folder=DIR
 
-A command is a line of a ``console`` block that begins with ``$``, up to a line that does
-not end in a backslash. DIR holds the files that the guide begins with; train.py, eval.py
-and configs are linked into it.
+A command is a line of a ``console`` block that begins with ``$``, up to a line that
+does not end in a backslash. DIR holds the files that the guide begins with; train.py,
+eval.py and configs are linked into it.
 """
 
 import argparse

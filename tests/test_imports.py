@@ -12,14 +12,15 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "zsljax"
 FLOORS = [
   {"errors", "numerics", "classes", "losses", "sharding", "checkpoints", "reporting"},
   {"models", "data"},
-  {"training"},
+  {"training", "encoders"},
   {"evaluation"},
   {"experiment", "predict"},
   {"flags", "sweeps", "benchmark", "benchmark_loss", "__main__"},
 ]
 ONLY_IN = {
-  "flax": {"models"},
+  "flax": {"models", "encoders"},
   "orbax": {"checkpoints"},
+  "safetensors": {"encoders"},
   "tensorflow": {"data"},
   "tensorflow_datasets": {"data"},
 }
@@ -70,7 +71,8 @@ def test_core_imports_without_tensorflow():
   done = run_without(
     "tensorflow",
     "tensorflow_datasets",
-    code="import zsljax.models, zsljax.losses, zsljax.training, zsljax.benchmark",
+    code="import zsljax.models, zsljax.losses, zsljax.training, zsljax.benchmark, "
+    "zsljax.encoders",
   )
   assert done.returncode == 0, done.stderr
 

@@ -82,10 +82,12 @@ def _store(args: argparse.Namespace, feature_set) -> None:
 def _build(args: argparse.Namespace) -> None:
   from zsljax.data import build_set, images_in, read_labels
 
+  if not (args.images or args.labels):
+    raise ZsljaxError("data build: found neither --images nor --labels, expected one")
   images = read_labels(args.labels) if args.labels else images_in(args.images)
   feature_set, left_out = build_set(
     images,
-    args.features,
+    args.features or [_encoded_for(args)],
     args.classes,
     args.name,
     unseen=args.unseen,
@@ -99,6 +101,23 @@ def _build(args: argparse.Namespace) -> None:
   _store(args, feature_set)
   for line in left_out:
     print(f"left out: {line}")
+
+
+def _encoded_for(args: argparse.Namespace) -> pathlib.Path:
+  """The file of features that ``data build`` makes when it is given none."""
+  from zsljax.encoders import encode_folder, load_encoder
+
+  for flag in ("images", "weights"):
+    if getattr(args, flag) is None:
+      raise ZsljaxError(
+        f"data build: found neither --features nor --{flag}, expected features, or "
+        "--images, --network and --weights to make them with"
+      )
+  encoder = load_encoder(args.network, args.weights, args.size, args.output)
+  path = args.dest / f"{args.name}_{args.network}_{args.output}_{args.size}.h5"
+  args.dest.expanduser().mkdir(parents=True, exist_ok=True)
+  encode_folder(encoder, args.images, path, skip_bad=args.skip_bad)
+  return path
 
 
 def _describe(args: argparse.Namespace) -> None:
@@ -134,6 +153,12 @@ def _predict(args: argparse.Namespace) -> None:
   from zsljax.predict import predict_command
 
   predict_command(args)
+
+
+def _encode(args: argparse.Namespace) -> None:
+  from zsljax.encoders.feature_store import encode_command
+
+  encode_command(args)
 
 
 def _benchmark(args: argparse.Namespace) -> None:
@@ -342,23 +367,26 @@ def _parser() -> argparse.ArgumentParser:
     "  zsljax data build --name=birds --images=photos --features=photos.h5 \\\n"
     "      --classes=birds.csv --dest=DATA\n"
     "  zsljax data build --name=birds --labels=labels.csv --features=clip.npy \\\n"
-    "      --classes=birds.csv --unseen=unseen.txt --dest=DATA\n",
+    "      --classes=birds.csv --unseen=unseen.txt --dest=DATA\n"
+    "  zsljax data build --name=birds --images=photos --network=resnet101 \\\n"
+    "      --weights=resnet101.pth --output=regions --classes=birds.csv --dest=DATA\n",
   )
   build.set_defaults(run=_build)
-  source = build.add_mutually_exclusive_group(required=True)
-  source.add_argument(
-    "--images",
-    type=pathlib.Path,
-    metavar="DIR",
-    help="images in folders that are called like their classes",
+  _add_file(
+    build,
+    "images",
+    "images, in folders that are called like their classes if there is no --labels",
+    "DIR",
+    required=False,
   )
-  source.add_argument(
-    "--labels",
-    type=pathlib.Path,
-    metavar="FILE",
-    help=".csv with image,class and perhaps split (trainval, test_seen, test_unseen)",
+  _add_file(
+    build,
+    "labels",
+    ".csv with image,class and perhaps split (trainval, test_seen, test_unseen)",
+    required=False,
   )
-  _add_features(build)
+  _add_features(build, required=False)
+  _add_network(build)
   _add_file(build, "classes", ".csv with class,<attribute>,<attribute>,...")
   _add_file(
     build,
@@ -428,7 +456,20 @@ def _parser() -> argparse.ArgumentParser:
   )
   predict.set_defaults(run=_predict)
   _add_file(predict, "workdir", "folder of the trained run", "DIR")
-  _add_file(predict, "features", ".npy, .npz or .h5 with features of the images")
+  source = predict.add_mutually_exclusive_group(required=True)
+  source.add_argument(
+    "--features",
+    type=pathlib.Path,
+    metavar="FILE",
+    help=".npy, .npz or .h5 with features of the images",
+  )
+  source.add_argument(
+    "--images",
+    type=pathlib.Path,
+    metavar="DIR",
+    help="images, which are encoded first, by the network that the dataset records",
+  )
+  _add_file(predict, "weights", "with --images: of that network", required=False)
   _add_file(
     predict,
     "classes",
@@ -455,6 +496,29 @@ def _parser() -> argparse.ArgumentParser:
   )
   _add_skip_bad(predict, "classes and images that cannot be used")
   _add_file(predict, "dest", "CSV file, instead of the terminal", required=False)
+  encode = verbs.add_parser(
+    "encode",
+    help="features of a folder of images, by a ResNet with local weights",
+    description="Writes an HDF5 file with `features` and `image_files`, the images' "
+    "names relative to the folder, for the importers' --features. The same command "
+    "again continues an interrupted one.",
+  )
+  encode.set_defaults(run=_encode)
+  _add_file(
+    encode, "images", "folder of .jpg, .png, .bmp and .gif, at any depth", "DIR"
+  )
+  _add_network(encode, required=True)
+  _add_file(encode, "dest", "what is written, .h5 or .hdf5")
+  encode.add_argument(
+    "--batch_size", type=int, default=32, help="images at a time (default: %(default)s)"
+  )
+  encode.add_argument(
+    "--storage",
+    default="float32",
+    choices=["float32", "float16"],
+    help="precision of the stored features (default: %(default)s)",
+  )
+  _add_skip_bad(encode, "images that cannot be decoded")
 
   sweep = verbs.add_parser(
     "sweep",
@@ -603,11 +667,40 @@ def _add_file(
   )
 
 
-def _add_features(parser: argparse.ArgumentParser) -> None:
+def _add_network(parser: argparse.ArgumentParser, required: bool = False) -> None:
+  parser.add_argument(
+    "--network",
+    default="resnet101",
+    choices=["resnet50", "resnet101"],
+    help="what makes the features (default: %(default)s)",
+  )
+  _add_file(
+    parser,
+    "weights",
+    "its weights, of torchvision or timm: .safetensors, or a state dict in .pth or .pt",
+    required=required,
+  )
+  parser.add_argument(
+    "--size",
+    type=int,
+    default=224,
+    help="side of the square that is cut out of an image, in pixels, a multiple of 32 "
+    "(default: %(default)s)",
+  )
+  parser.add_argument(
+    "--output",
+    default="pooled",
+    choices=["pooled", "regions"],
+    help="one vector an image, or one for each of the (size/32)^2 regions (default: "
+    "%(default)s)",
+  )
+
+
+def _add_features(parser: argparse.ArgumentParser, required: bool = True) -> None:
   parser.add_argument(
     "--features",
     type=pathlib.Path,
-    required=True,
+    required=required,
     nargs="+",
     metavar="FILE",
     help=".npy, .npz or .h5 with features [N, D] or [N, R, D] and, in a field "

@@ -19,6 +19,7 @@ from zsljax.checkpoints import Checkpoints, abstract
 from zsljax.classes import ClassSpace
 from zsljax.data.class_table import ClassTable, read_class_table
 from zsljax.data.feature_files import read_features
+from zsljax.encoders import check, encode_images, load_encoder
 from zsljax.errors import require
 from zsljax.evaluation.calibration import calibrated
 from zsljax.experiment import spec_of
@@ -325,11 +326,15 @@ def predict_command(args: argparse.Namespace) -> None:
   """The verb ``predict``: a table on the terminal, or all numbers in a CSV file."""
   predictor = load(args.workdir, gamma=args.gamma)
   classes = args.classes and read_class_table(args.classes.expanduser(), args.skip_bad)
-  files = read_features([args.features])
-  features, names = files[:], files.image_files
-  if names is None:
-    names = np.array([f"image {i}" for i in range(len(features))])
   left_out = list(classes.left_out) if classes else []
+  if args.images:
+    features, names, bad = _encoded(predictor, args.images, args.weights, args.skip_bad)
+    left_out += [f"{name}: cannot be decoded" for name in bad]
+  else:
+    files = read_features([args.features])
+    features, names = files[:], files.image_files
+    if names is None:
+      names = np.array([f"image {i}" for i in range(len(features))])
   if args.skip_bad:
     good = np.isfinite(features.reshape(len(features), -1)).all(1)
     left_out += [f"{name}: features not finite" for name in names[~good]]
@@ -349,6 +354,34 @@ def predict_command(args: argparse.Namespace) -> None:
     print(_table(names, found))
   for line in left_out:
     print(f"left out: {line}")
+
+
+def _encoded(
+  predictor: Predictor,
+  images: pathlib.Path,
+  weights: pathlib.Path | None,
+  skip_bad: bool,
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+  """Features of a folder of images, their names, and who cannot be decoded."""
+  made_by = predictor.encoder
+  require(
+    made_by is not None,
+    "--images",
+    "a dataset that does not record what made its features",
+    "one of features made by `zsljax encode`, or --features from the same network",
+  )
+  require(
+    weights is not None,
+    "--weights",
+    "nothing",
+    f"{made_by['weights']}, which made the dataset's features",
+  )
+  check(made_by, weights)
+  encoder = load_encoder(
+    made_by["network"], weights, made_by["size"], made_by["output"]
+  )
+  features, names, bad = encode_images(encoder, images, skip_bad=skip_bad)
+  return features, np.array(names), bad
 
 
 def _table(names: Sequence[str], found: Predictions) -> str:

@@ -202,7 +202,7 @@ def test_bad_labels_are_refused(lines, message, own):
 def test_bad_folders_are_refused(tmp_path):
   with pytest.raises(ZsljaxError, match="no such folder"):
     images_in(tmp_path / "absent")
-  with pytest.raises(ZsljaxError, match="no images"):
+  with pytest.raises(ZsljaxError, match="found no image"):
     images_in(tmp_path)
   (tmp_path / "loose.png").touch()
   with pytest.raises(ZsljaxError, match="outside the folders of classes"):

@@ -12,13 +12,13 @@ import numpy as np
 from zsljax.data.class_table import ClassTable, read_class_table, read_csv
 from zsljax.data.feature_files import FeatureFiles, read_features
 from zsljax.data.feature_set import FeatureSet, make_feature_set, sha256_of
+from zsljax.data.images import list_images
 from zsljax.data.multilabel import read_names
 from zsljax.data.published import dataset_name
 from zsljax.data.word_vectors import label_vectors
 from zsljax.errors import ZsljaxError, did_you_mean, require
 
 SPLITS = ("trainval", "test_seen", "test_unseen")
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 # The proposed split: shares of the classes, and of each seen class's images.
 _UNSEEN, _TEST = 0.2, 0.2
 _BLOCK = 1024
@@ -58,21 +58,16 @@ def images_in(folder: pathlib.Path) -> Images:
     ZsljaxError: there are none, or one lies in no folder of a class.
   """
   folder = folder.expanduser()
-  require(folder.is_dir(), str(folder), "no such folder", "a folder of images a class")
-  paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS)
-  require(len(paths) > 0, str(folder), "no images", f"some {' '.join(IMAGE_ENDINGS)}")
-  loose = [p for p in paths if p.parent == folder]
+  names = list_images(folder)
+  loose = [name for name in names if "/" not in name]
   require(
     not loose,
-    str(loose[0]) if loose else "",
+    f"{folder}/{loose[0] if loose else ''}",
     "an image outside the folders of classes",
-    f"{folder}/<class>/{loose[0].name if loose else ''}",
+    f"{folder}/<class>/{loose[0] if loose else ''}",
   )
-  return Images(
-    str(folder),
-    tuple(p.relative_to(folder).as_posix() for p in paths),
-    tuple(p.parent.name for p in paths),
-  )
+  classes = tuple(name.split("/")[-2] for name in names)
+  return Images(str(folder), tuple(names), classes)
 
 
 def read_labels(path: pathlib.Path) -> Images:

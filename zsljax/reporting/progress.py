@@ -8,9 +8,9 @@ import tqdm
 _DELAY = 2.0
 
 
-def step_bar(total: int, what: str, initial: int = 0) -> tqdm.tqdm:
-  """A bar of training steps; a line now and then in a log file."""
-  return _bar(total=total, initial=initial, unit="step", desc=what)
+def step_bar(total: int, what: str, initial: int = 0, unit: str = "step") -> tqdm.tqdm:
+  """A bar that stays when all is done; a line now and then in a log file."""
+  return _bar(total=total, initial=initial, unit=unit, desc=what)
 
 
 def task_bar(total: int | None, what: str, unit: str) -> tqdm.tqdm:

@@ -1,0 +1,171 @@
+import os
+import pathlib
+
+import numpy as np
+import pytest
+
+from zsljax.data.images import (
+  DEVIATION,
+  MEAN,
+  image_batches,
+  list_images,
+  not_decodable,
+  refuse_bad,
+)
+from zsljax.errors import ZsljaxError
+
+PIL = pytest.importorskip("PIL.Image")
+
+
+def grey_values(images):
+  return (images * DEVIATION + MEAN) * 255
+
+
+def read_one(path, size):
+  ((images, good),) = image_batches(path.parent, [path.name], size, 1)
+  assert good.all() and images.dtype == np.float32
+  return grey_values(images[0])
+
+
+def by_pillow(image, size):
+  """torchvision's Resize and CenterCrop, as it applies them to Pillow's images."""
+  sides = np.array(image.size)
+  width, height = (sides * (size * 256 // 224) / sides.min()).astype(int).tolist()
+  image = image.resize((width, height), PIL.Resampling.BILINEAR)
+  left, top = round((width - size) / 2), round((height - size) / 2)
+  return np.asarray(image.crop((left, top, left + size, top + size)), np.float32)
+
+
+@pytest.fixture
+def picture():
+  """Makes a random picture, smooth or as rough as can be."""
+
+  def make(width, height, smooth=False, seed=0):
+    rng = np.random.default_rng(seed)
+    rough = rng.integers(0, 256, (height, width, 3), np.uint8)
+    if not smooth:
+      return PIL.fromarray(rough)
+    return PIL.fromarray(rough[::9, ::9]).resize(
+      (width, height), PIL.Resampling.BICUBIC
+    )
+
+  return make
+
+
+@pytest.mark.parametrize(
+  ("sides", "size", "ending"),
+  [
+    ((500, 375), 224, "jpg"),
+    ((333, 500), 64, "png"),
+    ((80, 100), 224, "png"),
+    ((257, 256), 224, "jpg"),
+    ((64, 300), 224, "bmp"),
+    ((301, 199), 96, "jpg"),
+  ],
+)
+@pytest.mark.parametrize("smooth", [False, True])
+def test_pixels_are_those_of_torchvision(
+  tmp_path, picture, sides, size, ending, smooth
+):
+  path = tmp_path / f"a.{ending}"
+  picture(*sides, smooth).save(path)
+  with PIL.open(path) as image:
+    difference = read_one(path, size) - by_pillow(image, size)
+  # Pillow rounds to whole grey values after each direction, halves upwards.
+  assert np.abs(difference).max() < 1.05
+  assert np.abs(difference.mean()) < 0.2
+
+
+@pytest.mark.parametrize(
+  ("mode", "ending"),
+  [("L", "png"), ("LA", "png"), ("RGBA", "png"), ("P", "png"), ("1", "png"),
+   ("L", "jpg"), ("L", "bmp"), ("P", "gif")],
+)  # fmt: skip
+def test_all_kinds_become_rgb(tmp_path, picture, mode, ending):
+  image = picture(36, 36, smooth=True).convert(mode)
+  if mode in ("LA", "RGBA"):
+    image.putalpha(120)
+  path = tmp_path / f"a.{ending}"
+  image.save(path)
+  with PIL.open(path) as image:
+    expected = np.asarray(image.convert("RGB"), np.float32)[2:34, 2:34]
+  np.testing.assert_allclose(read_one(path, 32), expected, atol=0.01)
+
+
+def test_the_first_frame_of_a_gif(tmp_path, picture):
+  frames = [picture(36, 36, seed=i).convert("P") for i in range(3)]
+  path = tmp_path / "a.gif"
+  frames[0].save(path, save_all=True, append_images=frames[1:])
+  expected = np.asarray(frames[0].convert("RGB"), np.float32)[2:34, 2:34]
+  np.testing.assert_allclose(read_one(path, 32), expected, atol=0.01)
+
+
+def test_lists_images_in_a_stable_order(tmp_path, picture):
+  for name in ("b/2.PNG", "b/10.png", "a.JPEG", "b/c/x.bmp", "B.gif"):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+  for name in ("notes.txt", "b/._2.PNG", ".hidden/a.png", "d.png/e.txt"):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+  assert list_images(tmp_path) == [
+    "B.gif",
+    "a.JPEG",
+    "b/10.png",
+    "b/2.PNG",
+    "b/c/x.bmp",
+  ]
+
+
+def test_names_what_is_no_folder_of_images(tmp_path):
+  with pytest.raises(ZsljaxError, match="away: found no such folder"):
+    list_images(tmp_path / "away")
+  with pytest.raises(ZsljaxError, match="found no image, expected files that end in"):
+    list_images(tmp_path)
+  (tmp_path / "a.txt").touch()
+  with pytest.raises(ZsljaxError, match="a.txt: found a file"):
+    list_images(tmp_path / "a.txt")
+  (tmp_path / os.fsdecode(b"\xe9.png")).touch()
+  with pytest.raises(ZsljaxError, match="expected names in UTF-8"):
+    list_images(tmp_path)
+
+
+@pytest.fixture
+def folder(tmp_path, picture):
+  """Seven pictures of one grey each, three of which are spoilt."""
+  for i in range(7):
+    PIL.new("RGB", (40, 40), (30 * i,) * 3).save(tmp_path / f"{i}.png")
+  whole = (tmp_path / "2.png").read_bytes()
+  (tmp_path / "2.png").write_bytes(whole[: len(whole) // 2])
+  (tmp_path / "5.png").write_text("<!DOCTYPE html>")
+  (tmp_path / "6.png").write_bytes(b"")
+  return tmp_path
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 10])
+def test_batches_keep_the_order_and_mark_bad_images(folder, batch_size):
+  names = [f"{i}.png" for i in (3, 2, 0, 1, 5, 4, 6)]
+  batches = list(image_batches(folder, names, 32, batch_size))
+  assert all(images.shape == (batch_size, 32, 32, 3) for images, _ in batches)
+  images = np.concatenate([images for images, _ in batches])
+  good = np.concatenate([good for _, good in batches])
+  np.testing.assert_array_equal(good[:7], [1, 0, 1, 1, 0, 1, 0])
+  assert not good[7:].any() and not images[~good].any()
+  found = grey_values(images[good]).mean((1, 2, 3))
+  np.testing.assert_allclose(found, [90, 0, 30, 120], atol=1e-3)
+
+
+def test_bad_images_are_counted_and_the_first_is_named(folder):
+  bad = not_decodable(folder, list_images(folder))
+  assert bad == ["2.png", "5.png", "6.png"]
+  with pytest.raises(ZsljaxError, match="cannot be decoded: 3, the first is 2.png;"):
+    refuse_bad(folder, bad)
+  refuse_bad(folder, [])
+
+
+def test_a_cut_off_jpeg_is_bad(tmp_path, picture):
+  path = pathlib.Path(tmp_path / "a.jpg")
+  picture(100, 100).save(path)
+  path.write_bytes(path.read_bytes()[:3000])
+  assert not_decodable(tmp_path, ["a.jpg", "away.jpg"]) == ["a.jpg", "away.jpg"]
