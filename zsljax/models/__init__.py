@@ -3,6 +3,7 @@
 from zsljax.models.attended_autoencoder import AttendedAutoencoder
 from zsljax.models.closed_form import ESZSL, SAE, NearestMean
 from zsljax.models.cosine import CosineClassifier
+from zsljax.models.end_to_end import EndToEnd
 from zsljax.models.msdn import MSDN
 from zsljax.models.sdl import SDL, label_scores
 from zsljax.models.semantic_softmax import SemanticSoftmax
@@ -16,6 +17,7 @@ from zsljax.models.system import (
 )
 
 __all__ = [
+  "EndToEnd",
   "ESZSL",
   "MSDN",
   "SAE",

@@ -152,6 +152,10 @@ class MSDN(System):
       require(value >= 0, f"config.system.{field}", value, "0 or more")
     require(0 <= self.fusion <= 1, "config.system.fusion", self.fusion, "0 to 1")
 
+  @property
+  def self_calibrates(self) -> bool:
+    return self.weight_calibration > 0
+
   def init(self, rng: Array, spec: Spec) -> Params:
     check_regions(spec.feature_shape, self.name)
     require(

@@ -79,6 +79,8 @@ class System(Protocol):
   ``numbers`` names the fields that enter the equations as plain numbers: runs that
   are trained together may differ in them (``with_numbers``).
 
+  One that ``self_calibrates`` learns to raise the scores of unseen classes.
+
   A ``closed_set`` system knows no classes but those it was trained on. One that has
   embeddings gives them by ``embed(params, features)``, ``[B, d]``.
   """
@@ -88,6 +90,7 @@ class System(Protocol):
   class_params: ClassVar[tuple[str, ...]] = ()
   numbers: ClassVar[tuple[str, ...]] = ()
   closed_set: ClassVar[bool] = False
+  self_calibrates: ClassVar[bool] = False
   presets: ClassVar[Mapping[str, Mapping[str, Any]]]
 
   def init(self, rng: Array, spec: Spec) -> Params:
