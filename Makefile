@@ -1,6 +1,7 @@
 # make demo      train and evaluate on the embedded digits
 # make test      the quick tests; make test-all: also the slow ones
 # make lint      style; make format applies it
+# make docs      guides and reference as pages in build/docs
 # make lock      new exact versions for requirements.lock
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := runs/demo
 
-.PHONY: demo test test-all lint format lock clean
+.PHONY: demo test test-all lint format docs lock clean
 
 demo: $(INSTALLED)
 	$(BIN)/python train.py --config=configs/semantic_softmax.py:digits --workdir=$(DEMO)
@@ -29,6 +30,11 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -c requirements.lock -e ".[docs]"
+	rm -rf docs/reference
+	$(BIN)/python -m sphinx -q -W -b html docs build/docs
+
 $(INSTALLED): requirements.lock setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c requirements.lock -e ".[test]"
@@ -36,7 +42,7 @@ $(INSTALLED): requirements.lock setup.cfg pyproject.toml
 
 lock: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet pip-tools
-	$(BIN)/pip-compile --quiet --extra test --strip-extras --allow-unsafe \
+	$(BIN)/pip-compile --quiet --extra test --extra docs --strip-extras --allow-unsafe \
 	  --no-header --no-emit-index-url --no-emit-trusted-host \
 	  --no-emit-find-links --upgrade -o requirements.lock setup.cfg
 

@@ -1,0 +1,175 @@
+"""The guides' commands and the notebook do what the pages say."""
+
+import csv
+import importlib.util
+import json
+import pathlib
+import re
+import shlex
+
+import h5py
+import numpy as np
+import PIL.Image
+import pytest
+import scipy.io
+
+from zsljax.__main__ import _parser
+
+ROOT = pathlib.Path(__file__).parents[1]
+GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
+ATTRIBUTES = 6
+CLASSES = ("coast", "livingroom", "industrial", "forest", "kitchen", "office", "street")
+
+
+def load_refresh():
+  spec = importlib.util.spec_from_file_location("refresh", ROOT / "docs" / "refresh.py")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+refresh = load_refresh()
+
+
+def written_commands(path):
+  """All commands of the package on a page, run by it or not."""
+  text = path.read_text()
+  blocks = re.findall(r"```(?:console)?\n(.*?)```", text, re.DOTALL)
+  inline = re.findall(r"`((?:zsljax|python -m zsljax) [^`]*--[^`]*)`", text)
+  lines = re.sub(r" *\\\n *", " ", "\n".join(blocks)).splitlines()
+  starts = re.compile(r"(?:\$ )?(?:JAX_\w+=\S+ )?(?:python -m zsljax|zsljax) (.*)")
+  found = [m[1] for m in map(starts.match, lines) if m]
+  found += [re.sub(r"^(python -m )?zsljax ", "", " ".join(c.split())) for c in inline]
+  return [re.split(r" \| | > ", command)[0] for command in found]
+
+
+@pytest.mark.parametrize(
+  "path", [ROOT / "README.md", *GUIDES], ids=lambda path: path.stem
+)
+def test_written_commands_are_understood(path, capsys):
+  commands = [c for c in written_commands(path) if "--help" not in c]
+  assert commands
+  for command in commands:
+    try:
+      _, rest = _parser().parse_known_args(shlex.split(command))
+    except SystemExit:
+      pytest.fail(f"{command}: {capsys.readouterr().err}")
+    strange = [r for r in rest if not r.startswith("--config.") or "sweep" in command]
+    assert all(r.startswith("--config.") for r in strange), command
+
+
+@pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
+def test_the_notebook_runs(tmp_path, monkeypatch, capsys):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  notebook = json.loads((ROOT / "docs" / "notebooks" / "digits.ipynb").read_text())
+  names: dict = {}
+  for cell in notebook["cells"]:
+    if cell["cell_type"] == "code":
+      exec("".join(cell["source"]), names)
+  assert names["curve"].area() > 0.3
+  assert "before" in capsys.readouterr().out
+
+
+def own_data(folder):
+  """Photographs of drawn scenes, and features that tell them apart."""
+  rng = np.random.default_rng(0)
+  attributes = rng.uniform(0, 1, (len(CLASSES) + 1, ATTRIBUTES))
+  mix = rng.standard_normal((ATTRIBUTES, 8))
+  for photos, classes in (("photos", range(len(CLASSES))), ("suburb", [len(CLASSES)])):
+    names, features = [], []
+    for c in classes:
+      name = (*CLASSES, "suburb")[c]
+      for i in range(12):
+        path = folder / photos / "train" / name / f"{i:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 255, (32, 40, 3), np.uint8)
+        PIL.Image.fromarray(pixels).save(path)
+        names.append(path.relative_to(folder / photos).as_posix())
+        made = attributes[c] @ mix + 0.1 * rng.standard_normal((4, 8))
+        features.append(np.maximum(made, 0).astype(np.float32))
+    with h5py.File(folder / f"{photos}.h5", "w") as file:
+      file["features"], file["image_files"] = features, names
+  for table, rows in (
+    ("scenes.csv", zip(CLASSES, attributes, strict=False)),
+    ("new.csv", [("suburb", attributes[-1])]),
+  ):
+    with (folder / table).open("w", newline="") as file:
+      writer = csv.writer(file)
+      writer.writerow(["class", *(f"attribute {i}" for i in range(ATTRIBUTES))])
+      writer.writerows([name, *row] for name, row in rows)
+  np.save(folder / "attributes.npy", rng.standard_normal((ATTRIBUTES, 5)))
+  (folder / "unseen.txt").write_text("coast\nlivingroom\nindustrial\n")
+
+
+def python_blocks(path):
+  return re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
+
+
+def new_classes(folder):
+  (folder / "make_digits.py").write_text(python_blocks(GUIDE["new_classes"])[-1])
+
+
+def cub(folder):
+  """Files of CUB's sizes, with features of one region that tell classes apart."""
+  rng = np.random.default_rng(0)
+  seen, unseen = 8821, 2967
+  labels = np.concatenate([np.arange(seen) % 150, 150 + np.arange(unseen) % 50])
+  trainval = np.arange(7057)
+  parts = {
+    "trainval_loc": trainval,
+    "test_seen_loc": np.arange(7057, seen),
+    "test_unseen_loc": np.arange(seen, seen + unseen),
+    "train_loc": trainval[labels[trainval] < 100],
+  }
+  held_out = trainval[labels[trainval] >= 100]
+  att = rng.uniform(0, 1, (200, 312))
+  mix = rng.standard_normal((312, 2048)).astype(np.float32)
+  features = np.maximum(att.astype(np.float32) @ mix, 0)[labels].astype(np.float16)
+  (folder / "CUB").mkdir()
+  scipy.io.savemat(
+    folder / "CUB" / "res101.mat",
+    {"features": features[:, :16].T.astype(np.float32), "labels": labels[:, None] + 1},
+  )
+  counted_from_1 = {
+    k: v[:, None] + 1 for k, v in (parts | {"val_loc": held_out}).items()
+  }
+  names = np.array([[f"{i:03d}.bird"] for i in range(200)], object)
+  scipy.io.savemat(
+    folder / "CUB" / "att_splits.mat",
+    {"att": att.T, "allclasses_names": names, **counted_from_1},
+  )
+  with h5py.File(folder / "feature_map_ResNet_101_CUB.hdf5", "w") as file:
+    file["feature_map"] = features[:, :, None, None]
+    file["labels"], file["att"] = labels, att
+    file["w2v_att"] = rng.standard_normal((312, 5)).astype(np.float32)
+    for field, rows in (parts | {"val_unseen_loc": held_out}).items():
+      file[field] = rows
+
+
+GUIDE = {path.stem: path for path in GUIDES}
+BEGINNINGS = {
+  "own_data": own_data,
+  "new_classes": new_classes,
+  "report": lambda _: None,
+  "cub": cub,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BEGINNINGS)
+def test_commands_of_guides_run(name, tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  BEGINNINGS[name](tmp_path)
+  guide = GUIDE[name].read_text()
+  if name == "cub":  # As small as the checks of published sizes allow.
+    guide = guide.replace("14x14", "1x1")
+    guide = guide.replace("--workdir=M\n$", "--config.epochs=1 --workdir=M\n$")
+  page = refresh.refreshed(guide, tmp_path)
+  assert page.count("$ ") == guide.count("$ ")
+  if name == "new_classes":
+    monkeypatch.chdir(tmp_path)
+    exec(python_blocks(GUIDE[name])[0], {})
+
+
+def test_all_guides_are_run():
+  assert set(GUIDE) == set(BEGINNINGS)
