@@ -136,7 +136,7 @@ def cub(folder):
   names = np.array([[f"{i:03d}.bird"] for i in range(200)], object)
   scipy.io.savemat(
     folder / "CUB" / "att_splits.mat",
-    {"att": att.T, "allclasses_names": names, **from_1},
+    {"att": att.T, "allclasses_names": names, **counted_from_1},
   )
   with h5py.File(folder / "feature_map_ResNet_101_CUB.hdf5", "w") as file:
     file["feature_map"] = features[:, :, None, None]
