@@ -128,9 +128,12 @@ class ESZSL(ClosedForm):
     )
     return jnp.sum(missing**2, 1, where=jnp.asarray(classes.seen)[None])
 
-  def scores(self, params: Params, features: Array, classes: ClassSpace) -> Array:
-    descriptions = jnp.asarray(classes.embeddings)
-    return _unit_rows(features) @ params["map"] @ descriptions.T
+  def prepare(self, params: Params, classes: ClassSpace) -> tuple[Array, Array]:
+    return params["map"], jnp.asarray(classes.embeddings)
+
+  def compare(self, features: Array, prepared: tuple[Array, Array]) -> Array:
+    mapping, descriptions = prepared
+    return _unit_rows(features) @ mapping @ descriptions.T
 
   def step_flops(self, spec: Spec, batch_size: int) -> float:
     width = spec.feature_shape[-1]
@@ -200,11 +203,17 @@ class SAE(ClosedForm):
     encoded = jnp.sum((features @ mapping.T - own) ** 2, 1)
     return jnp.sum((features - own @ mapping) ** 2, 1) + self.lambda_ * encoded
 
-  def scores(self, params: Params, features: Array, classes: ClassSpace) -> Array:
-    features, descriptions = _unit_rows(features), classes.unit_embeddings()
+  def prepare(self, params: Params, classes: ClassSpace) -> tuple[Array, Array]:
+    mapping, descriptions = params["map"], classes.unit_embeddings()
     if self.space == "visual":
-      return features @ l2_normalize(descriptions @ params["map"]).T
-    return l2_normalize(features @ params["map"].T) @ descriptions.T
+      descriptions = l2_normalize(descriptions @ mapping)
+    return mapping, descriptions
+
+  def compare(self, features: Array, prepared: tuple[Array, Array]) -> Array:
+    (mapping, descriptions), features = prepared, _unit_rows(features)
+    if self.space == "semantic":
+      features = l2_normalize(features @ mapping.T)
+    return features @ descriptions.T
 
   def step_flops(self, spec: Spec, batch_size: int) -> float:
     width, attributes = spec.feature_shape[-1], spec.num_attributes
@@ -270,14 +279,16 @@ class NearestMean(ClosedForm):
     positions = classes.positions(batch.labels)
     return -jnp.take_along_axis(scores, positions[:, None], 1)[:, 0]
 
-  def scores(self, params: Params, features: Array, classes: ClassSpace) -> Array:
-    features = _unit_rows(features)
+  def prepare(self, params: Params, classes: ClassSpace) -> Array:
+    """The means ``[C, D]``."""
     centred = classes.unit_embeddings() - params["description"][None]
     predicted = params["feature"][None] + centred @ params["map"]
     known = jnp.asarray(classes.seen) & (params["has_mean"][classes.ids] > 0)
-    means = jnp.where(known[:, None], params["means"][classes.ids], predicted)
-    products = features @ means.T
-    return 2 * products - jnp.sum(means**2, 1)[None] - 1
+    return jnp.where(known[:, None], params["means"][classes.ids], predicted)
+
+  def compare(self, features: Array, prepared: Array) -> Array:
+    products = _unit_rows(features) @ prepared.T
+    return 2 * products - jnp.sum(prepared**2, 1)[None] - 1
 
   def step_flops(self, spec: Spec, batch_size: int) -> float:
     return 2.0 * batch_size * spec.feature_shape[-1] * spec.num_classes

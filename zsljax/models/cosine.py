@@ -187,12 +187,16 @@ class CosineClassifier(System):
       return pooled(features)
     return self._encoder.apply({"params": params["encoder"]}, features)
 
-  def scores(self, params: Params, features: Array, classes: ClassSpace) -> Array:
-    embeddings = self.embed(params, features)
-    prototypes = self._prototypes(params, embeddings.shape[1], classes)
+  def prepare(self, params: Params, classes: ClassSpace) -> tuple[Params, Array]:
+    prototypes = self._prototypes(params, classes)
     if self.closed_set:
       prototypes = prototypes[classes.ids]
+    return params, prototypes
+
+  def compare(self, features: Array, prepared: tuple[Params, Array]) -> Array:
+    params, prototypes = prepared
     member = self.family_member()
+    embeddings = self.embed(params, features)
     return member.scale * _similarities(member, embeddings, prototypes)
 
   def loss(
@@ -200,7 +204,7 @@ class CosineClassifier(System):
   ) -> tuple[Array, dict[str, Array]]:
     member = self.family_member()
     embeddings = self.embed(params, batch.features)
-    prototypes = self._prototypes(params, embeddings.shape[1], classes)
+    prototypes = self._prototypes(params, classes)
     seen, log_weights = jnp.asarray(classes.seen), None
     rows = jnp.arange(len(prototypes))
     if self.closed_set:  # A row for each class id.
@@ -269,13 +273,14 @@ class CosineClassifier(System):
       self.generator_hidden, width, self.class_normalization, self.nonnegative
     )
 
-  def _prototypes(self, params: Params, width: int, classes: ClassSpace) -> Array:
+  def _prototypes(self, params: Params, classes: ClassSpace) -> Array:
     """``[C, d]``; a row for each class id where they are learned."""
     if self.closed_set:
       return params["prototypes"]
     # Rows of length sqrt(A), so that their numbers are of the order of one.
     embeddings = classes.unit_embeddings()
     embeddings *= math.sqrt(embeddings.shape[1])
+    width = params["generator"]["prototypes"]["bias"].shape[0]
     return self._generator(width).apply(
       {"params": params["generator"]}, embeddings, jnp.asarray(classes.seen)
     )

@@ -62,9 +62,12 @@ class EndToEnd(System):
     head = self.head.init(rng, dataclasses.replace(spec, feature_shape=shape[1:]))
     return {"backbone": self.variables["params"], "head": head}
 
-  def scores(self, params: Params, features: Array, classes: ClassSpace) -> Array:
-    made = self._features(params["backbone"], features)
-    return self.head.scores(params["head"], made, classes)
+  def prepare(self, params: Params, classes: ClassSpace) -> tuple[Params, Any]:
+    return params["backbone"], self.head.prepare(params["head"], classes)
+
+  def compare(self, features: Array, prepared: tuple[Params, Any]) -> Array:
+    backbone, of_head = prepared
+    return self.head.compare(self._features(backbone, features), of_head)
 
   def loss(
     self, params: Params, batch: Batch, classes: ClassSpace, rng: Array

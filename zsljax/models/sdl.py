@@ -101,8 +101,11 @@ class SDL(System):
     network = _Network(self.rows, spec.num_attributes)
     return network.init(rng, features)["params"]
 
-  def scores(self, params: Params, features: Array, classes: ClassSpace) -> Array:
-    vectors = classes.unit_embeddings()
+  def prepare(self, params: Params, classes: ClassSpace) -> tuple[Params, Array]:
+    return params, classes.unit_embeddings()
+
+  def compare(self, features: Array, prepared: tuple[Params, Array]) -> Array:
+    params, vectors = prepared
     return label_scores(self._matrices(params, features, vectors), vectors)
 
   def loss(

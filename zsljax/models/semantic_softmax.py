@@ -156,15 +156,19 @@ class SemanticSoftmax(System):
       inputs = _sigmoid_layer(layer, inputs)
     return params
 
-  def scores(self, params: Params, features: Array, classes: ClassSpace) -> Array:
-    features, prototypes = self._embed(params, features, classes)
-    return features @ prototypes.T
+  def prepare(self, params: Params, classes: ClassSpace) -> tuple[Params, Array]:
+    return params, self._prototypes(params, classes)
+
+  def compare(self, features: Array, prepared: tuple[Params, Array]) -> Array:
+    params, prototypes = prepared
+    return self._embed(params, features) @ prototypes.T
 
   def loss(
     self, params: Params, batch: Batch, classes: ClassSpace, rng: Array
   ) -> tuple[Array, dict[str, Array]]:
     del rng
-    features, prototypes = self._embed(params, batch.features, classes)
+    features = self._embed(params, batch.features)
+    prototypes = self._prototypes(params, classes)
     positions = classes.positions(batch.labels)
     num_seen = jnp.sum(classes.seen)
 
@@ -219,15 +223,16 @@ class SemanticSoftmax(System):
   def _network(self) -> _Network:
     return _Network(self.hidden, self.init_scale)
 
-  def _embed(
-    self, params: Params, features: Array, classes: ClassSpace
-  ) -> tuple[Array, Array]:
-    """Hidden features [B, D] and visual prototypes [C, D]."""
-    return self._network.apply(
-      {"params": params},
-      l2_normalize(pooled(features)),
-      classes.unit_embeddings(),
-    )
+  def _embed(self, params: Params, features: Array) -> Array:
+    """Hidden features [B, D]."""
+    features = l2_normalize(pooled(features))
+    for i in range(len(self.hidden)):
+      features = _sigmoid_layer(params[f"hidden_{i}"], features)
+    return features
+
+  def _prototypes(self, params: Params, classes: ClassSpace) -> Array:
+    """Visual prototypes [C, D]."""
+    return classes.unit_embeddings() @ params["prototypes"]["kernel"]
 
 
 def _sigmoid_layer(layer: Params, inputs: Array) -> Array:

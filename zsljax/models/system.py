@@ -109,6 +109,13 @@ class System(Protocol):
 
   def scores(self, params: Params, features: Array, classes: ClassSpace) -> Array:
     """``[B, C]``, one column per class of the space; higher is more likely."""
+    return self.compare(features, self.prepare(params, classes))
+
+  def prepare(self, params: Params, classes: ClassSpace) -> Any:
+    """What ``compare`` needs of parameters and classes, whatever the images."""
+
+  def compare(self, features: Array, prepared: Any) -> Array:
+    """The scores ``[B, C]`` of images against what ``prepare`` made."""
 
   def loss(
     self, params: Params, batch: Batch, classes: ClassSpace, rng: Array
