@@ -297,7 +297,8 @@ def load(
   checkpoints.close()
   if gamma is None:
     chosen = read_chosen(workdir) or {}
-    gamma = chosen.get("gamma") or config["evaluation"]["gamma"] or 0.0
+    none = {"additive": 0.0, "multiplicative": 1.0}[config["evaluation"]["calibration"]]
+    gamma = chosen.get("gamma") or config["evaluation"]["gamma"] or none
   return Predictor(
     system,
     params,
