@@ -13,7 +13,12 @@ import jax.numpy as jnp
 from zsljax.classes import ClassSpace
 from zsljax.errors import require
 from zsljax.losses import class_cross_entropy
-from zsljax.models.attention import attended_scores, check_regions, project
+from zsljax.models.attention import (
+  AttentionMaps,
+  attended_scores,
+  check_regions,
+  project,
+)
 from zsljax.models.system import Array, Batch, Params, Spec, System, register
 from zsljax.numerics import l2_normalize, masked_mean
 
@@ -146,11 +151,12 @@ class AttendedAutoencoder(System):
 
   def region_attention(
     self, params: Params, features: Array, classes: ClassSpace
-  ) -> Array:
-    """How each class shares its attention among the regions, ``[B, C, R]``."""
+  ) -> dict[str, AttentionMaps]:
+    """How each class shares its attention among the regions."""
     queries = self._encode(params, classes.unit_embeddings())
     (affinities,) = self._project(features, queries)
-    return jax.nn.softmax(affinities, 1).mT
+    weights = jax.nn.softmax(affinities, 1).mT
+    return {"class_to_visual": AttentionMaps(weights, "classes")}
 
   def step_flops(self, spec: Spec, batch_size: int) -> float:
     count, dim = spec.feature_shape

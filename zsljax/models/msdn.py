@@ -23,6 +23,7 @@ from zsljax.losses import (
 from zsljax.models.attention import (
   OVER_QUERIES,
   OVER_REGIONS,
+  AttentionMaps,
   attended_scores,
   check_regions,
   project,
@@ -235,11 +236,21 @@ class MSDN(System):
 
   def region_attention(
     self, params: Params, features: Array, classes: ClassSpace
-  ) -> Array:
-    """How each attribute shares its attention among the regions, ``[B, A, R]``."""
+  ) -> dict[str, AttentionMaps]:
+    """Of both nets: regions for each attribute, and attributes for each region."""
     del classes
-    affinities, _ = self._project(params, "attribute_to_visual", features)
-    return jax.nn.softmax(affinities, OVER_REGIONS).mT
+    over = {
+      "attribute_to_visual": (OVER_REGIONS, "regions"),
+      "visual_to_attribute": (OVER_QUERIES, "queries"),
+    }
+    return {
+      net: AttentionMaps(
+        jax.nn.softmax(self._project(params, net, features)[0], axis).mT,
+        "attributes",
+        among,
+      )
+      for net, (axis, among) in over.items()
+    }
 
   def step_flops(self, spec: Spec, batch_size: int) -> float:
     count, dim = spec.feature_shape

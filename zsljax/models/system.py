@@ -80,7 +80,9 @@ class System(Protocol):
   are trained together may differ in them (``with_numbers``).
 
   A ``closed_set`` system knows no classes but those it was trained on. One that has
-  embeddings gives them by ``embed(params, features)``, ``[B, d]``.
+  embeddings gives them by ``embed(params, features)``, ``[B, d]``. One that attends to
+  regions shows it by ``region_attention(params, features, classes)``, the
+  ``attention.AttentionMaps`` of each of its nets by name.
   """
 
   name: ClassVar[str]
