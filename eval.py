@@ -136,18 +136,8 @@ def evaluate(
       config's ``evaluation.calibration``.
     test_oracle: also report with the gamma that is best on the test images.
   """
-  manifest = training.read_manifest(workdir)
-  config = manifest["config"]
-  if data_dir:
-    config["data"]["dir"] = data_dir
-  config["mesh"] = {"data": -1, "model": 1}  # The devices here, not those of training.
-  run = Experiment.build(config)
-  require(
-    run.dataset.fingerprint == manifest["dataset"]["fingerprint"],
-    f"{run.dataset.folder}: fingerprint",
-    run.dataset.fingerprint[:12],
-    f"{manifest['dataset']['fingerprint'][:12]}, the data of the training run",
-  )
+  run = Experiment.of_run(workdir, data_dir)
+  config = run.config
   on_test = split == "test"
   require(
     on_test or config["data"]["train_split"] == "train",

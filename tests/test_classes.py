@@ -27,6 +27,7 @@ def test_positions_inside_jit_and_of_any_shape(class_space):
 
 def test_subset_takes_positions_or_a_mask(class_space):
   space = class_space()
+  assert len(space.subset([])) == 0
   by_mask, by_position = space.subset(~space.seen), space.subset([4, 5])
   assert by_mask.names == by_position.names == ("class 4", "class 5")
   np.testing.assert_array_equal(by_mask.embeddings, space.embeddings[4:])

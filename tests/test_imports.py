@@ -14,7 +14,7 @@ FLOORS = [
   {"models", "data"},
   {"training", "encoders"},
   {"evaluation"},
-  {"experiment", "predict"},
+  {"experiment", "explain", "predict"},
   {"flags", "sweeps", "benchmark", "benchmark_loss", "__main__"},
 ]
 ONLY_IN = {

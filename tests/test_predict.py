@@ -75,6 +75,16 @@ def test_candidates_are_those_asked_for(run, images):
   assert set(both) == {"new one", "new two", *names[seen]}
 
 
+def test_candidates_are_made_ready_once(run, images):
+  predictor = zsljax.load(run)
+  new = described(predictor, ["new one", "new two"], shift=0.1)
+  ready = predictor.candidates(new, seen=True)
+  first, again = (predictor.predict(images, ready, top_k=3) for _ in range(2))
+  direct = predictor.predict(images, new, seen=True, top_k=3)
+  assert first.classes == again.classes == direct.classes
+  np.testing.assert_array_equal(first.scores, direct.scores)
+
+
 def test_known_names_are_the_known_classes(run, images):
   predictor = zsljax.load(run, gamma=1.0)
   one = predictor.classes.subset([0, 9])
@@ -101,7 +111,7 @@ def test_shares_of_attributes_add_up_to_the_lead(which, request):
   images = np.random.default_rng(1).uniform(0, 1, shape).astype(np.float32)
   width = predictor.spec.num_attributes
   found = predictor.predict(images, top_k=3, attributes=width)
-  space, _ = predictor.space(None, seen=False)
+  space = predictor.candidates().space
   places = {name: i for i, name in enumerate(space.names)}
   for i, names in enumerate(found.classes):
     own, *others = (space.embeddings[places[name]] for name in names)

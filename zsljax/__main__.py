@@ -191,6 +191,12 @@ def _reproduce(args: argparse.Namespace) -> None:
   reproduce_command(args)
 
 
+def _explain(args: argparse.Namespace) -> None:
+  from zsljax.explain import explain_command
+
+  explain_command(args)
+
+
 def _table(args: argparse.Namespace) -> None:
   from zsljax.reporting.tables import find_rows, make_blocks, render
 
@@ -572,6 +578,50 @@ def _parser() -> argparse.ArgumentParser:
     default=pathlib.Path("configs"),
     metavar="DIR",
     help="folder of the config files (default: %(default)s)",
+  )
+
+  explain = verbs.add_parser(
+    "explain",
+    help="pictures of what a run looks at, decides by and confuses, in one report",
+    description="Attention laid over photographs, attributes that decided, a map of "
+    "the test images, the seen-unseen curve and a confusion matrix: as .png files and "
+    "in DEST/report.html, which needs no other file.",
+  )
+  explain.set_defaults(run=_explain)
+  _add_file(explain, "workdir", "of the run", "DIR")
+  _add_file(explain, "dest", "where pictures and report go", "DIR")
+  _add_file(
+    explain,
+    "images",
+    "below it lie the photographs by the dataset's image names (default: none shown)",
+    "DIR",
+    required=False,
+  )
+  explain.add_argument(
+    "--image",
+    nargs="+",
+    default=[],
+    metavar="NAME",
+    help="test images to explain, by their names in the dataset (default: --number are "
+    "chosen, of unseen and seen classes, right and wrong ones)",
+  )
+  explain.add_argument(
+    "--number", type=int, default=6, help="images to choose (default: %(default)s)"
+  )
+  explain.add_argument(
+    "--attributes",
+    type=int,
+    default=4,
+    help="attributes shown on an image (default: %(default)s)",
+  )
+  explain.add_argument(
+    "--map",
+    default="tsne",
+    choices=["tsne", "pca"],
+    help="how test images become points (default: %(default)s)",
+  )
+  explain.add_argument(
+    "--data_dir", metavar="DIR", help="where the dataset is now, when it was moved"
   )
 
   table = verbs.add_parser(

@@ -145,6 +145,7 @@ class ClassSpace:
   def subset(self, keep: Iterable[int] | np.ndarray) -> ClassSpace:
     """The classes at positions ``keep`` (or where a bool ``keep`` is true)."""
     keep = np.asarray(keep)
+    # No positions at all are an array of floats.
     keep = np.flatnonzero(keep) if keep.dtype == bool else keep.astype(int)
     return dataclasses.replace(
       self,

@@ -24,7 +24,12 @@ from zsljax.evaluation import CALIBRATIONS
 from zsljax.models import Spec, System, build_system
 from zsljax.reporting.rows import Row, make_row
 from zsljax.sharding import make_mesh, over_classes
-from zsljax.training import check_divides, library_versions, run_identity
+from zsljax.training import (
+  check_divides,
+  library_versions,
+  read_manifest,
+  run_identity,
+)
 
 
 def spec_of(feature_shape: tuple[int, ...], classes: ClassSpace) -> Spec:
@@ -111,6 +116,31 @@ class Experiment:
       spec=spec_of(dataset.feature_shape, dataset.classes),
       mesh=make_mesh(config["mesh"]["data"], config["mesh"]["model"]),
     )
+
+  @classmethod
+  def of_run(cls, workdir: pathlib.Path, data_dir: str | None = None) -> Experiment:
+    """What the run in ``workdir`` was, on the devices that are here.
+
+    Args:
+      workdir: the folder of a training run.
+      data_dir: where the dataset is now, when it was moved.
+
+    Raises:
+      ZsljaxError: there is no run; its dataset is not there, or is another.
+    """
+    manifest = read_manifest(workdir)
+    config = manifest["config"]
+    if data_dir:
+      config["data"]["dir"] = data_dir
+    config["mesh"] = {"data": -1, "model": 1}
+    run = cls.build(config)
+    require(
+      run.dataset.fingerprint == manifest["dataset"]["fingerprint"],
+      f"{run.dataset.folder}: fingerprint",
+      run.dataset.fingerprint[:12],
+      f"{manifest['dataset']['fingerprint'][:12]}, the data of the training run",
+    )
+    return run
 
   def with_seed(self, seed: int) -> Experiment:
     """The same with another seed."""

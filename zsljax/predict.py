@@ -57,6 +57,28 @@ class Predictions:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Candidates:
+  """Classes made ready once, among which any number of images are classified.
+
+  Attributes:
+    space: the classes that are scored: the seen ones of the dataset, as some systems
+      standardise over them, and those that are new.
+    arrays: the same on the device, without names.
+    places: of the candidates in it.
+    prepared: what the system made of it.
+  """
+
+  space: ClassSpace
+  arrays: ClassSpace = dataclasses.field(repr=False)
+  places: np.ndarray
+  prepared: Any = dataclasses.field(repr=False)
+
+
+# What candidates are made of: a class space, a CSV file or its content.
+Classes = ClassSpace | ClassTable | str | pathlib.Path
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Predictor:
   """A trained run, ready to score images against any classes.
 
@@ -83,7 +105,7 @@ class Predictor:
   def predict(
     self,
     features: np.ndarray,
-    classes: ClassSpace | ClassTable | str | pathlib.Path | None = None,
+    classes: Classes | Candidates | None = None,
     *,
     top_k: int = 5,
     seen: bool = False,
@@ -94,12 +116,9 @@ class Predictor:
     Args:
       features: ``[B, D]`` or ``[B, R, D]``, from the network that made those of the
         dataset.
-      classes: the candidates: a class space, or a CSV file with the attributes of the
-        dataset (``data.class_table``). Those that have the name of a class of the
-        dataset are that class; all others were never trained on. None: the unseen
-        classes of the dataset.
+      classes: see ``candidates``, which makes them ready once for many calls.
       top_k: K, at most the number of candidates.
-      seen: the seen classes of the dataset are candidates too.
+      seen: see ``candidates``.
       attributes: how many attributes are named for an image's best class. Their shares
         are integrated gradients (Sundararajan et al. 2017) of its score along the way
         from the mean description of the other classes shown to its own, and add up to
@@ -109,14 +128,13 @@ class Predictor:
       ZsljaxError: features or classes do not fit the run, or it knows no new classes.
     """
     features = self._checked(features)
-    space, candidates = self.space(classes, seen)
-    top_k = min(top_k, len(candidates))
+    if not isinstance(classes, Candidates):
+      classes = self.candidates(classes, seen)
+    space, top_k = classes.space, min(top_k, len(classes.places))
     require(top_k >= 1, "top_k", top_k, "1 or more")
     if self.system.closed_set:
       attributes = 0  # None of them decides.
-    # The names would be part of what is compiled.
-    arrays = dataclasses.replace(space, names=(), attribute_names=())
-    arrays, where = jax.device_put((arrays, candidates))
+    inputs = classes.prepared, classes.arrays, classes.places
     parts = []
     with (
       jax.default_matmul_precision(self.precision),
@@ -126,7 +144,7 @@ class Predictor:
         part = features[start : start + _BATCH]
         padding = _power_of_two(len(part)) - len(part)
         padded = np.pad(part, [(0, padding)] + [(0, 0)] * (part.ndim - 1))
-        found = self._best(self.params, padded, arrays, where, top_k, attributes)
+        found = self._best(self.params, padded, *inputs, top_k, attributes)
         parts.append([x[: len(part)] for x in jax.device_get(found)])
         bar.update(len(part))
     best, scores, chances, shares, deciding = (
@@ -145,12 +163,20 @@ class Predictor:
       ],
     )
 
-  def space(
-    self, classes: ClassSpace | ClassTable | str | pathlib.Path | None, seen: bool
-  ) -> tuple[ClassSpace, np.ndarray]:
-    """The classes that are scored, and the columns of the candidates.
+  def candidates(
+    self, classes: Classes | None = None, seen: bool = False
+  ) -> Candidates:
+    """Classes to choose among.
 
-    The dataset's seen classes are always scored, as some systems standardise over them.
+    Args:
+      classes: a class space, or a CSV file with the attributes of the dataset
+        (``data.class_table``). Those that have the name of a class of the dataset are
+        that class; all others were never trained on. None: the unseen classes of the
+        dataset.
+      seen: the seen classes of the dataset are candidates too.
+
+    Raises:
+      ZsljaxError: the classes do not fit the run, or it knows no new ones.
     """
     known = self.classes.subset(np.asarray(self.classes.seen))
     if classes is None:
@@ -169,13 +195,18 @@ class Predictor:
     new = given.subset([i for i, name in enumerate(given.names) if name not in places])
     space = known.extended(new.names, new.embeddings)
     places |= {name: len(known) + i for i, name in enumerate(new.names)}
-    candidates = [places[name] for name in given.names]
+    among = [places[name] for name in given.names]
     if seen:
-      candidates += [i for i in range(len(known)) if i not in set(candidates)]
-    require(len(candidates) > 0, "classes", "no candidates", "one at least")
-    return space, np.array(candidates)
+      among += [i for i in range(len(known)) if i not in set(among)]
+    require(len(among) > 0, "classes", "no candidates", "one at least")
+    # Names would be part of what is compiled.
+    arrays = dataclasses.replace(space, names=(), attribute_names=())
+    arrays = jax.device_put(arrays)
+    with jax.default_matmul_precision(self.precision):
+      prepared = self._prepare(self.params, arrays)
+    return Candidates(space, arrays, np.array(among), prepared)
 
-  def _given(self, classes: ClassSpace | ClassTable | str | pathlib.Path) -> ClassSpace:
+  def _given(self, classes: Classes) -> ClassSpace:
     if isinstance(classes, str | pathlib.Path):
       classes = read_class_table(pathlib.Path(classes).expanduser())
     if isinstance(classes, ClassTable):
@@ -233,16 +264,20 @@ class Predictor:
     return features
 
   @functools.cached_property
+  def _prepare(self):
+    return jax.jit(self.system.prepare)
+
+  @functools.cached_property
   def _best(self):
     """Jitted; see ``Predictions``: places, scores, chances; shares and attributes."""
     num_seen = int(np.sum(self.classes.seen))
 
-    def best(params, features, space, candidates, top_k, attributes):
-      scores = self.system.scores(params, features, space)
+    def best(params, features, prepared, space, places, top_k, attributes):
+      scores = self.system.compare(features, prepared)
       scores = calibrated(scores, space.seen, self.gamma, self.calibration)
-      scores = scores[:, candidates]
+      scores = scores[:, places]
       top, at = jax.lax.top_k(scores, top_k)
-      classes = candidates[at]
+      classes = places[at]
       chances = jnp.take_along_axis(jax.nn.softmax(scores), at, 1)
       shares = jnp.zeros((len(features), space.embeddings.shape[1]))
       if attributes:
@@ -252,7 +287,7 @@ class Predictor:
         )
       return classes, top, chances, *jax.lax.top_k(shares, attributes)
 
-    return jax.jit(best, static_argnums=(4, 5))
+    return jax.jit(best, static_argnums=(5, 6))
 
   def _shares(self, params, features, classes, space, num_seen: int) -> jax.Array:
     """Of each attribute in the lead of the first of ``classes`` [K], ``[A]``."""
@@ -309,7 +344,8 @@ def load(
   checkpoints.close()
   if gamma is None:
     chosen = read_chosen(workdir) or {}
-    gamma = chosen.get("gamma") or config["evaluation"]["gamma"] or 0.0
+    none = {"additive": 0.0, "multiplicative": 1.0}[config["evaluation"]["calibration"]]
+    gamma = chosen.get("gamma") or config["evaluation"]["gamma"] or none
   return Predictor(
     system,
     params,

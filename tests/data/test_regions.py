@@ -149,11 +149,13 @@ def test_names_and_texts_are_taken_where_they_are(region_file):
   region_file.content |= {
     "allclasses_names": np.array([f"c{i}" for i in range(CLASSES)], "S"),
     "attribute_names": np.array([f"has\n  {i}" for i in range(7)], "S"),
+    "image_files": np.array([f"{i}.jpg" for i in range(11 * CLASSES)], "S"),
   }
   with region_file.write().read(name="Other set") as found:
     assert found.name == "other_set"
     assert found.classes.names == ("c0", "c1", "c2", "c3", "c4", "c5")
     assert found.classes.attribute_names[3] == "has 3"
+    assert found.image_files[2] == "2.jpg"
   del region_file.content["allclasses_names"]
   with region_file.write().read() as found:
     assert found.classes.names[0] == "class_001"

@@ -143,9 +143,10 @@ def test_gradients_are_numerical_gradients(region_problem, fields, float64):
 
 def test_attention_sums_to_one_for_each_class(region_problem):
   system, params, batch, classes = make(region_problem())
-  attention = system.region_attention(params, batch.features, classes)
-  assert attention.shape == (7, 6, 5)
-  np.testing.assert_allclose(attention.sum(-1), 1, rtol=1e-5)
+  (maps,) = system.region_attention(params, batch.features, classes).values()
+  assert maps.weights.shape == (7, 6, 5)
+  assert (maps.queries, maps.uniform) == ("classes", 1 / 5)
+  np.testing.assert_allclose(maps.weights.sum(-1), 1, rtol=1e-5)
 
 
 def test_ablations_take_their_term_out(region_problem):

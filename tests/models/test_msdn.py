@@ -168,7 +168,7 @@ def test_gradients_are_numerical_gradients(region_problem, float64):
 
 def test_prediction_fuses_both_nets(region_problem, float64):
   system, params, batch, classes = make(region_problem(), fusion=0.7)
-  first, second = system.net_scores(params, batch.features, classes)
+  first, second = system.net_scores(batch.features, system.prepare(params, classes))
   np.testing.assert_allclose(
     system.scores(params, batch.features, classes), 0.7 * first + 0.3 * second
   )
@@ -204,8 +204,23 @@ def test_zero_word_vector_and_zero_region_are_finite(region_problem, preset):
   )(params)
   assert np.isfinite(value)
   chex.assert_tree_all_finite(gradient)
-  attention = system.region_attention(params, batch.features, classes)
+  maps = system.region_attention(params, batch.features, classes)
+  attention = maps["attribute_to_visual"].weights
   np.testing.assert_allclose(attention[:, 2], 1 / 5, rtol=1e-6)  # Sees nothing.
+
+
+def test_attention_of_both_nets_is_that_of_a_loop(region_problem):
+  system, params, batch, classes = make(region_problem())
+  maps = system.region_attention(params, batch.features, classes)
+  vectors = np.asarray(params["attribute_vectors"])
+  for net, over in (("attribute_to_visual", 0), ("visual_to_attribute", 1)):
+    queries = vectors @ np.asarray(params[net]["attention"])
+    for image, weights in zip(batch.features, maps[net].weights, strict=True):
+      affinities = np.array([[unit(f) @ q for q in queries] for f in image])
+      expected = np.exp(np.apply_along_axis(log_softmax, over, affinities))
+      np.testing.assert_allclose(weights, expected.T, rtol=1e-4)
+  assert maps["attribute_to_visual"].uniform == 1 / 5
+  assert maps["visual_to_attribute"].uniform == 1 / 4
 
 
 def test_released_initializer_and_agreeing_nets_are_finite(region_problem):
@@ -378,10 +393,11 @@ def test_golden(path, dtype, optimizer, float64):
     "attribute_to_visual": {"score": start["W_1"], "attention": start["W_2"]},
     "visual_to_attribute": {"score": start["W_1_1"].T, "attention": start["W_2_1"]},
   }
-  first, second = system.net_scores(params, batch.features, classes)
+  first, second = system.net_scores(batch.features, system.prepare(params, classes))
   check("S_pp1", first)
   check("S_pp2", second)
-  check("A1", system.region_attention(params, batch.features, classes))
+  maps = system.region_attention(params, batch.features, classes)
+  check("A1", maps["attribute_to_visual"].weights)
 
   optimizer = optimizer(
     name="rmsprop",

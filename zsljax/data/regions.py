@@ -39,7 +39,14 @@ LOCATIONS = {
   "test_seen_loc": "test_seen_loc",
   "test_unseen_loc": "test_unseen_loc",
 }
-_SMALL = ("labels", "w2v_att", "allclasses_names", "attribute_names", *LOCATIONS)
+_SMALL = (
+  "labels",
+  "w2v_att",
+  "allclasses_names",
+  "attribute_names",
+  "image_files",
+  *LOCATIONS,
+)
 _NEEDED = ("feature_map", "labels", "trainval_loc", "test_seen_loc", "test_unseen_loc")
 _PIECE_BYTES = 2**26
 

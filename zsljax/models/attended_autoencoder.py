@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,11 +13,33 @@ import jax.numpy as jnp
 from zsljax.classes import ClassSpace
 from zsljax.errors import require
 from zsljax.losses import class_cross_entropy
-from zsljax.models.attention import attended_scores, check_regions, project
+from zsljax.models.attention import (
+  AttentionMaps,
+  attended_scores,
+  check_regions,
+  project,
+)
 from zsljax.models.system import Array, Batch, Params, Spec, System, register
 from zsljax.numerics import l2_normalize, masked_mean
 
 SIMILARITIES = ("dot", "cosine")
+
+
+class _Prepared(NamedTuple):
+  """What is compared with regions, and what is done with what was found.
+
+  Attributes:
+    queries: ``[C, D]``.
+    readouts: of the visual-semantic map, for each class ``[C, D]`` where similarities
+      are products, else for each attribute ``[A, D]``.
+    constant: what the map adds, ``[1, C]`` or ``[1, A]``.
+    descriptions: of length one, ``[C, A]``.
+  """
+
+  queries: Array
+  readouts: Array
+  constant: Array
+  descriptions: Array
 
 
 @register
@@ -114,10 +136,19 @@ class AttendedAutoencoder(System):
       params["map"] = dense(dim, width)
     return params
 
-  def scores(self, params: Params, features: Array, classes: ClassSpace) -> Array:
+  def prepare(self, params: Params, classes: ClassSpace) -> _Prepared:
     descriptions = classes.unit_embeddings()
-    queries = self._encode(params, descriptions)
-    return self._similarities(params, features, queries, descriptions)
+    return self._prepared(params, self._encode(params, descriptions), descriptions)
+
+  def compare(self, features: Array, prepared: _Prepared) -> Array:
+    """s(h_d(x~ of class c), k_c) of all images and classes."""
+    affinities, values = self._project(features, prepared.queries, prepared.readouts)
+    if self.similarity == "dot":
+      return self.scale * (attended_scores(affinities, values) + prepared.constant)
+    attention = jax.nn.softmax(affinities, 1)
+    found = jnp.einsum("brc,bra->bca", attention, values) + prepared.constant[None]
+    products = jnp.einsum("bca,ca->bc", l2_normalize(found), prepared.descriptions)
+    return self.scale * products
 
   def loss(
     self, params: Params, batch: Batch, classes: ClassSpace, rng: Array
@@ -125,7 +156,8 @@ class AttendedAutoencoder(System):
     del rng
     descriptions, seen = classes.unit_embeddings(), jnp.asarray(classes.seen)
     queries = self._encode(params, descriptions)
-    scores = self._similarities(params, batch.features, queries, descriptions)
+    prepared = self._prepared(params, queries, descriptions)
+    scores = self.compare(batch.features, prepared)
     positions = classes.positions(batch.labels)
     decoded = _dense(params["decoder"], queries)
     both_seen = seen[:, None] & seen[None, :]
@@ -146,11 +178,12 @@ class AttendedAutoencoder(System):
 
   def region_attention(
     self, params: Params, features: Array, classes: ClassSpace
-  ) -> Array:
-    """How each class shares its attention among the regions, ``[B, C, R]``."""
+  ) -> dict[str, AttentionMaps]:
+    """How each class shares its attention among the regions."""
     queries = self._encode(params, classes.unit_embeddings())
     (affinities,) = self._project(features, queries)
-    return jax.nn.softmax(affinities, 1).mT
+    weights = jax.nn.softmax(affinities, 1).mT
+    return {"class_to_visual": AttentionMaps(weights, "classes")}
 
   def step_flops(self, spec: Spec, batch_size: int) -> float:
     count, dim = spec.feature_shape
@@ -177,21 +210,13 @@ class AttendedAutoencoder(System):
       return _dense(encoder["output"], hidden)
     return nn.sigmoid(_dense(encoder["output"], descriptions))
 
-  def _similarities(
-    self, params: Params, features: Array, queries: Array, descriptions: Array
-  ) -> Array:
-    """s(h_d(x~ of class c), k_c) of all images and classes, ``[B, C]``."""
+  def _prepared(self, params: Params, queries: Array, descriptions: Array) -> _Prepared:
     mapping = params["decoder" if self.coupled else "map"]
+    readouts, constant = mapping["kernel"].T, mapping["bias"]
     if self.similarity == "dot":
       # k . (x~ W + b) = (W k) . x~ + k . b
-      readouts = descriptions @ mapping["kernel"].T
-      affinities, values = self._project(features, queries, readouts)
-      constant = descriptions @ mapping["bias"]
-      return self.scale * (attended_scores(affinities, values) + constant[None])
-    affinities, decoded = self._project(features, queries, mapping["kernel"].T)
-    attention = jax.nn.softmax(affinities, 1)
-    found = jnp.einsum("brc,bra->bca", attention, decoded) + mapping["bias"][None, None]
-    return self.scale * jnp.einsum("bca,ca->bc", l2_normalize(found), descriptions)
+      readouts, constant = descriptions @ readouts, descriptions @ constant
+    return _Prepared(queries, readouts, constant[None], descriptions)
 
   def _project(self, features: Array, *maps: Array) -> list[Array]:
     products = project(features, *maps, normalize=self.normalize_regions)

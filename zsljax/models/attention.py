@@ -18,6 +18,8 @@ References:
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +31,28 @@ Array = jax.Array
 
 # Axes of [B, R, Q].
 OVER_REGIONS, OVER_QUERIES = 1, 2
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class AttentionMaps:
+  """How much each query and each region of an image attend to each other.
+
+  Attributes:
+    weights: in [0, 1], ``[B, Q, R]``; ``[Q, R]`` of one image.
+    queries: what the queries are, ``attributes`` or ``classes``.
+    over: what the weights add up to one over: the ``regions``, for each query; or the
+      ``queries``, for each region.
+  """
+
+  weights: Array
+  queries: str = dataclasses.field(metadata={"static": True})
+  over: str = dataclasses.field(default="regions", metadata={"static": True})
+
+  @property
+  def uniform(self) -> float:
+    """The weight of attention that prefers nothing."""
+    return 1 / self.weights.shape[-1 if self.over == "regions" else -2]
 
 
 def check_regions(feature_shape: tuple[int, ...], system: str) -> None:

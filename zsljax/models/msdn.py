@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -23,6 +23,7 @@ from zsljax.losses import (
 from zsljax.models.attention import (
   OVER_QUERIES,
   OVER_REGIONS,
+  AttentionMaps,
   attended_scores,
   check_regions,
   project,
@@ -37,6 +38,17 @@ _CHOICES = {
   "distance": ("probabilities", "weighted_scores"),
   "initializer": ("fan_in", "released"),
 }
+
+_NETS = ("attribute_to_visual", "visual_to_attribute")
+_MAPS = ("attention", "score", "map")
+
+
+class _Prepared(NamedTuple):
+  """Maps of the attributes ``[A, D]`` of each net, class descriptors, and biases."""
+
+  maps: dict[str, list[Array]]
+  descriptors: Array
+  bias: Array
 
 
 @register
@@ -185,8 +197,18 @@ class MSDN(System):
       "visual_to_attribute": {name: rest(next(keys), shape) for name in to_attribute},
     }
 
-  def scores(self, params: Params, features: Array, classes: ClassSpace) -> Array:
-    first, second = self.net_scores(params, features, classes)
+  def prepare(self, params: Params, classes: ClassSpace) -> _Prepared:
+    vectors = params["attribute_vectors"]
+    if self.normalize_vectors:
+      vectors = l2_normalize(vectors)
+    maps = {
+      net: [vectors @ params[net][m] for m in _MAPS if m in params[net]]
+      for net in _NETS
+    }
+    return _Prepared(maps, self._descriptors(classes), self._bias(classes))
+
+  def compare(self, features: Array, prepared: _Prepared) -> Array:
+    first, second = self.net_scores(features, prepared)
     return self.fusion * first + (1 - self.fusion) * second
 
   def loss(
@@ -196,7 +218,7 @@ class MSDN(System):
     positions = classes.positions(batch.labels)
     seen = jnp.asarray(classes.seen)
     among = seen if self.denominator == "seen" else jnp.ones_like(seen)
-    nets = self.net_scores(params, batch.features, classes)
+    nets = self.net_scores(batch.features, self.prepare(params, classes))
 
     def cross_entropy(scores: Array) -> Array:
       without_bias = scores - self._bias(classes)
@@ -228,22 +250,30 @@ class MSDN(System):
     )
     return objective, parts
 
-  def net_scores(
-    self, params: Params, features: Array, classes: ClassSpace
-  ) -> tuple[Array, Array]:
+  def net_scores(self, features: Array, prepared: _Prepared) -> tuple[Array, Array]:
     """Class scores ``[B, C]`` of the attribute-to-visual and of the other net."""
-    descriptors, bias = self._descriptors(classes), self._bias(classes)
-    first = self._attribute_to_visual(params, features)
-    second = self._visual_to_attribute(params, features)
+    maps, descriptors, bias = prepared
+    first = self._attribute_to_visual(features, maps["attribute_to_visual"])
+    second = self._visual_to_attribute(features, maps["visual_to_attribute"])
     return first @ descriptors.T + bias, second @ descriptors.T + bias
 
   def region_attention(
     self, params: Params, features: Array, classes: ClassSpace
-  ) -> Array:
-    """How each attribute shares its attention among the regions, ``[B, A, R]``."""
-    del classes
-    affinities, _ = self._project(params, "attribute_to_visual", features)
-    return jax.nn.softmax(affinities, OVER_REGIONS).mT
+  ) -> dict[str, AttentionMaps]:
+    """Of both nets: regions for each attribute, and attributes for each region."""
+    maps = self.prepare(params, classes).maps
+    over = {
+      "attribute_to_visual": (OVER_REGIONS, "regions"),
+      "visual_to_attribute": (OVER_QUERIES, "queries"),
+    }
+    return {
+      net: AttentionMaps(
+        jax.nn.softmax(_project(features, maps[net])[0], axis).mT,
+        "attributes",
+        among,
+      )
+      for net, (axis, among) in over.items()
+    }
 
   def step_flops(self, spec: Spec, batch_size: int) -> float:
     count, dim = spec.feature_shape
@@ -255,29 +285,19 @@ class MSDN(System):
     classes = 2 * 2 * batch_size * attributes * spec.num_classes
     return 2.0 * (maps * (regions + queries) + classes)
 
-  def _attribute_to_visual(self, params: Params, features: Array) -> Array:
+  def _attribute_to_visual(self, features: Array, maps: Sequence[Array]) -> Array:
     """Attribute scores ``[B, A]`` of the net whose attributes attend to regions."""
-    affinities, scores = self._project(params, "attribute_to_visual", features)
+    affinities, scores = _project(features, maps)
     return attended_scores(affinities, scores)
 
-  def _visual_to_attribute(self, params: Params, features: Array) -> Array:
+  def _visual_to_attribute(self, features: Array, maps: Sequence[Array]) -> Array:
     """Attribute scores ``[B, A]`` of the net whose regions attend to attributes."""
-    affinities, scores, *maps = self._project(params, "visual_to_attribute", features)
-    if not maps:
+    affinities, scores, *mapped = _project(features, maps)
+    if not mapped:
       return attended_scores(affinities, scores, OVER_QUERIES)
     attention = jax.nn.softmax(affinities, OVER_QUERIES)
     of_region = jnp.sum(attention * scores, OVER_QUERIES, keepdims=True)
-    return jnp.sum(of_region * maps[0], OVER_REGIONS)
-
-  def _project(self, params: Params, net: str, features: Array) -> list[Array]:
-    """Inner products of regions with each of the net's maps of attributes."""
-    maps, vectors = params[net], self._vectors(params)
-    names = [name for name in ("attention", "score", "map") if name in maps]
-    return project(features, *(vectors @ maps[n] for n in names), normalize=True)
-
-  def _vectors(self, params: Params) -> Array:
-    vectors = params["attribute_vectors"]
-    return l2_normalize(vectors) if self.normalize_vectors else vectors
+    return jnp.sum(of_region * mapped[0], OVER_REGIONS)
 
   def _descriptors(self, classes: ClassSpace) -> Array:
     embeddings = jnp.asarray(classes.embeddings)
@@ -287,3 +307,8 @@ class MSDN(System):
 
   def _bias(self, classes: ClassSpace) -> Array:
     return jnp.where(jnp.asarray(classes.seen), -self.bias, self.bias)[None, :]
+
+
+def _project(features: Array, maps: Sequence[Array]) -> list[Array]:
+  """Inner products of regions at unit length with each of a net's maps."""
+  return project(features, *maps, normalize=True)

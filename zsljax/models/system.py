@@ -82,7 +82,9 @@ class System(Protocol):
   One that ``self_calibrates`` learns to raise the scores of unseen classes.
 
   A ``closed_set`` system knows no classes but those it was trained on. One that has
-  embeddings gives them by ``embed(params, features)``, ``[B, d]``.
+  embeddings gives them by ``embed(params, features)``, ``[B, d]``. One that attends to
+  regions shows it by ``region_attention(params, features, classes)``, the
+  ``attention.AttentionMaps`` of each of its nets by name.
   """
 
   name: ClassVar[str]

@@ -7,10 +7,11 @@ import pathlib
 
 import numpy as np
 
-from zsljax.reporting.files import explained, write_text
+from zsljax.reporting.files import write_text
+from zsljax.reporting.pictures import INK, new_figure, save_figure
 from zsljax.reporting.rows import Row
 
-_INK, _CURVE, _LEVELS = "#222222", "#1f5fa8", "#c4c4c4"
+_CURVE, _LEVELS = "#1f5fa8", "#c4c4c4"
 _MARKS = ("#c8501e", "#3a8a4f", "#7a4fa3", "#b08a00")
 
 
@@ -75,12 +76,7 @@ def draw_curve(
     points: U and S of what is marked, by its name.
     title: stands above.
   """
-  # The library is slow to import, and needed by those who draw alone.
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.figure import Figure
-
-  figure = Figure(figsize=(5.2, 5.0), dpi=150, layout="constrained")
-  FigureCanvasAgg(figure)
+  figure = new_figure(5.2, 5.0)
   axes = figure.add_subplot()
   top = 1.06 * max(float(np.max(unseen)), float(np.max(seen)), 1.0)
   grid = np.linspace(1e-3, top, 200)
@@ -92,12 +88,9 @@ def draw_curve(
   for (name, (x, y)), color in zip(points.items(), _MARKS, strict=False):
     axes.plot(x, y, "o", color=color, markersize=6, label=name, clip_on=False)
   axes.set(xlim=(0, top), ylim=(0, top), aspect="equal")
-  axes.set_xlabel("U, accuracy on unseen classes (%)", color=_INK)
-  axes.set_ylabel("S, accuracy on seen classes (%)", color=_INK)
-  axes.set_title(title, fontsize=9, color=_INK)
+  axes.set_xlabel("U, accuracy on unseen classes (%)", color=INK)
+  axes.set_ylabel("S, accuracy on seen classes (%)", color=INK)
+  axes.set_title(title, fontsize=9, color=INK)
   axes.spines[["top", "right"]].set_visible(False)
   figure.legend(fontsize=8, frameon=False, loc="outside lower center")
-  draft = path.with_name(f".{path.name}")
-  with explained(path):
-    figure.savefig(draft, format="png")
-    draft.replace(path)
+  save_figure(figure, path)

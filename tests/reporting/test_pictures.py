@@ -1,0 +1,130 @@
+"""Where pictures put what they show."""
+
+import html.parser
+import itertools
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from zsljax.errors import ZsljaxError
+from zsljax.reporting import html as report
+from zsljax.reporting.photos import find_photos, read_photo
+from zsljax.reporting.pictures import draw_photo, overlay, upsampled
+
+
+@pytest.mark.parametrize(
+  ("grid", "shape"), [((7, 7), (448, 448)), ((3, 5), (120, 200)), ((4, 4), (90, 70))]
+)
+def test_hot_cell_lies_on_its_own_pixels(grid, shape):
+  """Its centre is the brightest, and neighbours' centres are as without it."""
+  photo = np.full((*shape, 3), 128, np.uint8)
+  dark = overlay(photo, np.zeros(grid), 1.0).astype(int)
+  height, width = shape[0] / grid[0], shape[1] / grid[1]
+  for i, j in itertools.product(*map(range, grid)):
+    weights = np.zeros(grid)
+    weights[i, j] = 1
+    gained = (overlay(photo, weights, 1.0) - dark).sum(-1)
+    own = gained[
+      int(np.ceil(i * height)) : int((i + 1) * height),
+      int(np.ceil(j * width)) : int((j + 1) * width),
+    ]
+    assert own.max() == gained.max() > 200
+    assert own.sum() > gained.sum() / 4 and own.min() > 0
+    rows, columns = np.nonzero(gained)
+    assert (i - 0.5) * height - 1 <= rows.min() <= rows.max() <= (i + 1.5) * height
+    assert (j - 0.5) * width - 1 <= columns.min() <= columns.max() <= (j + 1.5) * width
+
+
+def test_upsampling_is_bilinear_between_centres_of_cells():
+  grid = np.random.default_rng(0).random((3, 4))
+  shape = 30, 52
+  found = upsampled(grid, shape)
+  for r, c in itertools.product(range(shape[0]), range(shape[1])):
+    y = np.clip((r + 0.5) / 10 - 0.5, 0, 2)
+    x = np.clip((c + 0.5) / 13 - 0.5, 0, 3)
+    i, j = min(int(y), 1), min(int(x), 2)
+    a, b = y - i, x - j
+    expected = (1 - a) * ((1 - b) * grid[i, j] + b * grid[i, j + 1]) + a * (
+      (1 - b) * grid[i + 1, j] + b * grid[i + 1, j + 1]
+    )
+    assert found[r, c] == pytest.approx(expected, abs=1e-5)
+
+
+def test_photo_is_cut_as_the_encoder_cut_it(tmp_path):
+  """Red says the column and green the row, in parts of the photograph."""
+  width, height = 400, 250
+  pixels = np.zeros((height, width, 3), np.uint8)
+  pixels[..., 0] = np.linspace(0, 255, width)[None]
+  pixels[..., 1] = np.linspace(0, 255, height)[:, None]
+  path = tmp_path / "a.png"
+  Image.fromarray(pixels).save(path)
+  whole = read_photo(path, None, (100, 100)) / 255
+  assert whole[50, [0, -1], 0] == pytest.approx([0, 1], abs=0.02)
+  assert whole[[0, -1], 50, 1] == pytest.approx([0, 1], abs=0.02)
+  cut = read_photo(path, {"size": 224}, (100, 100)) / 255
+  half = 250 * 224 / 256 / 2
+  expected = [(200 - half) / 400, (200 + half) / 400]
+  assert cut[50, [0, -1], 0] == pytest.approx(expected, abs=0.01)
+  expected = [(125 - half) / 250, (125 + half) / 250]
+  assert cut[[0, -1], 50, 1] == pytest.approx(expected, abs=0.01)
+
+
+def test_photos_are_found_by_their_names(tmp_path):
+  for name in ("cow/1.jpg", "cow/2.jpg", "ape/1.jpg", "Dog/One.JPG"):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+  names = [
+    "cow/1.jpg",
+    "/far/images/cow/2.jpg",
+    "dog/one.jpg",
+    "x\\ape\\1.jpg",
+    "3.jpg",
+  ]
+  found = find_photos(tmp_path, names)
+  assert [f and f.relative_to(tmp_path).as_posix() for f in found] == [
+    "cow/1.jpg", "cow/2.jpg", "Dog/One.JPG", "ape/1.jpg", None
+  ]  # fmt: skip
+  # Which of the two it is of, nobody knows.
+  assert find_photos(tmp_path / "cow", ["cow/1.jpg", "ape/1.jpg"]) == [None, None]
+  with pytest.raises(ZsljaxError, match="no such folder, expected"):
+    find_photos(tmp_path / "absent", names)
+
+
+def test_damaged_photo_is_named(tmp_path):
+  path = tmp_path / "a.jpg"
+  path.write_bytes(b"\xff\xd8 not a photograph")
+  with pytest.raises(ZsljaxError, match=r"a\.jpg: not readable as an image"):
+    read_photo(path, None, (8, 8))
+
+
+def test_html_says_texts_as_they_are(tmp_path):
+  path = tmp_path / "p.png"
+  draw_photo(path, np.zeros((50, 100, 3), np.uint8))
+  text = '<b>"&amp;'
+  page = report.page(
+    text,
+    report.facts({text: text}),
+    report.table([text], [[text]]),
+    report.section(text, report.paragraph(text)),
+    report.picture(path, text, text),
+  )
+
+  class Texts(html.parser.HTMLParser):
+    def __init__(self):
+      super().__init__()
+      self.found, self.images = [], []
+
+    def handle_starttag(self, tag, attributes):
+      assert tag != "b"
+      if tag == "img":
+        self.images.append(dict(attributes))
+
+    def handle_data(self, data):
+      self.found.append(data)
+
+  parser = Texts()
+  parser.feed(page)
+  assert parser.found.count(text) == 9
+  (image,) = parser.images
+  assert (image["alt"], image["width"], image["height"]) == (text, "240", "120")

@@ -1,0 +1,83 @@
+"""A report in one HTML file that needs no network: pictures are in it, scripts none."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+import html
+import pathlib
+import struct
+
+from zsljax.reporting.pictures import DPI
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
+  max-width: 1080px; margin: 2rem auto; padding: 0 1.25rem; }
+h1 { font-size: 1.7rem; margin: 0 0 .5rem; }
+h2 { font-size: 1.3rem; margin: 3rem 0 .5rem; border-top: 1px solid #ccc;
+  padding-top: 1rem; }
+h3 { font-size: 1.05rem; margin: 2.2rem 0 .3rem; overflow-wrap: anywhere; }
+p { max-width: 48rem; margin: .4rem 0; }
+table { border-collapse: collapse; margin: .8rem 0; font-size: .92rem; }
+th, td { padding: .2rem .9rem .2rem 0; text-align: left; vertical-align: top;
+  border-bottom: 1px solid #e4e4e4; font-variant-numeric: tabular-nums; }
+th { font-weight: 600; }
+td { overflow-wrap: anywhere; }
+figure { margin: 1rem 0; }
+figure img { max-width: 100%; height: auto; display: block; }
+figcaption { max-width: 48rem; font-size: .9rem; color: #555; margin-top: .3rem; }
+"""
+
+
+def paragraph(text: str) -> str:
+  """A paragraph of plain text."""
+  return f"<p>{html.escape(text)}</p>"
+
+
+def picture(path: pathlib.Path, alt: str, caption: str) -> str:
+  """The .png ``path``, inlined, as large as its figure is meant to be."""
+  content = path.read_bytes()
+  width, height = (
+    round(pixels * 100 / DPI) for pixels in struct.unpack(">II", content[16:24])
+  )
+  return (
+    f'<figure><img src="data:image/png;base64,{base64.b64encode(content).decode()}" '
+    f'width="{width}" height="{height}" alt="{html.escape(alt)}">'
+    f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+  )
+
+
+def facts(entries: Mapping[str, object]) -> str:
+  """A table of names and values."""
+  rows = (
+    f'<tr><th scope="row">{html.escape(name)}</th>'
+    f"<td>{html.escape(str(value))}</td></tr>"
+    for name, value in entries.items()
+  )
+  return f"<table>{''.join(rows)}</table>"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  """A table of texts."""
+  names = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
+  lines = "".join(
+    f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>"
+    for row in rows
+  )
+  return f"<table><thead><tr>{names}</tr></thead><tbody>{lines}</tbody></table>"
+
+
+def section(title: str, *parts: str, level: int = 2) -> str:
+  """Parts under a heading."""
+  heading = f"<h{level}>{html.escape(title)}</h{level}>"
+  return f"<section>{heading}\n{chr(10).join(parts)}\n</section>"
+
+
+def page(title: str, *parts: str) -> str:
+  """The whole file."""
+  return (
+    '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+    f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+    f"<h1>{html.escape(title)}</h1>\n{chr(10).join(parts)}\n</body>\n</html>\n"
+  )

@@ -1,0 +1,87 @@
+"""Photographs on disk: found by an image's name, and cut as an encoder saw them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from zsljax.errors import ZsljaxError, require
+
+# Encoders take this share of the shorter side, of what they cut from the centre.
+_CUT = 224 / 256
+
+
+def find_photos(root: pathlib.Path, names: Sequence[str]) -> list[pathlib.Path | None]:
+  """The photograph of each image below ``root``; None where there is none.
+
+  A name is tried as it stands, then without its first folders, one after another (names
+  often begin with folders of another machine), then both with upper and lower case
+  taken for the same. A file that fits several names is taken for none of them.
+
+  Raises:
+    ZsljaxError: ``root`` is not a folder.
+  """
+  require(root.is_dir(), f"--images={root}", "no such folder", "that of photographs")
+  spelt = [_endings(name) for name in names]
+  found = [
+    next((root / end for end in ends if (root / end).is_file()), None) for ends in spelt
+  ]
+  if None in found:
+    files = {
+      path.relative_to(root).as_posix().lower(): path
+      for path in root.rglob("*")
+      if path.is_file()
+    }
+    found = [
+      path or next((files[e.lower()] for e in ends if e.lower() in files), None)
+      for path, ends in zip(found, spelt, strict=True)
+    ]
+  claims: dict[pathlib.Path, set[str]] = {}
+  for path, name in zip(found, names, strict=True):
+    if path:
+      claims.setdefault(path, set()).add(name)
+  return [path if path and len(claims[path]) == 1 else None for path in found]
+
+
+def read_photo(
+  path: pathlib.Path, encoder: Mapping[str, Any] | None, shape: tuple[int, int]
+) -> np.ndarray:
+  """A photograph as the encoder saw it, ``[H, W, 3]`` bytes.
+
+  Args:
+    path: of a file that Pillow reads.
+    encoder: of the dataset. Encoders scale the shorter side and cut a square from the
+      centre; None stands for features of unknown origin: the whole photograph is
+      stretched.
+    shape: H and W.
+
+  Raises:
+    ZsljaxError: the file cannot be read as an image.
+  """
+  from PIL import Image
+
+  try:
+    with Image.open(path) as image:
+      photo = image.convert("RGB")
+  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    raise ZsljaxError(
+      f"{path}: not readable as an image ({error}), expected a photograph"
+    ) from error
+  box = None
+  if encoder is not None:
+    width, height = photo.size
+    side = _CUT * min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    box = left, top, left + side, top + side
+  return np.asarray(photo.resize(shape[::-1], Image.Resampling.BICUBIC, box))
+
+
+def _endings(name: str) -> list[str]:
+  """A name, and what is left of it without its first folders."""
+  parts = [
+    part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")
+  ]
+  return ["/".join(parts[i:]) for i in range(len(parts))]

@@ -1,0 +1,325 @@
+"""Pictures of what a system looks at, decides by, and confuses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import dataclasses
+import math
+import pathlib
+import textwrap
+
+import numpy as np
+
+from zsljax.reporting.files import explained
+
+# A report shows pictures at 100 pixels an inch: enough of them for dense screens.
+DPI = 150
+INK, FAINT, SEEN, UNSEEN = "#222222", "#8a8a8a", "#1f5fa8", "#c8501e"
+_HEAT = "inferno"
+_OPACITY = 0.6
+_PANEL = 1.75  # Width of a photograph, inches.
+_ACROSS = 4
+_LUMINANCE = np.array([0.299, 0.587, 0.114])
+# With more classes their names would be too small to read.
+MOST_NAMES = 50
+_MOST_NUMBERS = 15
+_IN_A_COLUMN = 25
+_WIDEST = 10.6  # What a page has room for, inches.
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionRow:
+  """One net's attention on one image.
+
+  Attributes:
+    title: what is shown.
+    weights: of each panel, by its title, on the grid of regions, ``[h, w]``.
+    scale: what the numbers are.
+    uniform: the weight of attention that prefers nothing.
+  """
+
+  title: str
+  weights: dict[str, np.ndarray]
+  scale: str
+  uniform: float
+
+
+def new_figure(width: float, height: float):
+  """An empty matplotlib figure; inches."""
+  # The library is slow to import, and needed by those who draw alone.
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+  FigureCanvasAgg(figure)
+  return figure
+
+
+def save_figure(figure, path: pathlib.Path) -> None:
+  """Replaces the .png ``path`` by ``figure``, all at once."""
+  draft = path.with_name(f".{path.name}")
+  with explained(path):
+    figure.savefig(draft, format="png")
+    draft.replace(path)
+
+
+def upsampled(weights: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+  """A grid ``[h, w]`` spread over an image ``[H, W]``, bilinear between cell centres.
+
+  Cell (i, j) stands for the pixels from ``(i H / h, j W / w)`` to the next cell's.
+  """
+  from PIL import Image
+
+  grid = Image.fromarray(np.asarray(weights, np.float32))
+  return np.asarray(grid.resize(shape[::-1], Image.Resampling.BILINEAR))
+
+
+def overlay(photo: np.ndarray, weights: np.ndarray, limit: float) -> np.ndarray:
+  """A photograph in grey beneath the colours of ``weights``.
+
+  Args:
+    photo: ``[H, W, 3]`` bytes.
+    weights: on the grid of regions, ``[h, w]``.
+    limit: the weight that has the brightest colour.
+
+  Returns:
+    ``[H, W, 3]`` bytes.
+  """
+  import matplotlib
+
+  heat = matplotlib.colormaps[_HEAT](upsampled(weights, photo.shape[:2]) / limit)
+  grey = (photo @ _LUMINANCE)[..., None] / 255
+  blended = (1 - _OPACITY) * grey + _OPACITY * heat[..., :3]
+  return np.round(255 * blended).astype(np.uint8)
+
+
+def draw_attention(
+  path: pathlib.Path, photo: np.ndarray, rows: Sequence[AttentionRow]
+) -> None:
+  """A .png with the photograph and, for each net, its attention laid over it.
+
+  Args:
+    path: of the picture.
+    photo: as the encoder saw it, ``[H, W, 3]`` bytes.
+    rows: one for each net; the panels of a net share one colour scale.
+  """
+  from matplotlib.cm import ScalarMappable
+  from matplotlib.colors import Normalize
+
+  across = min(_ACROSS, max(len(row.weights) for row in rows))
+  lines = [-(-len(row.weights) // across) for row in rows]
+  panel = _PANEL * photo.shape[0] / photo.shape[1]
+  titles = [
+    [f"{_wrapped(name, 24)}\npeak {np.max(weights):.2g}" for name, weights in named]
+    for named in (row.weights.items() for row in rows)
+  ]
+  heights = [
+    0.4 + count * (panel + 0.15 + 0.15 * max(1 + title.count("\n") for title in texts))
+    for count, texts in zip(lines, titles, strict=True)
+  ]
+  figure = new_figure((across + 1) * (_PANEL + 0.1) + 1.15, sum(heights))
+  figure.get_layout_engine().set(h_pad=0.08)
+  parts = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
+  for part, row, texts, count in zip(parts, rows, titles, lines, strict=True):
+    part.suptitle(row.title, fontsize=9.5, color=INK, x=0.01, ha="left")
+    axes = part.subplots(count, across + 1, squeeze=False)
+    for axis in axes.flat:
+      axis.set_axis_off()
+    axes[0, 0].imshow(photo)
+    axes[0, 0].set_title("as the encoder saw it", fontsize=8.5, color=FAINT)
+    limit = max(max(map(np.max, row.weights.values())), np.finfo(np.float32).tiny)
+    panels = zip(axes[:, 1:].flat, texts, row.weights.values(), strict=False)
+    for axis, text, weights in panels:
+      axis.imshow(overlay(photo, weights, limit))
+      axis.set_title(text, fontsize=8.5, color=INK)
+    bar = part.colorbar(
+      ScalarMappable(Normalize(0, limit), _HEAT), ax=axes, pad=0.01, aspect=14 * count
+    )
+    bar.ax.axhline(row.uniform, color="white", linewidth=1.6)
+    bar.ax.axhline(row.uniform, color=INK, linewidth=0.6)
+    bar.ax.tick_params(labelsize=8)
+    bar.set_label(f"{row.scale}\nline: uniform, {row.uniform:.3g}", fontsize=8)
+  save_figure(figure, path)
+
+
+def draw_photo(path: pathlib.Path, photo: np.ndarray) -> None:
+  """A .png of a photograph alone, ``[H, W, 3]`` bytes."""
+  figure = new_figure(2.4, 2.4 * photo.shape[0] / photo.shape[1])
+  figure.set_layout_engine("none")
+  axes = figure.add_axes((0, 0, 1, 1))
+  axes.imshow(photo, aspect="auto")
+  axes.set_axis_off()
+  save_figure(figure, path)
+
+
+def draw_contributions(
+  path: pathlib.Path, shares: Sequence[tuple[str, float]], most: int, title: str
+) -> None:
+  """A .png with a bar for each share in a difference of scores, the largest first.
+
+  Args:
+    path: of the picture.
+    shares: names and signed shares, all of them.
+    most: bars; what remains is one bar more.
+    title: what the shares add up to.
+  """
+  ordered = sorted(shares, key=lambda share: -abs(share[1]))
+  shown, rest = ordered[:most], ordered[most:]
+  bars = list(shown)
+  if rest:
+    bars.append((f"the other {len(rest)}", sum(value for _, value in rest)))
+  names, values = zip(*bars, strict=True)
+  colors = [SEEN if value >= 0 else UNSEEN for value in values]
+  if rest:
+    colors[-1] = FAINT
+  labels = [_wrapped(name, 30) for name in names]
+  lines = sum(label.count("\n") + 1 for label in labels)
+  figure = new_figure(6.2, 0.95 + 0.26 * lines)
+  axes = figure.add_subplot()
+  places = np.arange(len(bars))
+  drawn = axes.barh(places, values, color=colors, height=0.66)
+  largest = max(map(abs, values)) or 1.0
+  decimals = max(0, 2 - math.floor(math.log10(largest)))
+  numbers = [f"{round(v, decimals) + 0.0:+.{decimals}f}" for v in values]
+  axes.bar_label(drawn, numbers, padding=3, fontsize=8)
+  axes.set_yticks(places, labels, fontsize=8.5)
+  axes.invert_yaxis()
+  axes.margins(x=0.25)
+  axes.axvline(0, color=INK, linewidth=0.8)
+  axes.tick_params(axis="x", labelsize=8)
+  axes.tick_params(axis="y", length=0)
+  title = _wrapped(title, 80)
+  figure.suptitle(title, fontsize=9.5, color=INK, x=0.01, ha="left")
+  axes.spines[["top", "right", "left"]].set_visible(False)
+  save_figure(figure, path)
+
+
+def draw_map(
+  path: pathlib.Path,
+  points: np.ndarray,
+  unseen: np.ndarray,
+  classes: np.ndarray | None,
+  names: Sequence[str],
+  title: str,
+) -> None:
+  """A .png of images as points: by seen and unseen, and by class.
+
+  Args:
+    path: of the picture.
+    points: ``[n, 2]``.
+    unseen: which images are of unseen classes, ``[n]``.
+    classes: of each image, as places in ``names``; None where it has several.
+    names: of all classes.
+    title: stands above.
+  """
+  shown = [] if classes is None else np.unique(classes)
+  legend = 0 < len(shown) <= MOST_NAMES
+  columns = -(-len(shown) // _IN_A_COLUMN) if legend else 0
+  width = 4.4 if classes is None else 7.4 + 1.6 * columns
+  figure = new_figure(width, 4.6)
+  title = _wrapped(title, int(14 * width))
+  figure.suptitle(title, fontsize=9.5, color=INK, x=0.01, ha="left")
+  axes = figure.subplots(1, 1 if classes is None else 2, squeeze=False)[0]
+  for axis in axes:
+    axis.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
+    axis.spines[:].set_color("#cccccc")
+  for of, color, marker, label in (
+    (~unseen, SEEN, "o", "seen classes"),
+    (unseen, UNSEEN, "^", "unseen classes"),
+  ):
+    axes[0].scatter(*points[of].T, s=9, c=color, marker=marker, lw=0, label=label)
+  axes[0].legend(fontsize=8.5, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2,
+                 frameon=False, markerscale=2)  # fmt: skip
+  for place, color in zip(shown, _colors(len(shown)), strict=True):
+    of = classes == place
+    is_unseen = bool(unseen[of][0])
+    axes[1].scatter(
+      *points[of].T, s=9, color=color, marker="^" if is_unseen else "o", lw=0,
+      label=names[place],
+    )  # fmt: skip
+  if legend:
+    axes[1].legend(
+      fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), ncols=columns,
+      frameon=False, markerscale=2, labelspacing=0.35, handletextpad=0.1,
+    )  # fmt: skip
+  if classes is not None:
+    axes[1].set_xlabel("by class: circles seen, triangles unseen", fontsize=8.5)
+  save_figure(figure, path)
+
+
+def draw_confusion(
+  path: pathlib.Path,
+  shares: np.ndarray,
+  rows: Sequence[str],
+  columns: Sequence[str],
+  seen: tuple[int, int],
+  title: str,
+) -> None:
+  """A .png of a confusion matrix; a line stands between seen and unseen classes.
+
+  Args:
+    path: of the picture.
+    shares: of a true class's images (row) that were taken for each class (column).
+    rows: names of the true classes, the seen ones first.
+    columns: names of the predicted classes, the seen ones first.
+    seen: how many rows and how many columns are seen classes.
+    title: stands above.
+  """
+  named = len(columns) <= MOST_NAMES
+  rows, columns = ([_shortened(name) for name in names] for names in (rows, columns))
+  letters = max(map(len, (*rows, *columns))) if named else 0
+  margin, beside = 0.7 + 0.075 * letters, 0.9
+  cell = min(0.34, (_WIDEST - margin - beside) / len(columns))
+  figure = new_figure(
+    max(cell * len(columns) + margin + beside, 4.5), cell * len(rows) + margin + 0.5
+  )
+  axes = figure.add_subplot()
+  image = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+  if named:
+    size = 8.5 if len(columns) <= 30 else 7.5
+    axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=size)
+    axes.set_yticks(range(len(rows)), rows, fontsize=size)
+  else:
+    axes.set(xticks=[], yticks=[])
+  if len(columns) <= _MOST_NUMBERS:
+    for (i, j), share in np.ndenumerate(100 * shares):
+      if share >= 0.5:
+        color = "white" if share > 60 else INK
+        axes.text(
+          j, i, f"{share:.0f}", ha="center", va="center", color=color, fontsize=8
+        )
+  if 0 < seen[0] < len(rows):
+    axes.axhline(seen[0] - 0.5, color=UNSEEN, linewidth=1.4)
+  if 0 < seen[1] < len(columns):
+    axes.axvline(seen[1] - 0.5, color=UNSEEN, linewidth=1.4)
+  axes.tick_params(length=0)
+  axes.set_xlabel("predicted class", fontsize=9)
+  axes.set_ylabel("true class", fontsize=9)
+  axes.set_title(title, fontsize=9.5, color=INK, loc="left")
+  bar = figure.colorbar(image, ax=axes, pad=0.02, aspect=30)
+  bar.set_label("% of the true class's test images", fontsize=8.5)
+  bar.ax.tick_params(labelsize=8)
+  save_figure(figure, path)
+
+
+def _colors(count: int) -> np.ndarray:
+  """Distinct colours, ``[count, 4]``."""
+  import matplotlib
+
+  if count <= 20:
+    strong = matplotlib.colormaps["tab20"].colors
+    return np.array([(*strong[(2 * i) % 20 + (i >= 10)], 1) for i in range(count)])
+  # Neighbours differ in hue, and every other one in lightness.
+  colors = matplotlib.colormaps["hsv"](np.arange(count) * 0.618034 % 1)
+  colors[1::2, :3] *= 0.62
+  return colors
+
+
+def _wrapped(text: str, width: int) -> str:
+  """In lines; names such as ``has_bill_shape::hooked`` break between their words."""
+  words = text.replace("::", ": ").replace("_", " ")
+  return "\n".join(textwrap.wrap(words, width))
+
+
+def _shortened(name: str) -> str:
+  return name if len(name) <= 30 else f"{name[:29]}…"
