@@ -437,13 +437,14 @@ def _table(names: Sequence[str], found: Predictions) -> str:
   parts = [head]
   for i in range(len(names)):
     parts += table[i * width : (i + 1) * width]
-    if found.attributes[i]:
-      parts.append(f"  because of {_because(found.attributes[i])}")
+    if because := _because(found.attributes[i]):
+      parts.append(f"  because of {because}")
   return "\n".join(parts)
 
 
 def _because(attributes: Sequence[tuple[str, float]]) -> str:
-  return ", ".join(f"{name} {share:+.3g}" for name, share in attributes)
+  """Those that spoke for the class; others may be among the best where few did."""
+  return ", ".join(f"{name} {share:+.3g}" for name, share in attributes if share > 0)
 
 
 def _write(path: pathlib.Path, names: Sequence[str], found: Predictions) -> None:
