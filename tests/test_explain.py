@@ -243,7 +243,7 @@ def test_report_of_a_system_that_attends(trained, drawn, tmp_path, capsys):
     seen=True,
     attributes=6,
   )
-  differences = re.findall(r"a difference of ([+-][\d.]+)", report.text)
+  differences = re.findall(r"a lead of ([+-][\d.]+)", report.text)
   for difference, shares in zip(differences, told.attributes, strict=True):
     total = sum(share for _, share in shares)
     assert float(difference) == pytest.approx(total, abs=0.02, rel=0.02)

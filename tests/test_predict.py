@@ -115,11 +115,11 @@ def test_shares_of_attributes_add_up_to_the_lead(which, request):
   places = {name: i for i, name in enumerate(space.names)}
   for i, names in enumerate(found.classes):
     own, *others = (space.embeddings[places[name]] for name in names)
-    ends = space.extended(["own", "others"], np.stack([own, np.mean(others, 0)]))
+    ends = space.extended([*"abc"], np.stack([own, *others]))
     scores = np.asarray(
       predictor.system.scores(predictor.params, images[i : i + 1], ends)
     )
-    lead = scores[0, -2] - scores[0, -1]
+    lead = scores[0, -3] - scores[0, -2:].mean()
     assert sum(v for _, v in found.attributes[i]) == pytest.approx(
       lead, rel=0.02, abs=1e-3
     )

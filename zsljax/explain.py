@@ -625,10 +625,10 @@ class _Report:
     return html.picture(
       path,
       f"Bars: contributions of attributes to {own} against {', '.join(others)}",
-      f"From {start:.3g}, the score of the mean description of {', '.join(others)}, to "
-      f"{end:.3g}, that of {own}'s own (both scored as an unseen class, without "
-      f"gamma): a difference of {end - start:+.3g}, shared by integrated gradients. "
-      "Negative shares speak against the class.",
+      f"From {start:.3g}, the mean score of {', '.join(others)}, to {end:.3g}, that of "
+      f"{own} (all scored as unseen classes, without gamma): a lead of "
+      f"{end - start:+.3g}, shared by integrated gradients. Negative shares speak "
+      "against the class.",
     )
 
   def _ends(
@@ -637,11 +637,12 @@ class _Report:
     """The scores between which the attributes' shares lie."""
     at = {name: k for k, name in enumerate(self.classes.names)}
     embeddings = np.asarray(self.classes.embeddings)
-    ends = [embeddings[[at[name] for name in others]].mean(0), embeddings[at[own]]]
-    space = self.classes.subset(self.seen).extended(("", ""), np.stack(ends))
+    ends = embeddings[[at[name] for name in (own, *others)]]
+    space = self.classes.subset(self.seen).extended([""] * len(ends), ends)
     with jax.default_matmul_precision(self.predictor.precision):
       scores = self.run.system.scores(self.predictor.params, features[None], space)
-    return tuple(float(score) for score in scores[0, -2:])
+    own_score, *rest = np.asarray(scores[0, -len(ends) :])
+    return float(np.mean(rest)), float(own_score)
 
   def map(self, how: str) -> str:
     """The test images as points."""

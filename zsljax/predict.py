@@ -30,7 +30,7 @@ from zsljax.reporting.rows import aligned, read_chosen
 from zsljax.sharding import make_mesh, over_classes
 from zsljax.training import CLASSES, read_manifest, run_identity
 
-# Points of the path along which a score's difference is shared among attributes.
+# Points of each way along which a score's lead is shared among attributes.
 _PATH = 16
 # Images are scored this many at a time; fewer are padded to a power of two.
 _BATCH = 256
@@ -120,9 +120,9 @@ class Predictor:
       top_k: K, at most the number of candidates.
       seen: see ``candidates``.
       attributes: how many attributes are named for an image's best class. Their shares
-        are integrated gradients (Sundararajan et al. 2017) of its score along the way
-        from the mean description of the other classes shown to its own, and add up to
-        the difference of the scores at both ends.
+        are integrated gradients (Sundararajan et al. 2017) of its score along the ways
+        from the descriptions of the other classes shown to its own. They add up to its
+        lead over the mean of their scores, all scored as unseen classes.
 
     Raises:
       ZsljaxError: features or classes do not fit the run, or it knows no new classes.
@@ -292,23 +292,26 @@ class Predictor:
   def _shares(self, params, features, classes, space, num_seen: int) -> jax.Array:
     """Of each attribute in the lead of the first of ``classes`` [K], ``[A]``."""
     embeddings = space.embeddings
-    own = embeddings[classes[0]]
-    others = embeddings[classes[1:]] if len(classes) > 1 else embeddings
-    origin = jnp.mean(others, 0)
+    own, others = embeddings[classes[0]], embeddings[classes[1:]]
+    if not len(others):
+      others = jnp.mean(embeddings, 0, keepdims=True)
+    ways = own[None] - others
     steps = (jnp.arange(_PATH, dtype=own.dtype) + 0.5) / _PATH
-    path = origin[None] + steps[:, None] * (own - origin)[None]
+    points = others[:, None] + steps[None, :, None] * ways[:, None]
 
-    def total(path):
+    def total(points):
+      points = points.reshape(-1, points.shape[-1])
+      count = num_seen + len(points)
       along = ClassSpace(
-        jnp.concatenate([embeddings[:num_seen], path]),
-        seen=jnp.arange(num_seen + _PATH) < num_seen,
-        ids=jnp.arange(num_seen + _PATH),
+        jnp.concatenate([embeddings[:num_seen], points]),
+        seen=jnp.arange(count) < num_seen,
+        ids=jnp.arange(count),
         attribute_vectors=space.attribute_vectors,
       )
       scores = self.system.scores(params, features[None], along)
       return jnp.sum(scores[0, num_seen:])
 
-    return (own - origin) * jnp.mean(jax.grad(total)(path), 0)
+    return jnp.mean(ways * jnp.mean(jax.grad(total)(points), 1), 0)
 
 
 def load(
