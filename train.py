@@ -6,7 +6,6 @@ Run again with the same command, an interrupted run continues and ends
 bit-identical to one that was not interrupted.
 """
 
-from collections.abc import Iterator
 import pathlib
 from typing import Any
 
@@ -22,7 +21,6 @@ from zsljax.errors import in_bytes, require, shown_to_user
 from zsljax.experiment import Experiment
 import zsljax.flags
 from zsljax.flags import WORKDIR, parse_flags, workdir
-from zsljax.models import Batch
 from zsljax.reporting.files import locked
 from zsljax.reporting.metrics_log import MetricsLog
 
@@ -37,9 +35,12 @@ flags.adopt_module_key_flags(zsljax.flags)
 
 _PLACES = {
   "device": "held on every device ({})",
+  "split": "held in parts by the devices ({})",
   "host": "held in memory ({})",
   "none": "streamed ({})",
 }
+# Steps in a compiled call, where an epoch is longer: a run is stopped between calls.
+_AT_ONCE = 256
 _AT_LEAST_ONE = (
   "epochs",
   "log_every",
@@ -93,17 +94,23 @@ def _train(
   )
   per_epoch = data.steps_per_epoch
 
-  def batches_from(step: int) -> Iterator[Batch]:
-    if data.placement == "device":
-      return training.resident(data.table(), data.rows(step), mesh, data.num_examples)
-    return training.feed(data.batches(step), mesh, data.num_examples)
-
+  if data.placement in ("device", "split"):
+    inputs = training.Resident(
+      data.table,
+      data.rows,
+      mesh,
+      data.num_examples,
+      min(per_epoch, _AT_ONCE),
+      data.host_rows if data.placement == "split" else None,
+    )
+  else:
+    inputs = training.Sent(data.batches, mesh, data.num_examples)
   checkpoints = Checkpoints(workdir, run.identity(), config["checkpoint"]["keep"])
   state = training.train(
     run.system,
     optimizer,
     lambda: training.init_state(run.system, optimizer, run.spec, config["seed"]),
-    batches_from,
+    inputs,
     run.classes,
     training.Schedule(
       total_steps=data.total_steps(config["epochs"]),

@@ -42,14 +42,21 @@ def make_mesh(data: int = -1, model: int = 1) -> Mesh:
   )
 
 
-def over_batch(mesh: Mesh) -> NamedSharding:
-  """Rows split over the ``data`` axis."""
-  return NamedSharding(mesh, PartitionSpec("data"))
+def over_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
+  """An array whose ``axis`` has the rows of a batch, split over the ``data`` axis."""
+  return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
   """The same array on every device."""
   return NamedSharding(mesh, PartitionSpec())
+
+
+def free_memory(mesh: Mesh) -> int | None:
+  """The least bytes that are free on a device of this host; None if none says so."""
+  stats = [device.memory_stats() for device in mesh.local_devices]
+  free = [s["bytes_limit"] - s["bytes_in_use"] for s in stats if s]
+  return min(free, default=None)
 
 
 def over_classes(tree: Any, class_params: Collection[str], mesh: Mesh) -> Any:

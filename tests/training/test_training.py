@@ -1,4 +1,6 @@
 import dataclasses
+import itertools
+import sys
 
 import chex
 import jax
@@ -36,6 +38,15 @@ class Dying:
       yield next(stream)
     raise Stopped
 
+  def table(self):
+    return self._batches.table()
+
+  def rows(self, start):
+    stream = self._batches.rows(start)
+    for _ in range(self._count):
+      yield next(stream)
+    raise Stopped
+
 
 def run(
   toy,
@@ -47,6 +58,8 @@ def run(
   keep=None,
   seed=3,
   fields=None,
+  at_once=0,
+  host_rows=None,
 ):
   """Trains the toy system; ``stop_after`` batches the process 'dies'."""
   system, spec, classes, batches = toy
@@ -57,12 +70,17 @@ def run(
     batches = Dying(batches, stop_after)
   mesh = make_mesh(devices)
   checkpoints = Checkpoints(workdir, {"system": "toy"}, keep)
+  inputs = training.Sent(batches.batches, mesh, batches.num_examples)
+  if at_once:
+    inputs = training.Resident(
+      batches.table, batches.rows, mesh, batches.num_examples, at_once, host_rows
+    )
   try:
     return training.train(
       system,
       optimizer,
       lambda: training.init_state(system, optimizer, spec, seed),
-      lambda start: training.feed(batches.batches(start), mesh, batches.num_examples),
+      inputs,
       classes,
       training.Schedule(total_steps=steps, log_every=2, save_every=3),
       checkpoints,
@@ -71,6 +89,34 @@ def run(
     )
   finally:
     checkpoints.close()
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 5, 12])
+def test_resident_run_equals_a_sent_one(toy, tmp_path, at_once):
+  sent = run(toy, tmp_path / "sent")
+  resident = run(toy, tmp_path / "resident", at_once=at_once)
+  chex.assert_trees_all_equal(resident.params, sent.params)
+  chex.assert_trees_all_equal(resident.opt_state, sent.opt_state)
+  lines = [read_lines(tmp_path / k / "metrics.jsonl") for k in ("sent", "resident")]
+  assert lines[0] == lines[1] and len(lines[0]) == 7
+
+
+def test_interrupted_resident_run_ends_bit_identical(toy, tmp_path):
+  expected = run(toy, tmp_path / "whole", at_once=2)
+  with pytest.raises(Stopped):
+    run(toy, tmp_path / "cut", stop_after=8, at_once=2)
+  assert Checkpoints(tmp_path / "cut", {"system": "toy"}).latest_step() == 6
+  found = run(toy, tmp_path / "cut", at_once=2)
+  chex.assert_trees_all_equal(found.params, expected.params)
+  assert [r["step"] for r in read_lines(tmp_path / "cut" / "metrics.jsonl")] == [
+    0, 2, 4, 6, 8, 10, 11,
+  ]  # fmt: skip
+
+
+def test_split_table_trains_as_a_whole_one(toy, tmp_path):
+  one = run(toy, tmp_path / "one", at_once=3)
+  four = run(toy, tmp_path / "four", at_once=3, devices=4, host_rows=32)
+  chex.assert_trees_all_close(one.params, four.params, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "pretrain_steps"), [("adam", 0), ("lbfgs", 3)])
@@ -207,42 +253,52 @@ def test_feed_converts_float64_and_keeps_bfloat16(toy):
     assert placed.astype(jnp.float32).features.dtype == jnp.float32
 
 
-def placed(data, mesh, kind, start=0, steps=5):
-  if kind == "resident":
-    stream = training.resident(data.table(), data.rows(start), mesh, 32)
-  else:
-    stream = training.feed(data.batches(start), mesh, 32)
-  return [next(stream) for _ in range(steps)]
+def taken(inputs, mesh, start, steps):
+  """What each of ``steps`` steps is given, through the calls that training makes."""
+  seen = jax.jit(
+    inputs.steps(lambda state, batch, classes: (state, {"batch": batch})),
+    static_argnums=2,
+  )
+  pieces, found = inputs.pieces(start, lambda step: step + 3 - step % 3), []
+  while len(found) < steps:
+    piece, count = next(pieces)
+    _, metrics = seen(0, piece, None)
+    found += [jax.tree.map(lambda x, i=i: x[i], metrics["batch"]) for i in range(count)]
+  return found[:steps]
 
 
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize(("devices", "split"), [(1, False), (4, False), (4, True)])
 @pytest.mark.parametrize("sampling", ["epochs", "independent", "class_balanced"])
-def test_resident_batches_equal_sent_ones(tmp_path, devices, sampling):
+def test_resident_batches_equal_sent_ones(tmp_path, devices, split, sampling):
   store = open_dataset({"name": "digits", "features": None, "dir": tmp_path})
   size = 4 if sampling == "class_balanced" else 256
   data = TrainingData(store, "trainval", size, 0, "device", sampling)
   mesh = make_mesh(devices)
-  both = (placed(data, mesh, kind, start=2) for kind in ("resident", "sent"))
+  resident = training.Resident(
+    data.table, data.rows, mesh, 32, 2, data.host_rows if split else None
+  )
+  sent = training.Sent(data.batches, mesh, 32)
+  both = (taken(inputs, mesh, start=2, steps=5) for inputs in (resident, sent))
   for found, expected in zip(*both, strict=True):
     chex.assert_trees_all_equal(found, expected)
     chex.assert_trees_all_equal_dtypes(found, expected)
-    assert found.features.sharding == expected.features.sharding
+
+
+def test_pieces_end_where_the_run_is_saved():
+  table = {"features": np.zeros((4, 2)), "labels": np.zeros(4, np.int32)}
+  rows = itertools.repeat(np.arange(2))
+  inputs = training.Resident(lambda: table, lambda start: rows, make_mesh(1), 4, 5)
+  schedule = training.Schedule(total_steps=17, log_every=1, save_every=7)
+  pieces = inputs.pieces(3, schedule.stop)
+  assert [next(pieces)[1] for _ in range(4)] == [4, 5, 2, 3]
 
 
 def test_resident_table_must_fit(monkeypatch):
-  class Full:
-    def memory_stats(self):
-      return {"bytes_limit": 1000, "bytes_in_use": 800}
-
-    def __str__(self):
-      return "device 7"
-
-  class Mesh:
-    local_devices = (Full(),)
-
+  feed = sys.modules[training.Resident.__module__]
+  monkeypatch.setattr(feed, "free_memory", lambda mesh: 200)
   table = {"features": np.zeros((10, 6), np.float32)}
-  with pytest.raises(ZsljaxError, match="0.24 kB .* 0.2 kB are free on device 7"):
-    next(training.resident(table, iter([]), Mesh(), 10))
+  with pytest.raises(ZsljaxError, match="0.24 kB .* 0.2 kB are free there"):
+    training.place_table(table, make_mesh(1))
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

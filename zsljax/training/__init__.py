@@ -1,10 +1,11 @@
 """Training: state, step, loop, optimizers, and the way onto the mesh."""
 
 from zsljax.training.feed import (
+  Resident,
+  Sent,
   check_divides,
   feed,
   place_table,
-  resident,
   rows_of_table,
   to_mesh,
 )
@@ -20,7 +21,9 @@ from zsljax.training.step import make_train_step
 from zsljax.training.workdir import flat, library_versions, open_workdir, read_manifest
 
 __all__ = [
+  "Resident",
   "Schedule",
+  "Sent",
   "TrainState",
   "check_divides",
   "feed",
@@ -32,7 +35,6 @@ __all__ = [
   "open_workdir",
   "place_table",
   "read_manifest",
-  "resident",
   "rows_of_table",
   "to_mesh",
   "train",
