@@ -34,6 +34,15 @@ def make_mesh(data: int = -1, model: int = 1) -> Mesh:
       f"{'-1 or ' if field == 'data' else ''}1 to {most}, the devices here",
     )
   data = len(devices) // model if data == -1 else data
+  require(
+    jax.process_count() == 1
+    or data * model == len(devices)
+    and jax.local_device_count() % model == 0,
+    "config.mesh",
+    f"data={data} and model={model}",
+    f"all {len(devices)} devices of the {jax.process_count()} processes, those along "
+    "model on one process",
+  )
   # Auto: the compiler places the collectives; labels may index class arrays.
   return Mesh(
     np.array(devices[: data * model]).reshape(data, model),

@@ -1,5 +1,7 @@
 import dataclasses
 import itertools
+import os
+import signal
 import sys
 
 import chex
@@ -13,14 +15,14 @@ from configs import base
 from zsljax import training
 from zsljax.checkpoints import Checkpoints
 from zsljax.data import TrainingData, open_dataset
-from zsljax.errors import ZsljaxError
+from zsljax.errors import Stopped, ZsljaxError
 from zsljax.models import Batch
 from zsljax.reporting.files import read_lines
 from zsljax.reporting.metrics_log import MetricsLog
 from zsljax.sharding import make_mesh, replicated
 
 
-class Stopped(Exception):
+class Killed(Exception):
   pass
 
 
@@ -36,7 +38,7 @@ class Dying:
     stream = self._batches.batches(start)
     for _ in range(self._count):
       yield next(stream)
-    raise Stopped
+    raise Killed
 
   def table(self):
     return self._batches.table()
@@ -45,7 +47,7 @@ class Dying:
     stream = self._batches.rows(start)
     for _ in range(self._count):
       yield next(stream)
-    raise Stopped
+    raise Killed
 
 
 def run(
@@ -103,7 +105,7 @@ def test_resident_run_equals_a_sent_one(toy, tmp_path, at_once):
 
 def test_interrupted_resident_run_ends_bit_identical(toy, tmp_path):
   expected = run(toy, tmp_path / "whole", at_once=2)
-  with pytest.raises(Stopped):
+  with pytest.raises(Killed):
     run(toy, tmp_path / "cut", stop_after=8, at_once=2)
   assert Checkpoints(tmp_path / "cut", {"system": "toy"}).latest_step() == 6
   found = run(toy, tmp_path / "cut", at_once=2)
@@ -125,7 +127,7 @@ def test_interrupted_run_ends_bit_identical(toy, tmp_path, name, pretrain_steps)
   toy = (dataclasses.replace(system, pretrain_steps=pretrain_steps), *rest)
   expected = run(toy, tmp_path / "whole", name=name)
   for stop in (6, 5):  # Prefetched batches die two steps early.
-    with pytest.raises(Stopped):
+    with pytest.raises(Killed):
       run(toy, tmp_path / "cut", stop_after=stop, name=name)
   found = run(toy, tmp_path / "cut", name=name)
   chex.assert_trees_all_equal(found.params, expected.params)
@@ -133,6 +135,29 @@ def test_interrupted_run_ends_bit_identical(toy, tmp_path, name, pretrain_steps)
   steps = [r["step"] for r in read_lines(tmp_path / "cut" / "metrics.jsonl")]
   whole = [r["step"] for r in read_lines(tmp_path / "whole" / "metrics.jsonl")]
   assert steps == whole == [0, 2, 4, 6, 8, 10, 11]
+
+
+class Told(Dying):
+  """Batches during which the process is told to end."""
+
+  def batches(self, start):
+    for i, batch in enumerate(self._batches.batches(start)):
+      if i == self._count:
+        os.kill(os.getpid(), signal.SIGTERM)
+      yield batch
+
+
+@pytest.mark.parametrize("name", ["adam", "lbfgs"])
+def test_run_that_is_told_to_end_saves_and_continues(toy, tmp_path, name):
+  expected = run(toy, tmp_path / "whole", name=name)
+  *rest, batches = toy
+  with pytest.raises(Stopped, match="at step 5 of 12, which is saved"):
+    run((*rest, Told(batches, 6)), tmp_path / "cut", name=name)  # Made two ahead.
+  found = run(toy, tmp_path / "cut", name=name)
+  chex.assert_trees_all_equal(found.params, expected.params)
+  chex.assert_trees_all_equal(found.opt_state, expected.opt_state)
+  lines = [read_lines(tmp_path / k / "metrics.jsonl") for k in ("whole", "cut")]
+  assert lines[0] == lines[1]
 
 
 def test_finished_run_is_left_as_it_is(toy, tmp_path):
@@ -412,7 +437,7 @@ def test_one_cycle_of_few_steps_is_finite(total_steps, optimizer):
 def test_interrupted_cycle_ends_bit_identical(toy, tmp_path):
   fields = {"schedule": "one_cycle", "weight_decay": 0.1, "clip_norm": 0.5}
   whole = run(toy, tmp_path / "whole", fields=fields)
-  with pytest.raises(Stopped):
+  with pytest.raises(Killed):
     run(toy, tmp_path / "cut", stop_after=8, fields=fields)
   cut = run(toy, tmp_path / "cut", fields=fields)
   chex.assert_trees_all_equal(cut.params, whole.params)

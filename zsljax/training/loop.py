@@ -12,7 +12,8 @@ import jax
 
 from zsljax.checkpoints import Checkpoints, abstract
 from zsljax.classes import ClassSpace
-from zsljax.errors import ZsljaxError
+from zsljax.distributed import Sigterm, is_writer
+from zsljax.errors import Stopped, ZsljaxError
 from zsljax.reporting.metrics_log import MetricsLog
 from zsljax.reporting.progress import step_bar
 from zsljax.sharding import over_classes, replicated
@@ -54,7 +55,7 @@ def train(
   classes: ClassSpace,
   schedule: Schedule,
   checkpoints: Checkpoints,
-  log: Callable[[int], MetricsLog],
+  log: Callable[[int], MetricsLog | None],
   mesh: jax.sharding.Mesh,
 ) -> TrainState:
   """Trains to the end of the schedule, from the latest checkpoint if any.
@@ -70,7 +71,8 @@ def train(
     classes: the training class space.
     schedule: when to end, log and save.
     checkpoints: where to save and resume.
-    log: opens the metrics log, given the step at which the run starts.
+    log: opens the metrics log, given the step at which the run starts; None on
+      processes that write none.
     mesh: the devices.
 
   Returns:
@@ -79,6 +81,7 @@ def train(
   Raises:
     ZsljaxError: the loss is not finite, or a checkpoint cannot be written or
       read.
+    Stopped: a process received SIGTERM; the state was saved.
   """
   everywhere = replicated(mesh)
   shapes = jax.eval_shape(initial_state)
@@ -91,17 +94,25 @@ def train(
   if start >= schedule.total_steps:
     return state
   classes = jax.device_put(classes, everywhere)
+  over_piece = inputs.steps(make_train_step(system, optimizer, schedule.tolerance))
+
+  def call(state, piece, classes, told):
+    """The steps of a piece, and whether any process was told to end."""
+    state, metrics = over_piece(state, piece, classes)
+    return state, metrics, None if told is None else told.any()
+
   steps = jax.jit(
-    inputs.steps(make_train_step(system, optimizer, schedule.tolerance)),
-    donate_argnums=0,
-    out_shardings=(layout, everywhere),
+    call, donate_argnums=0, out_shardings=(layout, everywhere, everywhere)
   )
   compiled: dict[int, Callable] = {}
   pieces = inputs.pieces(start, schedule.stop)
   metrics_log = log(start)
   in_flight: deque = deque()
 
-  with step_bar(schedule.total_steps, "training", start) as bar:
+  with (
+    Sigterm() as sigterm,
+    step_bar(schedule.total_steps, "training", start, is_writer()) as bar,
+  ):
     piece, count = next(pieces)
     if fresh:
       warm = jax.jit(
@@ -114,9 +125,11 @@ def train(
 
     def settle(last: int) -> int | None:
       """Waits for calls that began by step ``last``; the step that had converged."""
+      nonlocal stopping
       while in_flight and in_flight[0][0] <= last:
-        first, metrics = in_flight.popleft()
+        first, metrics, told = in_flight.popleft()
         metrics = jax.device_get(metrics)
+        stopping = stopping or sigterm.agreed(told)
         count = len(metrics["loss"])
         for i in range(count):
           of_step = {name: values[i].item() for name, values in metrics.items()}
@@ -127,16 +140,18 @@ def train(
         bar.update(count)
       return None
 
-    step = start
-    while True:
+    step, stopping = start, False
+    while not stopping:
+      inputs_of_call = state, piece, classes, sigterm.told(mesh)
       if count not in compiled:
-        compiled[count] = _compiled(steps, state, piece, classes, bar)
-      state, metrics = compiled[count](state, piece, classes)
-      in_flight.append((step, metrics))
+        compiled[count] = _compiled(steps, inputs_of_call, bar)
+      state, metrics, told = compiled[count](*inputs_of_call)
+      in_flight.append((step, metrics, told))
       # The log must reach as far as a checkpoint.
       wait = schedule.tolerance or step + count == schedule.stop(step)
       converged = settle(step - (0 if wait else _BEHIND))
       step += count
+      stopping = stopping or told is None and sigterm.agreed(told)
       if converged is not None:
         bar.total = step = converged
         break
@@ -145,16 +160,24 @@ def train(
       if step % schedule.save_every == 0:
         checkpoints.save(step, state.params, without_params(state))
         saved = step
-      piece, count = next(pieces)
-  if saved != step:
-    checkpoints.save(step, state.params, without_params(state))
-  checkpoints.wait()
-  metrics_log.close()
+      if not stopping:
+        piece, count = next(pieces)
+    settle(step)
+    if saved != step:
+      checkpoints.save(step, state.params, without_params(state))
+    checkpoints.wait()  # A second SIGTERM must not end this.
+  if metrics_log:
+    metrics_log.close()
+  if stopping and converged is None and step < schedule.total_steps:
+    raise Stopped(
+      f"stopped by SIGTERM at step {step} of {schedule.total_steps}, which is saved: "
+      "start the same command again and the run continues"
+    )
   return state
 
 
 def _record(
-  step: int, metrics: dict[str, float], schedule: Schedule, log: MetricsLog
+  step: int, metrics: dict[str, float], schedule: Schedule, log: MetricsLog | None
 ) -> bool:
   """Checks one step's metrics and writes those to be logged; whether it converged."""
   converged = metrics.pop("converged", False)
@@ -165,7 +188,7 @@ def _record(
         "lower config.optimizer.learning_rate or look at the features"
       )
   last = step + 1 == schedule.total_steps
-  if step % schedule.log_every == 0 or last or converged:
+  if log and (step % schedule.log_every == 0 or last or converged):
     log.write(step, metrics)
   return converged
 
@@ -178,9 +201,9 @@ def _restore(checkpoints, shapes: TrainState) -> TrainState | None:
   return TrainState(params=params, **rest)
 
 
-def _compiled(step_fn, state, batch, classes, bar):
+def _compiled(steps, inputs, bar):
   bar.set_postfix_str("compiling")
   start = time.perf_counter()
-  compiled = step_fn.lower(state, batch, classes).compile()
+  compiled = steps.lower(*inputs).compile()
   bar.set_postfix_str(f"compiled in {time.perf_counter() - start:.1f} s")
   return compiled
