@@ -31,7 +31,7 @@ from absl import app, flags
 import jax
 import numpy as np
 
-from zsljax import evaluation, training
+from zsljax import distributed, evaluation, training
 from zsljax.checkpoints import Checkpoints
 from zsljax.errors import ZsljaxError, did_you_mean, require, shown_to_user
 from zsljax.evaluation.class_retrieval import DEFINITION
@@ -469,6 +469,8 @@ def _densities(row: Row) -> str:
 def main(argv: list[str]) -> None:
   """Evaluates what the flags say and prints the rows."""
   del argv
+  tasks = distributed.launched_tasks()
+  require(tasks == 1, "eval.py", f"{tasks} processes", "one, without srun or mpirun")
   try:
     top_k = tuple(int(k) for k in TOP_K.value) if TOP_K.value else None
   except ValueError as error:

@@ -6,7 +6,7 @@ Run again with the same command, an interrupted run continues and ends
 bit-identical to one that was not interrupted.
 """
 
-from collections.abc import Iterator
+import contextlib
 import pathlib
 from typing import Any
 
@@ -15,14 +15,13 @@ import jax
 from ml_collections import config_flags
 import optax
 
-from zsljax import training
+from zsljax import distributed, training
 from zsljax.checkpoints import Checkpoints
 from zsljax.data import TrainingData
 from zsljax.errors import in_bytes, require, shown_to_user
 from zsljax.experiment import Experiment
 import zsljax.flags
 from zsljax.flags import WORKDIR, parse_flags, workdir
-from zsljax.models import Batch
 from zsljax.reporting.files import locked
 from zsljax.reporting.metrics_log import MetricsLog
 
@@ -33,13 +32,26 @@ CONFIG = config_flags.DEFINE_config_file(
   lock_config=True,
 )
 flags.mark_flag_as_required("config")
+COORDINATOR = flags.DEFINE_string(
+  "coordinator",
+  None,
+  "HOST:PORT of process 0, for a run of several processes; auto lets JAX find out. "
+  "SLURM and Open MPI need none of these flags.",
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator.")
+PROCESS_ID = flags.DEFINE_integer(
+  "process_id", None, "Of this process, counted from 0; with --coordinator."
+)
 flags.adopt_module_key_flags(zsljax.flags)
 
 _PLACES = {
   "device": "held on every device ({})",
+  "split": "held in parts by the devices ({})",
   "host": "held in memory ({})",
   "none": "streamed ({})",
 }
+# Steps in a compiled call, where an epoch is longer: a run is stopped between calls.
+_AT_ONCE = 256
 _AT_LEAST_ONE = (
   "epochs",
   "log_every",
@@ -67,12 +79,24 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> training.TrainState:
   optimizer = training.make_optimizer(
     config["optimizer"], config["batch_size"], data.total_steps(config["epochs"])
   )
-  with (
-    locked(workdir / ".lock", f"{workdir}: another process is training there"),
-    jax.default_matmul_precision(config["matmul_precision"]),
-  ):
-    meta, classes = run.dataset.metadata, run.dataset.classes
-    training.open_workdir(workdir, run.config, meta, classes)
+  distributed.require_agreement(
+    {
+      **training.flat(
+        run.config | {"data": run.config["data"] | {"dir": None}}, "config."
+      ),
+      **training.flat(training.library_versions(), "version of "),
+      "fingerprint of the data": run.dataset.fingerprint,
+    }
+  )
+  lock = contextlib.nullcontext()
+  if distributed.is_writer():
+    lock = locked(workdir / ".lock", f"{workdir}: another process is training there")
+  with lock, jax.default_matmul_precision(config["matmul_precision"]):
+    if distributed.is_writer():
+      meta, classes = run.dataset.metadata, run.dataset.classes
+      training.open_workdir(workdir, run.config, meta, classes)
+    distributed.wait_for_all("the run's folder")
+    training.read_manifest(workdir)  # Or the processes do not share the folder.
     return _train(run, data, optimizer, workdir)
 
 
@@ -85,26 +109,33 @@ def _train(
   config, mesh = run.config, run.mesh
   meta = run.dataset.metadata
   of = "labels" if run.system.multi_label else "classes"
-  print(
+  _print(
     f"{run.system.name} on {meta['name']} ({meta['features']}, "
     f"{meta['class_embedding']}): {data.num_examples} images of "
     f"{int(run.classes.seen.sum())} {of}, "
     f"{_PLACES[data.placement].format(in_bytes(data.size_bytes))}; "
     f"{mesh.size} {jax.devices()[0].platform} device(s)"
+    + (f" of {jax.process_count()} processes" if jax.process_count() > 1 else "")
   )
   per_epoch = data.steps_per_epoch
 
-  def batches_from(step: int) -> Iterator[Batch]:
-    if data.placement == "device":
-      return training.resident(data.table(), data.rows(step), mesh, data.num_examples)
-    return training.feed(data.batches(step), mesh, data.num_examples)
-
+  if data.placement in ("device", "split"):
+    inputs = training.Resident(
+      data.table,
+      data.rows,
+      mesh,
+      data.num_examples,
+      min(per_epoch, _AT_ONCE),
+      data.host_rows if data.placement == "split" else None,
+    )
+  else:
+    inputs = training.Sent(data.batches, mesh, data.num_examples)
   checkpoints = Checkpoints(workdir, run.identity(), config["checkpoint"]["keep"])
   state = training.train(
     run.system,
     optimizer,
     lambda: training.init_state(run.system, optimizer, run.spec, config["seed"]),
-    batches_from,
+    inputs,
     run.classes,
     training.Schedule(
       total_steps=data.total_steps(config["epochs"]),
@@ -114,23 +145,33 @@ def _train(
       tolerance=0.0 if config["batch_size"] else config["optimizer"]["tolerance"],
     ),
     checkpoints,
-    lambda start: MetricsLog(workdir, start),
+    lambda start: MetricsLog(workdir, start) if distributed.is_writer() else None,
     mesh,
   )
   checkpoints.close()
   return state
 
 
+def _print(line: str) -> None:
+  if distributed.is_writer():
+    print(line, flush=True)
+
+
 def main(argv: list[str]) -> None:
   """Trains what the flags say."""
   del argv
   config = CONFIG.value.to_dict()
+  with distributed.joined(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value):
+    _train_and_print(config)
+
+
+def _train_and_print(config: dict[str, Any]) -> None:
   step = int(train(config, workdir()).step)
   ending = f"step {step}"
   if not config["batch_size"] and config["optimizer"]["tolerance"]:
     converged = step < config["epochs"]
     ending = f"{'converged' if converged else 'not converged'} at {ending}"
-  print(f"{ending}; now: python eval.py --workdir={WORKDIR.value}")
+  _print(f"{ending}; now: python eval.py --workdir={WORKDIR.value}")
 
 
 if __name__ == "__main__":

@@ -34,9 +34,10 @@ def get_config() -> ConfigDict:
   # `trainval`; or `train`, which holds out the validation classes and a fifth
   # of the other images for `eval.py --split=val`.
   config.data.train_split = "trainval"
-  # `host` holds the training images in memory, `device` on every device, `none`
-  # streams them from the files, `auto` holds them in memory up to 4 GiB, if they are
-  # free. Same batches either way.
+  # `device` holds the training images on every device, or in parts where they are too
+  # many, and runs an epoch in one call; `host` holds them in memory; `none` streams
+  # them from the files. `auto` is the first of these for which memory is free: half of
+  # a device's, and 4 GiB of the host's. Same batches and, on one device, same bits.
   config.data.cache = "auto"
   # How a batch is drawn: in shuffled `epochs`; each `independent` of the others; or
   # `class_balanced`, one image of each of up to batch_size classes.

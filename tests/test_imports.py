@@ -10,7 +10,16 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "zsljax"
 # Each floor may import from its own and from those below it.
 FLOORS = [
-  {"errors", "numerics", "classes", "losses", "sharding", "checkpoints", "reporting"},
+  {
+    "errors",
+    "numerics",
+    "classes",
+    "losses",
+    "sharding",
+    "distributed",
+    "checkpoints",
+    "reporting",
+  },
   {"models", "data"},
   {"training", "encoders"},
   {"evaluation"},

@@ -1,5 +1,6 @@
-"""A run that is killed anywhere ends bit-identical to one that is not."""
+"""A run ends with the same bits killed or not, its images on the devices or not."""
 
+import importlib
 import json
 import pathlib
 import random
@@ -8,23 +9,54 @@ import subprocess
 import sys
 import time
 
+import chex
 import numpy as np
 import pytest
 
 from zsljax.checkpoints import Checkpoints
 from zsljax.experiment import Experiment
+from zsljax.flags import read_config
+from zsljax.reporting.files import read_lines
+
+train = importlib.import_module("train")
 
 ROOT = pathlib.Path(__file__).parents[1]
 KILLS = 20
 
 
-def start(workdir, data):
+@pytest.mark.parametrize(
+  ("config", "overrides"),
+  [
+    ("semantic_softmax", ("optimizer.name=adam", "batch_size=64")),
+    ("msdn", ()),
+    pytest.param("cosine", (), marks=pytest.mark.slow),
+  ],
+)
+def test_resident_epochs_have_the_bits_of_streamed_ones(tmp_path, config, overrides):
+  states = {}
+  for cache in ("device", "none"):
+    fields = (
+      *overrides, f"data.cache={cache}", f"data.dir={tmp_path / 'data'}", "epochs=3",
+      "mesh.data=1", "checkpoint.every_epochs=2", "log_every=1",
+    )  # fmt: skip
+    config_dict = read_config(
+      f"{ROOT}/configs/{config}.py:digits", [f"--config.{field}" for field in fields]
+    )
+    states[cache] = train.train(config_dict, tmp_path / cache)
+  chex.assert_trees_all_equal(states["device"].params, states["none"].params)
+  chex.assert_trees_all_equal(states["device"].opt_state, states["none"].opt_state)
+  resident, streamed = (read_lines(tmp_path / c / "metrics.jsonl") for c in states)
+  assert resident == streamed
+  assert len(resident) == int(states["device"].step)
+
+
+def start(workdir, data, cache):
   return subprocess.Popen(
     [
       sys.executable, "train.py", "--config=configs/semantic_softmax.py:digits",
       f"--workdir={workdir}", f"--config.data.dir={data}",
       "--config.optimizer.name=adam", "--config.batch_size=64", "--config.epochs=300",
-      "--config.checkpoint.every_epochs=2", "--config.data.cache=none",
+      "--config.checkpoint.every_epochs=2", f"--config.data.cache={cache}",
     ],
     cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
   )  # fmt: skip
@@ -41,8 +73,9 @@ def final_params(workdir):
 
 
 @pytest.mark.slow
-def test_random_kills_change_no_bit(tmp_path):
-  whole = start(tmp_path / "whole", tmp_path / "data")
+@pytest.mark.parametrize("cache", ["none", "device"])
+def test_random_kills_change_no_bit(tmp_path, cache):
+  whole = start(tmp_path / "whole", tmp_path / "data", "none")
   output, _ = whole.communicate(timeout=300)
   assert whole.returncode == 0, output
   last, expected = final_params(tmp_path / "whole")
@@ -55,7 +88,7 @@ def test_random_kills_change_no_bit(tmp_path):
     return max((int(name) for name in names if name.isdigit()), default=0)
 
   for kill in range(KILLS):
-    run = start(cut, tmp_path / "data")
+    run = start(cut, tmp_path / "data", cache)
     began, before = time.monotonic(), newest()
     if kill % 2:  # Near a checkpoint, while it is written or just after.
       goal = before + 30 * rng.randint(1, 3)
@@ -70,7 +103,7 @@ def test_random_kills_change_no_bit(tmp_path):
     run.send_signal(signal.SIGKILL)
     run.communicate()
 
-  final = start(cut, tmp_path / "data")
+  final = start(cut, tmp_path / "data", cache)
   output, _ = final.communicate(timeout=300)
   assert final.returncode == 0, output
   step, found = final_params(cut)

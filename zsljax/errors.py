@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 import difflib
 import functools
 import os
+import signal
 import sys
 import textwrap
 
@@ -14,6 +15,10 @@ class ZsljaxError(ValueError):
   The message is one paragraph that names the file or field, what was found and
   what is expected.
   """
+
+
+class Stopped(Exception):
+  """A run was told to end before its end; the message says how it continues."""
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
@@ -38,28 +43,32 @@ def in_bytes(size: float) -> str:
   return f"{size / 1e3:.3g} kB"
 
 
+def paragraph(text: str) -> str:
+  """``text`` in lines that fit a terminal."""
+  return textwrap.fill(
+    " ".join(text.split()), width=88, break_long_words=False, break_on_hyphens=False
+  )
+
+
 def shown_to_user(main: Callable) -> Callable:
-  """Turns a ``ZsljaxError`` out of ``main`` into a paragraph and exit code 2."""
+  """Turns a ``ZsljaxError`` out of ``main`` into a paragraph and exit code 2.
+
+  A run that was stopped by SIGTERM has the exit code of that, 143.
+  """
 
   @functools.wraps(main)
   def wrapped(*args, **kwargs):
     try:
       return main(*args, **kwargs)
     except ZsljaxError as error:
-      paragraph = " ".join(str(error).split())
-      print(
-        textwrap.fill(
-          f"error: {paragraph}",
-          width=88,
-          break_long_words=False,
-          break_on_hyphens=False,
-        ),
-        file=sys.stderr,
-      )
+      print(paragraph(f"error: {error}"), file=sys.stderr)
       sys.exit(2)
     except BrokenPipeError:  # Whoever read the output has read enough.
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
       sys.exit(141)
+    except Stopped as stopped:
+      print(paragraph(str(stopped)), file=sys.stderr)
+      sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
       print("\ninterrupted", file=sys.stderr)
       sys.exit(130)

@@ -18,12 +18,12 @@ from zsljax.data import (
   evaluation_batches,
   open_dataset,
 )
-from zsljax.data.pipeline import HostBatch
+from zsljax.data.pipeline import CACHE_LIMIT, HostBatch, available_memory
 from zsljax.errors import require
 from zsljax.evaluation import CALIBRATIONS
 from zsljax.models import Spec, System, build_system
 from zsljax.reporting.rows import Row, make_row
-from zsljax.sharding import make_mesh, over_classes
+from zsljax.sharding import free_memory, make_mesh, over_classes
 from zsljax.training import (
   check_divides,
   library_versions,
@@ -51,6 +51,14 @@ def check_labels(system: System, dataset: StoredDataset) -> None:
     f"{several[dataset.multi_label]} each",
     f"{several[system.multi_label]}, what {system.name} is for",
   )
+
+
+def device_limit(mesh: jax.sharding.Mesh) -> int:
+  """Bytes of a training set that each device has room for, beside all else."""
+  free = free_memory(mesh)
+  if free is None:  # Devices that share the host's memory, where the set is read first.
+    return min(CACHE_LIMIT, available_memory() // 2) // len(mesh.local_devices)
+  return free // 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +170,7 @@ class Experiment:
       data["sampling"],
       host=jax.process_index(),
       num_hosts=jax.process_count(),
+      device_limit=device_limit(self.mesh),
       multiple_of=self.mesh.shape["data"],
     )
     if size := config["batch_size"]:

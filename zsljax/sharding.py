@@ -34,6 +34,15 @@ def make_mesh(data: int = -1, model: int = 1) -> Mesh:
       f"{'-1 or ' if field == 'data' else ''}1 to {most}, the devices here",
     )
   data = len(devices) // model if data == -1 else data
+  require(
+    jax.process_count() == 1
+    or data * model == len(devices)
+    and jax.local_device_count() % model == 0,
+    "config.mesh",
+    f"data={data} and model={model}",
+    f"all {len(devices)} devices of the {jax.process_count()} processes, those along "
+    "model on one process",
+  )
   # Auto: the compiler places the collectives; labels may index class arrays.
   return Mesh(
     np.array(devices[: data * model]).reshape(data, model),
@@ -42,14 +51,21 @@ def make_mesh(data: int = -1, model: int = 1) -> Mesh:
   )
 
 
-def over_batch(mesh: Mesh) -> NamedSharding:
-  """Rows split over the ``data`` axis."""
-  return NamedSharding(mesh, PartitionSpec("data"))
+def over_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
+  """An array whose ``axis`` has the rows of a batch, split over the ``data`` axis."""
+  return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
   """The same array on every device."""
   return NamedSharding(mesh, PartitionSpec())
+
+
+def free_memory(mesh: Mesh) -> int | None:
+  """The least bytes that are free on a device of this host; None if none says so."""
+  stats = [device.memory_stats() for device in mesh.local_devices]
+  free = [s["bytes_limit"] - s["bytes_in_use"] for s in stats if s]
+  return min(free, default=None)
 
 
 def over_classes(tree: Any, class_params: Collection[str], mesh: Mesh) -> Any:

@@ -100,6 +100,26 @@ def test_auto_holds_small_splits(stored, monkeypatch):
   assert training(stored).placement == "none"
 
 
+def test_auto_prefers_the_devices(stored, monkeypatch):
+  size = TRAINVAL * 8
+  for options, placement in (
+    ({"device_limit": size}, "device"),
+    ({"device_limit": size, "batch_size": 0}, "host"),
+    ({"device_limit": size, "cache": "none"}, "none"),
+    ({"device_limit": size - 1}, "host"),
+    ({"device_limit": size - 1, "cache": "device"}, "device"),
+    ({"device_limit": size, "multiple_of": 4}, "device"),
+    ({"device_limit": size // 4, "multiple_of": 4}, "split"),
+    ({"device_limit": size // 4 - 1, "multiple_of": 4}, "host"),
+    ({"device_limit": 0, "multiple_of": 4, "cache": "device"}, "split"),
+    ({"device_limit": size, "multiple_of": 4, "num_hosts": 2}, "split"),
+    ({"device_limit": size // 4 - 1, "multiple_of": 4, "num_hosts": 2}, "host"),
+  ):
+    assert training(stored, **options).placement == placement, options
+  monkeypatch.setattr(pipeline, "available_memory", lambda: size - 1)
+  assert training(stored, device_limit=size).placement == "none"
+
+
 def test_batches_hold_what_was_stored(stored, numbered):
   for batch in take(training(stored, cache="none"), 8):
     rows = rows_of([batch])
@@ -442,7 +462,6 @@ def test_pad_keeps_full_batches():
     ({"split": "test"}, "train_split: found 'test'"),
     ({"sampling": "balanced"}, "data.sampling: found 'balanced', expected one of epo"),
     ({"sampling": "independent", "batch_size": 0}, "with config.batch_size=0"),
-    ({"cache": "device", "num_hosts": 2}, "'device' with 2 hosts"),
   ],
 )
 def test_rejected_options(stored, options, message):

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -16,16 +18,17 @@ class ToyBatches:
     self._labels = rng.choice(classes.ids[classes.seen], images)
     self._size = batch_size
 
+  def table(self):
+    return {"features": self._features, "labels": self._labels}
+
+  def rows(self, start_step):
+    for step in itertools.count(start_step):
+      yield np.random.default_rng(step).permutation(self.num_examples)[: self._size]
+
   def batches(self, start_step):
-    step = start_step
-    while True:
-      rows = np.random.default_rng(step).permutation(self.num_examples)[: self._size]
-      yield {
-        "features": self._features[rows],
-        "labels": self._labels[rows],
-        "mask": np.ones(self._size, bool),
-      }
-      step += 1
+    for rows in self.rows(start_step):
+      batch = {name: column[rows] for name, column in self.table().items()}
+      yield {**batch, "mask": np.ones(self._size, bool)}
 
 
 @pytest.fixture

@@ -1,4 +1,8 @@
 import dataclasses
+import itertools
+import os
+import signal
+import sys
 
 import chex
 import jax
@@ -11,14 +15,14 @@ from configs import base
 from zsljax import training
 from zsljax.checkpoints import Checkpoints
 from zsljax.data import TrainingData, open_dataset
-from zsljax.errors import ZsljaxError
+from zsljax.errors import Stopped, ZsljaxError
 from zsljax.models import Batch
 from zsljax.reporting.files import read_lines
 from zsljax.reporting.metrics_log import MetricsLog
 from zsljax.sharding import make_mesh, replicated
 
 
-class Stopped(Exception):
+class Killed(Exception):
   pass
 
 
@@ -34,7 +38,16 @@ class Dying:
     stream = self._batches.batches(start)
     for _ in range(self._count):
       yield next(stream)
-    raise Stopped
+    raise Killed
+
+  def table(self):
+    return self._batches.table()
+
+  def rows(self, start):
+    stream = self._batches.rows(start)
+    for _ in range(self._count):
+      yield next(stream)
+    raise Killed
 
 
 def run(
@@ -47,6 +60,8 @@ def run(
   keep=None,
   seed=3,
   fields=None,
+  at_once=0,
+  host_rows=None,
 ):
   """Trains the toy system; ``stop_after`` batches the process 'dies'."""
   system, spec, classes, batches = toy
@@ -57,12 +72,17 @@ def run(
     batches = Dying(batches, stop_after)
   mesh = make_mesh(devices)
   checkpoints = Checkpoints(workdir, {"system": "toy"}, keep)
+  inputs = training.Sent(batches.batches, mesh, batches.num_examples)
+  if at_once:
+    inputs = training.Resident(
+      batches.table, batches.rows, mesh, batches.num_examples, at_once, host_rows
+    )
   try:
     return training.train(
       system,
       optimizer,
       lambda: training.init_state(system, optimizer, spec, seed),
-      lambda start: training.feed(batches.batches(start), mesh, batches.num_examples),
+      inputs,
       classes,
       training.Schedule(total_steps=steps, log_every=2, save_every=3),
       checkpoints,
@@ -73,13 +93,41 @@ def run(
     checkpoints.close()
 
 
+@pytest.mark.parametrize("at_once", [1, 2, 5, 12])
+def test_resident_run_equals_a_sent_one(toy, tmp_path, at_once):
+  sent = run(toy, tmp_path / "sent")
+  resident = run(toy, tmp_path / "resident", at_once=at_once)
+  chex.assert_trees_all_equal(resident.params, sent.params)
+  chex.assert_trees_all_equal(resident.opt_state, sent.opt_state)
+  lines = [read_lines(tmp_path / k / "metrics.jsonl") for k in ("sent", "resident")]
+  assert lines[0] == lines[1] and len(lines[0]) == 7
+
+
+def test_interrupted_resident_run_ends_bit_identical(toy, tmp_path):
+  expected = run(toy, tmp_path / "whole", at_once=2)
+  with pytest.raises(Killed):
+    run(toy, tmp_path / "cut", stop_after=8, at_once=2)
+  assert Checkpoints(tmp_path / "cut", {"system": "toy"}).latest_step() == 6
+  found = run(toy, tmp_path / "cut", at_once=2)
+  chex.assert_trees_all_equal(found.params, expected.params)
+  assert [r["step"] for r in read_lines(tmp_path / "cut" / "metrics.jsonl")] == [
+    0, 2, 4, 6, 8, 10, 11,
+  ]  # fmt: skip
+
+
+def test_split_table_trains_as_a_whole_one(toy, tmp_path):
+  one = run(toy, tmp_path / "one", at_once=3)
+  four = run(toy, tmp_path / "four", at_once=3, devices=4, host_rows=32)
+  chex.assert_trees_all_close(one.params, four.params, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(("name", "pretrain_steps"), [("adam", 0), ("lbfgs", 3)])
 def test_interrupted_run_ends_bit_identical(toy, tmp_path, name, pretrain_steps):
   system, *rest = toy
   toy = (dataclasses.replace(system, pretrain_steps=pretrain_steps), *rest)
   expected = run(toy, tmp_path / "whole", name=name)
   for stop in (6, 5):  # Prefetched batches die two steps early.
-    with pytest.raises(Stopped):
+    with pytest.raises(Killed):
       run(toy, tmp_path / "cut", stop_after=stop, name=name)
   found = run(toy, tmp_path / "cut", name=name)
   chex.assert_trees_all_equal(found.params, expected.params)
@@ -87,6 +135,29 @@ def test_interrupted_run_ends_bit_identical(toy, tmp_path, name, pretrain_steps)
   steps = [r["step"] for r in read_lines(tmp_path / "cut" / "metrics.jsonl")]
   whole = [r["step"] for r in read_lines(tmp_path / "whole" / "metrics.jsonl")]
   assert steps == whole == [0, 2, 4, 6, 8, 10, 11]
+
+
+class Told(Dying):
+  """Batches during which the process is told to end."""
+
+  def batches(self, start):
+    for i, batch in enumerate(self._batches.batches(start)):
+      if i == self._count:
+        os.kill(os.getpid(), signal.SIGTERM)
+      yield batch
+
+
+@pytest.mark.parametrize("name", ["adam", "lbfgs"])
+def test_run_that_is_told_to_end_saves_and_continues(toy, tmp_path, name):
+  expected = run(toy, tmp_path / "whole", name=name)
+  *rest, batches = toy
+  with pytest.raises(Stopped, match="at step 5 of 12, which is saved"):
+    run((*rest, Told(batches, 6)), tmp_path / "cut", name=name)  # Made two ahead.
+  found = run(toy, tmp_path / "cut", name=name)
+  chex.assert_trees_all_equal(found.params, expected.params)
+  chex.assert_trees_all_equal(found.opt_state, expected.opt_state)
+  lines = [read_lines(tmp_path / k / "metrics.jsonl") for k in ("whole", "cut")]
+  assert lines[0] == lines[1]
 
 
 def test_finished_run_is_left_as_it_is(toy, tmp_path):
@@ -207,42 +278,52 @@ def test_feed_converts_float64_and_keeps_bfloat16(toy):
     assert placed.astype(jnp.float32).features.dtype == jnp.float32
 
 
-def placed(data, mesh, kind, start=0, steps=5):
-  if kind == "resident":
-    stream = training.resident(data.table(), data.rows(start), mesh, 32)
-  else:
-    stream = training.feed(data.batches(start), mesh, 32)
-  return [next(stream) for _ in range(steps)]
+def taken(inputs, mesh, start, steps):
+  """What each of ``steps`` steps is given, through the calls that training makes."""
+  seen = jax.jit(
+    inputs.steps(lambda state, batch, classes: (state, {"batch": batch})),
+    static_argnums=2,
+  )
+  pieces, found = inputs.pieces(start, lambda step: step + 3 - step % 3), []
+  while len(found) < steps:
+    piece, count = next(pieces)
+    _, metrics = seen(0, piece, None)
+    found += [jax.tree.map(lambda x, i=i: x[i], metrics["batch"]) for i in range(count)]
+  return found[:steps]
 
 
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize(("devices", "split"), [(1, False), (4, False), (4, True)])
 @pytest.mark.parametrize("sampling", ["epochs", "independent", "class_balanced"])
-def test_resident_batches_equal_sent_ones(tmp_path, devices, sampling):
+def test_resident_batches_equal_sent_ones(tmp_path, devices, split, sampling):
   store = open_dataset({"name": "digits", "features": None, "dir": tmp_path})
   size = 4 if sampling == "class_balanced" else 256
   data = TrainingData(store, "trainval", size, 0, "device", sampling)
   mesh = make_mesh(devices)
-  both = (placed(data, mesh, kind, start=2) for kind in ("resident", "sent"))
+  resident = training.Resident(
+    data.table, data.rows, mesh, 32, 2, data.host_rows if split else None
+  )
+  sent = training.Sent(data.batches, mesh, 32)
+  both = (taken(inputs, mesh, start=2, steps=5) for inputs in (resident, sent))
   for found, expected in zip(*both, strict=True):
     chex.assert_trees_all_equal(found, expected)
     chex.assert_trees_all_equal_dtypes(found, expected)
-    assert found.features.sharding == expected.features.sharding
+
+
+def test_pieces_end_where_the_run_is_saved():
+  table = {"features": np.zeros((4, 2)), "labels": np.zeros(4, np.int32)}
+  rows = itertools.repeat(np.arange(2))
+  inputs = training.Resident(lambda: table, lambda start: rows, make_mesh(1), 4, 5)
+  schedule = training.Schedule(total_steps=17, log_every=1, save_every=7)
+  pieces = inputs.pieces(3, schedule.stop)
+  assert [next(pieces)[1] for _ in range(4)] == [4, 5, 2, 3]
 
 
 def test_resident_table_must_fit(monkeypatch):
-  class Full:
-    def memory_stats(self):
-      return {"bytes_limit": 1000, "bytes_in_use": 800}
-
-    def __str__(self):
-      return "device 7"
-
-  class Mesh:
-    local_devices = (Full(),)
-
+  feed = sys.modules[training.Resident.__module__]
+  monkeypatch.setattr(feed, "free_memory", lambda mesh: 200)
   table = {"features": np.zeros((10, 6), np.float32)}
-  with pytest.raises(ZsljaxError, match="0.24 kB .* 0.2 kB are free on device 7"):
-    next(training.resident(table, iter([]), Mesh(), 10))
+  with pytest.raises(ZsljaxError, match="0.24 kB .* 0.2 kB are free there"):
+    training.place_table(table, make_mesh(1))
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -356,7 +437,7 @@ def test_one_cycle_of_few_steps_is_finite(total_steps, optimizer):
 def test_interrupted_cycle_ends_bit_identical(toy, tmp_path):
   fields = {"schedule": "one_cycle", "weight_decay": 0.1, "clip_norm": 0.5}
   whole = run(toy, tmp_path / "whole", fields=fields)
-  with pytest.raises(Stopped):
+  with pytest.raises(Killed):
     run(toy, tmp_path / "cut", stop_after=8, fields=fields)
   cut = run(toy, tmp_path / "cut", fields=fields)
   chex.assert_trees_all_equal(cut.params, whole.params)

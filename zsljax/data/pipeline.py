@@ -58,13 +58,14 @@ class TrainingData:
     batch_size: over all hosts; 0 is one batch of everything, in stored order.
     seed: of the order.
     cache: ``host`` holds the split in memory, ``device`` on the devices, ``none``
-      reads from the files, ``auto`` holds it in memory up to ``CACHE_LIMIT`` bytes a
-      host, if they are free.
+      reads from the files; ``auto`` is ``device`` where the devices have room, else
+      ``host`` up to ``CACHE_LIMIT`` bytes a host, if they are free, else ``none``.
     sampling: of ``SAMPLINGS``.
     host: index of this process.
     num_hosts: number of processes.
-    multiple_of: the rows of a batch of everything are padded to a multiple of
-      this, so that they divide over devices.
+    device_limit: bytes that each device has room for.
+    multiple_of: the devices that share a batch: the rows of a batch of everything are
+      padded to a multiple of this.
   """
 
   store: StoredDataset
@@ -75,6 +76,7 @@ class TrainingData:
   sampling: str = "epochs"
   host: int = 0
   num_hosts: int = 1
+  device_limit: int = 0
   multiple_of: int = 1
 
   def __post_init__(self):
@@ -101,12 +103,6 @@ class TrainingData:
       "config.data.sampling",
       f"{self.sampling!r} with config.batch_size=0",
       "epochs, or a batch_size",
-    )
-    require(
-      self.cache != "device" or self.num_hosts == 1,
-      "config.data.cache",
-      f"'device' with {self.num_hosts} hosts",
-      "host or none there",
     )
     require(
       self.batch_size >= 0 and self.batch_size % self.num_hosts == 0,
@@ -156,15 +152,30 @@ class TrainingData:
       return epochs * self.steps_per_epoch
     return epochs * self.num_examples // self.batch_size
 
+  @property
+  def host_rows(self) -> int:
+    """Images of the host with the most."""
+    return max(self._shares)
+
   @functools.cached_property  # Decided once, as free memory changes.
   def placement(self) -> str:
-    """Where the features are between steps: ``device``, ``host`` or ``none``."""
+    """Where the features are between steps.
+
+    ``device``: all on every device; ``split``: each device has a part; ``host``; or
+    ``none``.
+    """
     if not self.batch_size:
       return "host"
-    if self.cache != "auto":
+    if self.cache in ("host", "none"):
       return self.cache
-    fits = max(self._shares) * self.store.row_bytes <= CACHE_LIMIT
-    return "host" if fits and self.size_bytes <= available_memory() else "none"
+    size, asked = self.host_rows * self.store.row_bytes, self.cache == "device"
+    if not asked and max(size, self.size_bytes) > available_memory():
+      return "none"
+    split = self.num_hosts > 1 or self.multiple_of > 1 and size > self.device_limit
+    parts = self.multiple_of // self.num_hosts if split else 1
+    if asked or size <= parts * self.device_limit:
+      return "split" if split else "device"
+    return "host" if size <= CACHE_LIMIT else "none"
 
   def table(self) -> HostBatch:
     """Features and labels of this host's share, in stored order.
@@ -188,10 +199,11 @@ class TrainingData:
     if self.sampling != "epochs":
       yield from map(self._drawn, itertools.count(start_step))
     size, steps = self._local_batch, self.steps_per_epoch
-    for epoch in itertools.count(start_step // steps):
-      order = self._order(epoch)
-      for step in range(max(0, start_step - epoch * steps), steps):
+    first, skip = divmod(start_step, steps)
+    for order in self._orders(first):
+      for step in range(skip, steps):
         yield order[step * size : (step + 1) * size]
+      skip = 0
 
   def batches(self, start_step: int = 0) -> Iterator[HostBatch]:
     """This host's batches from ``start_step`` on, without end."""
@@ -235,7 +247,7 @@ class TrainingData:
     size, steps = self._local_batch, self.steps_per_epoch
     for epoch in itertools.count(start_step // steps):
       skip = max(0, start_step - epoch * steps)
-      records = self._shuffled(_records, epoch)
+      records = self._shuffled(_records, *self._draw(epoch))
       records = records.skip(skip * size).take((steps - skip) * size)
       yield from self._decoded(records, size)
 
@@ -299,34 +311,50 @@ class TrainingData:
     )
     return rows
 
-  def _order(self, epoch: int) -> np.ndarray:
-    """The rows of the table as one epoch visits them."""
+  def _orders(self, epoch: int) -> Iterator[np.ndarray]:
+    """The rows of the table as each epoch from one on visits them."""
     if self._large_rows:
-      rng = np.random.default_rng([self.seed, epoch, self.host])
-      return rng.permutation(self._shares[self.host])
-    order = self._shuffled(_indices, epoch).batch(self.num_examples)
-    (order,) = order.as_numpy_iterator()
-    return order
-
-  def _shuffled(self, read: Callable, epoch: int):
-    """One epoch's order of whatever ``read`` takes from a piece of a file."""
+      for each in itertools.count(epoch):
+        rng = np.random.default_rng([self.seed, each, self.host])
+        yield rng.permutation(self._shares[self.host])
     tf, _ = tensorflow()
+    # One graph for all epochs: to make one takes longer than to shuffle.
+    draws = tf.data.Dataset.from_generator(
+      lambda: map(self._draw, itertools.count(epoch)),
+      output_signature=(tf.TensorSpec(None, tf.int64), tf.TensorSpec((), tf.int64)),
+    )
+    orders = draws.flat_map(
+      lambda pieces, seed: self._shuffled(_indices, pieces, seed).batch(
+        self.num_examples
+      )
+    )
+    yield from orders.prefetch(1).as_numpy_iterator()
+
+  def _draw(self, epoch: int) -> tuple[np.ndarray, int]:
+    """The order of the pieces of files in one epoch, and the seed of its shuffling."""
     rng = np.random.default_rng([self.seed, epoch])
-    pieces = self.store.pieces(self._splits, self.host, self.num_hosts)
-    files = _files([pieces[i] for i in rng.permutation(len(pieces))])
+    order = rng.permutation(len(self._pieces))
+    return order, int(rng.integers(2**31))
+
+  @functools.cached_property
+  def _pieces(self) -> list[Piece]:
+    return self.store.pieces(self._splits, self.host, self.num_hosts)
+
+  def _shuffled(self, read: Callable, pieces, seed):
+    """One epoch's order, see ``_draw``, of what ``read`` takes from pieces of files."""
     rows = self._shares[self.host]
     buffer = min(rows, max(_SHUFFLE_BYTES // self.store.row_bytes, 1))
-    options = tf.data.Options()
-    options.deterministic = True
+    tf, _ = tensorflow()
     return (
-      files.interleave(
+      _files(self._pieces, pieces)
+      .interleave(
         read,
-        cycle_length=min(_FILES_AT_ONCE, len(pieces)),
+        cycle_length=min(_FILES_AT_ONCE, len(self._pieces)),
         block_length=_BLOCK,
         num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
       )
-      .shuffle(buffer, seed=int(rng.integers(2**31)))
-      .with_options(options)
+      .shuffle(buffer, seed=seed)
     )
 
 
@@ -413,17 +441,18 @@ def _numpy(dataset, store: StoredDataset):
     ) from error
 
 
-def _files(pieces: list[Piece]):
-  """The fields of each piece, for ``_records`` and ``_indices``."""
+def _files(pieces: list[Piece], order=None):
+  """The fields of each piece, in an order, for ``_records`` and ``_indices``."""
   tf, _ = tensorflow()
-  return tf.data.Dataset.from_tensor_slices(
-    (
-      np.array([piece.path for piece in pieces], np.str_),
-      np.array([piece.first for piece in pieces], np.int64),
-      np.array([piece.count for piece in pieces], np.int64),
-      np.array([piece.start for piece in pieces], np.int64),
-    )
+  fields = (
+    np.array([piece.path for piece in pieces], np.str_),
+    np.array([piece.first for piece in pieces], np.int64),
+    np.array([piece.count for piece in pieces], np.int64),
+    np.array([piece.start for piece in pieces], np.int64),
   )
+  if order is not None:
+    fields = tuple(tf.gather(field, order) for field in fields)
+  return tf.data.Dataset.from_tensor_slices(fields)
 
 
 def _records(path, first, count, start):

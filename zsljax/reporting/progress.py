@@ -8,9 +8,11 @@ import tqdm
 _DELAY = 2.0
 
 
-def step_bar(total: int, what: str, initial: int = 0, unit: str = "step") -> tqdm.tqdm:
+def step_bar(
+  total: int, what: str, initial: int = 0, unit: str = "step", shown: bool = True
+) -> tqdm.tqdm:
   """A bar that stays when all is done; a line now and then in a log file."""
-  return _bar(total=total, initial=initial, unit=unit, desc=what)
+  return _bar(total=total, initial=initial, unit=unit, desc=what, disable=not shown)
 
 
 def task_bar(total: int | None, what: str, unit: str) -> tqdm.tqdm:

@@ -1,10 +1,11 @@
 """Training: state, step, loop, optimizers, and the way onto the mesh."""
 
 from zsljax.training.feed import (
+  Resident,
+  Sent,
   check_divides,
   feed,
   place_table,
-  resident,
   rows_of_table,
   to_mesh,
 )
@@ -28,7 +29,9 @@ from zsljax.training.workdir import (
 
 __all__ = [
   "CLASSES",
+  "Resident",
   "Schedule",
+  "Sent",
   "TrainState",
   "check_divides",
   "feed",
@@ -40,7 +43,6 @@ __all__ = [
   "open_workdir",
   "place_table",
   "read_manifest",
-  "resident",
   "rows_of_table",
   "run_identity",
   "to_mesh",

@@ -1,19 +1,26 @@
 """Batches from the host onto the mesh."""
 
+from __future__ import annotations
+
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+import dataclasses
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from zsljax.classes import ClassSpace
 from zsljax.errors import in_bytes, require
 from zsljax.models import Batch
-from zsljax.sharding import over_batch, replicated
+from zsljax.sharding import free_memory, over_batch, replicated
+from zsljax.training.state import TrainState
+from zsljax.training.step import Metrics, TrainStep
 
 HostBatch = dict[str, np.ndarray]
+Table = dict[str, jax.Array]
 
 
 def to_mesh(batch: HostBatch, mesh: jax.sharding.Mesh, num_examples: int) -> Batch:
@@ -49,26 +56,42 @@ def feed(
       yield queue.popleft()
 
 
-def place_table(table: HostBatch, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
-  """A training set's columns on every device.
+def place_table(
+  table: HostBatch, mesh: jax.sharding.Mesh, host_rows: int | None = None
+) -> Table:
+  """A training set's columns on the devices.
+
+  Args:
+    table: of this host's share of the images.
+    mesh: the devices.
+    host_rows: rows of the largest host's table; each has its part of what is then split
+      over the ``data`` axis, padded to as many rows for every device. When None the
+      table is whole on every device, and there is one host.
 
   Raises:
     ZsljaxError: they are larger than the free memory of a device.
   """
+  layout, rows = replicated(mesh), host_rows
   size = sum(column.nbytes for column in table.values())
-  for device in mesh.local_devices:
-    stats = device.memory_stats() or {}
-    free = stats.get("bytes_limit", size) - stats.get("bytes_in_use", 0)
-    require(
-      size <= free,
-      "config.data.cache",
-      f"'device' with {in_bytes(size)} of features",
-      f"host or none: {in_bytes(free)} are free on {device}",
-    )
+  if host_rows is not None:
+    layout = over_batch(mesh)
+    devices = mesh.shape["data"] // jax.process_count()
+    rows = -(-host_rows // devices) * devices
+    size //= devices
+  free = free_memory(mesh)
+  require(
+    free is None or size <= free,
+    "config.data.cache",
+    f"'device' with {in_bytes(size)} of features on a device",
+    f"host or none: {in_bytes(free or 0)} are free there",
+  )
   placed = {}
   for name, column in table.items():
-    dtype = jax.dtypes.canonicalize_dtype(column.dtype)
-    placed[name] = jax.device_put(column.astype(dtype, copy=False), replicated(mesh))
+    column = column.astype(jax.dtypes.canonicalize_dtype(column.dtype), copy=False)
+    if rows is not None:
+      missing = [(0, rows - len(column))] + [(0, 0)] * (column.ndim - 1)
+      column = np.pad(column, missing)
+    placed[name] = jax.make_array_from_process_local_data(layout, column)
   return jax.block_until_ready(placed)
 
 
@@ -80,29 +103,139 @@ def rows_of_table(
   return Batch(**picked, mask=jnp.ones(rows.shape, bool), num_examples=num_examples)
 
 
-def resident(
-  table: HostBatch,
-  rows: Iterator[np.ndarray],
+def rows_of_split_table(
+  table: Mapping[str, jax.Array],
+  rows: jax.Array,
   mesh: jax.sharding.Mesh,
   num_examples: int,
-) -> Iterator[Batch]:
-  """Batches gathered on the devices from a table that lies on each of them.
+) -> Batch:
+  """As ``rows_of_table``, of a table that is split over the ``data`` axis.
 
-  Args:
-    table: features and labels of the training set.
-    rows: of the table, for each batch.
+  Each device contributes the rows that it has, to the batch's part of every device.
+  """
+
+  def pick(part: Table, rows: jax.Array) -> Table:
+    rows = jax.lax.all_gather(rows, "data", tiled=True)
+
+    def column(values: jax.Array) -> jax.Array:
+      own = rows - jax.lax.axis_index("data") * len(values)
+      own = jnp.where(own < 0, len(values), own)  # Beyond the end, as others' rows are.
+      picked = values.at[own].get(mode="fill", fill_value=0)
+      return jax.lax.psum_scatter(picked, "data", tiled=True)
+
+    return jax.tree.map(column, part)
+
+  split = over_batch(mesh).spec
+  picked = jax.shard_map(pick, mesh=mesh, in_specs=split, out_specs=split)(table, rows)
+  return Batch(**picked, mask=jnp.ones(rows.shape, bool), num_examples=num_examples)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sent:
+  """Batches that come from the host, some ahead of their steps.
+
+  Attributes:
+    batches: this host's, from a step on, the same ones every time.
     mesh: the devices.
     num_examples: N.
-
-  Raises:
-    ZsljaxError: the table is larger than the free memory of a device.
   """
-  placed = place_table(table, mesh)
-  del table  # The host's copy.
-  gather = functools.partial(rows_of_table, num_examples=num_examples)
-  gather = jax.jit(gather, out_shardings=over_batch(mesh))
-  for some in rows:
-    yield gather(placed, some.astype(np.int32))
+
+  batches: Callable[[int], Iterator[HostBatch]]
+  mesh: jax.sharding.Mesh
+  num_examples: int
+
+  def pieces(self, start: int, stop: Callable[[int], int]) -> Iterator[tuple[Any, int]]:
+    """What each call of ``steps`` from step ``start`` on takes, and its steps: one."""
+    del stop
+    batches = feed(self.batches(start), self.mesh, self.num_examples)
+    yield from ((batch, 1) for batch in batches)
+
+  def first(self, piece: Batch) -> Batch:
+    """The first batch of a piece."""
+    return piece
+
+  def steps(self, step: TrainStep) -> TrainStep:
+    """``step`` for a piece; its metrics have one more axis, the steps."""
+
+    def one(
+      state: TrainState, piece: Batch, classes: ClassSpace
+    ) -> tuple[TrainState, Metrics]:
+      state, metrics = step(state, piece, classes)
+      return state, jax.tree.map(lambda value: value[None], metrics)
+
+    return one
+
+
+@dataclasses.dataclass(frozen=True)
+class Resident:
+  """A training set that lies on the devices: many steps are one compiled call.
+
+  Attributes:
+    table: reads this host's features and labels.
+    rows: of its table, for its part of each batch from a step on, the same ones every
+      time.
+    mesh: the devices.
+    num_examples: N.
+    at_once: the most steps in a call.
+    host_rows: see ``place_table``.
+  """
+
+  table: Callable[[], HostBatch]
+  rows: Callable[[int], Iterator[np.ndarray]]
+  mesh: jax.sharding.Mesh
+  num_examples: int
+  at_once: int
+  host_rows: int | None = None
+
+  def pieces(self, start: int, stop: Callable[[int], int]) -> Iterator[tuple[Any, int]]:
+    """What each call of ``steps`` from step ``start`` on takes, and how many steps.
+
+    Args:
+      start: the first step.
+      stop: the step that no piece goes beyond, of the step at which it begins.
+
+    Raises:
+      ZsljaxError: the table is larger than the free memory of a device.
+    """
+    table = place_table(self.table(), self.mesh, self.host_rows)
+    # Where this host's rows begin in a table that is split.
+    begin = jax.process_index() * len(table["labels"]) // jax.process_count()
+    rows, layout = self.rows(start), over_batch(self.mesh, axis=1)
+    while True:
+      count = min(self.at_once, stop(start) - start)
+      some = begin + np.stack(list(itertools.islice(rows, count))).astype(np.int32)
+      yield (table, jax.make_array_from_process_local_data(layout, some)), count
+      start += count
+
+  def first(self, piece: tuple[Table, jax.Array]) -> Batch:
+    """The first batch of a piece."""
+    table, rows = piece
+    return self._batch(table, rows[0])
+
+  def steps(self, step: TrainStep) -> TrainStep:
+    """``step`` over a piece, one after the other; metrics stacked ``[steps]``."""
+
+    def scan(
+      state: TrainState, piece: tuple[Table, jax.Array], classes: ClassSpace
+    ) -> tuple[TrainState, Metrics]:
+      table, rows = piece
+
+      def one(state: TrainState, rows: jax.Array) -> tuple[TrainState, Metrics]:
+        # Nothing moves between the step and what is around it: it is compiled as for a
+        # batch that was sent, and has the same bits.
+        inputs = state, self._batch(table, rows), classes
+        return jax.lax.optimization_barrier(step(*jax.lax.optimization_barrier(inputs)))
+
+      return jax.lax.scan(one, state, rows)
+
+    return scan
+
+  def _batch(self, table: Table, rows: jax.Array) -> Batch:
+    if self.host_rows is None:
+      batch = rows_of_table(table, rows, self.num_examples)
+    else:
+      batch = rows_of_split_table(table, rows, self.mesh, self.num_examples)
+    return jax.lax.with_sharding_constraint(batch, over_batch(self.mesh))
 
 
 def check_divides(batch_size: int, mesh: jax.sharding.Mesh, field: str) -> None:

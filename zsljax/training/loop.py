@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 import dataclasses
 import math
 import time
@@ -12,17 +12,18 @@ import jax
 
 from zsljax.checkpoints import Checkpoints, abstract
 from zsljax.classes import ClassSpace
-from zsljax.errors import ZsljaxError
-from zsljax.models import Batch
+from zsljax.distributed import Sigterm, is_writer
+from zsljax.errors import Stopped, ZsljaxError
 from zsljax.reporting.metrics_log import MetricsLog
 from zsljax.reporting.progress import step_bar
 from zsljax.sharding import over_classes, replicated
+from zsljax.training.feed import Resident, Sent
 from zsljax.training.state import TrainState, warm_start, without_params
 from zsljax.training.step import make_train_step
 
-# Steps that may wait on the devices. More gains nothing, and queued collectives
-# on CPU devices time out.
-_IN_FLIGHT = 8
+# Steps that may wait on the devices beside those of the latest call. More gains
+# nothing, and queued collectives on CPU devices time out.
+_BEHIND = 7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,16 +42,20 @@ class Schedule:
   save_every: int
   tolerance: float = 0.0
 
+  def stop(self, step: int) -> int:
+    """The first step after ``step`` that is saved."""
+    return min(step + self.save_every - step % self.save_every, self.total_steps)
+
 
 def train(
   system,
   optimizer,
   initial_state: Callable[[], TrainState],
-  batches_from: Callable[[int], Iterator[Batch]],
+  inputs: Sent | Resident,
   classes: ClassSpace,
   schedule: Schedule,
   checkpoints: Checkpoints,
-  log: Callable[[int], MetricsLog],
+  log: Callable[[int], MetricsLog | None],
   mesh: jax.sharding.Mesh,
 ) -> TrainState:
   """Trains to the end of the schedule, from the latest checkpoint if any.
@@ -62,11 +67,12 @@ def train(
     system: a ``System``.
     optimizer: from ``make_optimizer``.
     initial_state: makes the state before the first step.
-    batches_from: the batches from a step on, the same ones every time, on the mesh.
+    inputs: the batches.
     classes: the training class space.
     schedule: when to end, log and save.
     checkpoints: where to save and resume.
-    log: opens the metrics log, given the step at which the run starts.
+    log: opens the metrics log, given the step at which the run starts; None on
+      processes that write none.
     mesh: the devices.
 
   Returns:
@@ -75,6 +81,7 @@ def train(
   Raises:
     ZsljaxError: the loss is not finite, or a checkpoint cannot be written or
       read.
+    Stopped: a process received SIGTERM; the state was saved.
   """
   everywhere = replicated(mesh)
   shapes = jax.eval_shape(initial_state)
@@ -87,65 +94,103 @@ def train(
   if start >= schedule.total_steps:
     return state
   classes = jax.device_put(classes, everywhere)
-  step_fn = jax.jit(
-    make_train_step(system, optimizer, schedule.tolerance),
-    donate_argnums=0,
-    out_shardings=(layout, everywhere),
+  over_piece = inputs.steps(make_train_step(system, optimizer, schedule.tolerance))
+
+  def call(state, piece, classes, told):
+    """The steps of a piece, and whether any process was told to end."""
+    state, metrics = over_piece(state, piece, classes)
+    return state, metrics, None if told is None else told.any()
+
+  steps = jax.jit(
+    call, donate_argnums=0, out_shardings=(layout, everywhere, everywhere)
   )
-  batches = batches_from(start)
+  compiled: dict[int, Callable] = {}
+  pieces = inputs.pieces(start, schedule.stop)
   metrics_log = log(start)
   in_flight: deque = deque()
 
-  with step_bar(schedule.total_steps, "training", start) as bar:
-    batch = next(batches)
+  with (
+    Sigterm() as sigterm,
+    step_bar(schedule.total_steps, "training", start, is_writer()) as bar,
+  ):
+    piece, count = next(pieces)
     if fresh:
-      warm = jax.jit(warm_start, static_argnums=(0, 1), out_shardings=layout)
-      state = warm(system, optimizer, state, batch, classes)
-    step_fn = _compiled(step_fn, state, batch, classes, bar)
+      warm = jax.jit(
+        lambda state, piece, classes: warm_start(
+          system, optimizer, state, inputs.first(piece), classes
+        ),
+        out_shardings=layout,
+      )
+      state = warm(state, piece, classes)
 
-    def settle(last: bool = False) -> bool:
-      """Waits for the oldest step in flight; whether it had converged."""
-      step, metrics = in_flight.popleft()
-      metrics = {k: v.item() for k, v in jax.device_get(metrics).items()}
-      converged = metrics.pop("converged", False)
-      for name in ("loss",) if converged else ("loss", "update_norm"):
-        if not math.isfinite(metrics[name]):
-          raise ZsljaxError(
-            f"{name} is {metrics[name]} at step {step}, expected a finite number: "
-            "lower config.optimizer.learning_rate or look at the features"
-          )
-      if step % schedule.log_every == 0 or last or converged:
-        metrics_log.write(step, metrics)
-      bar.set_postfix(loss=f"{metrics['loss']:.6g}", refresh=False)
-      bar.update(0 if converged else 1)
-      return converged
+    def settle(last: int) -> int | None:
+      """Waits for calls that began by step ``last``; the step that had converged."""
+      nonlocal stopping
+      while in_flight and in_flight[0][0] <= last:
+        first, metrics, told = in_flight.popleft()
+        metrics = jax.device_get(metrics)
+        stopping = stopping or sigterm.agreed(told)
+        count = len(metrics["loss"])
+        for i in range(count):
+          of_step = {name: values[i].item() for name, values in metrics.items()}
+          if _record(first + i, of_step, schedule, metrics_log):
+            bar.update(i)
+            return first + i
+        bar.set_postfix(loss=f"{of_step['loss']:.6g}", refresh=False)
+        bar.update(count)
+      return None
 
-    step = start
-    while True:
-      state, metrics = step_fn(state, batch, classes)
-      in_flight.append((step, metrics))
-      if schedule.tolerance:
-        if settle():
-          bar.total = step
-          break
-      elif len(in_flight) >= _IN_FLIGHT:
-        settle()
-      step += 1
+    step, stopping = start, False
+    while not stopping:
+      inputs_of_call = state, piece, classes, sigterm.told(mesh)
+      if count not in compiled:
+        compiled[count] = _compiled(steps, inputs_of_call, bar)
+      state, metrics, told = compiled[count](*inputs_of_call)
+      in_flight.append((step, metrics, told))
+      # The log must reach as far as a checkpoint.
+      wait = schedule.tolerance or step + count == schedule.stop(step)
+      converged = settle(step - (0 if wait else _BEHIND))
+      step += count
+      stopping = stopping or told is None and sigterm.agreed(told)
+      if converged is not None:
+        bar.total = step = converged
+        break
       if step == schedule.total_steps:
         break
       if step % schedule.save_every == 0:
-        while in_flight:  # The log must reach as far as the checkpoint.
-          settle()
         checkpoints.save(step, state.params, without_params(state))
         saved = step
-      batch = next(batches)
-    while in_flight:
-      settle(last=len(in_flight) == 1)
-  if saved != step:
-    checkpoints.save(step, state.params, without_params(state))
-  checkpoints.wait()
-  metrics_log.close()
+      if not stopping:
+        piece, count = next(pieces)
+    settle(step)
+    if saved != step:
+      checkpoints.save(step, state.params, without_params(state))
+    checkpoints.wait()  # A second SIGTERM must not end this.
+  if metrics_log:
+    metrics_log.close()
+  if stopping and converged is None and step < schedule.total_steps:
+    raise Stopped(
+      f"stopped by SIGTERM at step {step} of {schedule.total_steps}, which is saved: "
+      "start the same command again and the run continues"
+    )
   return state
+
+
+def _record(
+  step: int, metrics: dict[str, float], schedule: Schedule, log: MetricsLog | None
+) -> bool:
+  """Checks one step's metrics and writes those to be logged; whether it converged."""
+  converged = metrics.pop("converged", False)
+  for name in ("loss",) if converged else ("loss", "update_norm"):
+    if not math.isfinite(metrics[name]):
+      raise ZsljaxError(
+        f"{name} is {metrics[name]} at step {step}, expected a finite number: "
+        "lower config.optimizer.learning_rate or look at the features"
+      )
+  last = step + 1 == schedule.total_steps
+  if log and (step % schedule.log_every == 0 or last or converged):
+    log.write(step, metrics)
+  return converged
 
 
 def _restore(checkpoints, shapes: TrainState) -> TrainState | None:
@@ -156,9 +201,9 @@ def _restore(checkpoints, shapes: TrainState) -> TrainState | None:
   return TrainState(params=params, **rest)
 
 
-def _compiled(step_fn, state, batch, classes, bar):
+def _compiled(steps, inputs, bar):
   bar.set_postfix_str("compiling")
   start = time.perf_counter()
-  compiled = step_fn.lower(state, batch, classes).compile()
+  compiled = steps.lower(*inputs).compile()
   bar.set_postfix_str(f"compiled in {time.perf_counter() - start:.1f} s")
   return compiled

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from zsljax.classes import ClassSpace
-from zsljax.models import Batch, System
+from zsljax.models import System
 from zsljax.training.state import TrainState
 
 Array = jax.Array
 Metrics = dict[str, Array]
+# From a state and what it steps on (a batch, or what makes several) to the next state.
+TrainStep = Callable[[TrainState, Any, ClassSpace], tuple[TrainState, Metrics]]
 
 
 def make_train_step(
   system: System,
   optimizer: optax.GradientTransformationExtraArgs,
   tolerance: float = 0.0,
-) -> Callable[[TrainState, Batch, ClassSpace], tuple[TrainState, Metrics]]:
+) -> TrainStep:
   """A pure function from state and batch to the next state and its metrics.
 
   The metrics are those of the parameters before the update: ``loss``, its parts,

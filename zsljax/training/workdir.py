@@ -11,6 +11,8 @@ import platform
 from typing import Any
 import warnings
 
+import jax
+
 from zsljax.classes import ClassSpace
 from zsljax.errors import ZsljaxError
 from zsljax.reporting.files import explained, write_json
@@ -71,6 +73,7 @@ def open_workdir(
     "config": dict(config),
     "dataset": dict(dataset),
     "versions": library_versions(),
+    "processes": jax.process_count(),
   }
   path = workdir / (_SWEEP_FILE if sweep else _FILE)
   if not path.exists():
@@ -102,6 +105,12 @@ def open_workdir(
     raise ZsljaxError(
       f"{workdir}: made with other data (fingerprint {old[:12]}), found "
       f"{new[:12]}: expected the same dataset, or another --workdir"
+    )
+  if before.get("processes", 1) != manifest["processes"]:
+    warnings.warn(
+      f"{workdir} was begun by {before.get('processes', 1)} processes, now there are "
+      f"{manifest['processes']}: the run continues, with other batches",
+      stacklevel=2,
     )
   changed = [
     f"{library} {before['versions'].get(library)} -> {version}"
