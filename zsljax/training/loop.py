@@ -111,7 +111,7 @@ def train(
 
   with (
     Sigterm() as sigterm,
-    step_bar(schedule.total_steps, "training", start, is_writer()) as bar,
+    step_bar(schedule.total_steps, "training", start, shown=is_writer()) as bar,
   ):
     piece, count = next(pieces)
     if fresh:
