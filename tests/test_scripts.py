@@ -102,12 +102,14 @@ def test_benchmark_prints_and_writes_figures(command, tmp_path):
   assert "fraction of it" in done.stdout
   figures = json.loads(file.read_text())
   assert 0 < figures["fraction_of_matmul_rate"] < 2
-  assert "input" not in figures and "not timed" in done.stdout
+  assert 0 < figures["fraction_of_copy_rate"] < 2
+  assert figures["input"]["source"] in done.stdout
+  assert "streaming          not timed" in done.stdout
 
 
 @pytest.mark.parametrize("system", ["msdn", "attended_autoencoder"])
 def test_benchmark_of_region_systems(system):
-  figures = benchmark.run(system, "cub7", batch_size=2)
+  figures = benchmark.run(system, "cub7", batch_size=2, seconds=0, small=True)
   assert figures["feature_shape"] == [49, 2048]
   assert figures["fraction_of_matmul_rate"] > 0
 
@@ -121,7 +123,13 @@ def test_benchmark_of_split_prototypes(monkeypatch):
     ),
   )
   whole, split = (
-    benchmark.run("cosine", "classes1m", model_devices=n)["bytes_per_device"]
+    benchmark.run(
+      "cosine",
+      "classes1m",
+      variant=benchmark.Variant(model_devices=n),
+      seconds=0,
+      small=True,
+    )["bytes_per_device"]
     for n in (1, 4)
   )
   # The prototypes and Adam's two moments of them.
@@ -132,14 +140,16 @@ def test_benchmark_of_split_prototypes(monkeypatch):
 
 def test_benchmark_of_a_stored_multi_label_set(tmp_path):
   prepare(read_multidigit(), tmp_path)
-  figures = benchmark.run("sdl", "nus", 500, tmp_path, "multidigit")
+  figures = benchmark.run(
+    "sdl", "nus", 500, tmp_path, "multidigit", seconds=0, small=True
+  )
   assert figures["num_classes"] == 10 and figures["input"]["rows"] == 500 * 4 * 10
   with pytest.raises(ZsljaxError, match="several labels each, expected one label"):
     benchmark.run("semantic_softmax", "cub", 500, tmp_path, "multidigit")
 
 
 def test_benchmark_of_a_multi_label_system():
-  figures = benchmark.run("sdl", "nus", batch_size=4)
+  figures = benchmark.run("sdl", "nus", batch_size=4, seconds=0, small=True)
   assert figures["num_classes"] == 1006
   assert figures["fraction_of_matmul_rate"] > 0
 
@@ -198,7 +208,9 @@ def test_benchmark_says_what_is_wrong(command, arguments, message):
 
 def test_benchmark_times_the_input_of_a_stored_set(tmp_path):
   prepare(read_digits(), tmp_path)
-  figures = benchmark.run("semantic_softmax", "cub", 128, tmp_path, "digits")
+  figures = benchmark.run(
+    "semantic_softmax", "cub", 128, tmp_path, "digits", seconds=0, small=True
+  )
   assert figures["feature_shape"] == [64] and figures["num_classes"] == 10
   rates = figures["input"]
   assert rates["rows"] == 128 * 4 * (1008 // 128)

@@ -641,7 +641,12 @@ def _parser() -> argparse.ArgumentParser:
   )
 
   benchmark = verbs.add_parser(
-    "benchmark", help="time a system's step and its input pipeline"
+    "benchmark",
+    help="time a system's step and its input pipeline",
+    description="Times a training step on random features of published shapes, in "
+    "turns with matrix products (a large square one and the step's own) and a copy of "
+    "memory; then the input alone, the step alone and both together. Needs no data and "
+    "no TensorFlow.",
   )
   benchmark.set_defaults(run=_benchmark)
   benchmark.add_argument(
@@ -650,8 +655,9 @@ def _parser() -> argparse.ArgumentParser:
   benchmark.add_argument(
     "--preset",
     default="cub",
-    help="shapes: cub (pooled), cub7 or cub14 (regions), nus or openimages (several "
-    "labels an image), classes1m (cosine: a million prototypes) (default: %(default)s)",
+    help="shapes: cub or awa2 (pooled), cub7, cub14 or sun14 (regions), nus or "
+    "openimages (several labels an image), classes1m (cosine: a million prototypes) "
+    "(default: %(default)s)",
   )
   benchmark.add_argument("--batch_size", type=int, help="(default: the preset's)")
   benchmark.add_argument(
@@ -675,7 +681,32 @@ def _parser() -> argparse.ArgumentParser:
     help="devices over which parameters with a row for each class are split (default: "
     "%(default)s)",
   )
+  benchmark.add_argument(
+    "--precision",
+    default="float32",
+    choices=["float32", "tensorfloat32", "bfloat16"],
+    help="of matrix products; sums and parameters are float32, features are bfloat16 "
+    "with bfloat16 (default: %(default)s)",
+  )
+  benchmark.add_argument(
+    "--attention",
+    default="xla",
+    choices=["xla", "pallas"],
+    help="over regions: as the systems have it, or a kernel (default: %(default)s)",
+  )
+  benchmark.add_argument(
+    "--seeds",
+    type=int,
+    default=1,
+    help="runs trained as one program, beside a run alone (default: %(default)s)",
+  )
   _add_file(benchmark, "json", "also write the figures", required=False)
+  benchmark.add_argument(
+    "--compare",
+    type=lambda text: [pathlib.Path(name) for name in text.split(",")],
+    metavar="A.json,B.json",
+    help="measure nothing: print what --json wrote twice, side by side",
+  )
 
   benchmark_loss = verbs.add_parser(
     "benchmark-loss",

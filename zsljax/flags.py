@@ -8,9 +8,13 @@ import sys
 from typing import Any
 
 from absl import flags, logging
+import jax
 from ml_collections import config_flags
 
 from zsljax.errors import ZsljaxError, did_you_mean, shown_to_user
+
+# Compiled programs are kept here, unless JAX_COMPILATION_CACHE_DIR says otherwise.
+_COMPILED = pathlib.Path("~/.cache/zsljax/compiled")
 
 WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder of the run; training there again continues it."
@@ -31,7 +35,21 @@ def parse_flags(argv: list[str]) -> list[str]:
   arguments = shown_to_user(_parse)(argv)
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)
+  _keep_compiled()
   return arguments
+
+
+def _keep_compiled() -> None:
+  """Lets a later start find what this one compiles; it loads the same program."""
+  if jax.config.jax_compilation_cache_dir is not None:
+    return
+  folder = _COMPILED.expanduser()
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    logging.warning("%s: %s; nothing compiled is kept", folder, error.strerror)
+  else:
+    jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def read_config(argument: str, overrides: Sequence[str]) -> dict[str, Any]:

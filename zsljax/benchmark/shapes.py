@@ -1,0 +1,135 @@
+"""Sizes of published training sets, and random data of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from zsljax.classes import ClassSpace
+from zsljax.models import Spec, System, build_system
+from zsljax.training.feed import HostBatch
+
+# N, by which terms that a paper sums over the training set are scaled.
+NUM_EXAMPLES = 10_000
+# Labels of an image, on average, where it has several.
+_LABELS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+  """Sizes of a published training set, and its usual batch.
+
+  ``system_fields`` are what a system needs to be of these sizes.
+  """
+
+  feature_shape: tuple[int, ...]
+  num_attributes: int
+  num_classes: int
+  num_seen: int
+  batch_size: int
+  system_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def spec(self) -> Spec:
+    """With random word vectors of 300 numbers."""
+    vectors = np.random.default_rng(0).standard_normal((self.num_attributes, 300))
+    return Spec(
+      self.feature_shape,
+      self.num_attributes,
+      self.num_classes,
+      vectors.astype(np.float32),
+    )
+
+  def system(self, name: str) -> System:
+    """A system as its authors' code has it, or as the paper where there is none."""
+    if self.system_fields:
+      return build_system({"name": name, **self.system_fields})
+    if name == "cosine":
+      return build_system({"name": name, "preset": "class_norm"})
+    system = build_system({"name": name})
+    if "official_code" in system.presets:
+      return build_system({"name": name, "preset": "official_code"})
+    return system
+
+
+# CUB and AWA2 pooled; CUB with regions on a grid of 7 x 7 and of 14 x 14, SUN on one of
+# 14 x 14; NUS-WIDE and Open Images, whose images have several labels; a million learned
+# prototypes, as in face recognition.
+PRESETS = {
+  "cub": Shapes((2048,), 312, 200, 150, 256),
+  "cub7": Shapes((49, 2048), 312, 200, 150, 50),
+  "cub14": Shapes((196, 2048), 312, 200, 150, 50),
+  "sun14": Shapes((196, 2048), 102, 717, 645, 50),
+  "awa2": Shapes((2048,), 85, 50, 40, 256),
+  "nus": Shapes((2048,), 300, 1006, 925, 128),
+  "openimages": Shapes((2048,), 300, 7586, 7186, 64),
+  "classes1m": Shapes(
+    (512,), 1, 10**6, 10**6, 256, {"preset": "embedding", "encoder": "none"}
+  ),
+}
+
+
+def random_classes(spec: Spec, num_seen: int | None = None) -> ClassSpace:
+  """Described by random numbers; three quarters are seen when ``num_seen`` is None."""
+  rng = np.random.default_rng(0)
+  num_seen = num_seen or max(1, 3 * spec.num_classes // 4)
+  return ClassSpace.create(
+    [f"class {i}" for i in range(spec.num_classes)],
+    rng.standard_normal((spec.num_classes, spec.num_attributes)),
+    seen=np.arange(spec.num_classes) < num_seen,
+  )
+
+
+def random_labels(
+  batch_size: int, num_seen: int, width: int | None = None
+) -> np.ndarray:
+  """Several labels for each image, 1 and a Poisson number, padded with -1.
+
+  They are padded to ``width``, or to the most of them.
+  """
+  rng = np.random.default_rng(0)
+  most = min(num_seen, width or num_seen)
+  counts = np.minimum(1 + rng.poisson(_LABELS - 1, batch_size), most)
+  labels = np.full((batch_size, width or counts.max()), -1)
+  for row, count in zip(labels, counts, strict=True):
+    row[:count] = rng.choice(num_seen, count, replace=False)
+  return labels
+
+
+def random_table(
+  system: System,
+  spec: Spec,
+  rows: int,
+  num_seen: int,
+  dtype: np.dtype,
+  label_widths: Mapping[str, int] | None = None,
+) -> HostBatch:
+  """Columns of a random training set, as ``zsljax.training.feed`` takes them.
+
+  Args:
+    system: decides whether an image has several labels.
+    spec: shapes of features and classes.
+    rows: images.
+    num_seen: classes with images.
+    dtype: of the features.
+    label_widths: of a stored multi-label set's columns.
+  """
+  rng = np.random.default_rng(0)
+  features = rng.standard_normal((rows, *spec.feature_shape), np.float32)
+  widths = label_widths or {}
+  table = {"features": features.astype(dtype, copy=False)}
+  if system.multi_label:
+    table["labels"] = random_labels(rows, num_seen, widths.get("labels"))
+  else:
+    table["labels"] = rng.integers(num_seen, size=rows)
+  if "absent" in widths:
+    table["absent"] = random_labels(rows, num_seen, widths["absent"])
+  return table
+
+
+def rows_of(table: HostBatch, rows: np.ndarray) -> HostBatch:
+  """The host batch of some rows of a table."""
+  batch = {name: column[rows] for name, column in table.items()}
+  return batch | {"mask": np.ones(rows.shape, bool)}
