@@ -80,12 +80,15 @@ def small(module, argument, dest):
   config.checkpoint.every_epochs = 1
   config.mesh.data = 1
   config.evaluation.batch_size = 64
-  channels = config.data.num_channels
+  if config.data.name == "own":
+    config.data.name = "mine"
+  name, regions = config.data.name, module in (msdn, attended_autoencoder)
   if module is sdl:
-    if argument != "multidigit":
-      multi_label_stand_in(argument, dest)
-  elif config.data.name != "digits":
-    stand_in(config.data.name, dest, shape=(4, channels) if channels else (12,))
+    if name != "multidigit":
+      multi_label_stand_in(name, dest)
+  elif name != "digits":
+    shape = (4, config.data.num_channels or 8) if regions else (12,)
+    stand_in(name, dest, shape=shape)
   return config.to_dict()
 
 
@@ -97,7 +100,7 @@ def test_config_trains_two_steps_and_evaluates(dataset, tmp_path):
   (row,) = evaluate(tmp_path / "w")
   assert (row["system"], row["dataset"], row["step"]) == (
     "semantic_softmax",
-    dataset,
+    config["data"]["name"],
     2,
   )
   assert all(0 <= value <= 100 for value in row["metrics"].values())
@@ -110,7 +113,7 @@ def test_baseline_is_solved_and_evaluated(dataset, system, tmp_path):
   config["epochs"] = 1
   assert int(train.train(config, tmp_path / "w").step) == 1
   (row,) = evaluate(tmp_path / "w")
-  assert (row["system"], row["dataset"]) == (system, dataset)
+  assert (row["system"], row["dataset"]) == (system, config["data"]["name"])
   if dataset == "digits":
     assert row["metrics"]["s"] > 30
   (found,) = evaluate(tmp_path / "w", protocol="retrieval")
@@ -154,7 +157,7 @@ def test_multi_label_config_trains_and_evaluates(dataset, tmp_path):
   found = {}
   for protocol in MULTI_LABEL_PROTOCOLS:
     (row,) = evaluate(tmp_path / "w", protocol=protocol)
-    assert (row["protocol"], row["dataset"]) == (protocol, dataset)
+    assert (row["protocol"], row["dataset"]) == (protocol, config["data"]["name"])
     assert all(0 <= value <= 100 for value in row["metrics"].values())
     conditions = row["conditions"]
     assert conditions["drop_images_without_positive"] == (protocol != "lesa")
@@ -364,7 +367,12 @@ def test_msdn_on_four_devices_equals_one(preset, tmp_path):
 
 @pytest.mark.parametrize("sampling", ["independent", "class_balanced"])
 @pytest.mark.parametrize(
-  "caches", [("none", "none"), ("device", "device"), ("host", "none")]
+  "caches",
+  [
+    ("none", "none"),
+    ("device", "device"),
+    pytest.param(("host", "none"), marks=pytest.mark.slow),
+  ],
 )
 def test_interrupted_msdn_ends_bit_identical(sampling, caches, tmp_path, monkeypatch):
   """Killed after a checkpoint, and continued with the data possibly elsewhere."""
@@ -461,6 +469,7 @@ def test_resume_on_another_precision_is_refused(tmp_path):
     train.train(config, tmp_path / "w")
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_data_once(tmp_path):
   code = (
     "from zsljax.data import open_dataset; import sys; "

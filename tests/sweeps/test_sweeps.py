@@ -406,6 +406,7 @@ def test_summary_is_mean_and_deviation_over_seeds(swept):
       assert summary.deviation[name] == pytest.approx(np.std(values, ddof=1))
 
 
+@pytest.mark.slow
 def test_commands(command, tmp_path):
   fields = [
     "--config.epochs=1",
