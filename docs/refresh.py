@@ -49,13 +49,13 @@ def run(command: str, folder: pathlib.Path) -> str:
       link.symlink_to(ROOT / name)
   path = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
   done = subprocess.run(
-    ["bash", "-c", command],
+    ["bash", "-c", f"set -o pipefail; {command}"],
     cwd=folder,
     env=os.environ | {"PATH": path},
     capture_output=True,
     text=True,
   )
-  if done.returncode:
+  if done.returncode not in (0, 141):  # 141: `head` has read enough.
     raise RuntimeError(f"{command}\nends with {done.returncode}: {done.stderr}")
   return done.stdout.replace(f"{folder.resolve()}/", "")
 

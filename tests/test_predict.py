@@ -94,6 +94,18 @@ def test_known_names_are_the_known_classes(run, images):
     predictor.predict(images, described(predictor, ["0"], shift=0.5))
 
 
+def test_what_is_asked_for_is_checked(run, images):
+  predictor = zsljax.load(run)
+  found = predictor.predict(images, attributes=99)
+  assert len(found.attributes[0]) == predictor.spec.num_attributes
+  with pytest.raises(ZsljaxError, match="attributes: found -1"):
+    predictor.predict(images, attributes=-1)
+  with pytest.raises(ZsljaxError, match="beside candidates"):
+    predictor.predict(images, predictor.candidates(), seen=True)
+  with pytest.raises(ZsljaxError, match="classes: found a dict"):
+    predictor.predict(images, {"zebra": [1, 2]})
+
+
 def test_prediction_does_not_depend_on_the_batch(run, images):
   predictor = zsljax.load(run)
   together = predictor.predict(images, attributes=2)
@@ -134,10 +146,8 @@ def test_learned_class_weights_refuse_new_classes(tmp_path):
   new = described(predictor, ["zebra"])
   with pytest.raises(ZsljaxError, match="class 'zebra': found a new class.*knows no"):
     predictor.predict(images, new)
-  with pytest.raises(
-    ZsljaxError, match="class '4': found a new class"
-  ):  # The dataset's unseen ones too.
-    predictor.predict(images)
+  known = set(np.array(predictor.classes.names)[predictor.classes.seen])
+  assert set(predictor.predict(images, top_k=99).classes[0]) == known
   found = predictor.predict(images, predictor.classes.subset([0, 1]), attributes=3)
   assert set(found.classes[0]) == {"0", "1"} and found.attributes == [[]]
 
@@ -202,7 +212,10 @@ def test_gamma_is_that_of_the_sweep_or_the_config(run, tmp_path):
   assert zsljax.load(copy).gamma == 0.25
   (copy / "chosen.json").write_text(json.dumps({"gamma": 0.5}))
   assert zsljax.load(copy).gamma == 0.5
-  assert zsljax.load(copy, gamma=0.0).gamma == 0
+  (copy / "chosen.json").write_text(json.dumps({"gamma": 0.0}))
+  assert zsljax.load(copy).gamma == 0
+  with pytest.raises(ZsljaxError, match="gamma: found nan"):
+    zsljax.load(copy, gamma=float("nan"))
   (copy / "classes.npz").unlink()
   with pytest.raises(ZsljaxError, match="no classes.npz"):
     zsljax.load(copy)

@@ -1,6 +1,7 @@
 """The console command: parses, imports what the verb needs, calls it."""
 
 import argparse
+from collections.abc import Sequence
 import pathlib
 
 from zsljax.errors import ZsljaxError, shown_to_user
@@ -84,10 +85,22 @@ def _build(args: argparse.Namespace) -> None:
 
   if not (args.images or args.labels):
     raise ZsljaxError("data build: found neither --images nor --labels, expected one")
-  images = read_labels(args.labels) if args.labels else images_in(args.images)
+  if args.labels:
+    images = read_labels(args.labels, args.skip_bad)
+  else:
+    images = images_in(args.images)
+  features, undecodable = args.features, []
+  if features is None:
+    features, undecodable = _encoded_for(args, images.names)
+    bad = set(undecodable)
+    images = images.take(i for i, n in enumerate(images.names) if n not in bad)
+  elif args.weights:
+    raise ZsljaxError(
+      f"--weights: found {args.weights} beside --features, expected one of both"
+    )
   feature_set, left_out = build_set(
     images,
-    args.features or [_encoded_for(args)],
+    features,
     args.classes,
     args.name,
     unseen=args.unseen,
@@ -99,12 +112,16 @@ def _build(args: argparse.Namespace) -> None:
     skip_bad=args.skip_bad,
   )
   _store(args, feature_set)
-  for line in left_out:
+  for line in (*(f"{name}: cannot be decoded" for name in undecodable), *left_out):
     print(f"left out: {line}")
 
 
-def _encoded_for(args: argparse.Namespace) -> pathlib.Path:
-  """The file of features that ``data build`` makes when it is given none."""
+def _encoded_for(
+  args: argparse.Namespace, names: Sequence[str]
+) -> tuple[list[pathlib.Path], list[str]]:
+  """Features that ``data build`` makes when it is given none, and who has none."""
+  from zsljax.data.class_table import read_class_table
+  from zsljax.data.multilabel import read_names
   from zsljax.encoders import encode_folder, load_encoder
 
   for flag in ("images", "weights"):
@@ -113,11 +130,19 @@ def _encoded_for(args: argparse.Namespace) -> pathlib.Path:
         f"data build: found neither --features nor --{flag}, expected features, or "
         "--images, --network and --weights to make them with"
       )
+  # What can be refused is, before hours of work.
+  read_class_table(args.classes, args.skip_bad)
+  for path in filter(None, (args.unseen, args.validation)):
+    read_names(path)
   encoder = load_encoder(args.network, args.weights, args.size, args.output)
   path = args.dest / f"{args.name}_{args.network}_{args.output}_{args.size}.h5"
   args.dest.expanduser().mkdir(parents=True, exist_ok=True)
-  encode_folder(encoder, args.images, path, skip_bad=args.skip_bad)
-  return path
+  if args.overwrite:
+    path.expanduser().unlink(missing_ok=True)
+  written = encode_folder(
+    encoder, args.images, path, skip_bad=args.skip_bad, names=names
+  )
+  return [path], written.left_out
 
 
 def _describe(args: argparse.Namespace) -> None:
@@ -223,7 +248,7 @@ _STEPS = """from data to predictions:
   zsljax data build --name=birds --images=photos --features=photos.h5 \\
       --classes=birds.csv --dest=DATA
   zsljax data describe DATA/birds
-  python train.py --config=configs/semantic_softmax.py:cub \\
+  python train.py --config=configs/semantic_softmax.py:own \\
       --config.data.name=birds --config.data.dir=DATA --workdir=W
   python eval.py --workdir=W
   zsljax predict --workdir=W --features=new.h5 --classes=new.csv

@@ -274,6 +274,8 @@ def explain(
   chosen, photos = _chosen(scored, images, names, number)
   with explained(dest):
     dest.mkdir(parents=True, exist_ok=True)
+    for old in dest.glob("image_*.png"):  # Of a report before.
+      old.unlink()
   report = _Report(run, predictor, scored, dest, attributes)
   title = f"{run.system.name} on {metadata['name']}, explained"
   write_text(

@@ -18,9 +18,9 @@ import numpy as np
 from zsljax.checkpoints import Checkpoints, abstract
 from zsljax.classes import ClassSpace
 from zsljax.data.class_table import ClassTable, read_class_table
-from zsljax.data.feature_files import read_features
+from zsljax.data.feature_files import FeatureFiles, read_features
 from zsljax.encoders import check, encode_images, load_encoder
-from zsljax.errors import require
+from zsljax.errors import ZsljaxError, require
 from zsljax.evaluation.calibration import calibrated
 from zsljax.experiment import spec_of
 from zsljax.models import Spec, System, build_system
@@ -130,8 +130,12 @@ class Predictor:
     features = self._checked(features)
     if not isinstance(classes, Candidates):
       classes = self.candidates(classes, seen)
+    elif seen:
+      raise ZsljaxError("seen: found beside candidates, expected when they are made")
     space, top_k = classes.space, min(top_k, len(classes.places))
     require(top_k >= 1, "top_k", top_k, "1 or more")
+    require(attributes >= 0, "attributes", attributes, "0 or more")
+    attributes = min(attributes, self.spec.num_attributes)
     if self.system.closed_set:
       attributes = 0  # None of them decides.
     inputs = classes.prepared, classes.arrays, classes.places
@@ -172,7 +176,7 @@ class Predictor:
       classes: a class space, or a CSV file with the attributes of the dataset
         (``data.class_table``). Those that have the name of a class of the dataset are
         that class; all others were never trained on. None: the unseen classes of the
-        dataset.
+        dataset, or all that a system with learned class weights knows.
       seen: the seen classes of the dataset are candidates too.
 
     Raises:
@@ -180,7 +184,9 @@ class Predictor:
     """
     known = self.classes.subset(np.asarray(self.classes.seen))
     if classes is None:
-      given = self.classes.subset(~np.asarray(self.classes.seen))
+      given = known
+      if not self.system.closed_set:
+        given = self.classes.subset(~np.asarray(self.classes.seen))
     else:
       given = self._given(classes)
     if self.system.closed_set:
@@ -210,9 +216,15 @@ class Predictor:
     if isinstance(classes, str | pathlib.Path):
       classes = read_class_table(pathlib.Path(classes).expanduser())
     if isinstance(classes, ClassTable):
-      names, values = classes.names, classes.described_as(self.classes)
-      where = str(classes.path)
+      table = classes.fitted(self.classes)
+      names, values, where = table.names, table.values, str(table.path)
     else:
+      require(
+        isinstance(classes, ClassSpace),
+        "classes",
+        f"a {type(classes).__name__}",
+        "a ClassSpace, or the path of a CSV file",
+      )
       names, values = classes.names, np.asarray(classes.embeddings)
       where = "classes"
       width = self.spec.num_attributes
@@ -345,10 +357,12 @@ def load(
     abstract(shapes, over_classes(shapes, system.class_params, mesh))
   )
   checkpoints.close()
+  require(gamma is None or np.isfinite(gamma), "gamma", gamma, "a finite number")
   if gamma is None:
     chosen = read_chosen(workdir) or {}
     none = {"additive": 0.0, "multiplicative": 1.0}[config["evaluation"]["calibration"]]
-    gamma = chosen.get("gamma") or config["evaluation"]["gamma"] or none
+    choices = (chosen.get("gamma"), config["evaluation"]["gamma"], none)
+    gamma = next(choice for choice in choices if choice is not None)
   return Predictor(
     system,
     params,
@@ -364,20 +378,34 @@ def load(
 def predict_command(args: argparse.Namespace) -> None:
   """The verb ``predict``: a table on the terminal, or all numbers in a CSV file."""
   predictor = load(args.workdir, gamma=args.gamma)
-  classes = args.classes and read_class_table(args.classes.expanduser(), args.skip_bad)
+  require(
+    args.images or not args.weights, "--weights", args.weights, "none with --features"
+  )
+  classes = None
+  if args.classes:
+    classes = read_class_table(args.classes.expanduser(), args.skip_bad)
+    classes = classes.fitted(predictor.classes, args.skip_bad)
   left_out = list(classes.left_out) if classes else []
   if args.images:
     features, names, bad = _encoded(predictor, args.images, args.weights, args.skip_bad)
     left_out += [f"{name}: cannot be decoded" for name in bad]
   else:
     files = read_features([args.features])
+    _check_origin(files, predictor)
     features, names = files[:], files.image_files
     if names is None:
       names = np.array([f"image {i}" for i in range(len(features))])
-  if args.skip_bad:
-    good = np.isfinite(features.reshape(len(features), -1)).all(1)
-    left_out += [f"{name}: features not finite" for name in names[~good]]
-    features, names = features[good], names[good]
+  require(len(features) > 0, str(args.images or args.features), "no images", "one")
+  good = np.isfinite(features.reshape(len(features), -1)).all(1)
+  bad = [f"{name}: features not finite" for name in names[~good]]
+  require(
+    args.skip_bad or not bad,
+    f"{args.features}: {bad[0] if bad else ''}",
+    f"{len(bad)} such images",
+    "finite numbers (--skip_bad leaves them out)",
+  )
+  left_out += bad
+  features, names = features[good], names[good]
   found = predictor.predict(
     features,
     classes,
@@ -393,6 +421,19 @@ def predict_command(args: argparse.Namespace) -> None:
     print(_table(names, found))
   for line in left_out:
     print(f"left out: {line}")
+
+
+def _check_origin(files: FeatureFiles, predictor: Predictor) -> None:
+  """Raises if features say that another encoder made them than the dataset's."""
+  if files.encoder and predictor.encoder:
+    for field in ("network", "weights_sha256", "size", "output", "preprocessing"):
+      found, expected = files.encoder[field], predictor.encoder[field]
+      require(
+        found == expected,
+        f"{files.where}: encoder, {field}",
+        found,
+        f"{expected}, of the features that the run was trained on",
+      )
 
 
 def _encoded(

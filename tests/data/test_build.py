@@ -144,9 +144,7 @@ def test_what_cannot_be_used_is_an_error_or_left_out_and_listed(own):
   gone = own.feature_names.index("bat/00.jpg")
   own.feature_names[gone] = "bat/other.jpg"
   own.write()
-  with pytest.raises(
-    ZsljaxError, match=r"1 classes .first 'cow'. .* does not describe"
-  ):
+  with pytest.raises(ZsljaxError, match="no features of 1 of the 50"):
     own.build()
   feature_set, left_out = own.build(skip_bad=True)
   assert len(feature_set.labels) == 50 - 10 - 2
@@ -160,7 +158,10 @@ def test_what_cannot_be_used_is_an_error_or_left_out_and_listed(own):
   ("spoil", "message"),
   [
     (lambda o: o.feature_names.__setitem__(0, "x.jpg"), "no features of 1 of the 50"),
-    (lambda o: o.features.__setitem__((3, 0), np.inf), "NaN or infinity in 1 of 50"),
+    (
+      lambda o: o.features.__setitem__((3, 0), np.inf),
+      "features not finite: found 1 such images",
+    ),
     (lambda o: o.classes.clear(), "no class"),
   ],
 )
@@ -168,6 +169,15 @@ def test_bad_files_are_refused(spoil, message, own):
   spoil(own)
   own.write()
   with pytest.raises(ZsljaxError, match=message):
+    own.build()
+
+
+def test_classes_must_be_described(own):
+  del own.classes["cow"]
+  own.write()
+  with pytest.raises(
+    ZsljaxError, match=r"1 classes .first 'cow'. .* does not describe"
+  ):
     own.build()
 
 
@@ -188,7 +198,10 @@ def test_rows_without_names_follow_the_labels(own):
   ("lines", "message"),
   [
     (["picture,class", "a.jpg,ape"], "expected the header image,class"),
-    (["image,class", "a.jpg,ape", "a.jpg,bat"], "image 'a.jpg': found lines 2 and 3"),
+    (
+      ["image,class", "a.jpg,ape", "a.jpg,bat"],
+      "line 3: found the image 'a.jpg' again",
+    ),
     (["image,class", "a.jpg"], "line 2: found 'a.jpg'"),
     (["image,class,split", "a.jpg,ape,test"], "split 'test', expected one of trainval"),
     (["image,class"], "no images"),
@@ -197,6 +210,50 @@ def test_rows_without_names_follow_the_labels(own):
 def test_bad_labels_are_refused(lines, message, own):
   with pytest.raises(ZsljaxError, match=message):
     own.labels(*lines)
+
+
+def test_bad_lines_of_labels_can_be_left_out(own):
+  path = own.folder / "labels.csv"
+  path.write_text("image,class\na.jpg,ape\na.jpg,bat\nb.jpg\nc.jpg,cow\n")
+  images = read_labels(path, skip_bad=True)
+  assert images.names == ("a.jpg", "c.jpg") and len(images.left_out) == 2
+
+
+def test_rows_without_names_keep_their_images_when_classes_are_left_out(own):
+  del own.classes["cow"]
+  own.write()
+  with h5py.File(own.folder / "features.h5", "a") as file:
+    del file["image_files"]
+  lines = [f"{name},{name.split('/')[0].lower()}" for name in own.images]
+  images = own.labels("image,class", *lines)
+  feature_set, left_out = own.build(images, skip_bad=True)
+  assert len(left_out) == PER_CLASS
+  for row, name in enumerate(feature_set.image_files):
+    at = own.images.index(name)
+    np.testing.assert_array_equal(feature_set.features[row], own.features[at])
+
+
+def test_names_of_one_spelling_are_refused(own):
+  own.classes["Bat"] = own.classes["bat"]
+  own.write()
+  with pytest.raises(ZsljaxError, match="'bat' and 'Bat', expected names that differ"):
+    own.build()
+
+
+def test_names_are_the_same_however_accents_are_written(own):
+  own.classes["caf\u00e9"] = own.classes.pop("cow")
+  own.images = [name.replace("cow", "cafe\u0301") for name in own.images]
+  own.feature_names = [n.replace("cow", "caf\u00e9") for n in own.feature_names]
+  feature_set, _ = own.write().build()
+  assert "caf\u00e9" in feature_set.classes.names
+
+
+def test_linked_folders_are_entered(own, tmp_path):
+  own.write()
+  (tmp_path / "photos" / "cow").rename(tmp_path / "elsewhere")
+  (tmp_path / "photos" / "cow").symlink_to(tmp_path / "elsewhere")
+  (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "photos")
+  assert len(own.build()[0].labels) == 50
 
 
 def test_bad_folders_are_refused(tmp_path):

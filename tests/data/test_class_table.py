@@ -53,6 +53,7 @@ def test_written_numbers_keep_all_digits(tmp_path):
     ([*GOOD, "fly,1,yes,0"], "found 'yes' for 'wings'"),
     ([*GOOD, "fly,1,nan,0"], "found 'nan' for 'wings'"),
     ([*GOOD, "fly,1,,0"], "found '' for 'wings'"),
+    ([*GOOD, "fly,1_0,1,0"], "found '1_0' for 'striped'"),
     ([*GOOD, ",1,0,0"], "it has no name"),
   ],
 )
@@ -69,7 +70,7 @@ def test_bad_lines_can_be_left_out(write):
 
 def test_columns_are_put_in_the_dataset_s_order(write):
   path = write(["class,size,striped,wings", "zebra,0.7,1,0"])
-  values = read_class_table(path).described_as(known())
+  values = read_class_table(path).fitted(known()).values
   np.testing.assert_array_equal(values, [[1, 0, 0.7]])
 
 
@@ -84,19 +85,31 @@ def test_columns_are_put_in_the_dataset_s_order(write):
     (["class,striped,wing,size", "a,1,0,1"], "Did you mean 'wings'"),
     (
       [HEADER, "a,100,0,70"],
-      "class 'a': found a description of length 122.*same units",
+      "class 'a': found 100 for 'striped'.*same units",
     ),
+    ([HEADER, "a,1,0,7"], "found 7 for 'size', expected at most 0.5"),
     ([HEADER, "a,0,0,0"], "class 'a': found a description of length 0"),
   ],
 )
 def test_tables_that_do_not_fit_a_dataset_are_refused(lines, message, write):
   with pytest.raises(ZsljaxError, match=message):
-    read_class_table(write(lines)).described_as(known())
+    read_class_table(write(lines)).fitted(known())
+
+
+def test_what_does_not_fit_can_be_left_out(write):
+  lines = ["class,striped,wings,size,hat", "a,1,0,0.5,1", "b,100,0,70,0", "c,0,1,0.2,0"]
+  table = read_class_table(write(lines)).fitted(known(), skip_bad=True)
+  assert table.names == ("a", "c") and table.attributes == ("striped", "wings", "size")
+  heads = [line.split(":")[0] for line in table.left_out]
+  assert heads == ["column 'hat'", "class 'b'"]
+  with pytest.raises(ZsljaxError, match="no 'wings'"):
+    bad = write(["class,striped,size", "a,1,0.5"])
+    read_class_table(bad).fitted(known(), skip_bad=True)
 
 
 def test_without_attribute_names_columns_are_counted(write):
   table = read_class_table(write(GOOD))
-  np.testing.assert_array_equal(table.described_as(known(())), table.values)
+  np.testing.assert_array_equal(table.fitted(known(())).values, table.values)
   narrow = ClassSpace.create(["cat"], [[1.0, 1.0]])
   with pytest.raises(ZsljaxError, match="found 3 attributes, expected 2"):
-    table.described_as(narrow)
+    table.fitted(narrow)

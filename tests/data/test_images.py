@@ -79,7 +79,8 @@ def test_pixels_are_those_of_torchvision(
 @pytest.mark.parametrize(
   ("mode", "ending"),
   [("L", "png"), ("LA", "png"), ("RGBA", "png"), ("P", "png"), ("1", "png"),
-   ("L", "jpg"), ("L", "bmp"), ("P", "gif")],
+   ("L", "jpg"), ("L", "bmp"), ("P", "bmp"), ("P", "gif"), ("RGB", "tif"),
+   ("CMYK", "tif")],
 )  # fmt: skip
 def test_all_kinds_become_rgb(tmp_path, picture, mode, ending):
   image = picture(36, 36, smooth=True).convert(mode)
@@ -90,6 +91,13 @@ def test_all_kinds_become_rgb(tmp_path, picture, mode, ending):
   with PIL.open(path) as image:
     expected = np.asarray(image.convert("RGB"), np.float32)[2:34, 2:34]
   np.testing.assert_allclose(read_one(path, 32), expected, atol=0.01)
+
+
+def test_other_files_are_not_decoded(tmp_path, picture):
+  picture(2000, 20).save(tmp_path / "long.png")
+  (tmp_path / "text.webp").write_text("no image")
+  names = list_images(tmp_path)
+  assert not_decodable(tmp_path, names) == ["long.png", "text.webp"]
 
 
 def test_the_first_frame_of_a_gif(tmp_path, picture):

@@ -1,7 +1,9 @@
 """From images to a stored set and to predictions, by one network."""
 
 import csv
+import shutil
 
+import h5py
 import jax
 import numpy as np
 import pytest
@@ -9,11 +11,12 @@ import safetensors.numpy
 import tensorflow as tf
 
 from zsljax.data import build_set, images_in, prepare
+from zsljax.data.feature_files import read_features
 from zsljax.encoders import encode_folder, encode_images, load_encoder
 from zsljax.errors import ZsljaxError
 from zsljax.experiment import spec_of
 from zsljax.models import build_system
-from zsljax.predict import Predictor, _encoded
+from zsljax.predict import Predictor, _check_origin, _encoded
 
 
 @pytest.fixture
@@ -50,6 +53,13 @@ def test_a_set_records_what_made_its_features(tiny, photos, tmp_path, monkeypatc
   features, names, bad = _encoded(predictor, photos, tiny, skip_bad=False)
   np.testing.assert_allclose(features, encode_images(encoder, photos)[0], 1e-5, 1e-5)
   assert names[0] == "ape/0.png" and bad == []
+
+  _check_origin(read_features([tmp_path / "f.h5"]), predictor)
+  copy = shutil.copy(tmp_path / "f.h5", tmp_path / "g.h5")
+  with h5py.File(copy, "a") as file:
+    file.attrs["encoder"] = file.attrs["encoder"].replace('"size": 32', '"size": 64')
+  with pytest.raises(ZsljaxError, match="encoder, size: found 64, expected 32"):
+    _check_origin(read_features([copy]), predictor)
 
   other = dict(safetensors.numpy.load_file(tiny))
   other["conv1.weight"] = other["conv1.weight"] + 1

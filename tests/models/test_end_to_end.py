@@ -39,6 +39,13 @@ def test_several_labels_are_refused(variables):
     EndToEnd(head=build_system({"name": "sdl"}), backbone=BACKBONE, variables=variables)
 
 
+def test_systems_that_are_solved_are_refused(variables):
+  with pytest.raises(ZsljaxError, match="head: found eszsl, expected a system that le"):
+    EndToEnd(
+      head=build_system({"name": "eszsl"}), backbone=BACKBONE, variables=variables
+    )
+
+
 @pytest.mark.parametrize("regions", [True, False])
 def test_backbone_and_head_are_trained_together(
   regions, variables, class_space, optimizer

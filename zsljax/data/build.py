@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import pathlib
 import re
+import unicodedata
 
 import numpy as np
 
@@ -33,12 +34,14 @@ class Images:
     names: file names, relative, with slashes.
     classes: the name of each one's class.
     splits: the split of each one, of ``SPLITS``; None where it is to be proposed.
+    left_out: lines that could not be used, with the reasons.
   """
 
   where: str
   names: tuple[str, ...]
   classes: tuple[str, ...]
   splits: tuple[str, ...] | None = None
+  left_out: tuple[str, ...] = ()
 
   def take(self, rows: Iterable[int]) -> Images:
     """Those ``rows`` alone."""
@@ -70,12 +73,16 @@ def images_in(folder: pathlib.Path) -> Images:
   return Images(str(folder), tuple(names), classes)
 
 
-def read_labels(path: pathlib.Path) -> Images:
+def read_labels(path: pathlib.Path, skip_bad: bool = False) -> Images:
   """Images and their classes from a CSV file ``image,class`` or ``image,class,split``.
 
+  Args:
+    path: the file.
+    skip_bad: leave out lines that are short, name an image again, or a split that is
+      none of ``SPLITS``; else they are an error.
+
   Raises:
-    ZsljaxError: it is no such file; a line is short; an image occurs twice; a split is
-      none of ``SPLITS``.
+    ZsljaxError: it is no such file, or a line cannot be used.
   """
   path = path.expanduser()
   header, *lines = read_csv(path)
@@ -86,35 +93,29 @@ def read_labels(path: pathlib.Path) -> Images:
     repr(",".join(header)[:60]),
     "the header image,class or image,class,split",
   )
-  lines = [
-    (number, [cell.strip() for cell in line])
-    for number, line in enumerate(lines, 2)
-    if any(cell.strip() for cell in line)
-  ]
-  require(len(lines) > 0, str(path), "no images", "a line for each image")
-  places = {}
-  for number, line in lines:
-    require(
-      len(line) == len(header) and all(line),
-      f"{path}: line {number}",
-      repr(",".join(line)),
-      ",".join(header),
-    )
-    before = places.setdefault(line[0], number)
-    require(
-      before == number,
-      f"{path}: image {line[0]!r}",
-      f"lines {before} and {number}",
-      "one",
-    )
-    require(
-      len(line) == 2 or line[2] in SPLITS,
-      f"{path}: line {number}",
-      f"split {line[-1]!r}",
-      f"one of {', '.join(SPLITS)}",
-    )
-  columns = list(zip(*(line for _, line in lines), strict=True))
-  return Images(str(path), *columns)
+  good: dict[str, list[str]] = {}
+  bad: list[str] = []
+  for number, line in enumerate(lines, 2):
+    line = [cell.strip() for cell in line]
+    if not any(line):
+      continue
+    problem = ""
+    if len(line) != len(header) or not all(line):
+      problem = f"found {','.join(line)!r}, expected {','.join(header)}"
+    elif line[0] in good:
+      problem = f"found the image {line[0]!r} again, expected each once"
+    elif len(line) == 3 and line[2] not in SPLITS:
+      problem = f"found split {line[2]!r}, expected one of {', '.join(SPLITS)}"
+    if problem:
+      bad.append(f"line {number}: {problem}")
+    else:
+      good[line[0]] = line
+  if bad and not skip_bad:
+    raise ZsljaxError(f"{path}: {bad[0]} ({len(bad)} such lines)")
+  require(len(good) > 0, str(path), "no images", "a line for each image")
+  columns = list(zip(*good.values(), strict=True))
+  columns += [None] * (3 - len(columns))
+  return Images(str(path), *columns, left_out=tuple(bad))
 
 
 def build_set(
@@ -159,19 +160,33 @@ def build_set(
   """
   notes: list[str] = []
   table = read_class_table(class_file.expanduser(), skip_bad)
-  left_out = list(table.left_out)
-  images = _with_known_classes(images, table, skip_bad, notes, left_out)
-  features, images = _with_features(
-    images, read_features(feature_files), skip_bad, notes, left_out
+  left_out = [*table.left_out, *images.left_out]
+  features = read_features(feature_files)
+  rows = _rows(images, features, skip_bad, notes)
+  left_out += [f"{images.names[i]}: no features" for i in np.flatnonzero(rows < 0)]
+  images, rows = images.take(np.flatnonzero(rows >= 0)), rows[rows >= 0]
+  images, rows = _with_known_classes(images, rows, table, skip_bad, notes, left_out)
+  finite = _finite(features, rows)
+  bad = [f"{images.names[i]}: features not finite" for i in np.flatnonzero(~finite)]
+  require(
+    skip_bad or not bad,
+    f"{features.where}: {bad[0] if bad else ''}",
+    f"{len(bad)} such images",
+    "finite numbers (--skip_bad leaves them out)",
   )
+  left_out += bad
+  images, rows = images.take(np.flatnonzero(finite)), rows[finite]
+  require(len(rows) > 0, features.where, "no usable features of any image", "some")
+  order = np.argsort(rows, kind="stable")  # Files are best read forwards.
+  features, images = features.take(rows[order]), images.take(order)
   present = set(images.classes)
-  rows = [i for i, known in enumerate(table.names) if known in present]
+  described = [i for i, known in enumerate(table.names) if known in present]
   if absent := [c for c in table.names if c not in present]:
     notes.append(
       f"{len(absent)} described classes have no image and are left out: "
       f"{_some(absent)}. `predict` takes descriptions without images."
     )
-  names = tuple(table.names[i] for i in rows)
+  names = tuple(table.names[i] for i in described)
   labels = np.array([names.index(c) for c in images.classes])
   splits = _splits(images, labels, names, unseen, seed, notes)
   files = [
@@ -189,7 +204,7 @@ def build_set(
     features=features,
     labels=labels,
     class_names=names,
-    embeddings=table.values[rows],
+    embeddings=table.values[described],
     attribute_names=table.attributes,
     attribute_vectors=_vectors(table, word_vectors, multiword, unknown, notes),
     validation_classes=validation and _ids(validation, names),
@@ -212,14 +227,23 @@ def _features_kind(features: FeatureFiles) -> str:
 
 def _with_known_classes(
   images: Images,
+  rows: np.ndarray,
   table: ClassTable,
   skip_bad: bool,
   notes: list[str],
   left_out: list[str],
-) -> Images:
-  """The images of described classes, which are called as in the table."""
+) -> tuple[Images, np.ndarray]:
+  """The images of described classes, called as in the table, and their rows."""
   exact = {name: name for name in table.names}
-  folded = {_folded(name): name for name in table.names}
+  folded = {}
+  for name in table.names:
+    other = folded.setdefault(_folded(name), name)
+    require(
+      other == name or {name, other} <= set(images.classes),
+      f"{table.path}: classes",
+      f"{other!r} and {name!r}",
+      "names that differ in more than case and spaces, or images of both as spelt",
+    )
   known = {
     c: exact.get(c) or folded.get(_folded(c)) for c in sorted(set(images.classes))
   }
@@ -241,19 +265,17 @@ def _with_known_classes(
     notes.append(
       f"Classes are spelt otherwise in {table.path.name}: {'; '.join(other)}."
     )
-  images = images.take(i for i, c in enumerate(images.classes) if known[c])
-  require(len(images.names) > 0, images.where, "no image of a described class", "some")
-  return dataclasses.replace(images, classes=tuple(known[c] for c in images.classes))
+  kept = [i for i, c in enumerate(images.classes) if known[c]]
+  require(len(kept) > 0, images.where, "no image of a described class", "some")
+  images = images.take(kept)
+  classes = tuple(known[c] for c in images.classes)
+  return dataclasses.replace(images, classes=classes), rows[kept]
 
 
-def _with_features(
-  images: Images,
-  features: FeatureFiles,
-  skip_bad: bool,
-  notes: list[str],
-  left_out: list[str],
-) -> tuple[FeatureFiles, Images]:
-  """The images with usable features, and these in the same order."""
+def _rows(
+  images: Images, features: FeatureFiles, skip_bad: bool, notes: list[str]
+) -> np.ndarray:
+  """The row of each image's features; -1 where there is none and that may be."""
   if features.image_files is None:
     require(
       not pathlib.Path(images.where).is_dir(),
@@ -263,32 +285,20 @@ def _with_features(
       "--labels, whose lines the rows follow)",
     )
     require(
-      len(features) == len(images.names),
+      len(features) == len(images.names) and not images.left_out,
       features.where,
       f"{len(features)} rows without image_files",
-      f"{len(images.names)}, one for each image of {images.where}",
+      f"{len(images.names)}, one for each line of {images.where}, all of them good",
     )
     notes.append(f"The rows of the features follow the lines of {images.where}.")
-    rows = np.arange(len(features))
-  else:
-    if skip_bad:
-      found = features.known(images.names)
-      left_out += [
-        f"{name}: no features"
-        for name, ok in zip(images.names, found, strict=True)
-        if not ok
-      ]
-      images = images.take(np.flatnonzero(found))
-    rows = features.rows_of(images.names)
+    return np.arange(len(features))
+  found = np.ones(len(images.names), bool)
   if skip_bad:
-    good = _finite(features, rows)
-    left_out += [
-      f"{images.names[i]}: features not finite" for i in np.flatnonzero(~good)
-    ]
-    images, rows = images.take(np.flatnonzero(good)), rows[good]
-  require(len(rows) > 0, features.where, "no usable features of any image", "some")
-  order = np.argsort(rows, kind="stable")  # Files are best read forwards.
-  return features.take(rows[order]), images.take(order)
+    found = features.known(images.names)
+  rows = np.full(len(images.names), -1)
+  if found.any():
+    rows[found] = features.rows_of([images.names[i] for i in np.flatnonzero(found)])
+  return rows
 
 
 def _finite(features: FeatureFiles, rows: np.ndarray) -> np.ndarray:
@@ -393,6 +403,7 @@ def _vectors(
 
 def _folded(name: str) -> str:
   """``name`` without case, and with one space for whatever separates its words."""
+  name = unicodedata.normalize("NFC", name)
   return re.sub(r"[\s_\-]+", " ", name).strip().casefold()
 
 

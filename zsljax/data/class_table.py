@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import csv
 import dataclasses
+import io
 import pathlib
 
 import numpy as np
 
 from zsljax.classes import ClassSpace
 from zsljax.errors import ZsljaxError, did_you_mean, require
+from zsljax.reporting.files import explained, write_text
 
 _FIRST = "class"
 # New descriptions may lie this far beyond those that a system was trained with.
@@ -35,22 +37,27 @@ class ClassTable:
   values: np.ndarray
   left_out: tuple[str, ...] = ()
 
-  def described_as(self, classes: ClassSpace) -> np.ndarray:
-    """The descriptions ``[C, A]`` with the columns in the order of ``classes``.
+  def fitted(self, classes: ClassSpace, skip_bad: bool = False) -> ClassTable:
+    """The same with the attributes of ``classes``, in their order.
 
     Columns are found by their names. Where the dataset has no attribute names the
     columns are taken as they stand.
 
+    Args:
+      classes: of the dataset.
+      skip_bad: leave out attributes that the dataset does not have, and classes in
+        other units; else they are an error.
+
     Raises:
-      ZsljaxError: attributes are missing or unknown, or the numbers cannot have the
-        units of the dataset's.
+      ZsljaxError: attributes are missing or unknown, or numbers cannot have the units
+        of the dataset's.
     """
     where, known = f"{self.path}: columns", classes.attribute_names
-    values = self.values
+    values, left_out = self.values, list(self.left_out)
     if known:
       missing = [a for a in known if a not in set(self.attributes)]
       extra = [a for a in self.attributes if a not in set(known)]
-      if extra and (len(extra) <= len(missing) or not missing):
+      if extra and (missing or not skip_bad) and len(extra) >= len(missing):
         raise ZsljaxError(
           f"{where}: found {_some(extra)}, which the dataset does not have, expected "
           f"its {len(known)} attributes. {did_you_mean(extra[0], missing or known)}"
@@ -61,6 +68,7 @@ class ClassTable:
         f"no {_some(missing)} ({len(missing)} of {len(known)} are missing)",
         "all attributes of the dataset, in any order",
       )
+      left_out += [f"column {name!r}: the dataset does not have it" for name in extra]
       values = values[:, [self.attributes.index(name) for name in known]]
     width = classes.embeddings.shape[1]
     require(
@@ -69,21 +77,49 @@ class ClassTable:
       f"{values.shape[1]} attributes",
       f"{width}, as many as the dataset has",
     )
-    self._check_units(values, np.asarray(classes.embeddings))
-    return values
-
-  def _check_units(self, values: np.ndarray, known: np.ndarray) -> None:
-    """Raises where a description is many times larger or smaller than any known."""
-    sizes, usual = np.linalg.norm(values, axis=1), np.linalg.norm(known, axis=1)
-    low, high = usual.min() / _OTHER_UNITS, usual.max() * _OTHER_UNITS
-    strange = np.flatnonzero((sizes < low) | (sizes > high))
-    require(
-      not strange.size,
-      f"{self.path}: class {self.names[strange[0]]!r}" if strange.size else "",
-      f"a description of length {sizes[strange[0]] if strange.size else 0:.3g}",
-      f"{usual.min():.3g} to {usual.max():.3g} as in the dataset: the same units "
-      "(shares or per cent, scaled or as annotated)",
+    problems = _other_units(
+      values, np.asarray(classes.embeddings), known or self.attributes
     )
+    for i, problem in problems.items():
+      if not skip_bad:
+        raise ZsljaxError(
+          f"{self.path}: class {self.names[i]!r}: {problem}: the same units (shares or "
+          "per cent, scaled or as annotated)"
+        )
+      left_out.append(f"class {self.names[i]!r}: {problem}")
+    good = [i for i in range(len(values)) if i not in problems]
+    require(len(good) > 0, str(self.path), "no class in the dataset's units", "some")
+    return ClassTable(
+      self.path,
+      tuple(self.names[i] for i in good),
+      known or self.attributes,
+      values[good],
+      tuple(left_out),
+    )
+
+
+def _other_units(
+  values: np.ndarray, known: np.ndarray, attributes: Sequence[str]
+) -> dict[int, str]:
+  """Rows with numbers, or of a length, far beyond those that are known, and why."""
+  sizes, usual = np.linalg.norm(values, axis=1), np.linalg.norm(known, axis=1)
+  low, high = usual.min() / _OTHER_UNITS, usual.max() * _OTHER_UNITS
+  largest = np.abs(known).max(0)
+  too_large = (np.abs(values) > _OTHER_UNITS * largest[None]) & (largest[None] > 0)
+  problems = {}
+  for i in np.flatnonzero((sizes < low) | (sizes > high) | too_large.any(1)):
+    if too_large[i].any():
+      at = int(np.argmax(too_large[i]))
+      problems[i] = (
+        f"found {values[i, at]:.3g} for {attributes[at]!r}, expected at most "
+        f"{largest[at]:.3g} or so, as in the dataset"
+      )
+    else:
+      problems[i] = (
+        f"found a description of length {sizes[i]:.3g}, expected {usual.min():.3g} to "
+        f"{usual.max():.3g} as in the dataset"
+      )
+  return problems
 
 
 def read_class_table(path: pathlib.Path, skip_bad: bool = False) -> ClassTable:
@@ -147,11 +183,15 @@ def write_class_table(
   path: str | pathlib.Path, names: Iterable[str], attributes: Iterable[str], values
 ) -> None:
   """Writes what ``read_class_table`` reads; numbers keep all their digits."""
-  with open(path, "w", newline="") as file:
-    writer = csv.writer(file)
-    writer.writerow([_FIRST, *attributes])
-    for name, row in zip(names, values, strict=True):
-      writer.writerow([name, *(repr(v) for v in np.asarray(row).tolist())])
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator="\n")
+  writer.writerow([_FIRST, *attributes])
+  for name, row in zip(names, values, strict=True):
+    writer.writerow([name, *(repr(v) for v in np.asarray(row).tolist())])
+  path = pathlib.Path(path).expanduser()
+  with explained(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+  write_text(path, text.getvalue())
 
 
 def read_csv(path: pathlib.Path) -> list[list[str]]:
@@ -177,7 +217,7 @@ def _problem(line: list[str], attributes: tuple[str, ...]) -> str:
       finite = np.isfinite(float(cell))
     except ValueError:
       finite = False
-    if not finite:
+    if not finite or "_" in cell:  # Python would read 1_0 as 10.
       return f"found {cell.strip()!r} for {attribute!r}"
   return ""
 

@@ -11,6 +11,7 @@ import math
 import pathlib
 import re
 from typing import Any
+import unicodedata
 
 import h5py
 import numpy as np
@@ -228,6 +229,7 @@ def _without_extension(name: str) -> str:
 
 
 def _slashed(name: str) -> str:
+  name = unicodedata.normalize("NFC", name)
   return name.replace("\\", "/").removeprefix("./")
 
 

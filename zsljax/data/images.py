@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+import io
+import os
 import pathlib
 
 import numpy as np
+import PIL.Image
 
 from zsljax.data.store import tensorflow
 from zsljax.errors import ZsljaxError, require
 
-ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
+ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+# A longer side beyond this many shorter ones is no photograph.
+_LONGEST = 50
 # Changes whenever the same file would give other pixels.
 PREPROCESSING = "torchvision-evaluation-1"
 # Of ImageNet's training images in [0, 1], for which the networks are trained.
@@ -21,7 +26,8 @@ DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 def list_images(folder: pathlib.Path) -> list[str]:
   """Names of all images below a folder, relative to it, with ``/``, sorted.
 
-  Files and folders whose name begins with a dot are left out.
+  Files and folders whose name begins with a dot are left out; linked folders are
+  entered.
 
   Raises:
     ZsljaxError: there is no such folder or no image in it.
@@ -32,13 +38,12 @@ def list_images(folder: pathlib.Path) -> list[str]:
     "no such folder" if not folder.exists() else "a file",
     f"a folder with images ({' '.join(ENDINGS)})",
   )
-  names = [path.relative_to(folder) for path in folder.rglob("*")]
+  names = [path.relative_to(folder) for path in _files_below(folder)]
   found = sorted(
     name.as_posix()
     for name in names
     if name.suffix.lower() in ENDINGS
     and not any(part.startswith(".") for part in name.parts)
-    and (folder / name).is_file()
   )
   strange = [name for name in found if not _is_text(name)]
   require(
@@ -48,6 +53,17 @@ def list_images(folder: pathlib.Path) -> list[str]:
     len(found) > 0, str(folder), "no image", f"files that end in {' '.join(ENDINGS)}"
   )
   return found
+
+
+def _files_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  entered = set()
+  for here, folders, files in os.walk(folder, followlinks=True):
+    place = os.path.realpath(here)
+    if place in entered:  # A link to where it lies.
+      folders.clear()
+      continue
+    entered.add(place)
+    yield from (pathlib.Path(here, file) for file in files)
 
 
 def _is_text(name: str) -> bool:
@@ -123,20 +139,38 @@ def _decoded(
 def _decode(content):
   """An image [H, W, 3] of whole grey values."""
   tf, _ = tensorflow()
-  image = tf.cond(
-    tf.io.is_jpeg(content),
-    # The exact transform, as Pillow's.
-    lambda: tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE"),
-    lambda: tf.io.decode_image(content, expand_animations=False),
+  is_png = tf.strings.substr(content, 0, 4) == b"\x89PNG"
+  is_gif = tf.strings.substr(content, 0, 4) == b"GIF8"
+  image = tf.case(
+    [
+      (
+        tf.io.is_jpeg(content),
+        # The exact transform, as Pillow's.
+        lambda: tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE"),
+      ),
+      (is_png | is_gif, lambda: tf.io.decode_image(content, expand_animations=False)),
+    ],
+    lambda: tf.numpy_function(_with_pillow, [content], tf.uint8),
   )
   image.set_shape([None, None, None])
   grey = tf.shape(image)[2] < 3  # Perhaps with transparency.
   return tf.cond(grey, lambda: tf.repeat(image[..., :1], 3, -1), lambda: image[..., :3])
 
 
+def _with_pillow(content: bytes) -> np.ndarray:
+  """The first frame of what TensorFlow cannot decode, or without its palette."""
+  with PIL.Image.open(io.BytesIO(content)) as image:
+    return np.asarray(image.convert("RGB"))
+
+
 def _preprocess(image, size: int):
   tf, _ = tensorflow()
   sides = tf.shape(image)[:2]
+  shape = tf.debugging.assert_less_equal(
+    tf.reduce_max(sides), _LONGEST * tf.reduce_min(sides)
+  )
+  with tf.control_dependencies([shape]):
+    image = tf.identity(image)
   # The longer side in whole numbers, rounded down like the shorter.
   sides = sides * (size * 256 // 224) // tf.reduce_min(sides)
   image = tf.image.resize(image, sides, "bilinear", antialias=True)

@@ -1,6 +1,7 @@
 """Classes described by vectors of their names."""
 
 import argparse
+import textwrap
 
 from zsljax.data.class_table import write_class_table
 from zsljax.data.multilabel import read_names
@@ -24,4 +25,5 @@ def semantics_command(args: argparse.Namespace) -> None:
   )
   print(f"{len(found.names)} classes, {width} numbers each, in {args.dest}")
   for note in found.notes:
-    print(f"note: {note}")
+    note = note.replace("Labels", "Names", 1)
+    print(textwrap.fill(f"note: {note}", 88, subsequent_indent="      "))

@@ -57,8 +57,9 @@ def encode_folder(
   batch_size: int = 32,
   storage: str = "float32",
   skip_bad: bool = False,
+  names: Sequence[str] | None = None,
 ) -> Written:
-  """Writes features of all images below a folder into an HDF5 file.
+  """Writes features of images below a folder into an HDF5 file.
 
   It has ``features`` [N, D] or [N, R, D], ``image_files`` [N], the images' names
   relative to the folder, and ``left_out``, the names of those that cannot be decoded;
@@ -72,6 +73,8 @@ def encode_folder(
     batch_size: images at a time.
     storage: ``float32`` or ``float16``.
     skip_bad: leaves out images that cannot be decoded.
+    names: of the images, relative to the folder; None takes all that ``list_images``
+      finds.
 
   Raises:
     ZsljaxError: images cannot be decoded and ``skip_bad`` is not set, features do not
@@ -82,7 +85,7 @@ def encode_folder(
   require(storage in STORAGES, "storage", repr(storage), " or ".join(STORAGES))
   ending = dest.suffix.lower()
   require(ending in _ENDINGS, str(dest), f"ending {ending!r}", " or ".join(_ENDINGS))
-  names = list_images(folder)
+  names = list_images(folder) if names is None else sorted(names)
   names_sha256 = hashlib.sha256(repr(names).encode()).hexdigest()
   if dest.exists():
     return _found(dest, encoder, names, storage, skip_bad)
@@ -268,19 +271,28 @@ def _found(
   try:
     with h5py.File(dest) as file:
       left_out = file["left_out"].asstr()[()].tolist()
-      same = (
-        json.loads(file.attrs["encoder"]) == encoder.description
-        and file["features"].dtype == storage
-        and sorted([*file["image_files"].asstr(), *left_out]) == names
-        and (skip_bad or not left_out)
-      )
+      there = json.loads(file.attrs["encoder"]) | {
+        "storage": str(file["features"].dtype),
+        "images": sorted([*file["image_files"].asstr(), *left_out]),
+      }
       shape = file["features"].shape
-  except (OSError, KeyError, TypeError, ValueError):
-    same = False
+  except (OSError, KeyError, TypeError, ValueError) as error:
+    raise ZsljaxError(
+      f"{dest}: found another kind of file, expected these features, or a name that is "
+      "free"
+    ) from error
+  here = {**encoder.description, "storage": storage, "images": names}
+  differing = [field for field in here if there.get(field) != here[field]]
   require(
-    same,
+    not differing,
     str(dest),
-    "a file with something else",
-    "these features, or a name that is free",
+    f"features with other {', '.join(differing)}",
+    "these features; delete the file to encode the images again",
+  )
+  require(
+    skip_bad or not left_out,
+    str(dest),
+    f"{len(left_out)} images left out, which cannot be decoded (first {left_out[:1]})",
+    "none, or --skip_bad",
   )
   return Written(shape, left_out, 0)

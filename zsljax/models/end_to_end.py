@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from zsljax.classes import ClassSpace
 from zsljax.errors import require
+from zsljax.models.closed_form import ClosedForm
 from zsljax.models.system import Array, Batch, Params, Spec, System
 
 
@@ -42,6 +43,12 @@ class EndToEnd(System):
 
   def __post_init__(self):
     require(not self.head.multi_label, "head", self.head.name, "one label an image")
+    require(
+      not isinstance(self.head, ClosedForm),
+      "head",
+      self.head.name,
+      "a system that learns by gradients",
+    )
     if self.head.self_calibrates:
       warnings.warn(
         f"{self.head.name} calibrates itself by raising the scores of unseen classes. "
@@ -61,6 +68,21 @@ class EndToEnd(System):
     ).shape
     head = self.head.init(rng, dataclasses.replace(spec, feature_shape=shape[1:]))
     return {"backbone": self.variables["params"], "head": head}
+
+  @property
+  def closed_set(self) -> bool:
+    return self.head.closed_set
+
+  @property
+  def class_params(self) -> tuple[str, ...]:
+    return self.head.class_params
+
+  def warm_start(
+    self, params: Params, batch: Batch, classes: ClassSpace, rng: Array
+  ) -> Params:
+    made = self._features(params["backbone"], batch.features)
+    batch = dataclasses.replace(batch, features=made)
+    return params | {"head": self.head.warm_start(params["head"], batch, classes, rng)}
 
   def prepare(self, params: Params, classes: ClassSpace) -> tuple[Params, Any]:
     return params["backbone"], self.head.prepare(params["head"], classes)

@@ -126,7 +126,7 @@ def draw_attention(
     for axis in axes.flat:
       axis.set_axis_off()
     axes[0, 0].imshow(photo)
-    axes[0, 0].set_title("as the encoder saw it", fontsize=8.5, color=FAINT)
+    axes[0, 0].set_title("the photograph", fontsize=8.5, color=FAINT)
     limit = max(max(map(np.max, row.weights.values())), np.finfo(np.float32).tiny)
     panels = zip(axes[:, 1:].flat, texts, row.weights.values(), strict=False)
     for axis, text, weights in panels:
