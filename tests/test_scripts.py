@@ -33,6 +33,7 @@ def test_train_then_evaluate(command, tmp_path):
   assert "config.epochs is 4, there 3" in " ".join(again.stderr.split())
 
 
+@pytest.mark.slow
 def test_multi_label_run_from_the_embedded_set(command, tmp_path):
   work = f"--workdir={tmp_path / 'w'}"
   config = "--config=configs/sdl.py:multidigit"
@@ -138,6 +139,7 @@ def test_benchmark_of_split_prototypes(monkeypatch):
   assert split["temporaries"] < 0.4 * whole["temporaries"]
 
 
+@pytest.mark.slow
 def test_benchmark_of_a_stored_multi_label_set(tmp_path):
   prepare(read_multidigit(), tmp_path)
   figures = benchmark.run(
@@ -206,6 +208,7 @@ def test_benchmark_says_what_is_wrong(command, arguments, message):
   assert message in " ".join(done.stderr.split())
 
 
+@pytest.mark.slow
 def test_benchmark_times_the_input_of_a_stored_set(tmp_path):
   prepare(read_digits(), tmp_path)
   figures = benchmark.run(

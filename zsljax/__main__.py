@@ -535,9 +535,7 @@ def _parser() -> argparse.ArgumentParser:
     "again continues an interrupted one.",
   )
   encode.set_defaults(run=_encode)
-  _add_file(
-    encode, "images", "folder of .jpg, .png, .bmp and .gif, at any depth", "DIR"
-  )
+  _add_file(encode, "images", "folder of images, at any depth", "DIR")
   _add_network(encode, required=True)
   _add_file(encode, "dest", "what is written, .h5 or .hdf5")
   encode.add_argument(

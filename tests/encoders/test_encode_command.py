@@ -41,6 +41,7 @@ def arguments(tmp_path, state_dict):
   return make
 
 
+@pytest.mark.slow
 def test_encode(command, arguments, tmp_path, capsys):
   typed = [*arguments(6), f"--dest={tmp_path / 'f.h5'}"]
   done = command("-m", "zsljax", *typed, "--skip-bad")

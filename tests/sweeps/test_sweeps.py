@@ -291,6 +291,7 @@ def test_diverging_points_are_not_chosen(tmp_path):
     sweep(config, 1, tmp_path / "all")
 
 
+@pytest.mark.slow
 def test_other_metric_decides(tmp_path):
   config = zero_shot(batch_size=250, selection__metric="t1")
   sweep(config, 1, tmp_path)
