@@ -1,7 +1,8 @@
 """The console command: parses, imports what the verb needs, calls it."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+import importlib
 import pathlib
 
 from zsljax.errors import ZsljaxError, shown_to_user
@@ -168,58 +169,14 @@ def _export_xlsa17(args: argparse.Namespace) -> None:
   print(f"wrote {' and '.join(str(path) for path in files)}")
 
 
-def _semantics(args: argparse.Namespace) -> None:
-  from zsljax.data.semantics import semantics_command
+def _of(path: str) -> Callable[[argparse.Namespace], None]:
+  """``module:function``, imported when it is called."""
 
-  semantics_command(args)
+  def run(args: argparse.Namespace) -> None:
+    module, function = path.split(":")
+    getattr(importlib.import_module(module), function)(args)
 
-
-def _predict(args: argparse.Namespace) -> None:
-  from zsljax.predict import predict_command
-
-  predict_command(args)
-
-
-def _encode(args: argparse.Namespace) -> None:
-  from zsljax.encoders.feature_store import encode_command
-
-  encode_command(args)
-
-
-def _benchmark(args: argparse.Namespace) -> None:
-  from zsljax.benchmark import main
-
-  main(args)
-
-
-def _benchmark_loss(args: argparse.Namespace) -> None:
-  from zsljax.benchmark_loss import main
-
-  main(args)
-
-
-def _sweep(args: argparse.Namespace) -> None:
-  from zsljax.sweeps.commands import sweep_command
-
-  sweep_command(args)
-
-
-def _compare(args: argparse.Namespace) -> None:
-  from zsljax.sweeps.commands import compare_command
-
-  compare_command(args)
-
-
-def _reproduce(args: argparse.Namespace) -> None:
-  from zsljax.sweeps.reproduce import reproduce_command
-
-  reproduce_command(args)
-
-
-def _explain(args: argparse.Namespace) -> None:
-  from zsljax.explain import explain_command
-
-  explain_command(args)
+  return run
 
 
 def _table(args: argparse.Namespace) -> None:
@@ -470,7 +427,7 @@ def _parser() -> argparse.ArgumentParser:
     "  zsljax semantics --names=classes.txt --word_vectors=clip_text.npy \\\n"
     "      --dest=classes.csv\n",
   )
-  semantics.set_defaults(run=_semantics)
+  semantics.set_defaults(run=_of("zsljax.data.semantics:semantics_command"))
   _add_file(semantics, "names", "text file, one class name a line")
   _add_word_vectors(semantics, of="names")
   _add_file(semantics, "dest", "CSV file that is written")
@@ -485,7 +442,7 @@ def _parser() -> argparse.ArgumentParser:
     epilog="example:\n"
     "  zsljax predict --workdir=W --features=x.npy --classes=new.csv --top_k=5\n",
   )
-  predict.set_defaults(run=_predict)
+  predict.set_defaults(run=_of("zsljax.predict:predict_command"))
   _add_file(predict, "workdir", "folder of the trained run", "DIR")
   source = predict.add_mutually_exclusive_group(required=True)
   source.add_argument(
@@ -534,7 +491,7 @@ def _parser() -> argparse.ArgumentParser:
     "names relative to the folder, for the importers' --features. The same command "
     "again continues an interrupted one.",
   )
-  encode.set_defaults(run=_encode)
+  encode.set_defaults(run=_of("zsljax.encoders.feature_store:encode_command"))
   _add_file(encode, "images", "folder of images, at any depth", "DIR")
   _add_network(encode, required=True)
   _add_file(encode, "dest", "what is written, .h5 or .hdf5")
@@ -558,7 +515,7 @@ def _parser() -> argparse.ArgumentParser:
     "trained as one program. Fields of the config are set as for train.py, with "
     "--config.FIELD=VALUE. The same command again continues an interrupted sweep.",
   )
-  sweep.set_defaults(run=_sweep)
+  sweep.set_defaults(run=_of("zsljax.sweeps.commands:sweep_command"))
   _add_sweep(sweep)
 
   compare = verbs.add_parser(
@@ -567,7 +524,7 @@ def _parser() -> argparse.ArgumentParser:
     description="A sweep for each loss, in WORKDIR/<loss>, with the dataset of "
     "--config=configs/cosine.py:DATASET, and one table.",
   )
-  compare.set_defaults(run=_compare)
+  compare.set_defaults(run=_of("zsljax.sweeps.commands:compare_command"))
   _add_sweep(compare)
   compare.add_argument(
     "--losses",
@@ -583,7 +540,9 @@ def _parser() -> argparse.ArgumentParser:
     "tables, curves and a manifest into DEST. Fields of all configs are set with "
     "--config.FIELD=VALUE. The same command again continues.",
   )
-  reproduce.set_defaults(run=_reproduce, takes_fields=True)
+  reproduce.set_defaults(
+    run=_of("zsljax.sweeps.reproduce:reproduce_command"), takes_fields=True
+  )
   reproduce.add_argument("--systems", default="all", help="NAME,NAME or all")
   reproduce.add_argument(
     "--datasets",
@@ -610,7 +569,7 @@ def _parser() -> argparse.ArgumentParser:
     "the test images, the seen-unseen curve and a confusion matrix: as .png files and "
     "in DEST/report.html, which needs no other file.",
   )
-  explain.set_defaults(run=_explain)
+  explain.set_defaults(run=_of("zsljax.explain:explain_command"))
   _add_file(explain, "workdir", "of the run", "DIR")
   _add_file(explain, "dest", "where pictures and report go", "DIR")
   _add_file(
@@ -671,7 +630,7 @@ def _parser() -> argparse.ArgumentParser:
     "memory; then the input alone, the step alone and both together. Needs no data and "
     "no TensorFlow.",
   )
-  benchmark.set_defaults(run=_benchmark)
+  benchmark.set_defaults(run=_of("zsljax.benchmark:main"))
   benchmark.add_argument(
     "--system", default="semantic_softmax", help="(default: %(default)s)"
   )
@@ -737,7 +696,7 @@ def _parser() -> argparse.ArgumentParser:
     description="Value and gradient of SDL's loss, beside the scores alone, positives "
     "padded to the batch's maximum, and all pairs of labels; with their memory.",
   )
-  benchmark_loss.set_defaults(run=_benchmark_loss)
+  benchmark_loss.set_defaults(run=_of("zsljax.benchmark_loss:main"))
   benchmark_loss.add_argument(
     "--preset", default="nus", help="nus or openimages (default: %(default)s)"
   )
