@@ -249,6 +249,7 @@ def test_report_of_a_system_that_attends(trained, drawn, tmp_path, capsys):
     assert float(difference) == pytest.approx(total, abs=0.02, rel=0.02)
 
 
+@pytest.mark.slow
 def test_report_of_the_attended_autoencoder(trained, drawn, tmp_path):
   name = "/elsewhere/shapes/1300.png"
   explain(
@@ -303,6 +304,7 @@ def digits_run(config, workdir):
   return workdir
 
 
+@pytest.mark.slow
 def test_report_of_pooled_features_with_multiplicative_gamma(tmp_path):
   config = semantic_softmax.get_config("digits")
   config.epochs = 3
@@ -322,6 +324,7 @@ def test_report_of_pooled_features_with_multiplicative_gamma(tmp_path):
     explain(workdir, tmp_path / "r", images=tmp_path)
 
 
+@pytest.mark.slow
 def test_report_of_several_labels(tmp_path):
   config = sdl.get_config("multidigit")
   config.epochs = 1

@@ -115,6 +115,7 @@ def test_benchmark_of_region_systems(system):
   assert figures["fraction_of_matmul_rate"] > 0
 
 
+@pytest.mark.slow
 def test_benchmark_of_split_prototypes(monkeypatch):
   monkeypatch.setitem(
     benchmark.PRESETS,

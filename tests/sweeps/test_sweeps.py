@@ -259,6 +259,7 @@ def test_finished_sweep_is_read_and_further_seeds_are_added(
   assert trained == [[3]] and {r["seed"] for r in more} == {0, 1, 2, 3}
 
 
+@pytest.mark.slow
 def test_interrupted_sweep_continues(swept, tmp_path, monkeypatch):
   workdir, rows = swept
   original, begun = sweep_module._try, []
@@ -278,6 +279,7 @@ def test_interrupted_sweep_continues(swept, tmp_path, monkeypatch):
   assert lines_of(tmp_path) == lines_of(workdir)
 
 
+@pytest.mark.slow
 def test_diverging_points_are_not_chosen(tmp_path):
   config = zero_shot(batch_size=250)
   config["selection"] |= {"stops": 1}
