@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from zsljax.classes import ClassSpace
+from zsljax.data import make_feature_set, prepare
 from zsljax.training import make_optimizer
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -52,6 +53,39 @@ def class_space():
     )
 
   return make
+
+
+@pytest.fixture
+def stand_in():
+  """Stores a small random dataset under the name of a real one.
+
+  ``options`` go before what describes it.
+  """
+
+  def store(name, dest, storage="source", shape=(12,), **options):
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(8), 10)
+    seen = np.flatnonzero(labels < 6)
+    described = {
+      "name": name,
+      "features_kind": "random",
+      "class_embedding": "att",
+      "split_version": "made up",
+      "features": rng.standard_normal((80, *shape)).astype(np.float32),
+      "labels": labels,
+      "class_names": [f"class {i}" for i in range(8)],
+      "embeddings": rng.standard_normal((8, 5)),
+      "attribute_vectors": rng.standard_normal((5, 7)),
+      "trainval": seen[seen % 5 != 0],
+      "test_seen": seen[seen % 5 == 0],
+      "test_unseen": np.flatnonzero(labels >= 6),
+      "validation_classes": [0, 1],
+      "where": "made up",
+      "sources": {},
+    }
+    prepare(make_feature_set(**(described | options)), dest, storage)
+
+  return store
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import scipy.sparse
 
 from configs import attended_autoencoder, baselines, cosine, msdn, sdl, semantic_softmax
 from zsljax.checkpoints import Checkpoints
-from zsljax.data import make_feature_set, make_multilabel_set, open_dataset, prepare
+from zsljax.data import make_multilabel_set, open_dataset, prepare
 from zsljax.errors import ZsljaxError
 from zsljax.evaluation import MULTI_LABEL_PROTOCOLS
 from zsljax.losses import FAMILY
@@ -22,31 +22,6 @@ from zsljax.reporting.rows import read_rows
 train = importlib.import_module("train")
 eval_script = importlib.import_module("eval")
 evaluate = eval_script.evaluate
-
-
-def stand_in(name, dest, storage="source", shape=(12,)):
-  """A small random dataset under the name of a real one."""
-  rng = np.random.default_rng(0)
-  labels = np.repeat(np.arange(8), 10)
-  seen = np.flatnonzero(labels < 6)
-  feature_set = make_feature_set(
-    name=name,
-    features_kind="random",
-    class_embedding="att",
-    split_version="made up",
-    features=rng.standard_normal((80, *shape)).astype(np.float32),
-    labels=labels,
-    class_names=[f"class {i}" for i in range(8)],
-    embeddings=rng.standard_normal((8, 5)),
-    attribute_vectors=rng.standard_normal((5, 7)),
-    trainval=seen[seen % 5 != 0],
-    test_seen=seen[seen % 5 == 0],
-    test_unseen=np.flatnonzero(labels >= 6),
-    validation_classes=[0, 1],
-    where="made up",
-    sources={},
-  )
-  prepare(feature_set, dest, storage)
 
 
 def multi_label_stand_in(name, dest):
@@ -71,29 +46,34 @@ def multi_label_stand_in(name, dest):
   prepare(feature_set, dest)
 
 
-def small(module, argument, dest):
-  """A shipped config, shortened to two steps."""
-  config = module.get_config(argument)
-  config.data.dir = str(dest)
-  config.epochs = 2
-  config.optimizer.tolerance = 0.0
-  config.checkpoint.every_epochs = 1
-  config.mesh.data = 1
-  config.evaluation.batch_size = 64
-  if config.data.name == "own":
-    config.data.name = "mine"
-  name, regions = config.data.name, module in (msdn, attended_autoencoder)
-  if module is sdl:
-    if name != "multidigit":
-      multi_label_stand_in(name, dest)
-  elif name != "digits":
-    shape = (4, config.data.num_channels or 8) if regions else (12,)
-    stand_in(name, dest, shape=shape)
-  return config.to_dict()
+@pytest.fixture
+def small(stand_in):
+  """Makes a shipped config, shortened to two steps, and its dataset."""
+
+  def small(module, argument, dest):
+    config = module.get_config(argument)
+    config.data.dir = str(dest)
+    config.epochs = 2
+    config.optimizer.tolerance = 0.0
+    config.checkpoint.every_epochs = 1
+    config.mesh.data = 1
+    config.evaluation.batch_size = 64
+    if config.data.name == "own":
+      config.data.name = "mine"
+    name, regions = config.data.name, module in (msdn, attended_autoencoder)
+    if module is sdl:
+      if name != "multidigit":
+        multi_label_stand_in(name, dest)
+    elif name != "digits":
+      shape = (4, config.data.num_channels or 8) if regions else (12,)
+      stand_in(name, dest, shape=shape)
+    return config.to_dict()
+
+  return small
 
 
 @pytest.mark.parametrize("dataset", semantic_softmax.DATASETS)
-def test_config_trains_two_steps_and_evaluates(dataset, tmp_path):
+def test_config_trains_two_steps_and_evaluates(small, dataset, tmp_path):
   config = small(semantic_softmax, dataset, tmp_path / "data")
   for _ in range(2):  # The second start finds the run finished.
     assert int(train.train(config, tmp_path / "w").step) == 2
@@ -108,7 +88,7 @@ def test_config_trains_two_steps_and_evaluates(dataset, tmp_path):
 
 @pytest.mark.parametrize("system", baselines.SYSTEMS)
 @pytest.mark.parametrize("dataset", ["digits", "cub"])
-def test_baseline_is_solved_and_evaluated(dataset, system, tmp_path):
+def test_baseline_is_solved_and_evaluated(small, dataset, system, tmp_path):
   config = small(baselines, f"{dataset},{system}", tmp_path / "data")
   config["epochs"] = 1
   assert int(train.train(config, tmp_path / "w").step) == 1
@@ -132,7 +112,7 @@ REGION_SYSTEMS = [(m, d) for m in (msdn, attended_autoencoder) for d in m.DATASE
 @pytest.mark.parametrize(
   ("module", "dataset"), REGION_SYSTEMS, ids=lambda x: getattr(x, "__name__", x)
 )
-def test_region_config_trains_and_evaluates(module, dataset, tmp_path):
+def test_region_config_trains_and_evaluates(small, module, dataset, tmp_path):
   config = small(module, dataset, tmp_path / "data")
   config["data"]["cache"] = "none" if module is msdn else "device"
   config["batch_size"] = min(20, config["batch_size"])
@@ -148,7 +128,7 @@ def test_region_config_trains_and_evaluates(module, dataset, tmp_path):
 
 
 @pytest.mark.parametrize("dataset", sdl.DATASETS)
-def test_multi_label_config_trains_and_evaluates(dataset, tmp_path):
+def test_multi_label_config_trains_and_evaluates(small, dataset, tmp_path):
   config = small(sdl, dataset, tmp_path / "data")
   images = 5000 if dataset == "multidigit" else 160
   config["batch_size"] = images // 2
@@ -182,7 +162,7 @@ def test_density_is_compared_with_that_of_published_tables(monkeypatch):
   assert "published" not in eval_script._densities(row | {"dataset": "corel5k"})
 
 
-def test_rows_of_other_k_stay_beside_each_other(tmp_path):
+def test_rows_of_other_k_stay_beside_each_other(small, tmp_path):
   config = small(sdl, "corel5k", tmp_path / "data")
   train.train(config, tmp_path / "w")
   for top_k in ((1,), (3,), (1,)):
@@ -191,7 +171,7 @@ def test_rows_of_other_k_stay_beside_each_other(tmp_path):
   assert found == [[3], [1]]
 
 
-def test_multi_label_run_on_validation_labels(tmp_path):
+def test_multi_label_run_on_validation_labels(small, tmp_path):
   config = small(sdl, "multidigit", tmp_path / "data")
   config["data"]["train_split"] = "train"
   config["batch_size"] = 2000
@@ -204,7 +184,7 @@ def test_multi_label_run_on_validation_labels(tmp_path):
 
 
 @pytest.mark.parametrize("caches", [("none", "device"), ("host", "none")])
-def test_interrupted_sdl_ends_bit_identical(caches, tmp_path):
+def test_interrupted_sdl_ends_bit_identical(small, caches, tmp_path):
   """The released recipe; killed at half time, continued with the data elsewhere."""
   config = small(sdl, "coco", tmp_path / "data")
   config["batch_size"] = 32
@@ -218,7 +198,7 @@ def test_interrupted_sdl_ends_bit_identical(caches, tmp_path):
   chex.assert_trees_all_equal(cut.opt_state, whole.opt_state)
 
 
-def test_sdl_on_four_devices_equals_one(tmp_path):
+def test_sdl_on_four_devices_equals_one(small, tmp_path):
   config = small(sdl, "corel5k", tmp_path / "data")
   one = train.train(config, tmp_path / "one")
   config["mesh"]["data"] = 4
@@ -235,7 +215,9 @@ def test_sdl_on_four_devices_equals_one(tmp_path):
     (semantic_softmax, "multidigit", "found several labels each, expected one label"),
   ],
 )
-def test_number_of_labels_must_fit_the_system(module, dataset, message, tmp_path):
+def test_number_of_labels_must_fit_the_system(
+  small, module, dataset, message, tmp_path
+):
   own = "multidigit" if module is sdl else "digits"
   config = small(module, own, tmp_path / "data")
   config["data"]["name"] = dataset
@@ -243,7 +225,7 @@ def test_number_of_labels_must_fit_the_system(module, dataset, message, tmp_path
     train.train(config, tmp_path / "w")
 
 
-def test_multi_label_evaluation_says_what_is_wrong(tmp_path):
+def test_multi_label_evaluation_says_what_is_wrong(small, tmp_path):
   config = small(sdl, "corel5k", tmp_path / "data")
   train.train(config, tmp_path / "w")
   for options, message in (
@@ -256,7 +238,7 @@ def test_multi_label_evaluation_says_what_is_wrong(tmp_path):
       evaluate(tmp_path / "w", **options)
 
 
-def test_single_label_evaluation_has_one_protocol(tmp_path):
+def test_single_label_evaluation_has_one_protocol(small, tmp_path):
   config = small(semantic_softmax, "digits", tmp_path / "data")
   train.train(config, tmp_path / "w")
   assert evaluate(tmp_path / "w", protocol="xian") == evaluate(tmp_path / "w")
@@ -267,7 +249,7 @@ def test_single_label_evaluation_has_one_protocol(tmp_path):
 
 
 @pytest.mark.parametrize("dataset", cosine.DATASETS)
-def test_cosine_config_trains_and_evaluates(dataset, tmp_path):
+def test_cosine_config_trains_and_evaluates(small, dataset, tmp_path):
   config = small(cosine, dataset, tmp_path / "data")
   config["batch_size"] = 500 if dataset == "digits" else 24
   assert int(train.train(config, tmp_path / "w").step) == 4
@@ -292,7 +274,7 @@ def test_cosine_config_trains_and_evaluates(dataset, tmp_path):
       evaluate(tmp_path / "w", gamma=0.5)
 
 
-def test_given_pairs_are_verified(tmp_path):
+def test_given_pairs_are_verified(small, tmp_path):
   config = small(cosine, "digits", tmp_path / "data")
   train.train(config, tmp_path / "w")
   dataset = open_dataset(config["data"])
@@ -333,7 +315,7 @@ def test_every_member_of_the_family_has_a_config():
     cosine.get_config("awa11,arcface")
 
 
-def test_classes_split_over_devices_train_alike_and_resume(tmp_path):
+def test_classes_split_over_devices_train_alike_and_resume(small, tmp_path):
   config = small(cosine, "cub", tmp_path / "data")
   config["system"] |= {"preset": "embedding", "encoder": "mlp"}
   config["batch_size"] = 24
@@ -353,7 +335,7 @@ def test_classes_split_over_devices_train_alike_and_resume(tmp_path):
 
 
 @pytest.mark.parametrize("preset", ["paper", "official_code"])
-def test_msdn_on_four_devices_equals_one(preset, tmp_path):
+def test_msdn_on_four_devices_equals_one(small, preset, tmp_path):
   config = small(msdn, "digits", tmp_path / "data")
   config["system"]["preset"] = preset
   config["batch_size"] = 128
@@ -374,7 +356,9 @@ def test_msdn_on_four_devices_equals_one(preset, tmp_path):
     pytest.param(("host", "none"), marks=pytest.mark.slow),
   ],
 )
-def test_interrupted_msdn_ends_bit_identical(sampling, caches, tmp_path, monkeypatch):
+def test_interrupted_msdn_ends_bit_identical(
+  small, sampling, caches, tmp_path, monkeypatch
+):
   """Killed after a checkpoint, and continued with the data possibly elsewhere."""
   config = small(msdn, "digits", tmp_path / "data")
   config["data"]["sampling"] = sampling
@@ -400,7 +384,7 @@ def test_interrupted_msdn_ends_bit_identical(sampling, caches, tmp_path, monkeyp
   chex.assert_trees_all_equal(cut.opt_state, whole.opt_state)
 
 
-def test_images_of_a_batch_must_divide_over_devices(tmp_path):
+def test_images_of_a_batch_must_divide_over_devices(small, tmp_path):
   config = small(msdn, "digits", tmp_path / "data")
   config["data"]["sampling"] = "class_balanced"
   config["mesh"]["data"] = 4
@@ -408,14 +392,14 @@ def test_images_of_a_batch_must_divide_over_devices(tmp_path):
     train.train(config, tmp_path / "w")
 
 
-def test_other_width_of_features_is_refused(tmp_path):
+def test_other_width_of_features_is_refused(small, tmp_path):
   config = small(msdn, "digits", tmp_path / "data")
   config["data"]["num_channels"] = 2048
   with pytest.raises(ZsljaxError, match="found 25 channels, expected 2048, config.dat"):
     train.train(config, tmp_path / "w")
 
 
-def test_msdn_without_word_vectors_is_refused(tmp_path):
+def test_msdn_without_word_vectors_is_refused(small, tmp_path):
   config = small(msdn, "digits", tmp_path / "data")
   store = open_dataset(config["data"])
   with np.load(store.folder / "classes.npz") as file:
@@ -425,7 +409,7 @@ def test_msdn_without_word_vectors_is_refused(tmp_path):
     train.train(config, tmp_path / "w")
 
 
-def test_gamma_of_the_config_is_reported_too(tmp_path):
+def test_gamma_of_the_config_is_reported_too(small, tmp_path):
   config = small(semantic_softmax, "digits", tmp_path / "data")
   config["evaluation"]["gamma"] = 0.5
   train.train(config, tmp_path / "w")
@@ -438,7 +422,7 @@ def test_gamma_of_the_config_is_reported_too(tmp_path):
 
 @pytest.mark.parametrize("preset", ["paper", "official_code", "official_deep_code"])
 @pytest.mark.parametrize("hidden", [(), (7,)])
-def test_minibatches_of_regions_in_every_variant(preset, hidden, tmp_path):
+def test_minibatches_of_regions_in_every_variant(small, preset, hidden, tmp_path):
   config = small(semantic_softmax, "digits", tmp_path / "data")
   config["data"] |= {"features": "patches_strokes", "cache": "none"}
   config["system"] |= {"preset": preset, "hidden": hidden}
@@ -448,7 +432,7 @@ def test_minibatches_of_regions_in_every_variant(preset, hidden, tmp_path):
   evaluate(tmp_path / "w")
 
 
-def test_run_goes_on_when_its_data_have_another_form_too(tmp_path):
+def test_run_goes_on_when_its_data_have_another_form_too(small, stand_in, tmp_path):
   config = small(semantic_softmax, "awa1", tmp_path / "data")
   train.train(config, tmp_path / "w")
   stand_in("awa1", tmp_path / "data", "float16")
@@ -460,7 +444,7 @@ def test_run_goes_on_when_its_data_have_another_form_too(tmp_path):
   assert int(train.train(config, tmp_path / "w").step) == 2
 
 
-def test_resume_on_another_precision_is_refused(tmp_path):
+def test_resume_on_another_precision_is_refused(small, stand_in, tmp_path):
   config = small(semantic_softmax, "awa1", tmp_path / "data")
   train.train(config, tmp_path / "w")
   stand_in("awa1", tmp_path / "moved", "float16")
@@ -488,7 +472,7 @@ def test_two_processes_make_the_same_data_once(tmp_path):
   assert [p.returncode for p in processes] == [0, 0, 0]
 
 
-def test_three_devices_evaluate_every_image(tmp_path):
+def test_three_devices_evaluate_every_image(small, tmp_path):
   config = small(semantic_softmax, "digits", tmp_path / "data")
   train.train(config, tmp_path / "one")
   config["mesh"]["data"] = 3
@@ -497,7 +481,7 @@ def test_three_devices_evaluate_every_image(tmp_path):
   assert three["metrics"] == pytest.approx(one["metrics"], abs=0.5)
 
 
-def test_validation_chooses_gamma_for_the_test(tmp_path):
+def test_validation_chooses_gamma_for_the_test(small, tmp_path):
   config = small(semantic_softmax, "digits", tmp_path / "data")
   on_train = config | {"data": config["data"] | {"train_split": "train"}}
   train.train(on_train, tmp_path / "train")
@@ -512,7 +496,7 @@ def test_validation_chooses_gamma_for_the_test(tmp_path):
   assert calibrated["metrics"]["t1"] == plain["metrics"]["t1"]
 
 
-def test_evaluation_refuses_what_would_mislead(tmp_path):
+def test_evaluation_refuses_what_would_mislead(small, tmp_path):
   config = small(semantic_softmax, "digits", tmp_path / "data")
   train.train(config, tmp_path / "w")
   with pytest.raises(ZsljaxError, match="trained on the validation images"):
@@ -530,7 +514,7 @@ def test_evaluation_refuses_what_would_mislead(tmp_path):
     evaluate(tmp_path / "w", gamma_from=tmp_path / "v")
 
 
-def test_checkpoint_of_another_system_is_refused(tmp_path):
+def test_checkpoint_of_another_system_is_refused(small, tmp_path):
   config = small(semantic_softmax, "digits", tmp_path / "data")
   deep = config | {"system": config["system"] | {"hidden": (3,)}}
   train.train(config, tmp_path / "w")

@@ -142,6 +142,16 @@ class ClassSpace:
   def __len__(self) -> int:
     return self.embeddings.shape[0]
 
+  @property
+  def attributes(self) -> tuple[str, ...]:
+    """The attributes' names; by number, from 0, where the source has none."""
+    width = self.embeddings.shape[1]
+    return self.attribute_names or tuple(f"attribute {i}" for i in range(width))
+
+  def without_names(self) -> ClassSpace:
+    """The arrays alone: names would be a part of what is compiled."""
+    return dataclasses.replace(self, names=(), attribute_names=())
+
   def subset(self, keep: Iterable[int] | np.ndarray) -> ClassSpace:
     """The classes at positions ``keep`` (or where a bool ``keep`` is true)."""
     keep = np.asarray(keep)

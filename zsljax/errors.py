@@ -1,6 +1,6 @@
 """The one kind of error that a user's input can cause, and how it is shown."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 import difflib
 import functools
 import os
@@ -33,6 +33,11 @@ def require(ok: bool, where: str, found: object, expected: str) -> None:
   """Raises a ``ZsljaxError`` about the file or field ``where`` unless ``ok``."""
   if not ok:
     raise ZsljaxError(f"{where}: found {found}, expected {expected}")
+
+
+def some(names: Sequence[str]) -> str:
+  """The first five names, and whether there are more."""
+  return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def in_bytes(size: float) -> str:

@@ -53,6 +53,12 @@ def check_labels(system: System, dataset: StoredDataset) -> None:
   )
 
 
+def param_shapes(system: System, spec: Spec, mesh: jax.sharding.Mesh) -> Any:
+  """Shapes of a system's parameters, and how they lie on the mesh."""
+  shapes = jax.eval_shape(lambda: system.init(jax.random.key(0), spec))
+  return abstract(shapes, over_classes(shapes, system.class_params, mesh))
+
+
 def device_limit(mesh: jax.sharding.Mesh) -> int:
   """Bytes of a training set that each device has room for, beside all else."""
   free = free_memory(mesh)
@@ -238,8 +244,7 @@ class Experiment:
 
   def param_shapes(self) -> Any:
     """What ``Checkpoints.restore_params`` needs."""
-    shapes = jax.eval_shape(lambda: self.system.init(jax.random.key(0), self.spec))
-    return abstract(shapes, over_classes(shapes, self.system.class_params, self.mesh))
+    return param_shapes(self.system, self.spec, self.mesh)
 
   def identity(self) -> dict[str, Any]:
     """What a checkpoint must agree with, to be this experiment's."""

@@ -24,6 +24,7 @@ from zsljax.evaluation import (
   seen_unseen_curve,
   single_label_metrics,
 )
+from zsljax.evaluation.calibration import gamma_of
 from zsljax.evaluation.decisions import over_batches
 from zsljax.experiment import Experiment
 from zsljax.models.attention import AttentionMaps
@@ -41,7 +42,7 @@ from zsljax.reporting.pictures import (
   draw_map,
   draw_photo,
 )
-from zsljax.reporting.rows import read_rows
+from zsljax.reporting.rows import calibration_of, read_rows
 from zsljax.sharding import replicated
 
 MAPS = ("tsne", "pca")
@@ -391,9 +392,7 @@ class _Report:
             [
               row["protocol"],
               row["selection"],
-              row["calibration"]
-              if row["calibration"] == "none"
-              else f"{row['calibration']} ({row['provenance']['gamma']:.4g})",
+              calibration_of(row),
               ", ".join(f"{k.upper()} {v:.2f}" for k, v in row["metrics"].items()),
             ]
             for row in rows
@@ -413,22 +412,20 @@ class _Report:
 
   @property
   def _uncalibrated(self) -> bool:
-    return self.predictor.gamma == (self.predictor.calibration != "additive")
+    return self.predictor.gamma == gamma_of(0.0, self.predictor.calibration)
 
   def images(self, chosen: np.ndarray, photos: list[pathlib.Path] | None) -> str:
     """A section for each explained image."""
-    system, predictor = self.run.system, self.predictor
+    predictor = self.predictor
     features = self.run.dataset.features_of(self.run.dataset.test_splits, chosen)
     features = features.astype(np.float32)
-    among = {"classes": None, "seen": True}
-    if system.closed_set:
-      among = {"classes": predictor.classes.subset(self.seen), "seen": False}
-    ranked = predictor.predict(features, top_k=len(self.classes), **among)
+    candidates = predictor.candidates(seen=True)
+    ranked = predictor.predict(features, candidates, top_k=len(self.classes))
     reasons = predictor.predict(
       features,
+      candidates,
       top_k=_RIVALS + 1,
       attributes=predictor.spec.num_attributes,
-      **among,
     )
     notes = [html.paragraph(text) for text in self._about_images(photos)]
     maps = self._attention(features) if photos and self._grid() else {}
@@ -535,8 +532,7 @@ class _Report:
     )
 
   def _attention(self, features: np.ndarray) -> dict[str, AttentionMaps]:
-    # The names would be part of what is compiled.
-    arrays = dataclasses.replace(self.classes, names=(), attribute_names=())
+    arrays = self.classes.without_names()
     with jax.default_matmul_precision(self.predictor.precision):
       maps = jax.jit(self.run.system.region_attention)
       return jax.device_get(maps(self.predictor.params, features, arrays))
@@ -554,7 +550,7 @@ class _Report:
     for net, attention in maps.items():
       if attention.queries == "attributes":
         shares = sorted(reasons.attributes[i], key=lambda share: -abs(share[1]))
-        at = {name: k for k, name in enumerate(self._attribute_names())}
+        at = {name: k for k, name in enumerate(self.classes.attributes)}
         panels = {
           f"{name} ({share:+.2g})": at[name]
           for name, share in shares[: self.attributes]
@@ -580,11 +576,6 @@ class _Report:
       }
       rows.append(AttentionRow(_NETS[net], weights, scale, attention.uniform))
     return rows
-
-  def _attribute_names(self) -> Sequence[str]:
-    return self.classes.attribute_names or [
-      f"attribute {i}" for i in range(self.predictor.spec.num_attributes)
-    ]
 
   def _names(self, places: np.ndarray) -> list[str]:
     return [self.classes.names[i] for i in places if i >= 0]
@@ -693,7 +684,7 @@ class _Report:
     if kind == "multiplicative":  # Others are no gamma.
       inside = (curve.gamma > 0) & (curve.gamma < 2)
     points = {}
-    gammas = {"no calibration": float(kind != "additive")}
+    gammas = {"no calibration": gamma_of(0.0, kind)}
     if not self._uncalibrated:
       gammas[f"this run's gamma, {self.predictor.gamma:.3g}"] = self.predictor.gamma
     for name, gamma in gammas.items():

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-import csv
 import dataclasses
 import functools
-import io
 import pathlib
 from typing import Any
 
@@ -15,19 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zsljax.checkpoints import Checkpoints, abstract
+from zsljax.checkpoints import Checkpoints
 from zsljax.classes import ClassSpace
 from zsljax.data.class_table import ClassTable, read_class_table
-from zsljax.data.feature_files import FeatureFiles, read_features
+from zsljax.data.feature_files import FeatureFiles, finite_rows, read_features
 from zsljax.encoders import check, encode_images, load_encoder
 from zsljax.errors import ZsljaxError, require
-from zsljax.evaluation.calibration import calibrated
-from zsljax.experiment import spec_of
+from zsljax.evaluation.calibration import calibrated, gamma_of
+from zsljax.experiment import param_shapes, spec_of
 from zsljax.models import Spec, System, build_system
-from zsljax.reporting.files import explained, write_text
+from zsljax.reporting.files import write_csv
 from zsljax.reporting.progress import task_bar
 from zsljax.reporting.rows import aligned, read_chosen
-from zsljax.sharding import make_mesh, over_classes
+from zsljax.sharding import make_mesh
 from zsljax.training import CLASSES, read_manifest, run_identity
 
 # Points of each way along which a score's lead is shared among attributes.
@@ -154,9 +152,7 @@ class Predictor:
     best, scores, chances, shares, deciding = (
       np.concatenate(part) for part in zip(*parts, strict=True)
     )
-    names = space.attribute_names or [
-      f"attribute {i}" for i in range(self.spec.num_attributes)
-    ]
+    names = space.attributes
     return Predictions(
       classes=[[space.names[i] for i in row] for row in best],
       scores=scores,
@@ -205,9 +201,7 @@ class Predictor:
     if seen:
       among += [i for i in range(len(known)) if i not in set(among)]
     require(len(among) > 0, "classes", "no candidates", "one at least")
-    # Names would be part of what is compiled.
-    arrays = dataclasses.replace(space, names=(), attribute_names=())
-    arrays = jax.device_put(arrays)
+    arrays = jax.device_put(space.without_names())
     with jax.default_matmul_precision(self.precision):
       prepared = self._prepare(self.params, arrays)
     return Candidates(space, arrays, np.array(among), prepared)
@@ -266,7 +260,7 @@ class Predictor:
       "numbers",
     )
     features = features.astype(np.float32)
-    bad = np.flatnonzero(~np.isfinite(features).reshape(len(features), -1).all(1))
+    bad = np.flatnonzero(~finite_rows(features))
     require(
       not bad.size,
       f"features: image {bad[0] if bad.size else ''}, counted from 0",
@@ -350,17 +344,13 @@ def load(
   classes = ClassSpace.load(path)
   system = build_system(config["system"])
   spec = spec_of(manifest["dataset"]["feature_shape"], classes)
-  shapes = jax.eval_shape(lambda: system.init(jax.random.key(0), spec))
-  mesh = make_mesh(1, 1)
   checkpoints = Checkpoints(workdir, run_identity(manifest))
-  params = checkpoints.restore_params(
-    abstract(shapes, over_classes(shapes, system.class_params, mesh))
-  )
+  params = checkpoints.restore_params(param_shapes(system, spec, make_mesh(1, 1)))
   checkpoints.close()
   require(gamma is None or np.isfinite(gamma), "gamma", gamma, "a finite number")
   if gamma is None:
     chosen = read_chosen(workdir) or {}
-    none = {"additive": 0.0, "multiplicative": 1.0}[config["evaluation"]["calibration"]]
+    none = gamma_of(0.0, config["evaluation"]["calibration"])
     choices = (chosen.get("gamma"), config["evaluation"]["gamma"], none)
     gamma = next(choice for choice in choices if choice is not None)
   return Predictor(
@@ -396,7 +386,7 @@ def predict_command(args: argparse.Namespace) -> None:
     if names is None:
       names = np.array([f"image {i}" for i in range(len(features))])
   require(len(features) > 0, str(args.images or args.features), "no images", "one")
-  good = np.isfinite(features.reshape(len(features), -1)).all(1)
+  good = finite_rows(features)
   bad = [f"{name}: features not finite" for name in names[~good]]
   require(
     args.skip_bad or not bad,
@@ -493,18 +483,14 @@ def _because(attributes: Sequence[tuple[str, float]]) -> str:
 
 def _write(path: pathlib.Path, names: Sequence[str], found: Predictions) -> None:
   """All predictions as CSV."""
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator="\n")
-  writer.writerow(["image", "rank", "class", "score", "probability", "because"])
+  rows = [["image", "rank", "class", "score", "probability", "because"]]
   for i, name in enumerate(names):
     for k, class_name in enumerate(found.classes[i]):
       chance = "" if found.probabilities is None else f"{found.probabilities[i, k]:.9g}"
       because = _because(found.attributes[i]) if k == 0 else ""
       score = f"{found.scores[i, k]:.9g}"
-      writer.writerow([name, k + 1, class_name, score, chance, because])
-  with explained(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-  write_text(path, text.getvalue())
+      rows.append([name, k + 1, class_name, score, chance, because])
+  write_csv(path, rows)
 
 
 def _power_of_two(count: int) -> int:

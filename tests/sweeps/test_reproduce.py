@@ -3,37 +3,12 @@
 import json
 import re
 
-import numpy as np
 import pytest
 
-from zsljax.data import make_feature_set, prepare
 from zsljax.errors import ZsljaxError
 from zsljax.flags import read_config
 from zsljax.reporting.files import read_lines
 from zsljax.sweeps import reproduce
-
-
-def store(dest, name, shape):
-  rng = np.random.default_rng(0)
-  labels = np.repeat(np.arange(8), 10)
-  seen = np.flatnonzero(labels < 6)
-  feature_set = make_feature_set(
-    name=name,
-    features_kind="x".join(map(str, shape)),
-    class_embedding="att",
-    split_version="made up",
-    features=rng.standard_normal((80, *shape)).astype(np.float32),
-    labels=labels,
-    class_names=[f"class {i}" for i in range(8)],
-    embeddings=rng.standard_normal((8, 5)),
-    trainval=seen[seen % 5 != 0],
-    test_seen=seen[seen % 5 == 0],
-    test_unseen=np.flatnonzero(labels >= 6),
-    validation_classes=[0, 1],
-    where="made up",
-    sources={},
-  )
-  prepare(feature_set, dest)
 
 
 @pytest.mark.slow
@@ -64,17 +39,21 @@ def test_report_of_embedded_data(command, tmp_path):
   assert str(tmp_path) not in json.dumps(manifest["runs"]) + json.dumps(rows)
 
 
-def test_systems_get_the_features_that_they_want(tmp_path, capsys):
+def test_systems_get_the_features_that_they_want(stand_in, tmp_path, capsys):
   systems = ["eszsl", "msdn", "sdl"]
-  store(tmp_path, "cub", (12,))
+
+  def store(kind, shape):
+    stand_in("cub", tmp_path, shape=shape, features_kind=kind, attribute_vectors=None)
+
+  store("12", (12,))
   usable = reproduce._usable(systems, ["cub"], tmp_path)
   assert [(system, dataset) for system, dataset, _ in usable] == [("eszsl", "cub")]
   assert "left out: msdn on cub (no region features of it)" in capsys.readouterr().out
-  store(tmp_path, "cub", (4, 12))
+  store("4x12", (4, 12))
   usable = reproduce._usable(systems, ["cub"], tmp_path)
   found = {system: stored.feature_shape for system, _, stored in usable}
   assert found == {"eszsl": (12,), "msdn": (4, 12)}
-  store(tmp_path, "cub", (13,))
+  store("13", (13,))
   with pytest.raises(ZsljaxError, match="expected one form of it with regions and one"):
     reproduce._usable(systems, ["cub"], tmp_path)
 

@@ -11,13 +11,13 @@ import unicodedata
 import numpy as np
 
 from zsljax.data.class_table import ClassTable, read_class_table, read_csv
-from zsljax.data.feature_files import FeatureFiles, read_features
+from zsljax.data.feature_files import FeatureFiles, finite_rows, read_features
 from zsljax.data.feature_set import FeatureSet, make_feature_set, sha256_of
 from zsljax.data.images import list_images
 from zsljax.data.multilabel import read_names
 from zsljax.data.published import dataset_name
 from zsljax.data.word_vectors import label_vectors
-from zsljax.errors import ZsljaxError, did_you_mean, require
+from zsljax.errors import ZsljaxError, did_you_mean, require, some
 
 SPLITS = ("trainval", "test_seen", "test_unseen")
 # The proposed split: shares of the classes, and of each seen class's images.
@@ -184,7 +184,7 @@ def build_set(
   if absent := [c for c in table.names if c not in present]:
     notes.append(
       f"{len(absent)} described classes have no image and are left out: "
-      f"{_some(absent)}. `predict` takes descriptions without images."
+      f"{some(absent)}. `predict` takes descriptions without images."
     )
   names = tuple(table.names[i] for i in described)
   labels = np.array([names.index(c) for c in images.classes])
@@ -305,9 +305,8 @@ def _finite(features: FeatureFiles, rows: np.ndarray) -> np.ndarray:
   """Whether the features of each of ``rows`` are."""
   order, finite = np.argsort(rows), np.empty(len(rows), bool)
   for start in range(0, len(rows), _BLOCK):
-    some = order[start : start + _BLOCK]
-    block = features.take(rows[some])[:]
-    finite[some] = np.isfinite(block.reshape(len(block), -1)).all(1)
+    part = order[start : start + _BLOCK]
+    finite[part] = finite_rows(features.take(rows[part])[:])
   return finite
 
 
@@ -397,7 +396,7 @@ def _vectors(
   found = label_vectors(table.attributes, path, multiword, unknown)
   notes += [note.replace("Labels", "Attributes", 1) for note in found.notes]
   missing = [a for a in table.attributes if a not in set(found.names)]
-  require(not missing, str(path), f"no vector for {_some(missing)}", "one for each")
+  require(not missing, str(path), f"no vector for {some(missing)}", "one for each")
   return found.vectors
 
 
@@ -405,7 +404,3 @@ def _folded(name: str) -> str:
   """``name`` without case, and with one space for whatever separates its words."""
   name = unicodedata.normalize("NFC", name)
   return re.sub(r"[\s_\-]+", " ", name).strip().casefold()
-
-
-def _some(names: Sequence[str]) -> str:
-  return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

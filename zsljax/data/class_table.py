@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 import csv
 import dataclasses
-import io
 import pathlib
 
 import numpy as np
 
 from zsljax.classes import ClassSpace
 from zsljax.errors import ZsljaxError, did_you_mean, require
-from zsljax.reporting.files import explained, write_text
+from zsljax.reporting.files import write_csv
 
 _FIRST = "class"
 # New descriptions may lie this far beyond those that a system was trained with.
@@ -183,15 +182,9 @@ def write_class_table(
   path: str | pathlib.Path, names: Iterable[str], attributes: Iterable[str], values
 ) -> None:
   """Writes what ``read_class_table`` reads; numbers keep all their digits."""
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator="\n")
-  writer.writerow([_FIRST, *attributes])
-  for name, row in zip(names, values, strict=True):
-    writer.writerow([name, *(repr(v) for v in np.asarray(row).tolist())])
-  path = pathlib.Path(path).expanduser()
-  with explained(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-  write_text(path, text.getvalue())
+  rows = zip(names, np.asarray(values).tolist(), strict=True)
+  rows = [[name, *map(repr, numbers)] for name, numbers in rows]
+  write_csv(pathlib.Path(path).expanduser(), [[_FIRST, *attributes], *rows])
 
 
 def read_csv(path: pathlib.Path) -> list[list[str]]:

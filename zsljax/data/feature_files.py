@@ -206,6 +206,11 @@ def _encoder(path: pathlib.Path) -> dict[str, Any] | None:
     return json.loads(file.attrs["encoder"]) if "encoder" in file.attrs else None
 
 
+def finite_rows(features: np.ndarray) -> np.ndarray:
+  """Whether all numbers of an image are finite, ``[N]`` bool."""
+  return np.isfinite(features.reshape(len(features), -1)).all(1)
+
+
 def _described(path: pathlib.Path) -> tuple[tuple[int, ...], np.dtype]:
   """Shape and type of a file's features, which are let go."""
   features = _features(path)

@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse
 
 from zsljax.classes import ClassSpace
-from zsljax.errors import ZsljaxError, require
+from zsljax.errors import ZsljaxError, require, some
 from zsljax.reporting.progress import task_bar
 
 # The stored splits, disjoint, of sets with one label and with many labels an image.
@@ -182,10 +182,10 @@ def make_feature_set(
   )
   absent = np.setdiff1d(np.flatnonzero(classes.seen), labels[test_seen])
   if absent.size:
-    names = ", ".join(classes.names[i] for i in absent[:5])
+    names = some([classes.names[i] for i in absent])
     notes.append(
       f"{absent.size} seen classes have no test image, S is the mean over the others: "
-      f"{names}{', ...' if absent.size > 5 else ''}."
+      f"{names}."
     )
   train, val = hold_out_validation(labels, trainval, validation_classes, split_seed)
   require(

@@ -20,7 +20,7 @@ from zsljax.data.feature_set import (
 )
 from zsljax.data.labels import ABSENT, PRESENT
 from zsljax.data.word_vectors import label_vectors
-from zsljax.errors import ZsljaxError, did_you_mean, require
+from zsljax.errors import ZsljaxError, did_you_mean, require, some
 
 _NEEDED = ("X_train", "Y_train", "X_test", "Y_test", "labels")
 
@@ -164,9 +164,8 @@ def _oddities(
 
   def note(odd: np.ndarray, of: str, what: str) -> None:
     if odd.any():
-      names = ", ".join(classes.names[i] for i in np.flatnonzero(odd)[:5])
-      more = ", ..." if odd.sum() > 5 else ""
-      notes.append(f"{odd.sum()} {of} labels have {what}: {names}{more}.")
+      names = some([classes.names[i] for i in np.flatnonzero(odd)])
+      notes.append(f"{odd.sum()} {of} labels have {what}: {names}.")
 
   note(seen & (present[trainval].sum(0) == 0), "seen", "no training image")
   note(~seen & (present[test].sum(0) == 0), "unseen", "no test image (their AP is 0)")

@@ -10,6 +10,7 @@ import numpy as np
 from zsljax.classes import ClassSpace
 from zsljax.data.pipeline import evaluation_batches
 from zsljax.data.store import StoredDataset
+from zsljax.errors import some
 
 _ALIKE = 0.999
 _FEW = 5
@@ -39,16 +40,14 @@ def _of_classes(classes: ClassSpace) -> Iterator[str]:
       f"{len(pairs)} pairs of classes have almost the same description (cosine above "
       f"{_ALIKE}; the first: {first}): no system can tell them apart."
     )
-  attributes = classes.attribute_names or [
-    f"attribute {i}" for i in range(embeddings.shape[1])
-  ]
+  attributes = classes.attributes
   seen = np.asarray(classes.seen)
   for of, rows in (("all classes", embeddings), ("seen classes", embeddings[seen])):
     same = np.flatnonzero(np.ptp(rows, axis=0) == 0)
     if same.size:
       yield (
         f"{same.size} attributes are the same for {of}, and say nothing of them: "
-        f"{_some([attributes[i] for i in same])}."
+        f"{some([attributes[i] for i in same])}."
       )
       break
   largest = np.abs(embeddings).max(0)
@@ -115,8 +114,4 @@ def _of_features(dataset: StoredDataset) -> Iterator[str]:
 
 
 def _named(classes: ClassSpace, places: np.ndarray) -> str:
-  return f"{len(places)} ({_some([classes.names[i] for i in places])})"
-
-
-def _some(names: list[str]) -> str:
-  return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+  return f"{len(places)} ({some([classes.names[i] for i in places])})"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 import contextlib
+import csv
 import fcntl
+import io
 import json
 import os
 import pathlib
@@ -31,6 +33,20 @@ def write_text(path: pathlib.Path, text: str) -> None:
       file.flush()
       os.fsync(file.fileno())
     os.replace(draft, path)
+
+
+def write_csv(path: pathlib.Path, rows: Iterable[Iterable[Any]]) -> None:
+  """Replaces ``path`` by ``rows`` as CSV, all at once, and makes its folder."""
+  with explained(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+  write_text(path, csv_text(rows))
+
+
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+  """``rows`` as CSV."""
+  text = io.StringIO()
+  csv.writer(text, lineterminator="\n").writerows(rows)
+  return text.getvalue()
 
 
 def append_line(path: pathlib.Path, value: Mapping[str, Any]) -> None:

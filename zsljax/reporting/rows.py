@@ -207,6 +207,13 @@ def short(value: Any) -> str:
   return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def calibration_of(row: Row) -> str:
+  """A row's calibration with its gamma, as text."""
+  if row["calibration"] == "none":
+    return "none"
+  return f"{row['calibration']} ({row['provenance']['gamma']:.4g})"
+
+
 def terminal_table(rows: Sequence[Row]) -> str:
   """The rows as aligned text, metrics in percent with two decimals."""
   if "conditions" in rows[0]:
@@ -214,11 +221,8 @@ def terminal_table(rows: Sequence[Row]) -> str:
   names = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
   lines = [["protocol", "selection", "calibration", *(n.upper() for n in names)]]
   for row in rows:
-    calibration = row["calibration"]
-    if calibration != "none":
-      calibration += f" ({row['provenance']['gamma']:.4g})"
     numbers = [f"{row['metrics'].get(n, float('nan')):.2f}" for n in names]
-    lines.append([row["protocol"], row["selection"], calibration, *numbers])
+    lines.append([row["protocol"], row["selection"], calibration_of(row), *numbers])
   return aligned(lines, left=3)
 
 

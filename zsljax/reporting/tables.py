@@ -8,15 +8,14 @@ features and follow in a block of their own, each with its source.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-import csv
 import dataclasses
 import importlib.resources
-import io
 import json
 import pathlib
 from typing import Any
 
 from zsljax.errors import ZsljaxError, require
+from zsljax.reporting.files import csv_text
 from zsljax.reporting.rows import (
   Row,
   Summary,
@@ -332,17 +331,14 @@ def _escaped(text: str) -> str:
 
 def _csv(blocks: Sequence[Block]) -> str:
   """One line for each number."""
-  file = io.StringIO()
-  writer = csv.writer(file, lineterminator="\n")
-  writer.writerow(
+  rows = [
     ("block", "system", "selection", "kind", "metric", "mean", "deviation", "notes")
-  )
+  ]
   for block in blocks:
     for line in block.lines:
       words, numbers = line[: block.left], line[block.left :]
       for name, cell in zip(block.header[block.left :], numbers, strict=True):
         mean, _, deviation = cell.removesuffix(")").partition(" (")
-        writer.writerow(
-          (block.title, *words, name, mean, deviation, "; ".join(block.notes))
-        )
-  return file.getvalue()
+        notes = "; ".join(block.notes)
+        rows.append((block.title, *words, name, mean, deviation, notes))
+  return csv_text(rows)
