@@ -27,6 +27,7 @@ import matplotlib.pyplot as plt
 
 from zsljax.benchmark import PRESETS, Shapes, Variant, measure, run, table
 from zsljax.errors import ZsljaxError, require
+from zsljax.host_memory import keep_freed
 from zsljax.reporting.files import explained, write_json, write_text
 
 Row = dict[str, Any]
@@ -282,6 +283,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--redraw", action="store_true", help="measure nothing")
   args = parser.parse_args()
+  keep_freed()
   kept = DOCS / "performance" / "cpu.json"
   if not args.redraw:
     figures = measured()

@@ -12,6 +12,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "zsljax"
 FLOORS = [
   {
     "errors",
+    "host_memory",
     "numerics",
     "classes",
     "losses",

@@ -6,6 +6,7 @@ import importlib
 import pathlib
 
 from zsljax.errors import ZsljaxError, shown_to_user
+from zsljax.host_memory import keep_freed
 
 
 def _import_xlsa17(args: argparse.Namespace) -> None:
@@ -833,6 +834,7 @@ def _add_storage(parser: argparse.ArgumentParser, name: str | None) -> None:
 @shown_to_user
 def main(argv: list[str] | None = None) -> None:
   """Runs the verb that ``argv`` names."""
+  keep_freed()
   parser = _parser()
   args, args.fields = parser.parse_known_args(argv)
   strange = [

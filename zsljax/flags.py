@@ -12,6 +12,7 @@ import jax
 from ml_collections import config_flags
 
 from zsljax.errors import ZsljaxError, did_you_mean, shown_to_user
+from zsljax.host_memory import keep_freed
 
 # Compiled programs are kept here, unless JAX_COMPILATION_CACHE_DIR says otherwise.
 _COMPILED = pathlib.Path("~/.cache/zsljax/compiled")
@@ -32,6 +33,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
   For ``app.run(main, flags_parser=parse_flags)``.
   """
+  keep_freed()
   arguments = shown_to_user(_parse)(argv)
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)
