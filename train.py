@@ -22,8 +22,10 @@ from zsljax.errors import in_bytes, require, shown_to_user
 from zsljax.experiment import Experiment
 import zsljax.flags
 from zsljax.flags import WORKDIR, parse_flags, workdir
+from zsljax.judging import Judge
 from zsljax.reporting.files import locked
 from zsljax.reporting.metrics_log import MetricsLog
+from zsljax.sharding import replicated
 
 CONFIG = config_flags.DEFINE_config_file(
   "config",
@@ -74,6 +76,14 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> training.TrainState:
       value = value[key]
     require(value >= 1, f"config.{field}", value, "1 or more")
   require(config["seed"] >= 0, "config.seed", config["seed"], "0 or more")
+  every = config["evaluation"]["every_epochs"]
+  require(every >= 0, "config.evaluation.every_epochs", every, "0 or more")
+  require(
+    not every or config["data"]["train_split"] == "train",
+    "config.evaluation.every_epochs",
+    f"{every} with config.data.train_split={config['data']['train_split']}",
+    "0, or train_split=train: the validation images are trained on here",
+  )
   run = Experiment.build(config)
   data = run.training_data()
   optimizer = training.make_optimizer(
@@ -130,6 +140,8 @@ def _train(
     )
   else:
     inputs = training.Sent(data.batches, mesh, data.num_examples)
+  every = config["evaluation"]["every_epochs"]
+  watch = _watch(run) if every else None
   checkpoints = Checkpoints(workdir, run.identity(), config["checkpoint"]["keep"])
   state = training.train(
     run.system,
@@ -143,13 +155,32 @@ def _train(
       save_every=config["checkpoint"]["every_epochs"] * per_epoch,
       # The gradient of a minibatch does not vanish at the optimum.
       tolerance=0.0 if config["batch_size"] else config["optimizer"]["tolerance"],
+      watch_every=every * per_epoch,
     ),
     checkpoints,
     lambda start: MetricsLog(workdir, start) if distributed.is_writer() else None,
     mesh,
+    watch,
   )
   checkpoints.close()
   return state
+
+
+def _watch(run: Experiment) -> training.Watch:
+  """The validation images, judged as ``sweep`` judges them."""
+  judge = Judge.of(run, "val")
+  classes = jax.device_put(judge.classes.without_names(), replicated(run.mesh))
+
+  def outputs(params, images_and_classes):
+    return judge.outputs(run.system, params, *images_and_classes)
+
+  def metrics(outputs):
+    found = judge.judgement(outputs).metrics
+    return {f"val_{name}": value for name, value in found.items()}
+
+  return training.Watch(
+    (judge.images, classes), outputs, metrics, f"val_{judge.metric}"
+  )
 
 
 def _print(line: str) -> None:

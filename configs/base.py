@@ -85,7 +85,10 @@ def get_config() -> ConfigDict:
   config.mesh.model = 1
 
   config.evaluation = ConfigDict()
-  # Images per step of eval.py, rounded up to a multiple of the devices.
+  # Epochs between evaluations of the validation images while a run trains, with
+  # data.train_split=train; the last step is evaluated too. 0 is none.
+  config.evaluation.every_epochs = 0
+  # Images per step of an evaluation, rounded up to a multiple of the devices.
   config.evaluation.batch_size = 1024
   # Also report with this penalty on the scores of seen classes (calibrated stacking);
   # eval.py's --gamma and --gamma_from go before it.

@@ -24,7 +24,7 @@ FLOORS = [
   {"models", "data"},
   {"training", "encoders"},
   {"evaluation"},
-  {"experiment", "explain", "predict"},
+  {"experiment", "explain", "judging", "predict"},
   {"flags", "sweeps", "benchmark", "benchmark_loss", "__main__"},
 ]
 ONLY_IN = {

@@ -19,6 +19,7 @@ from zsljax.flags import read_config
 from zsljax.reporting.files import read_lines
 
 train = importlib.import_module("train")
+evaluate = importlib.import_module("eval")
 
 ROOT = pathlib.Path(__file__).parents[1]
 KILLS = 20
@@ -48,6 +49,23 @@ def test_resident_epochs_have_the_bits_of_streamed_ones(tmp_path, config, overri
   resident, streamed = (read_lines(tmp_path / c / "metrics.jsonl") for c in states)
   assert resident == streamed
   assert len(resident) == int(states["device"].step)
+
+
+def test_watched_metrics_are_those_of_an_evaluation(tmp_path):
+  overrides = (
+    f"data.dir={tmp_path / 'data'}", "epochs=2", "data.train_split=train",
+    "evaluation.every_epochs=1", "evaluation.batch_size=100", "mesh.data=1",
+    "optimizer.name=adam", "batch_size=256",
+  )  # fmt: skip
+  config = read_config(
+    f"{ROOT}/configs/semantic_softmax.py:digits", [f"--config.{o}" for o in overrides]
+  )
+  train.train(config, tmp_path / "run")
+  watched = [r for r in read_lines(tmp_path / "run" / "metrics.jsonl") if "val_h" in r]
+  row, *_ = evaluate.evaluate(tmp_path / "run", "val")
+  found = {name: watched[-1][f"val_{name}"] for name in row["metrics"]}
+  assert found == pytest.approx(row["metrics"], abs=1e-6)  # Rows are rounded.
+  assert len(watched) == 2
 
 
 def start(workdir, data, cache):

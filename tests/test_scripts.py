@@ -56,6 +56,10 @@ def test_multi_label_run_from_the_embedded_set(command, tmp_path):
     (("--config.epochs=0",), "config.epochs: found 0, expected 1 or more"),
     (("--config.log_every=0",), "config.log_every: found 0"),
     (("--config.seed=-1",), "config.seed: found -1"),
+    (
+      ("--config.evaluation.every_epochs=5",),
+      "config.evaluation.every_epochs: found 5 with config.data.train_split=trainval",
+    ),
     (("--config.system.preset=papr",), "Did you mean 'paper'"),
     (("--config.epochs=many",), "--config.epochs=many"),
     (("--config.l2_weights=1",), "unknown config field 'l2_weights'. The fields are"),

@@ -18,13 +18,14 @@ from zsljax.data import (
   evaluation_batches,
   open_dataset,
 )
-from zsljax.data.pipeline import CACHE_LIMIT, HostBatch, available_memory
+from zsljax.data.pipeline import CACHE_LIMIT, HostBatch, available_memory, load
 from zsljax.errors import require
 from zsljax.evaluation import CALIBRATIONS
 from zsljax.models import Spec, System, build_system
 from zsljax.reporting.rows import Row, make_row
 from zsljax.sharding import free_memory, make_mesh, over_classes
 from zsljax.training import (
+  Images,
   check_divides,
   library_versions,
   read_manifest,
@@ -195,12 +196,25 @@ class Experiment:
     Returns:
       The classes, the stored splits, and batches of all their images in stored order.
     """
-    on_test = split == "test"
-    classes = self.dataset.classes if on_test else self.classes
-    splits = self.dataset.test_splits if on_test else ("val",)
-    devices = self.mesh.shape["data"]
-    size = -(-self.config["evaluation"]["batch_size"] // devices) * devices
-    return classes, splits, evaluation_batches(self.dataset, splits, size)
+    classes, splits = self._scored(split)
+    batches = evaluation_batches(self.dataset, splits, self._scored_at_once)
+    return classes, splits, batches
+
+  def placed_images(self, split: str) -> tuple[ClassSpace, Images]:
+    """The same classes and images, on the devices.
+
+    Raises:
+      ZsljaxError: the images do not fit there.
+    """
+    classes, splits = self._scored(split)
+    host, hosts = jax.process_index(), jax.process_count()
+    images = Images.placed(
+      load(self.dataset, splits, host, hosts),
+      self._scored_at_once,
+      self.mesh,
+      max(self.dataset.share(splits, h, hosts) for h in range(hosts)),
+    )
+    return classes, images
 
   def row(
     self,
@@ -241,6 +255,16 @@ class Experiment:
         **provenance,
       },
     )
+
+  def _scored(self, split: str) -> tuple[ClassSpace, tuple[str, ...]]:
+    if split == "test":
+      return self.dataset.classes, self.dataset.test_splits
+    return self.classes, ("val",)
+
+  @property
+  def _scored_at_once(self) -> int:
+    devices = self.mesh.shape["data"]
+    return -(-self.config["evaluation"]["batch_size"] // devices) * devices
 
   def param_shapes(self) -> Any:
     """What ``Checkpoints.restore_params`` needs."""

@@ -16,8 +16,8 @@ def keep_freed() -> None:
 
   XLA's CPU devices take the arrays of every step anew. glibc gives large ones back to
   the system as soon as they are free, so that each step touches its memory for the
-  first time, 4 kB after 4 kB. From here on they come from one heap, which keeps what was
-  freed: the process stays as large as it once was. To be called before JAX has made
+  first time, 4 kB after 4 kB. From here on they come from one heap, which keeps what
+  was freed: the process stays as large as it once was. To be called before JAX has made
   its threads. Does nothing without glibc.
   """
   if platform.libc_ver()[0] != "glibc":

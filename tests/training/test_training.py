@@ -62,6 +62,7 @@ def run(
   fields=None,
   at_once=0,
   host_rows=None,
+  watch_every=0,
 ):
   """Trains the toy system; ``stop_after`` batches the process 'dies'."""
   system, spec, classes, batches = toy
@@ -84,13 +85,77 @@ def run(
       lambda: training.init_state(system, optimizer, spec, seed),
       inputs,
       classes,
-      training.Schedule(total_steps=steps, log_every=2, save_every=3),
+      training.Schedule(
+        total_steps=steps, log_every=2, save_every=3, watch_every=watch_every
+      ),
       checkpoints,
       lambda start: MetricsLog(workdir, start),
       mesh,
+      watching(system, spec, classes, mesh) if watch_every else None,
     )
   finally:
     checkpoints.close()
+
+
+def watching(system, spec, classes, mesh, count=11):
+  """Watches the mean score of some images."""
+  table = {
+    "features": np.random.default_rng(1).random((count, *spec.feature_shape)),
+    "labels": np.zeros(count, np.int32),
+  }
+  images = training.Images.placed(table, 4, mesh, count)
+
+  def outputs(params, images):
+    def score(batch):
+      scores = system.scores(params, batch.features, classes)
+      return jnp.where(batch.mask, scores.sum(1), 0)
+
+    return images.map(score)
+
+  return training.Watch(
+    images, outputs, lambda out: {"val_mean": float(out.sum() / count)}, "val_mean"
+  )
+
+
+@pytest.mark.parametrize("at_once", [0, 2])
+def test_watching_changes_nothing_and_is_of_the_state_after_the_step(
+  toy, tmp_path, at_once
+):
+  expected = run(toy, tmp_path / "alone", at_once=at_once)
+  found = run(toy, tmp_path / "watched", at_once=at_once, watch_every=5)
+  chex.assert_trees_all_equal(found.params, expected.params)
+  lines = read_lines(tmp_path / "watched" / "metrics.jsonl")
+  means = {line["step"]: line["val_mean"] for line in lines if "val_mean" in line}
+  assert list(means) == [4, 9, 11]
+  system, spec, classes, _ = toy
+  watch = watching(system, spec, classes, make_mesh(1))
+  for step in (4, 11):
+    state = run(toy, tmp_path / str(step), steps=step + 1)
+    scores = jax.jit(watch.outputs)(state.params, watch.images)
+    assert means[step] == pytest.approx(watch.metrics(scores)["val_mean"], rel=1e-6)
+
+
+def test_interrupted_watched_run_has_the_same_log(toy, tmp_path):
+  run(toy, tmp_path / "whole", at_once=2, watch_every=2)
+  with pytest.raises(Killed):
+    run(toy, tmp_path / "cut", stop_after=8, at_once=2, watch_every=2)
+  run(toy, tmp_path / "cut", at_once=2, watch_every=2)
+  whole, cut = (read_lines(tmp_path / k / "metrics.jsonl") for k in ("whole", "cut"))
+  assert whole == cut and sum("val_mean" in line for line in whole) == 6
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize(("count", "size"), [(11, 4), (8, 8), (3, 8), (13, 12)])
+def test_images_are_gone_through_once(devices, count, size):
+  table = {
+    "features": np.arange(2.0 * count, dtype=np.float32).reshape(count, 2),
+    "labels": np.arange(count, dtype=np.int32),
+  }
+  images = training.Images.placed(table, size, make_mesh(devices), count)
+  assert images.rows.shape[1] <= size and images.rows.shape[1] % devices == 0
+  found = jax.device_get(jax.jit(lambda images: images.map(lambda b: b))(images))
+  np.testing.assert_array_equal(found.labels[found.mask], table["labels"])
+  np.testing.assert_array_equal(found.features[found.mask], table["features"])
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 5, 12])

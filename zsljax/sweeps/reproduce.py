@@ -24,10 +24,10 @@ from zsljax.data.store import variants
 from zsljax.errors import ZsljaxError, did_you_mean, require
 from zsljax.experiment import Experiment
 from zsljax.flags import read_config
+from zsljax.judging import METRICS
 from zsljax.reporting.files import append_line, write_json, write_text
 from zsljax.reporting.rows import Row, summarize
 from zsljax.reporting.tables import Block, make_blocks, render
-from zsljax.sweeps.judging import METRICS
 from zsljax.sweeps.sweep import seconds_of, sweep
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 import copy
+import dataclasses
 import itertools
 import json
 import pathlib
@@ -28,11 +29,11 @@ from zsljax import training
 from zsljax.checkpoints import Checkpoints
 from zsljax.errors import ZsljaxError, did_you_mean, require
 from zsljax.experiment import Experiment
+from zsljax.judging import EMBEDDINGS, SINGLE_LABEL, Judge, Judgement
 from zsljax.reporting.curves import write_curve
 from zsljax.reporting.files import append_line, locked, read_lines, write_json
 from zsljax.reporting.progress import step_bar
 from zsljax.reporting.rows import CHOSEN, Row, add_rows, read_chosen, read_rows
-from zsljax.sweeps.judging import EMBEDDINGS, SINGLE_LABEL, Judge, Judgement
 from zsljax.sweeps.together import Together, Variant, number_fields
 
 Point = dict[str, Any]
@@ -221,7 +222,7 @@ def _try(
 ) -> None:
   """Trains the points together and writes what they reach to ``search.jsonl``."""
   config = run.config
-  judge, count = Judge(run, "val"), config["selection"]["seeds"]
+  judge, count = Judge.of(run, "val"), config["selection"]["seeds"]
   numbers = number_fields(run.system)
   variants = [
     Variant(config["seed"] + i, {k: v for k, v in point.items() if k in numbers})
@@ -231,7 +232,7 @@ def _try(
   runs = Together(run, variants, stops[-1])
   lines = []
   for stop, state in runs.states(stops, lambda n: bar.update(n * len(points))):
-    judgements = judge.judgements(runs, state)
+    judgements = runs.judgements(judge, state)
     for i, point in enumerate(points):
       of_seeds = judgements[i * count : (i + 1) * count]
       value, gamma = judge.value(of_seeds)
@@ -258,13 +259,13 @@ def _test(
   workdir: pathlib.Path,
 ) -> None:
   """Trains on trainval, and adds the runs and their rows to ``workdir``."""
-  judge = Judge(run, "test")
+  judge = Judge.of(run, "test")
   runs = Together(run, [Variant(seed) for seed in seeds], stops[-1])
   of_stop: dict[int, list[Judgement]] = {}
   rows: list[Row] = []
   with step_bar(len(seeds) * stops[-1], f"training {len(seeds)} seeds") as bar:
     for stop, state in runs.states(stops, lambda n: bar.update(n * len(seeds))):
-      judgements = judge.judgements(runs, state)
+      judgements = runs.judgements(judge, state)
       if None in judgements:
         raise ZsljaxError(
           f"{workdir}: the loss of seed {seeds[judgements.index(None)]} is not finite "
@@ -274,10 +275,11 @@ def _test(
       if stop == chosen["step"]:
         _save(run, seeds, state, workdir)
         if judge.protocol == SINGLE_LABEL and hasattr(run.system, "embed"):
+          embeddings = dataclasses.replace(judge, protocol=EMBEDDINGS)
           rows += [
             _row(run, seed, stop, EMBEDDINGS, "val_selected", judgement, chosen)
             for seed, judgement in zip(
-              seeds, judge.embeddings(runs, state), strict=True
+              seeds, runs.judgements(embeddings, state), strict=True
             )
           ]
   for i, seed in enumerate(seeds):

@@ -13,9 +13,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
 from zsljax import training
-from zsljax.classes import ClassSpace
 from zsljax.errors import require
 from zsljax.experiment import Experiment
+from zsljax.judging import Judge, Judgement
 from zsljax.models import Batch, System, with_numbers
 from zsljax.sharding import replicated
 from zsljax.training import TrainState
@@ -96,7 +96,7 @@ class Together:
     self._order = data
     self._images = self._placed(data[0])
     self._classes = jax.device_put(run.classes, replicated(run.mesh))
-    self._outputs: dict[Callable, Callable] = {}
+    self._outputs: dict[str, Callable] = {}  # By protocol.
 
   def states(
     self, stops: Sequence[int], progress: Callable[[int], Any] = lambda steps: None
@@ -143,38 +143,28 @@ class Together:
       done = stop
       yield stop, state
 
-  def outputs(
-    self,
-    function: Callable[[System, Any, Batch, ClassSpace], Any],
-    state: TrainState,
-    classes: ClassSpace,
-    batches: Sequence[tuple[np.ndarray, Batch]],
-  ) -> Any:
-    """What ``function`` makes of all ``batches``, ``[R, N, ...]`` on the host.
+  def judgements(self, judge: Judge, state: TrainState) -> list[Judgement | None]:
+    """What ``judge`` makes of each run; None for those that are not finite.
 
-    Args:
-      function: of a system, its parameters, a batch and classes, to ``[B, ...]``.
-      state: of ``states``.
-      classes: to be scored.
-      batches: on the devices, each with its mask on the host.
+    ``state`` is one of ``states``.
     """
-    if function not in self._outputs:
+    if judge.protocol not in self._outputs:
 
-      def over_runs(params, numbers, batch, classes):
-        batch = batch.astype(jnp.float32)
-
+      def over_runs(params, numbers, images, classes):
         def one(params, numbers):
-          return function(self._system(numbers), params, batch, classes)
+          return judge.outputs(self._system(numbers), params, images, classes)
 
         return jax.vmap(one)(params, numbers)
 
-      self._outputs[function] = jax.jit(over_runs)
-    classes = jax.device_put(classes, replicated(self.run.mesh))
-    parts = []
-    for mask, batch in batches:
-      part = self._outputs[function](state.params, self._numbers, batch, classes)
-      parts.append(jax.tree.map(lambda x, m=mask: x[:, m], jax.device_get(part)))
-    return jax.tree.map(lambda *xs: np.concatenate(xs, 1), *parts)
+      self._outputs[judge.protocol] = jax.jit(over_runs)
+    classes = jax.device_put(judge.classes, replicated(self.run.mesh))
+    outputs = jax.device_get(
+      self._outputs[judge.protocol](state.params, self._numbers, judge.images, classes)
+    )
+    return [
+      judge.judgement(jax.tree.map(lambda x, r=r: x[r], outputs)) if finite else None
+      for r, finite in enumerate(self.finite)
+    ]
 
   def _placed(self, data):
     """The training images: a table for every device, or one batch of everything."""

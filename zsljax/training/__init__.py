@@ -1,6 +1,7 @@
 """Training: state, step, loop, optimizers, and the way onto the mesh."""
 
 from zsljax.training.feed import (
+  Images,
   Resident,
   Sent,
   check_divides,
@@ -9,7 +10,7 @@ from zsljax.training.feed import (
   rows_of_table,
   to_mesh,
 )
-from zsljax.training.loop import Schedule, train
+from zsljax.training.loop import Schedule, Watch, train
 from zsljax.training.optimizers import make_optimizer
 from zsljax.training.state import (
   TrainState,
@@ -29,10 +30,12 @@ from zsljax.training.workdir import (
 
 __all__ = [
   "CLASSES",
+  "Images",
   "Resident",
   "Schedule",
   "Sent",
   "TrainState",
+  "Watch",
   "check_divides",
   "feed",
   "flat",

@@ -130,6 +130,83 @@ def rows_of_split_table(
   return Batch(**picked, mask=jnp.ones(rows.shape, bool), num_examples=num_examples)
 
 
+def _batch(
+  table: Table,
+  rows: jax.Array,
+  mesh: jax.sharding.Mesh,
+  split: bool,
+  num_examples: int,
+) -> Batch:
+  """The batch of some rows of a table that is or is not split."""
+  if split:
+    batch = rows_of_split_table(table, rows, mesh, num_examples)
+  else:
+    batch = rows_of_table(table, rows, num_examples)
+  return jax.lax.with_sharding_constraint(batch, over_batch(mesh))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Images:
+  """Images on the devices that are gone through within a compiled call.
+
+  Attributes:
+    table: their columns, see ``place_table``.
+    rows: of the table, in equal batches ``[n, B]``; padded.
+    mask: which of the rows are images, ``[n, B]`` bool.
+    mesh: the devices.
+    split: whether each device has a part of the table.
+  """
+
+  table: Table
+  rows: jax.Array
+  mask: jax.Array
+  mesh: jax.sharding.Mesh = dataclasses.field(metadata={"static": True})
+  split: bool = dataclasses.field(metadata={"static": True})
+
+  @classmethod
+  def placed(
+    cls, table: HostBatch, batch_size: int, mesh: jax.sharding.Mesh, host_rows: int
+  ) -> Images:
+    """Puts them there.
+
+    Args:
+      table: of this host's share of the images.
+      batch_size: the most images in a batch, over all hosts, a multiple of the devices.
+      mesh: the devices; with several along ``data`` each has a part.
+      host_rows: images of the host with the most.
+
+    Raises:
+      ZsljaxError: they are larger than the free memory of a device.
+    """
+    split, hosts = mesh.shape["data"] > 1, jax.process_count()
+    placed = place_table(table, mesh, host_rows if split else None)
+    begin = jax.process_index() * len(placed["labels"]) // hosts
+    batches = -(-host_rows * hosts // batch_size)
+    devices = mesh.shape["data"] // hosts
+    size = -(-host_rows // (batches * devices)) * devices
+    places = np.arange(batches * size, dtype=np.int32).reshape(batches, size)
+    mask = places < len(table["labels"])
+    layout = over_batch(mesh, axis=1)
+    rows, mask = (
+      jax.make_array_from_process_local_data(layout, array)
+      for array in (begin + np.where(mask, places, 0), mask)
+    )
+    return cls(placed, rows, mask, mesh, split)
+
+  def map(self, function: Callable[[Batch], Any]) -> Any:
+    """What ``function`` makes of each batch, one after the other, ``[n, ...]``."""
+
+    def of_batch(rows_and_mask: tuple[jax.Array, jax.Array]) -> Any:
+      rows, mask = rows_and_mask
+      batch = _batch(self.table, rows, self.mesh, self.split, num_examples=0)
+      batch = dataclasses.replace(batch, mask=mask)
+      # As for a batch that was sent, see ``Resident.steps``.
+      return jax.lax.optimization_barrier(function(jax.lax.optimization_barrier(batch)))
+
+    return jax.lax.map(of_batch, (self.rows, self.mask))
+
+
 @dataclasses.dataclass(frozen=True)
 class Sent:
   """Batches that come from the host, some ahead of their steps.
@@ -231,11 +308,8 @@ class Resident:
     return scan
 
   def _batch(self, table: Table, rows: jax.Array) -> Batch:
-    if self.host_rows is None:
-      batch = rows_of_table(table, rows, self.num_examples)
-    else:
-      batch = rows_of_split_table(table, rows, self.mesh, self.num_examples)
-    return jax.lax.with_sharding_constraint(batch, over_batch(self.mesh))
+    split = self.host_rows is not None
+    return _batch(table, rows, self.mesh, split, self.num_examples)
 
 
 def check_divides(batch_size: int, mesh: jax.sharding.Mesh, field: str) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import math
 import time
+from typing import Any
 
 import jax
 
@@ -35,16 +36,42 @@ class Schedule:
     log_every: steps between lines of metrics.
     save_every: steps between checkpoints; the last step is always saved.
     tolerance: ends the run early, see ``make_train_step``; 0 never does.
+    watch_every: steps between evaluations, see ``Watch``; the last step is always
+      evaluated.
   """
 
   total_steps: int
   log_every: int
   save_every: int
   tolerance: float = 0.0
+  watch_every: int = 0
 
   def stop(self, step: int) -> int:
-    """The first step after ``step`` that is saved."""
-    return min(step + self.save_every - step % self.save_every, self.total_steps)
+    """The first step after ``step`` that is saved or evaluated."""
+    periods = [self.save_every, self.watch_every or self.total_steps]
+    return min(self.total_steps, *(step + n - step % n for n in periods))
+
+  def watched(self, step: int) -> bool:
+    """Whether the state after ``step`` steps is evaluated."""
+    last = step == self.total_steps
+    return self.watch_every > 0 and (last or step % self.watch_every == 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Watch:
+  """What is evaluated while a run trains, in the same call as the steps before it.
+
+  Attributes:
+    images: arrays on the devices.
+    outputs: what is computed of the parameters and ``images``; traced.
+    metrics: of the outputs, on the host.
+    shown: the metric that stands beside the progress.
+  """
+
+  images: Any
+  outputs: Callable[[Any, Any], Any]
+  metrics: Callable[[Any], Mapping[str, float]]
+  shown: str
 
 
 def train(
@@ -57,6 +84,7 @@ def train(
   checkpoints: Checkpoints,
   log: Callable[[int], MetricsLog | None],
   mesh: jax.sharding.Mesh,
+  watch: Watch | None = None,
 ) -> TrainState:
   """Trains to the end of the schedule, from the latest checkpoint if any.
 
@@ -74,6 +102,7 @@ def train(
     log: opens the metrics log, given the step at which the run starts; None on
       processes that write none.
     mesh: the devices.
+    watch: what to evaluate, where the schedule says when.
 
   Returns:
     The final state, saved as the latest checkpoint.
@@ -96,15 +125,16 @@ def train(
   classes = jax.device_put(classes, everywhere)
   over_piece = inputs.steps(make_train_step(system, optimizer, schedule.tolerance))
 
-  def call(state, piece, classes, told):
-    """The steps of a piece, and whether any process was told to end."""
+  def call(state, piece, classes, told, images):
+    """The steps of a piece, an evaluation, and whether any process was told to end."""
     state, metrics = over_piece(state, piece, classes)
-    return state, metrics, None if told is None else told.any()
+    outputs = None if images is None else watch.outputs(state.params, images)
+    return state, metrics, outputs, None if told is None else told.any()
 
   steps = jax.jit(
-    call, donate_argnums=0, out_shardings=(layout, everywhere, everywhere)
+    call, donate_argnums=0, out_shardings=(layout, everywhere, everywhere, everywhere)
   )
-  compiled: dict[int, Callable] = {}
+  compiled: dict[tuple[int, bool], Callable] = {}
   pieces = inputs.pieces(start, schedule.stop)
   metrics_log = log(start)
   in_flight: deque = deque()
@@ -127,26 +157,37 @@ def train(
       """Waits for calls that began by step ``last``; the step that had converged."""
       nonlocal stopping
       while in_flight and in_flight[0][0] <= last:
-        first, metrics, told = in_flight.popleft()
+        first, metrics, outputs, told = in_flight.popleft()
         metrics = jax.device_get(metrics)
         stopping = stopping or sigterm.agreed(told)
         count = len(metrics["loss"])
         for i in range(count):
           of_step = {name: values[i].item() for name, values in metrics.items()}
-          if _record(first + i, of_step, schedule, metrics_log):
+          evaluated = {}
+          if outputs is not None and i == count - 1:
+            evaluated = dict(watch.metrics(jax.device_get(outputs)))
+          if _record(first + i, of_step, evaluated, schedule, metrics_log):
             bar.update(i)
             return first + i
-        bar.set_postfix(loss=f"{of_step['loss']:.6g}", refresh=False)
+        shown = {"loss": f"{of_step['loss']:.6g}"}
+        if evaluated:
+          shown[watch.shown] = f"{evaluated[watch.shown]:.2f}"
+        bar.set_postfix(shown, refresh=False)
         bar.update(count)
       return None
 
     step, stopping = start, False
     while not stopping:
-      inputs_of_call = state, piece, classes, sigterm.told(mesh)
-      if count not in compiled:
-        compiled[count] = _compiled(steps, inputs_of_call, bar)
-      state, metrics, told = compiled[count](*inputs_of_call)
-      in_flight.append((step, metrics, told))
+      watched = schedule.watched(step + count)
+      inputs_of_call = (
+        *(state, piece, classes),
+        sigterm.told(mesh),
+        watch.images if watched else None,
+      )
+      if (count, watched) not in compiled:
+        compiled[count, watched] = _compiled(steps, inputs_of_call, bar)
+      state, metrics, outputs, told = compiled[count, watched](*inputs_of_call)
+      in_flight.append((step, metrics, outputs, told))
       # The log must reach as far as a checkpoint.
       wait = schedule.tolerance or step + count == schedule.stop(step)
       converged = settle(step - (0 if wait else _BEHIND))
@@ -177,9 +218,16 @@ def train(
 
 
 def _record(
-  step: int, metrics: dict[str, float], schedule: Schedule, log: MetricsLog | None
+  step: int,
+  metrics: dict[str, float],
+  evaluated: dict[str, float],
+  schedule: Schedule,
+  log: MetricsLog | None,
 ) -> bool:
-  """Checks one step's metrics and writes those to be logged; whether it converged."""
+  """Checks one step's metrics and writes those to be logged; whether it converged.
+
+  ``evaluated`` is of the state after it, if that was evaluated.
+  """
   converged = metrics.pop("converged", False)
   for name in ("loss",) if converged else ("loss", "update_norm"):
     if not math.isfinite(metrics[name]):
@@ -188,8 +236,8 @@ def _record(
         "lower config.optimizer.learning_rate or look at the features"
       )
   last = step + 1 == schedule.total_steps
-  if log and (step % schedule.log_every == 0 or last or converged):
-    log.write(step, metrics)
+  if log and (step % schedule.log_every == 0 or last or converged or evaluated):
+    log.write(step, metrics | evaluated)
   return converged
 
 
