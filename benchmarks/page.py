@@ -3,7 +3,7 @@
   python benchmarks/page.py             # less than 10 minutes on 2 quiet cores
   python benchmarks/page.py --redraw    # from docs/performance/cpu.json, nothing timed
 
-Needs neither data nor TensorFlow. Nothing is written before all is measured.
+Needs no data. Nothing is written before all is measured.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 
 from zsljax.benchmark import PRESETS, Shapes, Variant, measure, run, table
 from zsljax.errors import ZsljaxError, require
@@ -31,9 +33,8 @@ from zsljax.host_memory import keep_freed
 from zsljax.reporting.files import explained, write_json, write_text
 
 Row = dict[str, Any]
+PLAIN = Variant()
 DOCS = pathlib.Path(__file__).resolve().parents[1] / "docs"
-# glibc takes memory in pages of 2 MB with this, which a process must be started with.
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 _INK, _MEASURED, _FLOOR, _OTHER = "#222222", "#1f5fa8", "#c8501e", "#3a8a4f"
 
 # A tenth of classes1m, which needs 10 GB.
@@ -73,6 +74,12 @@ GROWTH = {
     ("semantic_softmax", "cub", (64, 256, 1024)),
   ),
 }
+# Host devices, which share the cores: the batch is split, or a table of classes.
+DEVICES = (1, 2, 4, 8)
+SPLIT = (
+  ("msdn", "cub7", {"batch_size": 48}, "data_devices"),
+  ("cosine", "classes1m", {"num_classes": 20_000, "num_seen": 20_000}, "model_devices"),
+)
 
 
 def changed(shapes: Shapes, what: str, value: int) -> Shapes:
@@ -87,15 +94,21 @@ def changed(shapes: Shapes, what: str, value: int) -> Shapes:
   return dataclasses.replace(shapes, **{field: value})
 
 
-def timed(system: str, name: str, shapes: Shapes, seconds: float = 2.0) -> Row:
+def timed(
+  system: str,
+  name: str,
+  shapes: Shapes,
+  seconds: float = 3.0,
+  variant: Variant = PLAIN,
+) -> Row:
   """Figures of one step in this process."""
-  print(f"{system} {name}", flush=True)
+  print(f"{system} {name}", file=sys.stderr, flush=True)
   figures, _ = measure(
     shapes.system(system),
     shapes,
     shapes.spec(),
     shapes.batch_size,
-    Variant(),
+    variant,
     seconds,
   )
   return {"system": system, "preset": name, **figures}
@@ -111,22 +124,78 @@ def growing() -> Iterator[Row]:
         yield {"grows": what, "value": value, **row}
 
 
-def with_huge_pages() -> Iterator[Row]:
-  """MSDN in processes that are started with huge pages."""
-  for preset in ("cub7", "cub14"):
-    print(f"msdn {preset}, huge pages", flush=True)
-    code = (
-      "import json; from zsljax.benchmark import run; "
-      f"print(json.dumps(run('msdn', {preset!r})))"
+def elsewhere(
+  *calls: tuple[str, str, dict[str, int]], devices: int = 1, keep: bool = True
+) -> list[Row]:
+  """Steps in a process of its own.
+
+  Args:
+    *calls: system, preset, and fields of the preset's shapes and of the variant.
+    devices: of the host.
+    keep: whether the process keeps the memory that it freed.
+  """
+  host_devices = f"--xla_force_host_platform_device_count={devices}"
+  done = subprocess.run(
+    [sys.executable, __file__, "--elsewhere", json.dumps([keep, calls])],
+    env=os.environ | {"XLA_FLAGS": host_devices},
+    check=True,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+def here(system: str, preset: str, fields: Mapping[str, int]) -> Row:
+  """What ``elsewhere`` runs there."""
+  of_variant = {f.name for f in dataclasses.fields(Variant)}
+  variant = Variant(**{k: v for k, v in fields.items() if k in of_variant})
+  rest = {k: v for k, v in fields.items() if k not in of_variant}
+  shapes = dataclasses.replace(PRESETS[preset], **rest)
+  return timed(system, preset, shapes, variant=variant)
+
+
+def over_devices() -> Iterator[Row]:
+  """Steps on more and more devices; rows also say ``grows`` and ``value``."""
+  for count in DEVICES:
+    print(f"{count} host device(s)", flush=True)
+    calls = [
+      (system, preset, {**fields, axis: count})
+      for system, preset, fields, axis in SPLIT
+    ]
+    for row in elsewhere(*calls, devices=count):
+      yield {"grows": "devices", "value": count, **row}
+
+
+def streamed() -> Row:
+  """MSDN fed by tf.data from the files of a random set."""
+  from zsljax.data import make_feature_set, prepare
+
+  print("msdn cub7, streamed", flush=True)
+  shapes, images, classes = PRESETS["cub7"], 480, 12
+  rng = np.random.default_rng(0)
+  labels = np.arange(images) % classes
+  order = np.arange(images)
+  with tempfile.TemporaryDirectory() as folder:
+    features = rng.random((images, *shapes.feature_shape), np.float32)
+    feature_set = make_feature_set(
+      name="random",
+      features_kind="regions",
+      class_embedding="att",
+      split_version="random",
+      features=features,
+      labels=labels,
+      class_names=[f"class {i}" for i in range(classes)],
+      embeddings=rng.random((classes, shapes.num_attributes)),
+      attribute_vectors=rng.random((shapes.num_attributes, 300)),
+      trainval=order[(labels < 10) & (order % 7 > 0)],
+      test_seen=order[(labels < 10) & (order % 7 == 0)],
+      test_unseen=order[labels >= 10],
+      validation_classes=None,
+      where="random numbers",
+      sources={},
     )
-    done = subprocess.run(
-      [sys.executable, "-c", code],
-      env=os.environ | HUGE_PAGES,
-      check=True,
-      capture_output=True,
-      text=True,
-    )
-    yield json.loads(done.stdout.splitlines()[-1])
+    prepare(feature_set, pathlib.Path(folder))
+    return run("msdn", "cub7", data_dir=pathlib.Path(folder), dataset="random")
 
 
 def measured() -> dict[str, Any]:
@@ -142,13 +211,13 @@ def measured() -> dict[str, Any]:
     "cores": os.cpu_count(),
     "jax": jax.__version__,
     "systems": [timed(system, name, shapes[name]) for system, name in SYSTEMS],
-    "huge_pages": list(with_huge_pages()),
-    "input": [run("semantic_softmax", "cub"), run("msdn", "cub7")],
+    "fresh_memory": elsewhere(("msdn", "cub7", {}), ("msdn", "cub14", {}), keep=False),
+    "input": [run("semantic_softmax", "cub"), run("msdn", "cub7"), streamed()],
     "seeds": [
       run("semantic_softmax", "cub", variant=Variant(seeds=8)),
       run("cosine", "cub", variant=Variant(seeds=8)),
     ],
-    "growth": list(growing()),
+    "growth": [*growing(), *over_devices()],
   }
 
 
@@ -158,7 +227,7 @@ def written(page: str, figures: Mapping[str, Any]) -> str:
   Raises:
     ZsljaxError: a marker is not there.
   """
-  rows = [row for part in ("systems", "huge_pages", "growth") for row in figures[part]]
+  rows = [row for part in ("systems", "growth") for row in figures[part]]
   loads = [row["cpu_load_average"] for row in rows]
   noise = (
     ""
@@ -169,7 +238,7 @@ def written(page: str, figures: Mapping[str, Any]) -> str:
     "machine": f"{figures['cores']} cores, JAX {figures['jax']}, load average "
     f"{min(loads):.1f} to {max(loads):.1f} while measuring.{noise}",
     "systems": table(figures["systems"]),
-    "huge_pages": table(figures["huge_pages"]),
+    "fresh_memory": table(figures["fresh_memory"]),
     "input": _input_table(figures["input"]),
     "seeds": _seeds_table(figures["seeds"]),
   }
@@ -182,7 +251,7 @@ def written(page: str, figures: Mapping[str, Any]) -> str:
 
 def _input_table(rows: Sequence[Row]) -> str:
   lines = [
-    "| system | shapes | rows/s, input alone | step alone | together | over the sum |",
+    "| system | input | rows/s, input alone | step alone | together | over the sum |",
     "| --- | --- | --- | --- | --- | --- |",
   ]
   for row in rows:
@@ -191,7 +260,12 @@ def _input_table(rows: Sequence[Row]) -> str:
       f"{rates[f'{part}_rows_per_second']:,.0f}"
       for part in ("input", "step", "together")
     ]
-    cells = [row["system"], row["preset"], *values, f"{rates['together_over_sum']:.2f}"]
+    cells = [
+      row["system"],
+      rates["source"],
+      *values,
+      f"{rates['together_over_sum']:.2f}",
+    ]
     lines.append(f"| {' | '.join(cells)} |")
   return "\n".join(lines)
 
@@ -235,13 +309,15 @@ def draw_systems(rows: Sequence[Row], path: pathlib.Path) -> None:
 
 
 def draw_growth(rows: Sequence[Row], path: pathlib.Path) -> None:
-  """Time of a step, and its floor, as one size grows."""
-  figure, panels = plt.subplots(2, 2, figsize=(9, 7), layout="constrained")
-  for axes, what in zip(panels.flat, GROWTH, strict=True):
-    for color, (system, preset, _) in zip(
-      (_MEASURED, _OTHER), GROWTH[what], strict=True
-    ):
-      points = [r for r in rows if r["grows"] == what and r["system"] == system]
+  """Time of a step, and its floor, as one size grows; and memory over devices."""
+  figure, panels = plt.subplots(3, 2, figsize=(9, 10), layout="constrained")
+  *panels, memory = panels.flat
+  curves = {what: [curve[:2] for curve in GROWTH[what]] for what in GROWTH}
+  curves["devices"] = [split[:2] for split in SPLIT]
+  for axes, what in zip(panels, curves, strict=True):
+    of_what = [row for row in rows if row["grows"] == what]
+    for color, (system, preset) in zip((_MEASURED, _OTHER), curves[what], strict=True):
+      points = [row for row in of_what if row["system"] == system]
       x = [row["value"] for row in points]
       steps = [row["step_seconds"] for row in points]
       median, low, high = (
@@ -251,16 +327,25 @@ def draw_growth(rows: Sequence[Row], path: pathlib.Path) -> None:
       axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
       floors = [1e3 * row["floor_seconds"] for row in points]
       axes.plot(x, floors, "o--", color=color, markersize=3, linewidth=1)
+      if what == "devices":
+        sizes = [sum(row["bytes_per_device"].values()) / 1e6 for row in points]
+        memory.plot(x, sizes, "o-", color=color, label=f"{system} ({preset})")
     axes.set(xscale="log", yscale="log", xlabel=what, ylabel="milliseconds a step")
-    ticks: list[int] = []
-    for value in sorted({row["value"] for row in rows if row["grows"] == what}):
-      if not ticks or value > 1.5 * ticks[-1]:  # Others would be written over it.
-        ticks.append(value)
-    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    axes.minorticks_off()
-    axes.legend(frameon=False, fontsize=8)
+    _ticks(axes, [row["value"] for row in of_what])
+  memory.set(xscale="log", yscale="log", xlabel="devices", ylabel="MB on each device")
+  _ticks(memory, DEVICES)
   figure.suptitle("measured (solid, quartiles shaded) and floor (dashed)", fontsize=10)
   _save(figure, path)
+
+
+def _ticks(axes: plt.Axes, values: Sequence[int]) -> None:
+  ticks: list[int] = []
+  for value in sorted(set(values)):
+    if not ticks or value > 1.5 * ticks[-1]:  # Others would be written over it.
+      ticks.append(value)
+  axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+  axes.minorticks_off()
+  axes.legend(frameon=False, fontsize=8)
 
 
 def _save(figure: plt.Figure, path: pathlib.Path) -> None:
@@ -282,7 +367,14 @@ def main() -> None:
   """Measures, or reads what was measured, and writes."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--redraw", action="store_true", help="measure nothing")
+  parser.add_argument("--elsewhere", type=json.loads, help=argparse.SUPPRESS)
   args = parser.parse_args()
+  if args.elsewhere:
+    keep, calls = args.elsewhere
+    if keep:
+      keep_freed()
+    print(json.dumps([here(*call) for call in calls]))
+    return
   keep_freed()
   kept = DOCS / "performance" / "cpu.json"
   if not args.redraw:

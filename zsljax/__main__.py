@@ -658,6 +658,12 @@ def _parser() -> argparse.ArgumentParser:
     help="its features and class embedding there, where it has several",
   )
   benchmark.add_argument(
+    "--data_devices",
+    type=int,
+    default=1,
+    help="devices over which a batch is split (default: %(default)s)",
+  )
+  benchmark.add_argument(
     "--model_devices",
     type=int,
     default=1,

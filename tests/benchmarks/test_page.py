@@ -2,7 +2,7 @@ import pytest
 
 from zsljax.errors import ZsljaxError
 
-MARKS = ("machine", "systems", "huge_pages", "input", "seeds")
+MARKS = ("machine", "systems", "fresh_memory", "input", "seeds")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,8 @@ def row(system="msdn", preset="cub7", milliseconds=2.0, **fields):
     "fraction_of_copy_rate": 0.125,
     "examples_per_second_of_one_seed": 5.0,
     "gain_of_seeds_together": 500.0,
-    "input": {**rates, "together_over_sum": 0.75},
+    "input": {**rates, "source": "from memory", "together_over_sum": 0.75},
+    "bytes_per_device": {"arguments": 10**6, "temporaries": 10**6},
   } | fields
 
 
@@ -38,7 +39,7 @@ def figures(page, **fields):
     "cores": 2,
     "jax": "1.2.3",
     "systems": [row(), row("sdl", "nus", 30.0, **fields)],
-    "huge_pages": [row()],
+    "fresh_memory": [row()],
     "input": [row()],
     "seeds": [row()],
     "growth": [
@@ -46,6 +47,11 @@ def figures(page, **fields):
       for what, curves in page.GROWTH.items()
       for system, preset, values in curves
       for value in values
+    ]
+    + [
+      row(system, preset, 8.0, grows="devices", value=value)
+      for system, preset, *_ in page.SPLIT
+      for value in page.DEVICES
     ],
   }
 

@@ -25,6 +25,7 @@ from zsljax.errors import ZsljaxError, did_you_mean, require
 from zsljax.models import Spec, System
 from zsljax.reporting.files import write_json
 from zsljax.sharding import make_mesh
+from zsljax.training import check_divides
 
 # Of a step's own products, how many of the largest are timed for the ceiling.
 _OWN_PRODUCTS = 2
@@ -39,6 +40,7 @@ class Variant:
   precision: str = "float32"
   attention: str = "xla"
   seeds: int = 1
+  data_devices: int = 1
   model_devices: int = 1
 
 
@@ -122,7 +124,8 @@ def measure(
     stored: the dataset whose label widths and precision to take.
     small: take the ceilings from small arrays, for tests.
   """
-  mesh = make_mesh(1, variant.model_devices)
+  mesh = make_mesh(variant.data_devices, variant.model_devices)
+  check_divides(batch_size, mesh, "--batch_size")
   dtype = jnp.dtype("bfloat16" if variant.precision == "bfloat16" else "float32")
   if stored:
     dtype = jax.dtypes.canonicalize_dtype(stored.storage_dtype)
@@ -229,7 +232,13 @@ def main(args) -> None:
     args.data_dir,
     args.dataset,
     args.features,
-    Variant(args.precision, args.attention, args.seeds, args.model_devices),
+    Variant(
+      args.precision,
+      args.attention,
+      args.seeds,
+      args.data_devices,
+      args.model_devices,
+    ),
   )
   print(show(figures))
   if args.json:
