@@ -389,6 +389,9 @@ def test_resident_table_must_fit(monkeypatch):
   table = {"features": np.zeros((10, 6), np.float32)}
   with pytest.raises(ZsljaxError, match="0.24 kB .* 0.2 kB are free there"):
     training.place_table(table, make_mesh(1))
+  table["labels"] = np.zeros(10, np.int32)
+  with pytest.raises(ZsljaxError, match="images to be scored: found 0.28 kB"):
+    training.Images.placed(table, 5, make_mesh(1), 10)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

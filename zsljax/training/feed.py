@@ -57,9 +57,13 @@ def feed(
 
 
 def place_table(
-  table: HostBatch, mesh: jax.sharding.Mesh, host_rows: int | None = None
+  table: HostBatch,
+  mesh: jax.sharding.Mesh,
+  host_rows: int | None = None,
+  field: str = "config.data.cache",
+  instead: str = "host or none",
 ) -> Table:
-  """A training set's columns on the devices.
+  """The columns of a set of images on the devices.
 
   Args:
     table: of this host's share of the images.
@@ -67,6 +71,8 @@ def place_table(
     host_rows: rows of the largest host's table; each has its part of what is then split
       over the ``data`` axis, padded to as many rows for every device. When None the
       table is whole on every device, and there is one host.
+    field: that an error names, if they do not fit.
+    instead: what it expects.
 
   Raises:
     ZsljaxError: they are larger than the free memory of a device.
@@ -81,9 +87,9 @@ def place_table(
   free = free_memory(mesh)
   require(
     free is None or size <= free,
-    "config.data.cache",
-    f"'device' with {in_bytes(size)} of features on a device",
-    f"host or none: {in_bytes(free or 0)} are free there",
+    field,
+    f"{in_bytes(size)} of features on a device",
+    f"{instead}: {in_bytes(free or 0)} are free there",
   )
   placed = {}
   for name, column in table.items():
@@ -180,7 +186,9 @@ class Images:
       ZsljaxError: they are larger than the free memory of a device.
     """
     split, hosts = mesh.shape["data"] > 1, jax.process_count()
-    placed = place_table(table, mesh, host_rows if split else None)
+    placed = place_table(
+      table, mesh, host_rows if split else None, "images to be scored", "fewer"
+    )
     begin = jax.process_index() * len(placed["labels"]) // hosts
     batches = -(-host_rows * hosts // batch_size)
     devices = mesh.shape["data"] // hosts
