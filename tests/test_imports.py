@@ -13,6 +13,7 @@ FLOORS = [
   {
     "errors",
     "numerics",
+    "precision",
     "classes",
     "losses",
     "sharding",
