@@ -28,7 +28,6 @@ import textwrap
 from typing import Any
 
 from absl import app, flags
-import jax
 import numpy as np
 
 from zsljax import distributed, evaluation, training
@@ -39,6 +38,7 @@ from zsljax.experiment import Experiment
 import zsljax.flags
 from zsljax.flags import parse_flags, workdir
 from zsljax.models import System, build_system
+from zsljax.precision import computed_in
 from zsljax.reporting.curves import write_columns, write_curve
 from zsljax.reporting.rows import (
   Row,
@@ -222,7 +222,7 @@ class _Scored:
 
   def all(self, function: Callable) -> Any:
     """What ``function`` makes of all images."""
-    with jax.default_matmul_precision(self.run.config["matmul_precision"]):
+    with computed_in(self.run.config["matmul_precision"]):
       return function(**self.inputs)
 
   def row(

@@ -23,6 +23,7 @@ from zsljax.experiment import Experiment
 import zsljax.flags
 from zsljax.flags import WORKDIR, parse_flags, workdir
 from zsljax.judging import Judge
+from zsljax.precision import computed_in, note
 from zsljax.reporting.files import locked
 from zsljax.reporting.metrics_log import MetricsLog
 from zsljax.sharding import replicated
@@ -101,7 +102,7 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> training.TrainState:
   lock = contextlib.nullcontext()
   if distributed.is_writer():
     lock = locked(workdir / ".lock", f"{workdir}: another process is training there")
-  with lock, jax.default_matmul_precision(config["matmul_precision"]):
+  with lock, computed_in(config["matmul_precision"]):
     if distributed.is_writer():
       meta, classes = run.dataset.metadata, run.dataset.classes
       training.open_workdir(workdir, run.config, meta, classes)
@@ -126,6 +127,7 @@ def _train(
     f"{_PLACES[data.placement].format(in_bytes(data.size_bytes))}; "
     f"{mesh.size} {jax.devices()[0].platform} device(s)"
     + (f" of {jax.process_count()} processes" if jax.process_count() > 1 else "")
+    + (f"; {about}" if (about := note(config["matmul_precision"])) else "")
   )
   per_epoch = data.steps_per_epoch
 

@@ -26,9 +26,10 @@ from zsljax import training
 from zsljax.benchmark import PRESETS, Shapes, Variant, measure, table
 from zsljax.benchmark.ceilings import Product, square_product
 from zsljax.benchmark.shapes import NUM_EXAMPLES, random_classes
-from zsljax.benchmark.step import computed_with, precisions
+from zsljax.benchmark.step import computed_with
 from zsljax.benchmark.timing import time_calls
 from zsljax.models import Batch
+from zsljax.precision import supported
 from zsljax.reporting.files import write_json
 
 Row = dict[str, Any]
@@ -122,7 +123,7 @@ def msdn(sizes: Sizes) -> Iterator[Callable[[], Row]]:
   """MSDN at 14 x 14 in every precision, against the bfloat16 matrix rate."""
   best = bfloat16_rate(sizes)
   for size in (None, sizes.large_batch):
-    for precision in precisions():
+    for precision in supported():
       for row in steps(sizes, ("msdn", "cub14", size, Variant(precision))):
         yield lambda row=row: _against(best, row())
 
@@ -137,7 +138,7 @@ def _against(rate: float, row: Row) -> Row:
 
 def recipe(sizes: Sizes) -> Iterator[Callable[[], Row]]:
   """The released CUB recipe whole, one program, on random features of its size."""
-  for precision in precisions():
+  for precision in supported():
     yield lambda precision=precision: whole_recipe(sizes, precision)
 
 
@@ -241,14 +242,14 @@ def systems(sizes: Sizes) -> Iterator[Callable[[], Row]]:
     ("sdl", "openimages"),
     ("cosine", "classes1m"),
   )
-  for precision in dict.fromkeys((precisions()[0], precisions()[-1])):
+  for precision in dict.fromkeys((supported()[0], supported()[-1])):
     for system, preset in cases:
       yield from steps(sizes, (system, preset, None, Variant(precision)))
 
 
 def attention(sizes: Sizes) -> Iterator[Callable[[], Row]]:
   """Steps with attention as XLA makes it and with the Pallas kernel."""
-  for precision in dict.fromkeys((precisions()[0], precisions()[-1])):
+  for precision in dict.fromkeys((supported()[0], supported()[-1])):
     for system, preset in (("msdn", "cub14"), ("attended_autoencoder", "cub14")):
       for form in ("xla", "pallas"):
         variant = Variant(precision, attention=form)

@@ -242,6 +242,15 @@ def written(page: str, figures: Mapping[str, Any]) -> str:
     "input": _input_table(figures["input"]),
     "seeds": _seeds_table(figures["seeds"]),
   }
+  return between_marks(page, texts)
+
+
+def between_marks(page: str, texts: Mapping[str, str]) -> str:
+  """The page with each text in the place of what its marker's name has there.
+
+  Raises:
+    ZsljaxError: a marker is not there.
+  """
   for name, text in texts.items():
     between = re.compile(f"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
     page, count = between.subn(lambda m, t=text: m[1] + t + m[2], page)

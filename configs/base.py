@@ -74,9 +74,10 @@ def get_config() -> ConfigDict:
 
   # Steps between lines of metrics.
   config.log_every = 10
-  # Of matrix products in float32 on an accelerator: `highest` is all of it;
-  # `tensorfloat32` and `bfloat16` are faster.
-  config.matmul_precision = "highest"
+  # What operands of matrix products are rounded to: `float32`; `tensorfloat32` and
+  # `bfloat16` are faster on accelerators. Parameters and sums are float32 in all. A
+  # device without it takes the next more exact one.
+  config.matmul_precision = "float32"
 
   config.mesh = ConfigDict()
   # Devices that share a batch; -1 is all that `model` leaves.

@@ -14,6 +14,7 @@ FLOORS = [
     "errors",
     "host_memory",
     "numerics",
+    "precision",
     "classes",
     "losses",
     "sharding",

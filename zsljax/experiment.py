@@ -22,6 +22,7 @@ from zsljax.data.pipeline import CACHE_LIMIT, HostBatch, available_memory, load
 from zsljax.errors import require
 from zsljax.evaluation import CALIBRATIONS
 from zsljax.models import Spec, System, build_system
+from zsljax.precision import nearest
 from zsljax.reporting.rows import Row, make_row
 from zsljax.sharding import free_memory, make_mesh, over_classes
 from zsljax.training import (
@@ -80,6 +81,8 @@ class Experiment:
     classes: the training class space.
     spec: what the system's parameters depend on.
     mesh: the devices.
+    trained_in: what the matrix products of training are computed in, which is more
+      exact than the config asks for where the devices had nothing else.
   """
 
   config: dict[str, Any]
@@ -88,6 +91,7 @@ class Experiment:
   classes: ClassSpace
   spec: Spec
   mesh: jax.sharding.Mesh
+  trained_in: str
 
   @classmethod
   def build(cls, config: Mapping[str, Any]) -> Experiment:
@@ -96,6 +100,7 @@ class Experiment:
     Raises:
       ZsljaxError: a field does not fit; the dataset is not there.
     """
+    trained_in = nearest(config["matmul_precision"])
     system = build_system(config["system"])
     dataset = open_dataset(config["data"])
     check_labels(system, dataset)
@@ -130,6 +135,7 @@ class Experiment:
       classes=classes,
       spec=spec_of(dataset.feature_shape, dataset.classes),
       mesh=make_mesh(config["mesh"]["data"], config["mesh"]["model"]),
+      trained_in=trained_in,
     )
 
   @classmethod
@@ -155,7 +161,7 @@ class Experiment:
       run.dataset.fingerprint[:12],
       f"{manifest['dataset']['fingerprint'][:12]}, the data of the training run",
     )
-    return run
+    return dataclasses.replace(run, trained_in=manifest["products"])
 
   def with_seed(self, seed: int) -> Experiment:
     """The same with another seed."""
@@ -252,6 +258,10 @@ class Experiment:
         "data": {k: meta[k] for k in ("fingerprint", "sources", "storage_dtype")},
         "versions": library_versions(),
         "device": jax.devices()[0].device_kind,
+        "products": {
+          "training": self.trained_in,
+          "scoring": nearest(config["matmul_precision"]),
+        },
         **provenance,
       },
     )

@@ -28,6 +28,7 @@ from zsljax.evaluation.calibration import gamma_of
 from zsljax.evaluation.decisions import over_batches
 from zsljax.experiment import Experiment
 from zsljax.models.attention import AttentionMaps
+from zsljax.precision import computed_in
 from zsljax.predict import Predictions, Predictor, load
 from zsljax.reporting import html
 from zsljax.reporting.curves import draw_curve
@@ -106,7 +107,7 @@ def score_test_images(run: Experiment, predictor: Predictor) -> Scored:
   on_map = np.linspace(0, size - 1, min(size, _MAPPED)).round().astype(int)
   best, labels, mapped, start = [], [], [], 0
   params = jax.device_put(predictor.params, replicated(run.mesh))
-  with jax.default_matmul_precision(predictor.precision):
+  with computed_in(predictor.precision):
     for _, parts in over_batches(outputs, params, classes, batches, run.mesh):
       best.append(parts[0])
       labels.append(parts[1])
@@ -533,7 +534,7 @@ class _Report:
 
   def _attention(self, features: np.ndarray) -> dict[str, AttentionMaps]:
     arrays = self.classes.without_names()
-    with jax.default_matmul_precision(self.predictor.precision):
+    with computed_in(self.predictor.precision):
       maps = jax.jit(self.run.system.region_attention)
       return jax.device_get(maps(self.predictor.params, features, arrays))
 
@@ -632,7 +633,7 @@ class _Report:
     embeddings = np.asarray(self.classes.embeddings)
     ends = embeddings[[at[name] for name in (own, *others)]]
     space = self.classes.subset(self.seen).extended([""] * len(ends), ends)
-    with jax.default_matmul_precision(self.predictor.precision):
+    with computed_in(self.predictor.precision):
       scores = self.run.system.scores(self.predictor.params, features[None], space)
     own_score, *rest = np.asarray(scores[0, -len(ends) :])
     return float(np.mean(rest)), float(own_score)

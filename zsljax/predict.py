@@ -22,6 +22,7 @@ from zsljax.errors import ZsljaxError, require
 from zsljax.evaluation.calibration import calibrated, gamma_of
 from zsljax.experiment import param_shapes, spec_of
 from zsljax.models import Spec, System, build_system
+from zsljax.precision import computed_in
 from zsljax.reporting.files import write_csv
 from zsljax.reporting.progress import task_bar
 from zsljax.reporting.rows import aligned, read_chosen
@@ -88,7 +89,7 @@ class Predictor:
     gamma: taken from seen classes when candidates are seen and unseen.
     calibration: how, see ``evaluation.calibration``.
     encoder: what made the features of images, where the dataset records it.
-    precision: of matrix products.
+    precision: of matrix products, see ``zsljax.precision``.
   """
 
   system: System
@@ -98,7 +99,7 @@ class Predictor:
   gamma: float = 0.0
   calibration: str = "additive"
   encoder: dict[str, Any] | None = None
-  precision: str | None = None
+  precision: str = "float32"
 
   def predict(
     self,
@@ -139,7 +140,7 @@ class Predictor:
     inputs = classes.prepared, classes.arrays, classes.places
     parts = []
     with (
-      jax.default_matmul_precision(self.precision),
+      computed_in(self.precision),
       task_bar(len(features), "predicting", "images") as bar,
     ):
       for start in range(0, len(features), _BATCH):
@@ -202,7 +203,7 @@ class Predictor:
       among += [i for i in range(len(known)) if i not in set(among)]
     require(len(among) > 0, "classes", "no candidates", "one at least")
     arrays = jax.device_put(space.without_names())
-    with jax.default_matmul_precision(self.precision):
+    with computed_in(self.precision):
       prepared = self._prepare(self.params, arrays)
     return Candidates(space, arrays, np.array(among), prepared)
 

@@ -1,20 +1,13 @@
-import importlib.util
+import importlib
 import pathlib
-import sys
 
 import pytest
 
 FOLDER = pathlib.Path(__file__).parents[2] / "benchmarks"
 
 
-@pytest.fixture(scope="session")
-def script():
-  """Loads a script of benchmarks/ as a module."""
-
-  def load(name):
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-  return load
+@pytest.fixture
+def script(monkeypatch):
+  """Imports a script of benchmarks/, which finds its neighbours as when it is run."""
+  monkeypatch.syspath_prepend(FOLDER)
+  return importlib.import_module

@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from zsljax.benchmark.step import precisions
+from zsljax.precision import supported
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def accelerator(script):
   return script("accelerator")
 
@@ -61,5 +61,5 @@ def test_everything_runs_to_its_end_on_a_cpu(command, tmp_path):
     ("msdn", 2), ("recipe", 1), ("systems", 5), ("attention", 4), ("seeds", 3),
   ):  # fmt: skip
     found = rows(tmp_path, part)
-    assert len(found) == count * len(precisions()) or part == "seeds"
+    assert len(found) == count * len(supported()) or part == "seeds"
     assert not [row["error"] for row in found if "error" in row]

@@ -5,7 +5,7 @@ from zsljax.errors import ZsljaxError
 MARKS = ("machine", "systems", "fresh_memory", "input", "seeds")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def page(script):
   return script("page")
 

@@ -44,7 +44,7 @@ def row(
         "optimizer": {"learning_rate": 0.1},
         "epochs": 1,
         "batch_size": 2,
-        "matmul_precision": "highest",
+        "matmul_precision": "float32",
         "data": {"train_split": "trainval", "sampling": sampling},
       },
       "data": {"fingerprint": fingerprint},
@@ -88,6 +88,14 @@ def test_unlike_rows_are_not_averaged():
   assert {line[0] for line in block.lines} == {
     "msdn, sampling epochs",
     "msdn, sampling class_balanced",
+  }
+  computed = [row(i) for i in range(2)]
+  for of_seed, precision in zip(computed, ("float32", "bfloat16"), strict=True):
+    of_seed["provenance"]["products"] = {"training": precision, "scoring": "float32"}
+  block, *_ = tables.make_blocks(computed)
+  assert {line[0] for line in block.lines} == {
+    "msdn, matmul_precision float32",
+    "msdn, matmul_precision bfloat16",
   }
   calibrated = [row(i) | {"calibration": "additive"} for i in range(2)]
   calibrated[1]["provenance"] |= {"gamma": 0.9}

@@ -5,7 +5,12 @@ import pytest
 from zsljax import training
 from zsljax.errors import ZsljaxError
 
-CONFIG = {"seed": 0, "data": {"dir": "/a", "name": "toy"}, "hidden": [1, 2]}
+CONFIG = {
+  "seed": 0,
+  "data": {"dir": "/a", "name": "toy"},
+  "hidden": [1, 2],
+  "matmul_precision": "float32",
+}
 DATASET = {"fingerprint": "1" * 64}
 
 
@@ -47,6 +52,7 @@ def test_other_versions_are_a_warning(tmp_path):
     (None, "no manifest.json"),
     ('{"schema": 1, ', "not readable"),
     ("{}", "schema None"),
+    ('{"schema": 2}', "schema 2, expected 3: another version of zsljax made the run"),
   ],
 )
 def test_unreadable_manifest_is_named(tmp_path, content, message):

@@ -71,7 +71,7 @@ def square_product(small: bool = False) -> Product:
 def products_in(function: Callable, *args: Any) -> dict[Product, int]:
   """How often ``function`` computes which product; loops count once."""
   counts: dict[Product, int] = {}
-  for equation in _equations(jax.make_jaxpr(function)(*args).jaxpr):
+  for equation in equations(jax.make_jaxpr(function)(*args).jaxpr):
     if equation.primitive.name == "dot_general":
       left, right = (x.aval.shape for x in equation.invars)
       product = Product(left, right, equation.params["dimension_numbers"])
@@ -96,7 +96,8 @@ def copy_call(small: bool = False) -> tuple[Callable[[], jax.Array], float]:
   return call, 2.0 * size
 
 
-def _equations(jaxpr: Any) -> Iterator[Any]:
+def equations(jaxpr: Any) -> Iterator[Any]:
+  """Those of a traced program and of all that it holds."""
   for equation in jaxpr.eqns:
     yield equation
     for inner in jax.tree.leaves(
@@ -104,4 +105,4 @@ def _equations(jaxpr: Any) -> Iterator[Any]:
     ):
       inner = getattr(inner, "jaxpr", inner)
       if hasattr(inner, "eqns"):
-        yield from _equations(inner)
+        yield from equations(inner)

@@ -25,22 +25,11 @@ from zsljax.errors import require
 from zsljax.models import Batch, Spec, System
 from zsljax.models.attention import form_over_regions
 from zsljax.models.attention_kernel import attended_scores as attention_kernel
+from zsljax.precision import computed_in, supported
 from zsljax.sharding import make_mesh, over_classes, replicated
 from zsljax.training import init_state, make_train_step, to_mesh
 
-# How matrix products are computed; parameters and sums are float32 in all.
-PRECISIONS = {
-  "float32": "highest",
-  "tensorfloat32": "TF32_TF32_F32",
-  "bfloat16": "BF16_BF16_F32",
-}
-_SUPPORTED = {"cpu": ("float32",), "tpu": ("float32", "bfloat16")}
 ATTENTION = ("xla", "pallas")
-
-
-def precisions() -> tuple[str, ...]:
-  """Those that the devices here compute in."""
-  return _SUPPORTED.get(jax.default_backend(), tuple(PRECISIONS))
 
 
 @contextlib.contextmanager
@@ -48,15 +37,16 @@ def computed_with(precision: str, attention: str = "xla"):
   """Within it, what is traced takes its matrix products and its attention so.
 
   Raises:
-    ZsljaxError: the devices do not compute in this precision.
+    ZsljaxError: the devices do not compute in this precision; another in its place
+      would falsify a measurement.
   """
-  known = precisions()
+  known = supported()
   require(
     precision in known, "--precision", repr(precision), f"{' or '.join(known)} here"
   )
   require(attention in ATTENTION, "--attention", repr(attention), "xla or pallas")
   with contextlib.ExitStack() as stack:
-    stack.enter_context(jax.default_matmul_precision(PRECISIONS[precision]))
+    stack.enter_context(computed_in(precision))
     if attention == "pallas":
       stack.enter_context(form_over_regions(attention_kernel))
     yield

@@ -477,7 +477,8 @@ def _round(dots, numpy):
 
 @jax.jit
 def _block_levels(rows, others):
-  return _round(rows @ others.T, jnp).astype(jnp.int32)
+  dots = jnp.matmul(rows, others.T, precision="highest")
+  return _round(dots, jnp).astype(jnp.int32)
 
 
 def _levels(

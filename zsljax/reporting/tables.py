@@ -218,7 +218,9 @@ def _by_name(rows: Sequence[Row]) -> dict[str, list[Row]]:
 def _settings(row: Row) -> dict[str, Any]:
   """The fields of a row's config that make it another method than others."""
   config = row["provenance"]["config"]
-  return deciding_fields(config) | {"trained on": config["data"]["train_split"]}
+  fields = deciding_fields(config) | {"trained on": config["data"]["train_split"]}
+  computed = row["provenance"].get("products")  # Older rows have none.
+  return fields | ({"matmul_precision": computed["training"]} if computed else {})
 
 
 def _circumstances(row: Row) -> str:

@@ -30,6 +30,7 @@ from zsljax.checkpoints import Checkpoints
 from zsljax.errors import ZsljaxError, did_you_mean, require
 from zsljax.experiment import Experiment
 from zsljax.judging import EMBEDDINGS, SINGLE_LABEL, Judge, Judgement
+from zsljax.precision import computed_in
 from zsljax.reporting.curves import write_curve
 from zsljax.reporting.files import append_line, locked, read_lines, write_json
 from zsljax.reporting.progress import step_bar
@@ -73,7 +74,7 @@ def sweep(config: Mapping[str, Any], seeds: int, workdir: pathlib.Path) -> list[
   stops = _stops(total, selection["stops"])
   with (
     locked(workdir / ".lock", f"{workdir}: another process is training there"),
-    jax.default_matmul_precision(config["matmul_precision"]),
+    computed_in(config["matmul_precision"]),
   ):
     recorded = {**whole.config, "data": {**whole.config["data"], "train_split": None}}
     training.open_workdir(workdir, recorded, whole.dataset.metadata, sweep=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -59,13 +60,21 @@ class Together:
     finite: which runs' losses and updates have been finite so far, ``[R]`` bool.
   """
 
-  def __init__(self, run: Experiment, variants: Sequence[Variant], total_steps: int):
+  def __init__(
+    self,
+    run: Experiment,
+    variants: Sequence[Variant],
+    total_steps: int,
+    transform: Callable[[Callable], Callable] = lambda function: function,
+  ):
     """Reads the training images.
 
     Args:
       run: an experiment; the values of its config that a variant has are not looked at.
       variants: R of them.
       total_steps: that the schedule of the learning rate is made for.
+      transform: what the initial state, the step and outputs go through before they
+        are compiled.
 
     Raises:
       ZsljaxError: the images do not fit into memory; parameters or hosts are split.
@@ -84,7 +93,7 @@ class Together:
     )
     self.run, self.variants = run, tuple(variants)
     self.finite = np.ones(len(self.variants), bool)
-    self._total_steps = total_steps
+    self._total_steps, self._transform = total_steps, transform
     self._numbers = {
       field: jnp.array([v.numbers[field] for v in self.variants], jnp.float32)
       for field in self.variants[0].numbers
@@ -115,16 +124,15 @@ class Together:
     tolerance = 0.0 if config["batch_size"] else config["optimizer"]["tolerance"]
     rows = self._rows()
     first = next(rows)
-    state = jax.jit(self._initial)(
+    state = jax.jit(self._transform(self._initial))(
       np.array([v.seed for v in self.variants]),
       self._numbers,
       first,
       self._images,
       self._classes,
     )
-    step = jax.jit(
-      lambda state, *inputs: self._step(tolerance, state, *inputs), donate_argnums=0
-    )
+    step = functools.partial(self._step, tolerance)
+    step = jax.jit(self._transform(step), donate_argnums=0)
     in_flight: deque = deque()
     converged = np.zeros(len(self.variants), bool)
     done, batch = 0, first
@@ -156,7 +164,7 @@ class Together:
 
         return jax.vmap(one)(params, numbers)
 
-      self._outputs[judge.protocol] = jax.jit(over_runs)
+      self._outputs[judge.protocol] = jax.jit(self._transform(over_runs))
     classes = jax.device_put(judge.classes, replicated(self.run.mesh))
     outputs = jax.device_get(
       self._outputs[judge.protocol](state.params, self._numbers, judge.images, classes)

@@ -15,9 +15,10 @@ import jax
 
 from zsljax.classes import ClassSpace
 from zsljax.errors import ZsljaxError
+from zsljax.precision import nearest
 from zsljax.reporting.files import explained, write_json
 
-SCHEMA = 2
+SCHEMA = 3
 CLASSES = "classes.npz"
 _FILE, _SWEEP_FILE = "manifest.json", "sweep.json"
 _LIBRARIES = (
@@ -74,6 +75,7 @@ def open_workdir(
     "dataset": dict(dataset),
     "versions": library_versions(),
     "processes": jax.process_count(),
+    "products": nearest(config["matmul_precision"]),
   }
   path = workdir / (_SWEEP_FILE if sweep else _FILE)
   if not path.exists():
@@ -110,6 +112,12 @@ def open_workdir(
     warnings.warn(
       f"{workdir} was begun by {before.get('processes', 1)} processes, now there are "
       f"{manifest['processes']}: the run continues, with other batches",
+      stacklevel=2,
+    )
+  if before["products"] != manifest["products"]:
+    warnings.warn(
+      f"{workdir} was begun with products in {before['products']}, here they are in "
+      f"{manifest['products']}: the run continues, but numbers differ",
       stacklevel=2,
     )
   changed = [
@@ -154,7 +162,8 @@ def read_manifest(workdir: pathlib.Path, sweep: bool = False) -> dict[str, Any]:
     raise ZsljaxError(f"{path}: not readable as JSON ({error})") from error
   if manifest.get("schema") != SCHEMA:
     raise ZsljaxError(
-      f"{path}: found schema {manifest.get('schema')}, expected {SCHEMA}"
+      f"{path}: found schema {manifest.get('schema')}, expected {SCHEMA}: another "
+      "version of zsljax made the run, train it again"
     )
   return manifest
 

@@ -1,0 +1,65 @@
+"""How float32 matrix products are computed; parameters, sums and the rest are float32.
+
+On a GPU, what JAX itself calls ``bfloat16`` multiplies float32 numbers in TF32; the
+algorithms named here do what they say, or do not compile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+
+import jax
+
+from zsljax.errors import ZsljaxError, did_you_mean
+
+# What JAX calls them, the most exact first.
+PRECISIONS = {
+  "float32": "highest",
+  "tensorfloat32": "TF32_TF32_F32",
+  "bfloat16": "BF16_BF16_F32",
+}
+_SUPPORTED = {"cpu": ("float32",), "tpu": ("float32", "bfloat16")}
+
+
+def supported() -> tuple[str, ...]:
+  """Those that the devices here compute in, the most exact first."""
+  return _SUPPORTED.get(jax.default_backend(), tuple(PRECISIONS))
+
+
+def nearest(precision: str) -> str:
+  """What the devices here compute in where ``precision`` is asked for.
+
+  It, or the next more exact one that they have: a run trained on a GPU is evaluated
+  anywhere.
+
+  Raises:
+    ZsljaxError: there is no such precision.
+  """
+  if precision not in PRECISIONS:
+    raise ZsljaxError(
+      f"config.matmul_precision: unknown {precision!r}. "
+      f"{did_you_mean(str(precision), PRECISIONS)}"
+    )
+  known, names = supported(), list(PRECISIONS)
+  exact_enough = names[: names.index(precision) + 1]
+  return [name for name in exact_enough if name in known][-1]
+
+
+@contextlib.contextmanager
+def computed_in(precision: str) -> Iterator[None]:
+  """Within it, what is traced takes its matrix products in ``nearest(precision)``.
+
+  Raises:
+    ZsljaxError: there is no such precision.
+  """
+  with jax.default_matmul_precision(PRECISIONS[nearest(precision)]):
+    yield
+
+
+def note(precision: str) -> str:
+  """A few words where another precision takes the place of the one asked for."""
+  found = nearest(precision)
+  if found == precision:
+    return ""
+  return f"products in {found}: this {jax.default_backend()} has no {precision} ones"
