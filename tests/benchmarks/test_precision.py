@@ -14,9 +14,9 @@ from zsljax.benchmark.ceilings import equations, products_in
 from zsljax.benchmark.shapes import random_classes, random_table, rows_of
 from zsljax.evaluation import decisions_of
 from zsljax.experiment import Experiment
+from zsljax.judging import Judge
 from zsljax.models import Batch
 from zsljax.precision import computed_in
-from zsljax.sweeps.judging import Judge
 from zsljax.sweeps.together import Together, Variant
 from zsljax.training import init_state, make_train_step
 
@@ -190,7 +190,7 @@ def test_float32_is_what_runs_together_have(precision, stand_in, tmp_path):
   run = Experiment.build(config.to_dict())
   runs = Together(run, [Variant(0), Variant(1)], 100)
   ((_, state),) = runs.states([20])
-  expected = [j.calibrated(0.1) for j in Judge(run, "test").judgements(runs, state)]
+  expected = [j.calibrated(0.1) for j in runs.judgements(Judge.of(run, "test"), state)]
   rows = [
     {"seed": seed, "step": 20, "provenance": {"gamma": 0.1, "config": run.config}}
     for seed in range(2)
