@@ -29,6 +29,7 @@ FLOORS = [
   {"flags", "sweeps", "benchmark", "benchmark_loss", "__main__"},
 ]
 ONLY_IN = {
+  "apache_beam": {"data"},
   "flax": {"models", "encoders"},
   "orbax": {"checkpoints"},
   "safetensors": {"encoders"},

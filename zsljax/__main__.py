@@ -79,7 +79,10 @@ def _store(args: argparse.Namespace, feature_set) -> None:
   from zsljax.data import prepare
   from zsljax.data.describe import describe
 
-  print(describe(prepare(feature_set, args.dest, args.storage, args.overwrite)))
+  stored = prepare(
+    feature_set, args.dest, args.storage, args.overwrite, args.beam_pipeline_options
+  )
+  print(describe(stored))
 
 
 def _build(args: argparse.Namespace) -> None:
@@ -835,6 +838,13 @@ def _add_storage(parser: argparse.ArgumentParser, name: str | None) -> None:
     action="store_true",
     help="replace a stored dataset of the same name",
   )
+  parser.add_argument(
+    "--beam_pipeline_options",
+    metavar="NAME=VALUE,...",
+    help="write the records through Apache Beam (the extra `beam`) with these of its "
+    "options, as in runner=DirectRunner,direct_running_mode=multi_processing,"
+    "direct_num_workers=8 (default: without Beam)",
+  )
 
 
 @shown_to_user
@@ -850,6 +860,11 @@ def main(argv: list[str] | None = None) -> None:
   ]
   if strange:
     parser.error(f"unrecognized arguments: {' '.join(strange)}")
+  if getattr(args, "beam_pipeline_options", None) is not None:
+    from zsljax.data.beam import pipeline_options
+
+    # What can be refused is, before hours of reading.
+    args.beam_pipeline_options = pipeline_options(args.beam_pipeline_options)
   args.run(args)
 
 

@@ -176,10 +176,10 @@ def feature_set():
 def store_in_shards():
   """Stores a set in several files a split, as large sets are."""
 
-  def store(feature_set, dest, shards):
+  def store(feature_set, dest, shards, **options):
     _, tfds = tensorflow()
     sharded = functools.partial(tfds.download.DownloadConfig, num_shards=shards)
     with mock.patch.object(tfds.download, "DownloadConfig", sharded):
-      return prepare(feature_set, dest)
+      return prepare(feature_set, dest, **options)
 
   return store

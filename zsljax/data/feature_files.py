@@ -6,6 +6,7 @@ import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import copy
+import functools
 import json
 import math
 import pathlib
@@ -94,6 +95,23 @@ class FeatureFiles:
     if self.image_files is not None:
       taken.image_files = self.image_files[rows]
     return taken
+
+  @property
+  def single_rows(self) -> bool:
+    """Whether a row is read without others that share its chunk or its file."""
+    return all(_single_rows(path) for path in self.paths)
+
+  def opener(self, rows_file: pathlib.Path) -> Callable[[], FeatureFiles]:
+    """What opens the same rows in another process, without the images' names.
+
+    Args:
+      rows_file: .npy that is written with the numbers of the rows.
+    """
+    np.save(rows_file, self._rows)
+    paths = [path.absolute() for path in self.paths]
+    return functools.partial(
+      _reopened, rows_file, paths, self._ends, self.shape[1:], self.dtype
+    )
 
   def known(self, names: Sequence[str]) -> np.ndarray:
     """Whether each image has features, ``[len(names)]`` bool; see ``rows_of``."""
@@ -195,6 +213,20 @@ def read_features(paths: Sequence[pathlib.Path]) -> FeatureFiles:
     dtype=dtype if dtype.kind == "f" else np.dtype(np.float32),
     image_files=None if names[0] is None else np.concatenate(names),
     encoder=encoders[0] if all(e == encoders[0] for e in encoders) else None,
+  )
+
+
+def _single_rows(path: pathlib.Path) -> bool:
+  if path.suffix.lower() in (".npy", ".npz"):
+    return path.suffix.lower() == ".npy"
+  with _readable(path), h5py.File(path) as file:
+    chunks = file["features"].chunks
+  return chunks is None or chunks[0] == 1
+
+
+def _reopened(rows_file: pathlib.Path, *described) -> FeatureFiles:
+  return FeatureFiles(*described, image_files=None, encoder=None).take(
+    np.load(rows_file)
   )
 
 

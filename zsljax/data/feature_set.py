@@ -293,7 +293,7 @@ def draw_classes(seen: np.ndarray, seed: int) -> np.ndarray:
   return np.random.default_rng(seed).choice(seen, number, replace=False)
 
 
-def _blocks(features: Rows) -> Iterator[np.ndarray]:
+def blocks(features: Rows) -> Iterator[np.ndarray]:
   """The features in order, a part at a time."""
   row_bytes = int(np.prod(features.shape[1:])) * features.dtype.itemsize
   size = max(1, _BLOCK_BYTES // row_bytes)
@@ -318,7 +318,7 @@ def _scan(features: Rows, where: str, notes: list[str]) -> tuple[str, float]:
   digest = hashlib.sha256(f"{features.dtype} {features.shape}".encode())
   low, high = [], []
   with task_bar(len(features), "checking features", "images") as bar:
-    for block in _blocks(features):
+    for block in blocks(features):
       digest.update(block)
       block = block.reshape(len(block), -1)
       low.append(block.min(1))

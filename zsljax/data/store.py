@@ -18,10 +18,11 @@ from typing import Any
 from absl import logging
 import ml_dtypes
 import numpy as np
+import scipy.sparse
 
 from zsljax import __version__
 from zsljax.classes import ClassSpace
-from zsljax.data.feature_set import MULTI_LABEL_SPLITS, SPLITS, FeatureSet
+from zsljax.data.feature_set import MULTI_LABEL_SPLITS, SPLITS, FeatureSet, Rows
 from zsljax.data.labels import ABSENT, PRESENT, ids_where
 from zsljax.errors import ZsljaxError, did_you_mean, require
 from zsljax.reporting.files import locked
@@ -43,8 +44,10 @@ _INDEX_FILE = "index.npz"
 _IMAGES_FILE = "images.npz"
 # What the two kinds of label lists of a multi-label set hold.
 _VALUES = {"labels": PRESENT, "absent": ABSENT}
+# Records of this many images are in memory while the index is made.
+_INDEXED_TOGETHER = 32
 # A TFRecord carries 16 bytes of lengths and checksums beside its content.
-_RECORD_OVERHEAD = 16
+RECORD_OVERHEAD = 16
 
 
 @functools.cache
@@ -94,6 +97,7 @@ def prepare(
   dest: pathlib.Path,
   storage: str = "source",
   overwrite: bool = False,
+  beam_options: Any = None,
 ) -> StoredDataset:
   """Writes the set as TFRecord shards below ``dest`` with a TFDS builder.
 
@@ -106,6 +110,8 @@ def prepare(
     dest: TFDS's ``data_dir``.
     storage: precision of the stored features, a key of ``STORAGE``.
     overwrite: replace a set of the same name that is damaged or has other content.
+    beam_options: Beam's ``PipelineOptions``: its workers write the shards, with the
+      same records in the same order. This process writes them when None.
 
   Raises:
     ZsljaxError: another set stands there, or it cannot be written.
@@ -142,7 +148,7 @@ def prepare(
           builder.download_and_prepare(
             download_dir=no_downloads,
             download_config=tfds.download.DownloadConfig(
-              try_download_gcs=False, compute_stats="skip"
+              try_download_gcs=False, compute_stats="skip", beam_options=beam_options
             ),
           )
       except (OSError, RuntimeError, tf.errors.OpError) as error:
@@ -226,41 +232,32 @@ def _builder(
           storage_dtype=str(dtype),
           feature_shape=list(feature_set.features.shape[1:]),
           validation_classes=list(feature_set.validation_classes),
-          label_widths=_label_widths(feature_set),
+          label_widths=widths,
           notes=list(feature_set.notes),
           named_images=feature_set.image_files is not None,
           encoder=feature_set.encoder and dict(feature_set.encoder),
         ),
       )
 
-  if feature_set.multi_label:
-    ids = tfds.features.Sequence(np.int64)
-    label_features = dict.fromkeys(_label_widths(feature_set), ids)
+    def _generate_splits(self, dl_manager, download_config):
+      if download_config.beam_options is None:
+        return super()._generate_splits(dl_manager, download_config)
+      from zsljax.data.beam import write_splits
 
-    def labels_of(row: int) -> dict[str, Any]:
-      return {
-        name: ids_where(feature_set.labels, row, _VALUES[name])
-        for name in label_features
-      }
+      return write_splits(self, feature_set, records, download_config)
 
+  widths = _label_widths(feature_set)
+  records = Records(feature_set.features, feature_set.labels, tuple(widths), dtype)
+  if widths:
+    label_features = dict.fromkeys(widths, tfds.features.Sequence(np.int64))
   else:
     label_features = {"label": tfds.features.Scalar(np.int64)}
-
-    def labels_of(row: int) -> dict[str, Any]:
-      return {"label": np.int64(feature_set.labels[row])}
 
   def examples(split: str) -> Iterator[tuple[int, dict[str, Any]]]:
     rows = np.sort(feature_set.splits[split])  # Read forwards; TFDS shuffles.
     with task_bar(len(rows), f"writing {split}", "images") as bar:
       for row in rows:
-        yield (
-          int(row),
-          {
-            "features": feature_set.features[row].astype(dtype),
-            **labels_of(row),
-            "row": np.int64(row),
-          },
-        )
+        yield records[row]
         bar.update()
 
   with _quiet():
@@ -282,6 +279,32 @@ def _builder(
       ),
       split_datasets={split: examples(split) for split in feature_set.splits},
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+  """What is stored of each image, by its row.
+
+  Attributes:
+    features: of all images.
+    labels: of all images, as in ``FeatureSet``.
+    lists: kinds of label lists that an image has; none where it has one label.
+    dtype: precision of the stored features.
+  """
+
+  features: Rows
+  labels: np.ndarray | scipy.sparse.csr_array
+  lists: tuple[str, ...]
+  dtype: np.dtype
+
+  def __getitem__(self, row: int) -> tuple[int, dict[str, Any]]:
+    """The key that TFDS shuffles by, and the record."""
+    if self.lists:
+      labels = {name: ids_where(self.labels, row, _VALUES[name]) for name in self.lists}
+    else:
+      labels = {"label": np.int64(self.labels[row])}
+    features = self.features[row].astype(self.dtype)
+    return int(row), {"features": features, **labels, "row": np.int64(row)}
 
 
 def _label_widths(feature_set: FeatureSet) -> dict[str, int]:
@@ -307,16 +330,16 @@ def _write_index(folder: pathlib.Path) -> None:
     "label": tf.io.FixedLenFeature((), tf.int64, default_value=-1),
   }
 
-  def entry(record):
-    found = tf.io.parse_single_example(record, fields)
-    return tf.strings.length(record), found["row"], found["label"]
+  def entries(records):
+    found = tf.io.parse_example(records, fields)
+    return tf.strings.length(records), found["row"], found["label"]
 
   arrays = {}
   for path in sorted(folder.glob("*.tfrecord-*")):
-    records = tf.data.TFRecordDataset(str(path)).map(entry, tf.data.AUTOTUNE)
-    entries = zip(*records.as_numpy_iterator(), strict=True)
-    lengths, rows, labels = map(np.array, entries)
-    ends = np.cumsum(lengths.astype(np.int64) + _RECORD_OVERHEAD)
+    batches = tf.data.TFRecordDataset(str(path)).batch(_INDEXED_TOGETHER).map(entries)
+    parts = zip(*batches.as_numpy_iterator(), strict=True)
+    lengths, rows, labels = map(np.concatenate, parts)
+    ends = np.cumsum(lengths.astype(np.int64) + RECORD_OVERHEAD)
     arrays[f"{path.name}:offset"] = np.append(0, ends[:-1])
     arrays[f"{path.name}:row"] = rows
     arrays[f"{path.name}:label"] = labels
@@ -625,7 +648,7 @@ def _read_metadata(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _check_size(folder: pathlib.Path, split) -> None:
-  expected = int(split.num_bytes) + _RECORD_OVERHEAD * split.num_examples
+  expected = int(split.num_bytes) + RECORD_OVERHEAD * split.num_examples
   found = 0
   for path in split.filepaths:
     if not path.exists():
