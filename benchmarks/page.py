@@ -353,7 +353,7 @@ def _ticks(axes: plt.Axes, values: Sequence[int]) -> None:
     if not ticks or value > 1.5 * ticks[-1]:  # Others would be written over it.
       ticks.append(value)
   axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-  axes.minorticks_off()
+  axes.xaxis.minorticks_off()
   axes.legend(frameon=False, fontsize=8)
 
 

@@ -28,7 +28,7 @@ def keep_freed() -> None:
   libc.free.argtypes = (ctypes.c_void_p,)
   libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
   for setting, value in (
-    (_M_TRIM_THRESHOLD, 2**31 - 1),
+    (_M_TRIM_THRESHOLD, -1),  # Never.
     (_M_MMAP_MAX, 0),
     (_M_ARENA_MAX, 1),
   ):
