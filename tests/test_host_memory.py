@@ -19,9 +19,9 @@ def make():
 thread = threading.Thread(target=make)
 thread.start()
 thread.join()
-lines = [line for line in open("/proc/self/maps") if "[heap]" in line]
-first, last = (int(part, 16) for part in lines[0].split()[0].split("-"))
-print(last - first)
+heap = [line.split()[0] for line in open("/proc/self/maps") if "[heap]" in line]
+ends = [[int(end, 16) for end in part.split("-")] for part in heap]
+print(sum(last - first for first, last in ends))
 """
 
 
