@@ -28,6 +28,7 @@ from zsljax.benchmark.ceilings import Product, square_product
 from zsljax.benchmark.shapes import NUM_EXAMPLES, random_classes
 from zsljax.benchmark.step import computed_with
 from zsljax.benchmark.timing import time_calls
+from zsljax.host_memory import keep_freed
 from zsljax.models import Batch
 from zsljax.precision import supported
 from zsljax.reporting.files import write_json
@@ -278,6 +279,7 @@ PARTS = {
 
 def main(argv: list[str] | None = None) -> None:
   """Runs the parts."""
+  keep_freed()
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR")
   parser.add_argument("--tiny", action="store_true", help="sizes for a CPU")

@@ -3,7 +3,8 @@
   python benchmarks/page.py             # less than 10 minutes on 2 quiet cores
   python benchmarks/page.py --redraw    # from docs/performance/cpu.json, nothing timed
 
-Needs no data. Nothing is written before all is measured.
+Needs no data, but TensorFlow for what is streamed. Nothing is written before all is
+measured.
 """
 
 from __future__ import annotations
@@ -260,7 +261,8 @@ def between_marks(page: str, texts: Mapping[str, str]) -> str:
 
 def _input_table(rows: Sequence[Row]) -> str:
   lines = [
-    "| system | input | rows/s, input alone | step alone | together | over the sum |",
+    "| system | input | rows/s, input alone | step alone | together "
+    "| time together / sum of times |",
     "| --- | --- | --- | --- | --- | --- |",
   ]
   for row in rows:

@@ -27,6 +27,7 @@ from page import DOCS, between_marks
 from zsljax.benchmark.ceilings import equations
 from zsljax.errors import ZsljaxError, require
 from zsljax.experiment import Experiment
+from zsljax.host_memory import keep_freed
 from zsljax.judging import Judge
 from zsljax.precision import PRECISIONS
 from zsljax.reporting.files import write_json, write_text
@@ -124,6 +125,7 @@ def measured(data_dir: pathlib.Path, systems: Mapping[str, Sequence[Row]]) -> li
     config = rows[0]["provenance"]["config"]
     config |= {"matmul_precision": "float32"}
     config["data"] |= {"dir": str(data_dir)}
+    config["evaluation"] |= {"every_epochs": 0}  # Older rows have none.
     run = Experiment.build(config)
     judge, seeds = Judge.of(run, "test"), [row["seed"] for row in rows]
     step, gamma = rows[0]["step"], rows[0]["provenance"]["gamma"]
@@ -177,6 +179,7 @@ def _mean(values: Sequence[float], form: str) -> str:
 
 def main() -> None:
   """Measures, or reads what was measured, and writes."""
+  keep_freed()
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   what = parser.add_mutually_exclusive_group(required=True)
   what.add_argument("--data_dir", type=pathlib.Path, metavar="DATA")

@@ -87,7 +87,8 @@ def get_config() -> ConfigDict:
 
   config.evaluation = ConfigDict()
   # Epochs between evaluations of the validation images while a run trains, with
-  # data.train_split=train; the last step is evaluated too. 0 is none.
+  # data.train_split=train; those images must fit on the devices. The last of `epochs`
+  # is evaluated too, but not where a run converges before. 0 is none.
   config.evaluation.every_epochs = 0
   # Images per step of an evaluation, rounded up to a multiple of the devices.
   config.evaluation.batch_size = 1024
@@ -106,7 +107,7 @@ def get_config() -> ConfigDict:
   # What decides on the validation classes: `h` (at the gamma where it is highest),
   # `ausuc`, `ausuc_micro` or `t1`; several labels: `zsl_map` or `gzsl_map`; learned
   # prototypes: `recall@1`, `recall@5`, `recall@10`, `map` or `accuracy`. None is the
-  # first of each.
+  # first of each. It also stands beside the progress of a watched run.
   config.selection.metric = placeholder(str)
   # At how many numbers of steps a run is judged, its last included.
   config.selection.stops = 10

@@ -28,11 +28,12 @@ evaluate = importlib.import_module("eval")
 
 ROOT = pathlib.Path(__file__).parents[1]
 FIELDS = ("optimizer.name=adam", "batch_size=64", "checkpoint.every_epochs=5")
+DATA = {"semantic_softmax": "digits", "cosine": "digits", "sdl": "multidigit"}
 SIGNALS = 20
 _STARTED: list[subprocess.Popen] = []
 
 
-def start(workdir, *fields, processes=2, each=()):
+def start(workdir, *fields, processes=2, each=(), config="semantic_softmax"):
   """Starts the processes of a run; ``each`` are further fields of the second."""
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
@@ -48,7 +49,7 @@ def start(workdir, *fields, processes=2, each=()):
   run = [
     subprocess.Popen(
       [
-        sys.executable, "train.py", "--config=configs/semantic_softmax.py:digits",
+        sys.executable, "train.py", f"--config=configs/{config}.py:{DATA[config]}",
         f"--workdir={workdir}", f"--config.data.dir={workdir.parent / 'data'}",
         *(f"--config.{field}" for field in (*FIELDS, *fields)), *flags,
       ],
@@ -153,12 +154,16 @@ def test_two_processes_equal_one(tmp_path, cache):
 
 
 @pytest.mark.slow
-def test_two_processes_watch_all_images(tmp_path):
+@pytest.mark.parametrize(
+  ("config", "protocol"),
+  [("semantic_softmax", "xian"), ("cosine", "embeddings"), ("sdl", "lesa")],
+)
+def test_two_processes_watch_all_images(tmp_path, config, protocol):
   fields = ("epochs=2", "data.train_split=train", "evaluation.every_epochs=1")
-  codes, outputs = ended(start(tmp_path / "two", *fields))
+  codes, outputs = ended(start(tmp_path / "two", *fields, config=config))
   assert codes == [0, 0], outputs
   watched = read_lines(tmp_path / "two" / "metrics.jsonl")[-1]
-  row, *_ = evaluate.evaluate(tmp_path / "two", "val")
+  row, *_ = evaluate.evaluate(tmp_path / "two", "val", protocol=protocol)
   found = {name: watched[f"val_{name}"] for name in row["metrics"]}
   assert found == pytest.approx(row["metrics"], abs=1e-6)
 

@@ -19,7 +19,7 @@ from zsljax.data import (
   open_dataset,
 )
 from zsljax.data.pipeline import CACHE_LIMIT, HostBatch, available_memory, load
-from zsljax.errors import require
+from zsljax.errors import in_bytes, require
 from zsljax.evaluation import CALIBRATIONS
 from zsljax.models import Spec, System, build_system
 from zsljax.precision import nearest
@@ -174,6 +174,10 @@ class Experiment:
       ZsljaxError: they do not fit the dataset or the devices.
     """
     config, data = self.config, self.config["data"]
+    limit = device_limit(self.mesh)
+    if config["evaluation"]["every_epochs"]:
+      watched = self.dataset.size("val") * self.dataset.row_bytes
+      limit = max(0, limit - watched // self.mesh.shape["data"])
     batches = TrainingData(
       self.dataset,
       data["train_split"],
@@ -183,7 +187,7 @@ class Experiment:
       data["sampling"],
       host=jax.process_index(),
       num_hosts=jax.process_count(),
-      device_limit=device_limit(self.mesh),
+      device_limit=limit,
       multiple_of=self.mesh.shape["data"],
     )
     if size := config["batch_size"]:
@@ -214,6 +218,14 @@ class Experiment:
     """
     classes, splits = self._scored(split)
     host, hosts = jax.process_index(), jax.process_count()
+    size = self.dataset.share(splits, host, hosts) * self.dataset.row_bytes
+    free = available_memory()
+    require(
+      size <= free,
+      f"{split} images to be scored",
+      f"{in_bytes(size)} of features",
+      f"at most {in_bytes(free)}, what is free in this host's memory",
+    )
     images = Images.placed(
       load(self.dataset, splits, host, hosts),
       self._scored_at_once,

@@ -17,7 +17,7 @@ from zsljax.errors import require
 from zsljax.evaluation import Curve, Decisions
 from zsljax.experiment import Experiment
 from zsljax.models import Batch, System
-from zsljax.sharding import replicated
+from zsljax.sharding import own_mesh, replicated
 from zsljax.training import Images
 
 SINGLE_LABEL, EMBEDDINGS, MULTI_LABEL = "xian", "embeddings", "lesa"
@@ -130,7 +130,8 @@ class Judge:
         seen,
       )
     if self.protocol == EMBEDDINGS:
-      metrics, _ = evaluation.embedding_metrics(outputs, seen, self.run.mesh)
+      mesh = self.run.mesh if jax.process_count() == 1 else own_mesh()
+      metrics, _ = evaluation.embedding_metrics(outputs, seen, mesh)
       return Judgement(metrics)
     rules = evaluation.MULTI_LABEL_PROTOCOLS[MULTI_LABEL]
     top_k = tuple(self.run.config["evaluation"]["top_k"]) or rules.top_k

@@ -63,6 +63,7 @@ def run(
   at_once=0,
   host_rows=None,
   watch_every=0,
+  spoil=False,
 ):
   """Trains the toy system; ``stop_after`` batches the process 'dies'."""
   system, spec, classes, batches = toy
@@ -91,14 +92,14 @@ def run(
       checkpoints,
       lambda start: MetricsLog(workdir, start),
       mesh,
-      watching(system, spec, classes, mesh) if watch_every else None,
+      watching(system, spec, classes, mesh, spoil) if watch_every else None,
     )
   finally:
     checkpoints.close()
 
 
-def watching(system, spec, classes, mesh, count=11):
-  """Watches the mean score of some images."""
+def watching(system, spec, classes, mesh, spoil=False, count=11):
+  """Watches the mean score of some images; if told to, refuses what is not finite."""
   table = {
     "features": np.random.default_rng(1).random((count, *spec.feature_shape)),
     "labels": np.zeros(count, np.int32),
@@ -112,9 +113,11 @@ def watching(system, spec, classes, mesh, count=11):
 
     return images.map(score)
 
-  return training.Watch(
-    images, outputs, lambda out: {"val_mean": float(out.sum() / count)}, "val_mean"
-  )
+  def metrics(out):
+    assert np.isfinite(out).all() or not spoil
+    return {"val_mean": float(out.sum() / count)}
+
+  return training.Watch(images, outputs, metrics, "val_mean")
 
 
 @pytest.mark.parametrize("at_once", [0, 2])
@@ -133,6 +136,12 @@ def test_watching_changes_nothing_and_is_of_the_state_after_the_step(
     state = run(toy, tmp_path / str(step), steps=step + 1)
     scores = jax.jit(watch.outputs)(state.params, watch.images)
     assert means[step] == pytest.approx(watch.metrics(scores)["val_mean"], rel=1e-6)
+
+
+def test_infinite_loss_is_said_before_what_is_watched(toy, tmp_path):
+  fields = {"learning_rate": 1e30}
+  with pytest.raises(ZsljaxError, match="lower config.optimizer.learning_rate"):
+    run(toy, tmp_path, fields=fields, watch_every=1, spoil=True)
 
 
 def test_interrupted_watched_run_has_the_same_log(toy, tmp_path):

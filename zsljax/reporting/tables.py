@@ -231,6 +231,9 @@ def _circumstances(row: Row) -> str:
   """
   oracle = row["selection"] == "test_oracle"
   parts = [] if oracle else [f"step {row['step']}"]
+  computed = row["provenance"].get("products")
+  if computed and computed["scoring"] != computed["training"]:
+    parts.append(f"scored in {computed['scoring']}")
   if row["selection"] == "last" and row["calibration"] != "none":
     parts.append(f"gamma {row['provenance']['gamma']:.6g}")
   if row["selection"] == "val_selected":

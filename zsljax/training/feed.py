@@ -187,7 +187,11 @@ class Images:
     """
     split, hosts = mesh.shape["data"] > 1, jax.process_count()
     placed = place_table(
-      table, mesh, host_rows if split else None, "images to be scored", "fewer"
+      table,
+      mesh,
+      host_rows if split else None,
+      "images to be scored",
+      "fewer, or while training config.evaluation.every_epochs=0",
     )
     begin = jax.process_index() * len(placed["labels"]) // hosts
     batches = -(-host_rows * hosts // batch_size)

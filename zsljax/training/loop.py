@@ -36,8 +36,8 @@ class Schedule:
     log_every: steps between lines of metrics.
     save_every: steps between checkpoints; the last step is always saved.
     tolerance: ends the run early, see ``make_train_step``; 0 never does.
-    watch_every: steps between evaluations, see ``Watch``; the last step is always
-      evaluated.
+    watch_every: steps between evaluations, see ``Watch``; the state after
+      ``total_steps`` is evaluated too.
   """
 
   total_steps: int
@@ -50,6 +50,14 @@ class Schedule:
     """The first step after ``step`` that is saved or evaluated."""
     periods = [self.save_every, self.watch_every or self.total_steps]
     return min(self.total_steps, *(step + n - step % n for n in periods))
+
+  def saved(self, step: int) -> bool:
+    """Whether the state after ``step`` steps is saved."""
+    return step % self.save_every == 0 or step == self.total_steps
+
+  def logged(self, step: int) -> bool:
+    """Whether the metrics of a step, counted from 0, are logged."""
+    return step % self.log_every == 0 or step + 1 == self.total_steps
 
   def watched(self, step: int) -> bool:
     """Whether the state after ``step`` steps is evaluated."""
@@ -128,7 +136,10 @@ def train(
   def call(state, piece, classes, told, images):
     """The steps of a piece, an evaluation, and whether any process was told to end."""
     state, metrics = over_piece(state, piece, classes)
-    outputs = None if images is None else watch.outputs(state.params, images)
+    outputs = None
+    if images is not None:
+      state = jax.lax.optimization_barrier(state)  # Steps have the bits of others.
+      outputs = watch.outputs(state.params, images)
     return state, metrics, outputs, None if told is None else told.any()
 
   steps = jax.jit(
@@ -163,19 +174,24 @@ def train(
         count = len(metrics["loss"])
         for i in range(count):
           of_step = {name: values[i].item() for name, values in metrics.items()}
-          evaluated = {}
+          converged = _converged(first + i, of_step)
           if outputs is not None and i == count - 1:
-            evaluated = dict(watch.metrics(jax.device_get(outputs)))
-          if _record(first + i, of_step, evaluated, schedule, metrics_log):
+            evaluated = watch.metrics(jax.device_get(outputs))
+            shown[watch.shown] = f"{evaluated[watch.shown]:.2f}"
+            of_step |= evaluated
+          if metrics_log and (
+            schedule.logged(first + i) or converged or watch and watch.shown in of_step
+          ):
+            metrics_log.write(first + i, of_step)
+          if converged:
             bar.update(i)
             return first + i
-        shown = {"loss": f"{of_step['loss']:.6g}"}
-        if evaluated:
-          shown[watch.shown] = f"{evaluated[watch.shown]:.2f}"
+        shown["loss"] = f"{of_step['loss']:.6g}"
         bar.set_postfix(shown, refresh=False)
         bar.update(count)
       return None
 
+    shown: dict[str, str] = {}
     step, stopping = start, False
     while not stopping:
       watched = schedule.watched(step + count)
@@ -189,7 +205,7 @@ def train(
       state, metrics, outputs, told = compiled[count, watched](*inputs_of_call)
       in_flight.append((step, metrics, outputs, told))
       # The log must reach as far as a checkpoint.
-      wait = schedule.tolerance or step + count == schedule.stop(step)
+      wait = schedule.tolerance or schedule.saved(step + count)
       converged = settle(step - (0 if wait else _BEHIND))
       step += count
       stopping = stopping or told is None and sigterm.agreed(told)
@@ -217,17 +233,8 @@ def train(
   return state
 
 
-def _record(
-  step: int,
-  metrics: dict[str, float],
-  evaluated: dict[str, float],
-  schedule: Schedule,
-  log: MetricsLog | None,
-) -> bool:
-  """Checks one step's metrics and writes those to be logged; whether it converged.
-
-  ``evaluated`` is of the state after it, if that was evaluated.
-  """
+def _converged(step: int, metrics: dict[str, float]) -> bool:
+  """Takes out of one step's metrics whether it converged; the rest must be finite."""
   converged = metrics.pop("converged", False)
   for name in ("loss",) if converged else ("loss", "update_norm"):
     if not math.isfinite(metrics[name]):
@@ -235,9 +242,6 @@ def _record(
         f"{name} is {metrics[name]} at step {step}, expected a finite number: "
         "lower config.optimizer.learning_rate or look at the features"
       )
-  last = step + 1 == schedule.total_steps
-  if log and (step % schedule.log_every == 0 or last or converged or evaluated):
-    log.write(step, metrics | evaluated)
   return converged
 
 

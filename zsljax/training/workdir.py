@@ -33,9 +33,10 @@ _LIBRARIES = (
   "tensorflow-cpu",
   "tensorflow-datasets",
 )
-# Where data lie may change between two starts; what they are may not.
-_FREE_FIELDS = ("data.dir", "data.cache")
-# What only sweeps read.
+# Where data lie may change between two starts, what they are may not; and what is
+# evaluated on the way.
+_FREE_FIELDS = ("data.dir", "data.cache", "evaluation.every_epochs")
+# What changes no run, but a sweep.
 _FREE_PARTS = ("grid.", "selection.")
 
 
