@@ -26,7 +26,6 @@ from zsljax.judging import Judge
 from zsljax.precision import computed_in, note
 from zsljax.reporting.files import locked
 from zsljax.reporting.metrics_log import MetricsLog
-from zsljax.sharding import replicated
 
 CONFIG = config_flags.DEFINE_config_file(
   "config",
@@ -171,18 +170,15 @@ def _train(
 def _watch(run: Experiment) -> training.Watch:
   """The validation images, judged as ``sweep`` judges them."""
   judge = Judge.of(run, "val")
-  classes = jax.device_put(judge.classes.without_names(), replicated(run.mesh))
 
-  def outputs(params, images_and_classes):
-    return judge.outputs(run.system, params, *images_and_classes)
+  def outputs(params, inputs):
+    return judge.outputs(run.system, params, *inputs)
 
   def metrics(outputs):
     found = judge.judgement(outputs).metrics
     return {f"val_{name}": value for name, value in found.items()}
 
-  return training.Watch(
-    (judge.images, classes), outputs, metrics, f"val_{judge.metric}"
-  )
+  return training.Watch(judge.inputs, outputs, metrics, f"val_{judge.metric}")
 
 
 def _print(line: str) -> None:

@@ -103,8 +103,14 @@ class Judge:
     labels = jax.device_get(without_features(images))
     return cls(run, classes, images, labels, protocol, metric)
 
+  @functools.cached_property
+  def inputs(self) -> tuple[Images, ClassSpace]:
+    """What ``outputs`` goes through, on the devices."""
+    classes = self.classes.without_names()
+    return self.images, jax.device_put(classes, replicated(self.run.mesh))
+
   def outputs(self, system: System, params, images: Images, classes: ClassSpace):
-    """What ``judgement`` needs of a system; traced, with ``self.images``."""
+    """What ``judgement`` needs of a system; traced, with ``self.inputs``."""
     function = {
       SINGLE_LABEL: evaluation.decisions_of,
       EMBEDDINGS: evaluation.embedded,

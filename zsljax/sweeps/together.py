@@ -165,9 +165,8 @@ class Together:
         return jax.vmap(one)(params, numbers)
 
       self._outputs[judge.protocol] = jax.jit(self._transform(over_runs))
-    classes = jax.device_put(judge.classes, replicated(self.run.mesh))
     outputs = jax.device_get(
-      self._outputs[judge.protocol](state.params, self._numbers, judge.images, classes)
+      self._outputs[judge.protocol](state.params, self._numbers, *judge.inputs)
     )
     return [
       judge.judgement(jax.tree.map(lambda x, r=r: x[r], outputs)) if finite else None

@@ -214,7 +214,7 @@ def train(
         break
       if step == schedule.total_steps:
         break
-      if step % schedule.save_every == 0:
+      if schedule.saved(step):
         checkpoints.save(step, state.params, without_params(state))
         saved = step
       if not stopping:
