@@ -28,10 +28,10 @@ from zsljax.benchmark.ceilings import Product, square_product
 from zsljax.benchmark.shapes import NUM_EXAMPLES, random_classes
 from zsljax.benchmark.step import computed_with
 from zsljax.benchmark.timing import time_calls
-from zsljax.host_memory import keep_freed
+from zsljax.devices.host_memory import keep_freed
+from zsljax.devices.precision import supported
+from zsljax.io.files import write_json
 from zsljax.models import Batch
-from zsljax.precision import supported
-from zsljax.reporting.files import write_json
 
 Row = dict[str, Any]
 # After so many seconds no further row is begun.

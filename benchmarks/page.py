@@ -29,9 +29,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from zsljax.benchmark import PRESETS, Shapes, Variant, measure, run, table
+from zsljax.devices.host_memory import keep_freed
 from zsljax.errors import ZsljaxError, require
-from zsljax.host_memory import keep_freed
-from zsljax.reporting.files import explained, write_json, write_text
+from zsljax.io.files import explained, write_json, write_text
 
 Row = dict[str, Any]
 PLAIN = Variant()

@@ -25,14 +25,14 @@ from jax.extend import core
 from page import DOCS, between_marks
 
 from zsljax.benchmark.ceilings import equations
+from zsljax.devices.host_memory import keep_freed
+from zsljax.devices.precision import PRECISIONS
 from zsljax.errors import ZsljaxError, require
-from zsljax.experiment import Experiment
-from zsljax.host_memory import keep_freed
-from zsljax.judging import Judge
-from zsljax.precision import PRECISIONS
-from zsljax.reporting.files import write_json, write_text
+from zsljax.io.files import write_json, write_text
 from zsljax.reporting.rows import Row, read_rows
-from zsljax.sweeps.together import Together, Variant
+from zsljax.runs.experiment import Experiment
+from zsljax.runs.judging import Judge
+from zsljax.runs.vmapped import Variant, VmappedRuns
 
 # Bits of an operand's mantissa; all have float32's 8 bits of exponent. The second is a
 # control: what a last bit changes, any other order of sums may change as well.
@@ -132,7 +132,7 @@ def measured(data_dir: pathlib.Path, systems: Mapping[str, Sequence[Row]]) -> li
     total = run.training_data().total_steps(config["epochs"])
     for precision, mantissa in MANTISSA.items():
       print(f"{name}, {precision}: {len(seeds)} seeds, {step} steps", flush=True)
-      runs = Together(
+      runs = VmappedRuns(
         run,
         [Variant(seed) for seed in seeds],
         total,

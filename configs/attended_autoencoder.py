@@ -20,7 +20,7 @@ A closed-form linear map of pooled features (ESZSL) has T1 62.6 there, H 10.6.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from zsljax.configs import base
 
 # The paper gives alpha (0.5) and eta (1) but neither optimizer nor scale: the others
 # were chosen on scene15, and the published sets and a set of your `own` take them. On

@@ -10,7 +10,7 @@ validation classes decides, as is usual for them.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from zsljax.configs import base
 
 DATASETS = dict.fromkeys(
   ("digits", "scene15", "awa1", "awa2", "cub", "sun", "apy", "flo", "own")

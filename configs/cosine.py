@@ -16,7 +16,7 @@ the settings of its released code: eval.py gives T1, U, S and H.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from configs import base
+from zsljax.configs import base
 from zsljax.losses import FAMILY
 
 _EMBEDDING = {

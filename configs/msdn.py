@@ -22,7 +22,7 @@ weight_calibration 0.1 or 0.03, calls every image unseen there (validation S 0).
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from configs import base
+from zsljax.configs import base
 
 _CUB = {
   "epochs": 30,

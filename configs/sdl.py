@@ -27,7 +27,7 @@ among multidigit's.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from configs import base
+from zsljax.configs import base
 
 # The released trainer is for MS-COCO: 2 rows, lambda 0.01, batch 32, 10 epochs, and the
 # recipe below, for the whole network; on features that stay as they are a constant

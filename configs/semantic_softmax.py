@@ -14,7 +14,7 @@ S 29.9, H 16.7; the problem is convex, so every seed ends there.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from configs import base
+from zsljax.configs import base
 
 # lambda, gamma. AWA1, CUB and SUN as published for attributes, on other
 # features and splits than xlsa17 (the released file has two values of gamma for

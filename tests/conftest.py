@@ -12,7 +12,9 @@ import pytest
 
 from zsljax.classes import ClassSpace
 from zsljax.data import make_feature_set, prepare
-from zsljax.training import make_optimizer
+from zsljax.training import (
+  make_optimizer,
+)
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # The same small programs are compiled many times over, here and in subprocesses.
@@ -91,7 +93,7 @@ def stand_in():
 @pytest.fixture
 def optimizer():
   """Makes an optimizer from the shipped fields and those given."""
-  from configs import base
+  from zsljax.configs import base
 
   def make(batch_size=8, total_steps=100, **fields):
     config = base.get_config().optimizer.to_dict() | fields

@@ -10,17 +10,24 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from configs import attended_autoencoder, baselines, cosine, msdn, sdl, semantic_softmax
-from zsljax.checkpoints import Checkpoints
+from zsljax.configs import (
+  attended_autoencoder,
+  baselines,
+  cosine,
+  msdn,
+  sdl,
+  semantic_softmax,
+)
 from zsljax.data import make_multilabel_set, open_dataset, prepare
 from zsljax.errors import ZsljaxError
 from zsljax.evaluation import MULTI_LABEL_PROTOCOLS
 from zsljax.losses import FAMILY
 from zsljax.models import build_system
 from zsljax.reporting.rows import read_rows
+from zsljax.training.checkpoints import Checkpoints
 
-train = importlib.import_module("train")
-eval_script = importlib.import_module("eval")
+train = importlib.import_module("zsljax.runs.train")
+eval_script = importlib.import_module("zsljax.runs.evaluate")
 evaluate = eval_script.evaluate
 
 
@@ -308,7 +315,7 @@ def test_every_member_of_the_family_has_a_config():
   for name in FAMILY:
     config = cosine.get_config(f"digits,{name}")
     assert config.system.loss_name == name
-    assert build_system(config.system.to_dict()).closed_set
+    assert build_system(config.system.to_dict()).task == "closed_set"
   with pytest.raises(ZsljaxError, match="unknown loss 'arcfase'. Did you mean 'arcfac"):
     cosine.get_config("digits,arcfase")
   with pytest.raises(ZsljaxError, match="Did you mean 'awa1'"):

@@ -10,11 +10,10 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from configs import attended_autoencoder, cosine, msdn, sdl, semantic_softmax
 from zsljax.__main__ import main
+from zsljax.configs import attended_autoencoder, cosine, msdn, sdl, semantic_softmax
 from zsljax.data import make_feature_set, prepare
 from zsljax.errors import ZsljaxError
-from zsljax.experiment import Experiment
 from zsljax.explain import (
   Scored,
   choose_images,
@@ -24,8 +23,9 @@ from zsljax.explain import (
   region_grid,
 )
 from zsljax.predict import load
+from zsljax.runs.experiment import Experiment
 
-train = importlib.import_module("train").train
+train = importlib.import_module("zsljax.runs.train").train
 
 GRID, CELL = 4, 8
 _Y, _X = np.mgrid[:CELL, :CELL] - (CELL - 1) / 2

@@ -3,7 +3,7 @@ import pathlib
 import jax
 import pytest
 
-from zsljax import flags
+from zsljax.cli import flags
 
 
 @pytest.fixture

@@ -7,15 +7,16 @@ import jax
 import numpy as np
 import pytest
 
-from configs import cosine, msdn, semantic_softmax
 import train
 import zsljax
 from zsljax.classes import ClassSpace
-from zsljax.data.class_table import write_class_table
+from zsljax.configs import cosine, msdn, semantic_softmax
+from zsljax.data.files.class_table import write_class_table
 from zsljax.errors import ZsljaxError
-from zsljax.experiment import Experiment, spec_of
 from zsljax.models import build_system
 from zsljax.predict import Predictor
+from zsljax.runs.experiment import Experiment, spec_of
+from zsljax.runs.workdir import read_manifest
 
 
 def trained(module, folder, argument="digits", **fields):
@@ -51,7 +52,7 @@ def described(predictor, names, shift=0.0):
 def test_predictions_are_the_system_s_scores(run, images):
   predictor = zsljax.load(run, gamma=0.3)
   found = predictor.predict(images, top_k=10, seen=True)
-  experiment = Experiment.build(zsljax.training.read_manifest(run)["config"])
+  experiment = Experiment.build(read_manifest(run)["config"])
   classes = experiment.dataset.classes
   scores = np.asarray(experiment.system.scores(predictor.params, images, classes))
   scores = scores - 0.3 * np.asarray(classes.seen)

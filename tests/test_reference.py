@@ -8,12 +8,12 @@ import pathlib
 import numpy as np
 import pytest
 
-from configs import attended_autoencoder, baselines, msdn, sdl, semantic_softmax
+from zsljax.configs import attended_autoencoder, baselines, msdn, sdl, semantic_softmax
 from zsljax.data import prepare, read_multilabel, read_regions, read_xlsa17
-from zsljax.sweeps import sweep
+from zsljax.runs.sweep import sweep
 
-train = importlib.import_module("train")
-evaluate = importlib.import_module("eval").evaluate
+train = importlib.import_module("zsljax.runs.train")
+evaluate = importlib.import_module("zsljax.runs.evaluate").evaluate
 DATA = pathlib.Path(os.environ.get("ZSLJAX_DATA", "")).absolute()
 
 REGIONS = DATA / "scene15" / "feature_map_MobileNetV2_Scene15.hdf5"

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zsljax import benchmark, benchmark_loss
+from zsljax import benchmark
+from zsljax.benchmark import loss as benchmark_loss
 from zsljax.data import prepare
-from zsljax.data.digits import read_digits
-from zsljax.data.multidigit import read_multidigit
+from zsljax.data.builtin.digits import read_digits
+from zsljax.data.builtin.multidigit import read_multidigit
 from zsljax.errors import ZsljaxError
 from zsljax.losses import pairwise_ranking
 

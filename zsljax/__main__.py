@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import importlib
 import pathlib
 
+from zsljax.devices.host_memory import keep_freed
 from zsljax.errors import ZsljaxError, shown_to_user
-from zsljax.host_memory import keep_freed
 
 
 def _import_xlsa17(args: argparse.Namespace) -> None:
@@ -125,8 +125,8 @@ def _encoded_for(
   args: argparse.Namespace, names: Sequence[str]
 ) -> tuple[list[pathlib.Path], list[str]]:
   """Features that ``data build`` makes when it is given none, and who has none."""
-  from zsljax.data.class_table import read_class_table
-  from zsljax.data.multilabel import read_names
+  from zsljax.data.files.class_table import read_class_table
+  from zsljax.data.importers.multilabel import read_names
   from zsljax.encoders import encode_folder, load_encoder
 
   for flag in ("images", "weights"):
@@ -151,11 +151,13 @@ def _encoded_for(
 
 
 def _describe(args: argparse.Namespace) -> None:
+  from zsljax.data.data_warnings import data_warnings
   from zsljax.data.describe import describe
-  from zsljax.data.oddities import oddities
   from zsljax.data.store import all_below
 
-  pages = (describe(dataset, oddities(dataset)) for dataset in all_below(args.folder))
+  pages = (
+    describe(dataset, data_warnings(dataset)) for dataset in all_below(args.folder)
+  )
   print("\n\n".join(pages))
 
 
@@ -519,7 +521,7 @@ def _parser() -> argparse.ArgumentParser:
     "trained as one program. Fields of the config are set as for train.py, with "
     "--config.FIELD=VALUE. The same command again continues an interrupted sweep.",
   )
-  sweep.set_defaults(run=_of("zsljax.sweeps.commands:sweep_command"))
+  sweep.set_defaults(run=_of("zsljax.runs.commands:sweep_command"))
   _add_sweep(sweep)
 
   compare = verbs.add_parser(
@@ -528,7 +530,7 @@ def _parser() -> argparse.ArgumentParser:
     description="A sweep for each loss, in WORKDIR/<loss>, with the dataset of "
     "--config=configs/cosine.py:DATASET, and one table.",
   )
-  compare.set_defaults(run=_of("zsljax.sweeps.commands:compare_command"))
+  compare.set_defaults(run=_of("zsljax.runs.commands:compare_command"))
   _add_sweep(compare)
   compare.add_argument(
     "--losses",
@@ -545,7 +547,7 @@ def _parser() -> argparse.ArgumentParser:
     "--config.FIELD=VALUE. The same command again continues.",
   )
   reproduce.set_defaults(
-    run=_of("zsljax.sweeps.reproduce:reproduce_command"), takes_fields=True
+    run=_of("zsljax.runs.reproduce:reproduce_command"), takes_fields=True
   )
   reproduce.add_argument("--systems", default="all", help="NAME,NAME or all")
   reproduce.add_argument(
@@ -706,7 +708,7 @@ def _parser() -> argparse.ArgumentParser:
     description="Value and gradient of SDL's loss, beside the scores alone, positives "
     "padded to the batch's maximum, and all pairs of labels; with their memory.",
   )
-  benchmark_loss.set_defaults(run=_of("zsljax.benchmark_loss:main"))
+  benchmark_loss.set_defaults(run=_of("zsljax.benchmark.loss:main"))
   benchmark_loss.add_argument(
     "--preset", default="nus", help="nus or openimages (default: %(default)s)"
   )

@@ -13,8 +13,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from zsljax.checkpoints import Checkpoints
 from zsljax.classes import ClassSpace
+from zsljax.devices.mesh import replicated
+from zsljax.devices.precision import computed_in
 from zsljax.errors import ZsljaxError, require
 from zsljax.evaluation import (
   Decisions,
@@ -26,13 +27,12 @@ from zsljax.evaluation import (
 )
 from zsljax.evaluation.calibration import gamma_of
 from zsljax.evaluation.decisions import over_batches
-from zsljax.experiment import Experiment
+from zsljax.io.files import explained, write_text
+from zsljax.models import CLOSED_SET, MULTI_LABEL, AttendsToRegions, Embeds
 from zsljax.models.attention import AttentionMaps
-from zsljax.precision import computed_in
 from zsljax.predict import Predictions, Predictor, load
 from zsljax.reporting import html
 from zsljax.reporting.curves import draw_curve
-from zsljax.reporting.files import explained, write_text
 from zsljax.reporting.photos import find_photos, read_photo
 from zsljax.reporting.pictures import (
   MOST_NAMES,
@@ -44,7 +44,8 @@ from zsljax.reporting.pictures import (
   draw_photo,
 )
 from zsljax.reporting.rows import calibration_of, read_rows
-from zsljax.sharding import replicated
+from zsljax.runs.experiment import Experiment
+from zsljax.training.checkpoints import Checkpoints
 
 MAPS = ("tsne", "pca")
 REPORT = "report.html"
@@ -99,7 +100,7 @@ def score_test_images(run: Experiment, predictor: Predictor) -> Scored:
     scores = system.scores(params, batch.features, classes)
     embed = getattr(system, "embed", None)
     mapped = scores if embed is None else embed(params, batch.features)
-    if system.multi_label:
+    if system.task == MULTI_LABEL:
       return scores.argmax(1), classes.positions(batch.labels), mapped
     return decide(scores, batch.labels, classes), None, mapped
 
@@ -119,12 +120,12 @@ def score_test_images(run: Experiment, predictor: Predictor) -> Scored:
   mapped = np.concatenate(mapped)
   require_numbers(mapped)
   seen, decisions = np.asarray(classes.seen), None
-  if system.multi_label:
+  if system.task == MULTI_LABEL:
     predicted, labels = best, np.concatenate(labels)
   else:
     labels = best.label[:, None]
     predicted = best.seen_class
-    if not system.closed_set:
+    if system.task != CLOSED_SET:
       decisions = best
       predicted = generalized_predictions(
         decisions, predictor.gamma, predictor.calibration
@@ -406,7 +407,7 @@ class _Report:
 
   def _calibration(self) -> str:
     system = self.run.system
-    if system.multi_label or system.closed_set:
+    if system.task == MULTI_LABEL or system.task == CLOSED_SET:
       return "none"
     gamma, kind = self.predictor.gamma, self.predictor.calibration
     return "none" if self._uncalibrated else f"{kind}, gamma {gamma:.4g}"
@@ -481,7 +482,7 @@ class _Report:
     """What is not shown of images, and why."""
     system = self.run.system
     told = []
-    attends = hasattr(system, "region_attention")
+    attends = isinstance(system, AttendsToRegions)
     if not attends:
       told.append(f"{system.name} does not attend to regions: there is no attention.")
     elif self._grid() is None:
@@ -500,7 +501,7 @@ class _Report:
           else " This dataset has no names of images by which to find them."
         )
       )
-    if system.closed_set:
+    if system.task == CLOSED_SET:
       told.append(
         "It has learned a weight for each class and decides without attributes."
       )
@@ -512,7 +513,7 @@ class _Report:
     return told
 
   def _grid(self) -> tuple[int, int] | None:
-    if not hasattr(self.run.system, "region_attention"):
+    if not isinstance(self.run.system, AttendsToRegions):
       return None
     return region_grid(
       self.run.dataset.metadata["features"], self.predictor.spec.feature_shape[0]
@@ -643,19 +644,19 @@ class _Report:
     scored, system = self.scored, self.run.system
     points, made_by = on_plane(scored.mapped, how)
     what = "class scores, without gamma"
-    if hasattr(system, "embed"):
+    if isinstance(system, Embeds):
       what = "embeddings"
     title = (
       f"{made_by} of {what} ({scored.mapped.shape[1]} numbers), "
       f"{len(points)} of {len(scored.names)} test images"
     )
-    classes = None if system.multi_label else scored.labels[scored.on_map, 0]
+    classes = None if system.task == MULTI_LABEL else scored.labels[scored.on_map, 0]
     path = self.dest / "map.png"
     draw_map(
       path, points, scored.unseen[scored.on_map], classes, self.classes.names, title
     )
     caption = f"Every point is a test image, placed by its {what}. "
-    if system.multi_label:
+    if system.task == MULTI_LABEL:
       caption += (
         "Unseen: images with at least one unseen label. Images have several labels, so "
         "there are no colours of classes."
@@ -667,10 +668,10 @@ class _Report:
   def _without(self, title: str) -> str | None:
     """The section of something that does not apply, and why; None where it does."""
     system = self.run.system
-    if not system.multi_label and not system.closed_set:
+    if system.task != MULTI_LABEL and system.task != CLOSED_SET:
       return None
     why = "images have several labels here, which are ranked and not set apart"
-    if system.closed_set:
+    if system.task == CLOSED_SET:
       why = f"{system.name} with learned class weights knows no unseen class"
     return html.section(title, html.paragraph(f"Not drawn: {why}."))
 
@@ -714,8 +715,8 @@ class _Report:
   def confusion(self) -> str:
     """What images of each class are taken for."""
     title = "Confusion of classes"
-    closed_set = self.run.system.closed_set
-    if self.run.system.multi_label:
+    closed_set = self.run.system.task == CLOSED_SET
+    if self.run.system.task == MULTI_LABEL:
       return self._without(title)
     shares, rows, columns = confusion(self.scored, self.seen, closed_set)
     path = self.dest / "confusion.png"

@@ -13,21 +13,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zsljax.checkpoints import Checkpoints
 from zsljax.classes import ClassSpace
-from zsljax.data.class_table import ClassTable, read_class_table
-from zsljax.data.feature_files import FeatureFiles, finite_rows, read_features
+from zsljax.data.files.class_table import ClassTable, read_class_table
+from zsljax.data.files.features import FeatureFiles, finite_rows, read_features
+from zsljax.devices.mesh import make_mesh
+from zsljax.devices.precision import computed_in
 from zsljax.encoders import check, encode_images, load_encoder
 from zsljax.errors import ZsljaxError, require
 from zsljax.evaluation.calibration import calibrated, gamma_of
-from zsljax.experiment import param_shapes, spec_of
-from zsljax.models import Spec, System, build_system
-from zsljax.precision import computed_in
-from zsljax.reporting.files import write_csv
-from zsljax.reporting.progress import task_bar
+from zsljax.io.files import write_csv
+from zsljax.io.progress import task_bar
+from zsljax.models import CLOSED_SET, MULTI_LABEL, Spec, System, build_system
 from zsljax.reporting.rows import aligned, read_chosen
-from zsljax.sharding import make_mesh
-from zsljax.training import CLASSES, read_manifest, run_identity
+from zsljax.runs.experiment import param_shapes, spec_of
+from zsljax.runs.workdir import CLASSES, read_manifest, run_identity
+from zsljax.training.checkpoints import Checkpoints
 
 # Points of each way along which a score's lead is shared among attributes.
 _PATH = 16
@@ -89,7 +89,7 @@ class Predictor:
     gamma: taken from seen classes when candidates are seen and unseen.
     calibration: how, see ``evaluation.calibration``.
     encoder: what made the features of images, where the dataset records it.
-    precision: of matrix products, see ``zsljax.precision``.
+    precision: of matrix products, see ``zsljax.devices.precision``.
   """
 
   system: System
@@ -135,7 +135,7 @@ class Predictor:
     require(top_k >= 1, "top_k", top_k, "1 or more")
     require(attributes >= 0, "attributes", attributes, "0 or more")
     attributes = min(attributes, self.spec.num_attributes)
-    if self.system.closed_set:
+    if self.system.task == CLOSED_SET:
       attributes = 0  # None of them decides.
     inputs = classes.prepared, classes.arrays, classes.places
     parts = []
@@ -157,7 +157,7 @@ class Predictor:
     return Predictions(
       classes=[[space.names[i] for i in row] for row in best],
       scores=scores,
-      probabilities=None if self.system.multi_label else chances,
+      probabilities=None if self.system.task == MULTI_LABEL else chances,
       attributes=[
         [(names[i], float(share)) for i, share in zip(row, of_image, strict=True)]
         for row, of_image in zip(deciding, shares, strict=True)
@@ -182,11 +182,11 @@ class Predictor:
     known = self.classes.subset(np.asarray(self.classes.seen))
     if classes is None:
       given = known
-      if not self.system.closed_set:
+      if self.system.task != CLOSED_SET:
         given = self.classes.subset(~np.asarray(self.classes.seen))
     else:
       given = self._given(classes)
-    if self.system.closed_set:
+    if self.system.task == CLOSED_SET:
       strange = [name for name in given.names if name not in known.names]
       require(
         not strange,
@@ -280,7 +280,7 @@ class Predictor:
     num_seen = int(np.sum(self.classes.seen))
 
     def best(params, features, prepared, space, places, top_k, attributes):
-      scores = self.system.compare(features, prepared)
+      scores = self.system.score(features, prepared)
       scores = calibrated(scores, space.seen, self.gamma, self.calibration)
       scores = scores[:, places]
       top, at = jax.lax.top_k(scores, top_k)

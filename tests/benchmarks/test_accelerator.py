@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from zsljax.precision import supported
+from zsljax.devices.precision import supported
 
 
 @pytest.fixture

@@ -8,17 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import cosine
 from zsljax.benchmark import PRESETS
 from zsljax.benchmark.ceilings import equations, products_in
 from zsljax.benchmark.shapes import random_classes, random_table, rows_of
+from zsljax.configs import cosine
+from zsljax.devices.precision import computed_in
 from zsljax.evaluation import decisions_of
-from zsljax.experiment import Experiment
-from zsljax.judging import Judge
 from zsljax.models import Batch
-from zsljax.precision import computed_in
-from zsljax.sweeps.together import Together, Variant
-from zsljax.training import init_state, make_train_step
+from zsljax.runs.experiment import Experiment
+from zsljax.runs.judging import Judge
+from zsljax.runs.vmapped import Variant, VmappedRuns
+from zsljax.training import (
+  init_state,
+  make_train_step,
+)
 
 SYSTEMS = {
   "msdn": ("cub7", "rmsprop"),
@@ -188,7 +191,7 @@ def test_float32_is_what_runs_together_have(precision, stand_in, tmp_path):
   config.batch_size = 16
   config.mesh.data = 1
   run = Experiment.build(config.to_dict())
-  runs = Together(run, [Variant(0), Variant(1)], 100)
+  runs = VmappedRuns(run, [Variant(0), Variant(1)], 100)
   ((_, state),) = runs.states([20])
   expected = [j.calibrated(0.1) for j in runs.judgements(Judge.of(run, "test"), state)]
   rows = [

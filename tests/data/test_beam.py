@@ -15,7 +15,7 @@ import scipy.sparse
 
 from zsljax.__main__ import main
 from zsljax.data import make_multilabel_set, prepare, store
-from zsljax.data.feature_files import read_features
+from zsljax.data.files.features import read_features
 from zsljax.errors import ZsljaxError
 
 # TFDS asks protobuf in a way that the newest before 7, which Beam needs, warns of.

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from zsljax.data import build_set, images_in, prepare, read_labels
+from zsljax.data.data_warnings import data_warnings
 from zsljax.data.describe import describe
 from zsljax.data.export import export_xlsa17
-from zsljax.data.oddities import oddities
-from zsljax.data.xlsa17 import read_xlsa17
+from zsljax.data.importers.xlsa17 import read_xlsa17
 from zsljax.errors import ZsljaxError
 
 NAMES = ("ape", "bat", "cow", "dog", "sea_elk")
@@ -282,7 +282,7 @@ def test_stored_set_is_described_and_exported(own, tmp_path):
   own.classes["bat"] = own.classes["ape"]
   feature_set, _ = own.write().build()
   stored = prepare(feature_set, tmp_path / "data")
-  odd = oddities(stored)
+  odd = data_warnings(stored)
   page = describe(stored, odd)
   for text in (
     "ape and bat",

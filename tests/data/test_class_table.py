@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from zsljax.classes import ClassSpace
-from zsljax.data.class_table import read_class_table, write_class_table
+from zsljax.data.files.class_table import read_class_table, write_class_table
 from zsljax.errors import ZsljaxError
 
 HEADER = "class,striped,wings,size"

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import sklearn.datasets
 
-from zsljax.data.digits import (
+from zsljax.data.builtin.digits import (
   ATTRIBUTES,
   UNSEEN,
   VALIDATION,

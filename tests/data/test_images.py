@@ -4,7 +4,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from zsljax.data.images import (
+from zsljax.data.files.images import (
   DEVIATION,
   MEAN,
   image_batches,

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from zsljax.data.matfile import read_mat
+from zsljax.data.files.matfile import read_mat
 from zsljax.errors import ZsljaxError
 
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from zsljax.data.digits import UNSEEN, read_digits
-from zsljax.data.multidigit import SIZES, read_multidigit
+from zsljax.data.builtin.digits import UNSEEN, read_digits
+from zsljax.data.builtin.multidigit import SIZES, read_multidigit
 
 
 @pytest.fixture(scope="module")

@@ -10,15 +10,15 @@ import pytest
 
 from zsljax.__main__ import main
 from zsljax.data import (
-  coco,
   evaluation_batches,
   prepare,
   read_coco,
   read_nus_wide,
   read_open_images,
 )
-from zsljax.data.annotations import Annotations, annotated_set
-from zsljax.data.feature_files import read_features
+from zsljax.data.files.features import read_features
+from zsljax.data.importers import coco
+from zsljax.data.importers.annotations import Annotations, annotated_set
 from zsljax.data.labels import sparse_labels
 from zsljax.errors import ZsljaxError
 

@@ -6,7 +6,8 @@ import h5py
 import numpy as np
 import pytest
 
-from zsljax.data import evaluation_batches, prepare, read_regions, regions
+from zsljax.data import evaluation_batches, prepare, read_regions
+from zsljax.data.importers import regions
 from zsljax.errors import ZsljaxError
 
 CLASSES = 6

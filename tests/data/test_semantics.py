@@ -1,7 +1,7 @@
 import numpy as np
 
 from zsljax.__main__ import main
-from zsljax.data.class_table import read_class_table
+from zsljax.data.files.class_table import read_class_table
 
 
 def test_names_become_a_class_table(tmp_path, capsys):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from zsljax.data import StoredDataset, TrainingData, open_dataset, prepare, store
+from zsljax.data.builtin.digits import read_digits
 from zsljax.data.describe import describe
-from zsljax.data.digits import read_digits
 from zsljax.data.feature_set import SPLITS
 from zsljax.errors import ZsljaxError
 
@@ -395,7 +395,7 @@ def test_open_imported(copy, tmp_path):
 def test_embedded_set_of_another_version_is_made_again(tmp_path, monkeypatch):
   config = {"name": "digits", "features": None, "dir": str(tmp_path)}
   first = open_dataset(config)
-  monkeypatch.setattr("zsljax.data.digits.VALIDATION", (2, 5))
+  monkeypatch.setattr("zsljax.data.builtin.digits.VALIDATION", (2, 5))
   second = open_dataset(config)
   assert first.folder == second.folder
   assert first.metadata["validation_classes"] == [3, 7]

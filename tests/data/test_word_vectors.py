@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from zsljax.data.word_vectors import label_vectors, read_word_vectors
+from zsljax.data.files.word_vectors import label_vectors, read_word_vectors
 from zsljax.errors import ZsljaxError
 
 WORDS = ("polar", "bear", "Turkey", "grizzly_bear", "Flügel", "void")

@@ -6,7 +6,7 @@ import scipy.io
 
 from zsljax.data import read_xlsa17
 from zsljax.data.feature_set import SPLITS, sha256_of
-from zsljax.data.published import PUBLISHED, dataset_name
+from zsljax.data.importers.published import PUBLISHED, dataset_name
 from zsljax.errors import ZsljaxError
 
 NAMES = ("ape", "bat", "cow", "dog", "elk", "fox")

@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 
 from zsljax.__main__ import main
-from zsljax.data.feature_files import read_features
+from zsljax.data.files.features import read_features
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ import safetensors.numpy
 import tensorflow as tf
 
 from zsljax.data import build_set, images_in, prepare
-from zsljax.data.feature_files import read_features
+from zsljax.data.files.features import read_features
 from zsljax.encoders import encode_folder, encode_images, load_encoder
 from zsljax.errors import ZsljaxError
-from zsljax.experiment import spec_of
 from zsljax.models import build_system
 from zsljax.predict import Predictor, _check_origin, _encoded
+from zsljax.runs.experiment import spec_of
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from zsljax.data.feature_files import read_features
+from zsljax.data.files.features import read_features
 from zsljax.encoders import encode_folder, encode_images, feature_store, load_encoder
 from zsljax.errors import ZsljaxError
 

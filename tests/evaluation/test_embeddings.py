@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from zsljax.devices.mesh import make_mesh
 from zsljax.errors import ZsljaxError
 from zsljax.evaluation.embeddings import (
   cosine_statistics,
@@ -19,7 +20,6 @@ from zsljax.evaluation.embeddings import (
   retrieval,
   verification,
 )
-from zsljax.sharding import make_mesh
 
 RATES = (0.5, 0.2, 0.1, 0.0)
 few_examples = settings(max_examples=10)

@@ -11,8 +11,8 @@ import pytest
 
 from zsljax import evaluation
 from zsljax.classes import ClassSpace
+from zsljax.devices.mesh import make_mesh
 from zsljax.errors import ZsljaxError
-from zsljax.sharding import make_mesh
 
 
 def random_case(seed=0, images=60, classes=7, unseen=3, ties=False):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from zsljax.classes import ClassSpace
+from zsljax.devices.mesh import make_mesh
 from zsljax.errors import ZsljaxError
 from zsljax.evaluation import (
   MULTI_LABEL_PROTOCOLS,
@@ -17,7 +18,6 @@ from zsljax.evaluation import (
   precision_and_recall,
   score_all,
 )
-from zsljax.sharding import make_mesh
 
 GOLDEN = pathlib.Path(os.environ.get("ZSLJAX_GOLDEN") or "absent") / "metrics.json"
 NAMES = ("lesa", "biam_openimages", "sdl", "ml_decoder")

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 from zsljax.classes import ClassSpace
+from zsljax.devices.mesh import make_mesh, over_batch, over_classes, replicated
 from zsljax.errors import ZsljaxError
 from zsljax.losses import FAMILY
-from zsljax.models import Batch, CosineClassifier, Spec, build_system
+from zsljax.models import CLOSED_SET, Batch, CosineClassifier, Spec, build_system
 from zsljax.models.cosine import class_standardise, sample_classes
-from zsljax.sharding import make_mesh, over_batch, over_classes, replicated
-from zsljax.training import init_state, make_train_step
+from zsljax.training import (
+  init_state,
+  make_train_step,
+)
 
 SPEC = Spec((9,), 4, 12)
 PRESETS = ("embedding", "zero_shot", "class_norm")
@@ -69,7 +72,7 @@ def standardised(x, seen):
 
 
 def numpy_prototypes(system, params, space):
-  if system.closed_set:
+  if system.task == CLOSED_SET:
     return np.asarray(params["prototypes"])[space.ids]
   layers = params["generator"]
   x = relu(dense(2 * unit(space.embeddings), layers["hidden_0"]))
@@ -210,7 +213,7 @@ def test_learned_prototypes_are_rows_of_class_ids():
   _, gradient = gradient_of(system, params, batch_of(space, 40), space)
   moved = np.flatnonzero(np.any(np.asarray(gradient["prototypes"]) != 0, axis=1))
   np.testing.assert_array_equal(moved, np.sort(space.ids[space.seen]))
-  assert system.closed_set and not make("zero_shot")[0].closed_set
+  assert system.task == CLOSED_SET and make("zero_shot")[0].task != CLOSED_SET
 
 
 @pytest.mark.parametrize("name", FAMILY)

@@ -14,7 +14,10 @@ import pytest
 from zsljax.classes import ClassSpace
 from zsljax.errors import ZsljaxError
 from zsljax.models import MSDN, Batch, Spec, build_system
-from zsljax.training import init_state, make_train_step
+from zsljax.training import (
+  init_state,
+  make_train_step,
+)
 
 PRESETS = ("paper", "official_code")
 GOLDEN = pathlib.Path(os.environ.get("ZSLJAX_GOLDEN") or "absent").absolute()

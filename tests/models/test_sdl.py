@@ -14,9 +14,9 @@ import pytest
 from zsljax.benchmark import PRESETS as SHAPES
 from zsljax.classes import ClassSpace
 from zsljax.data.labels import padded_ids
+from zsljax.devices.mesh import make_mesh, over_batch, replicated
 from zsljax.errors import ZsljaxError
 from zsljax.models import SDL, Batch, Spec, build_system, label_scores
-from zsljax.sharding import make_mesh, over_batch, replicated
 
 PRESETS = ("paper", "official_code")
 GOLDEN = pathlib.Path(os.environ.get("ZSLJAX_GOLDEN") or "absent").absolute()

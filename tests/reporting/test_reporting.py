@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from zsljax.errors import ZsljaxError
-from zsljax.reporting.files import append_line, locked, read_lines, write_json
+from zsljax.io.files import append_line, locked, read_lines, write_json
 from zsljax.reporting.metrics_log import MetricsLog
 from zsljax.reporting.rows import add_rows, make_row, read_rows, terminal_table
 

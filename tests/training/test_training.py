@@ -11,15 +11,15 @@ import numpy as np
 import optax
 import pytest
 
-from configs import base
 from zsljax import training
-from zsljax.checkpoints import Checkpoints
+from zsljax.configs import base
 from zsljax.data import TrainingData, open_dataset
+from zsljax.devices.mesh import make_mesh, replicated
 from zsljax.errors import Stopped, ZsljaxError
+from zsljax.io.files import read_lines
 from zsljax.models import Batch
-from zsljax.reporting.files import read_lines
 from zsljax.reporting.metrics_log import MetricsLog
-from zsljax.sharding import make_mesh, replicated
+from zsljax.training.checkpoints import Checkpoints
 
 
 class Killed(Exception):
@@ -74,9 +74,9 @@ def run(
     batches = Dying(batches, stop_after)
   mesh = make_mesh(devices)
   checkpoints = Checkpoints(workdir, {"system": "toy"}, keep)
-  inputs = training.Sent(batches.batches, mesh, batches.num_examples)
+  inputs = training.HostInputs(batches.batches, mesh, batches.num_examples)
   if at_once:
-    inputs = training.Resident(
+    inputs = training.DeviceInputs(
       batches.table, batches.rows, mesh, batches.num_examples, at_once, host_rows
     )
   try:
@@ -117,7 +117,7 @@ def watching(system, spec, classes, mesh, spoil=False, count=11):
     assert np.isfinite(out).all() or not spoil
     return {"val_mean": float(out.sum() / count)}
 
-  return training.Watch(images, outputs, metrics, "val_mean")
+  return training.PeriodicEval(images, outputs, metrics, "val_mean")
 
 
 @pytest.mark.parametrize("at_once", [0, 2])
@@ -373,10 +373,10 @@ def test_resident_batches_equal_sent_ones(tmp_path, devices, split, sampling):
   size = 4 if sampling == "class_balanced" else 256
   data = TrainingData(store, "trainval", size, 0, "device", sampling)
   mesh = make_mesh(devices)
-  resident = training.Resident(
+  resident = training.DeviceInputs(
     data.table, data.rows, mesh, 32, 2, data.host_rows if split else None
   )
-  sent = training.Sent(data.batches, mesh, 32)
+  sent = training.HostInputs(data.batches, mesh, 32)
   both = (taken(inputs, mesh, start=2, steps=5) for inputs in (resident, sent))
   for found, expected in zip(*both, strict=True):
     chex.assert_trees_all_equal(found, expected)
@@ -386,14 +386,14 @@ def test_resident_batches_equal_sent_ones(tmp_path, devices, split, sampling):
 def test_pieces_end_where_the_run_is_saved():
   table = {"features": np.zeros((4, 2)), "labels": np.zeros(4, np.int32)}
   rows = itertools.repeat(np.arange(2))
-  inputs = training.Resident(lambda: table, lambda start: rows, make_mesh(1), 4, 5)
+  inputs = training.DeviceInputs(lambda: table, lambda start: rows, make_mesh(1), 4, 5)
   schedule = training.Schedule(total_steps=17, log_every=1, save_every=7)
   pieces = inputs.pieces(3, schedule.stop)
   assert [next(pieces)[1] for _ in range(4)] == [4, 5, 2, 3]
 
 
 def test_resident_table_must_fit(monkeypatch):
-  feed = sys.modules[training.Resident.__module__]
+  feed = sys.modules[training.DeviceInputs.__module__]
   monkeypatch.setattr(feed, "free_memory", lambda mesh: 200)
   table = {"features": np.zeros((10, 6), np.float32)}
   with pytest.raises(ZsljaxError, match="0.24 kB .* 0.2 kB are free there"):

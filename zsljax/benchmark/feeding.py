@@ -12,9 +12,11 @@ import numpy as np
 
 from zsljax.benchmark.shapes import NUM_EXAMPLES, random_table, rows_of
 from zsljax.benchmark.step import Step
-from zsljax.models import Batch, Spec, System
-from zsljax.training import feed
-from zsljax.training.feed import HostBatch
+from zsljax.models import MULTI_LABEL, Batch, Spec, System
+from zsljax.training import (
+  feed,
+)
+from zsljax.training.inputs import HostBatch
 
 _ROUNDS = 3
 # Of a random training set in the host's memory, at most.
@@ -79,7 +81,7 @@ def from_host(
   rows = min(NUM_EXAMPLES, _TABLE_BYTES * batch_size // step.feature_bytes)
   rows = batch_size if small else max(batch_size, rows)
   dtype = step.batch.features.dtype
-  width = {"labels": step.batch.labels.shape[1]} if system.multi_label else None
+  width = {"labels": step.batch.labels.shape[1]} if system.task == MULTI_LABEL else None
   table = random_table(system, spec, rows, num_seen, dtype, width)
 
   def batches() -> Iterator[HostBatch]:

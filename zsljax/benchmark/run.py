@@ -21,11 +21,13 @@ from zsljax.benchmark.shapes import PRESETS, Shapes
 from zsljax.benchmark.step import Step, computed_with, make_step
 from zsljax.benchmark.table import show
 from zsljax.benchmark.timing import time_calls
+from zsljax.devices.mesh import make_mesh
 from zsljax.errors import ZsljaxError, did_you_mean, require
-from zsljax.models import Spec, System
-from zsljax.reporting.files import write_json
-from zsljax.sharding import make_mesh
-from zsljax.training import check_divides
+from zsljax.io.files import write_json
+from zsljax.models import AttendsToRegions, Spec, System
+from zsljax.training import (
+  check_divides,
+)
 
 # Of a step's own products, how many of the largest are timed for the ceiling.
 _OWN_PRODUCTS = 2
@@ -76,7 +78,7 @@ def run(
   shapes = PRESETS[preset]
   system = shapes.system(system_name)
   require(
-    variant.attention == "xla" or hasattr(system, "region_attention"),
+    variant.attention == "xla" or isinstance(system, AttendsToRegions),
     "--attention",
     variant.attention,
     f"xla with {system_name}, which does not attend over regions",
@@ -208,7 +210,7 @@ def _peak_bytes() -> int | None:
 def _stored(system: System, data_dir: pathlib.Path, name: str, features: str | None):
   try:
     from zsljax.data.store import find
-    from zsljax.experiment import check_labels, spec_of
+    from zsljax.runs.experiment import check_labels, spec_of
 
     stored = find(data_dir, name, features)
     check_labels(system, stored)

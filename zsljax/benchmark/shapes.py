@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from zsljax.classes import ClassSpace
-from zsljax.models import Spec, System, build_system
-from zsljax.training.feed import HostBatch
+from zsljax.models import MULTI_LABEL, Spec, System, build_system
+from zsljax.training.inputs import HostBatch
 
 # N, by which terms that a paper sums over the training set are scaled.
 NUM_EXAMPLES = 10_000
@@ -106,7 +106,7 @@ def random_table(
   dtype: np.dtype,
   label_widths: Mapping[str, int] | None = None,
 ) -> HostBatch:
-  """Columns of a random training set, as ``zsljax.training.feed`` takes them.
+  """Columns of a random training set, as ``zsljax.training.inputs`` takes them.
 
   Args:
     system: decides whether an image has several labels.
@@ -120,7 +120,7 @@ def random_table(
   features = rng.standard_normal((rows, *spec.feature_shape), np.float32)
   widths = label_widths or {}
   table = {"features": features.astype(dtype, copy=False)}
-  if system.multi_label:
+  if system.task == MULTI_LABEL:
     table["labels"] = random_labels(rows, num_seen, widths.get("labels"))
   else:
     table["labels"] = rng.integers(num_seen, size=rows)

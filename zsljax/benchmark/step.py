@@ -21,13 +21,15 @@ from zsljax.benchmark.shapes import (
   random_table,
   rows_of,
 )
+from zsljax.devices.mesh import make_mesh, over_classes, replicated
+from zsljax.devices.precision import computed_in, supported
 from zsljax.errors import require
 from zsljax.models import Batch, Spec, System
-from zsljax.models.attention import form_over_regions
-from zsljax.models.attention_kernel import attended_scores as attention_kernel
-from zsljax.precision import computed_in, supported
-from zsljax.sharding import make_mesh, over_classes, replicated
-from zsljax.training import init_state, make_train_step, to_mesh
+from zsljax.training import (
+  init_state,
+  make_train_step,
+  to_mesh,
+)
 
 ATTENTION = ("xla", "pallas")
 
@@ -45,10 +47,7 @@ def computed_with(precision: str, attention: str = "xla"):
     precision in known, "--precision", repr(precision), f"{' or '.join(known)} here"
   )
   require(attention in ATTENTION, "--attention", repr(attention), "xla or pallas")
-  with contextlib.ExitStack() as stack:
-    stack.enter_context(computed_in(precision))
-    if attention == "pallas":
-      stack.enter_context(form_over_regions(attention_kernel))
+  with computed_in(precision):
     yield
 
 

@@ -4,17 +4,17 @@ The only part of zsljax that imports TensorFlow, and only when data are read or
 written.
 """
 
-from zsljax.data.build import build_set, images_in, read_labels
-from zsljax.data.coco import read_coco
 from zsljax.data.feature_set import FeatureSet, make_feature_set
-from zsljax.data.multilabel import make_multilabel_set, read_multilabel
-from zsljax.data.nus_wide import read_nus_wide
-from zsljax.data.open_images import read_open_images
+from zsljax.data.importers.build import build_set, images_in, read_labels
+from zsljax.data.importers.coco import read_coco
+from zsljax.data.importers.multilabel import make_multilabel_set, read_multilabel
+from zsljax.data.importers.nus_wide import read_nus_wide
+from zsljax.data.importers.open_images import read_open_images
+from zsljax.data.importers.regions import read_regions
+from zsljax.data.importers.xlsa17 import read_xlsa17
 from zsljax.data.pipeline import TrainingData, evaluation_batches
-from zsljax.data.regions import read_regions
 from zsljax.data.sources import open_dataset
 from zsljax.data.store import StoredDataset, prepare
-from zsljax.data.xlsa17 import read_xlsa17
 
 __all__ = [
   "build_set",

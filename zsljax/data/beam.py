@@ -24,11 +24,11 @@ import uuid
 
 import numpy as np
 
-from zsljax.data.feature_files import FeatureFiles
 from zsljax.data.feature_set import FeatureSet, Rows, blocks
+from zsljax.data.files.features import FeatureFiles
 from zsljax.data.store import RECORD_OVERHEAD, Records, tensorflow
 from zsljax.errors import ZsljaxError, did_you_mean
-from zsljax.reporting.progress import task_bar
+from zsljax.io.progress import task_bar
 
 _FLAG = "--beam_pipeline_options"
 _ERROR_FILE = "error.txt"

@@ -20,7 +20,7 @@ _LISTED = 20
 def describe(dataset: StoredDataset, odd: Sequence[str] = ()) -> str:
   """A page on the dataset: sizes, splits, classes, sources, notes.
 
-  ``odd`` is what else is to be said, see ``oddities``.
+  ``odd`` is what else is to be said, see ``data_warnings``.
   """
   meta, classes = dataset.metadata, dataset.classes
   seen = int(np.sum(classes.seen))

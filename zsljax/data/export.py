@@ -11,7 +11,7 @@ import scipy.io
 from zsljax.data.pipeline import load
 from zsljax.data.store import StoredDataset
 from zsljax.errors import ZsljaxError, in_bytes, require
-from zsljax.reporting.files import explained
+from zsljax.io.files import explained
 
 # What a variable of a MATLAB 5 file can hold.
 _LIMIT = 2**31

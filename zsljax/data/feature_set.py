@@ -14,7 +14,7 @@ import scipy.sparse
 
 from zsljax.classes import ClassSpace
 from zsljax.errors import ZsljaxError, require, some
-from zsljax.reporting.progress import task_bar
+from zsljax.io.progress import task_bar
 
 # The stored splits, disjoint, of sets with one label and with many labels an image.
 # `trainval` is the union of the first two.

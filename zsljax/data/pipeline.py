@@ -14,7 +14,7 @@ import numpy as np
 
 from zsljax.data.store import Piece, StoredDataset, tensorflow
 from zsljax.errors import ZsljaxError, in_bytes, require
-from zsljax.reporting.progress import task_bar
+from zsljax.io.progress import task_bar
 
 # One batch: features [B, ...], labels [B], mask [B]; of a multi-label set labels
 # [B, M] and, where absences are annotated, absent [B, Q].

@@ -3,9 +3,9 @@
 import argparse
 import textwrap
 
-from zsljax.data.class_table import write_class_table
-from zsljax.data.multilabel import read_names
-from zsljax.data.word_vectors import label_vectors
+from zsljax.data.files.class_table import write_class_table
+from zsljax.data.files.word_vectors import label_vectors
+from zsljax.data.importers.multilabel import read_names
 
 
 def semantics_command(args: argparse.Namespace) -> None:

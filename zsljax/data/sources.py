@@ -8,9 +8,9 @@ from typing import Any
 
 from zsljax import __version__
 from zsljax.data import store
-from zsljax.data.digits import VARIANTS, read_digits
+from zsljax.data.builtin.digits import VARIANTS, read_digits
+from zsljax.data.builtin.multidigit import read_multidigit
 from zsljax.data.feature_set import FeatureSet
-from zsljax.data.multidigit import read_multidigit
 from zsljax.errors import ZsljaxError, did_you_mean, require
 
 # Datasets made from what a dependency ships: name, features -> the set.

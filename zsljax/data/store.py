@@ -25,8 +25,8 @@ from zsljax.classes import ClassSpace
 from zsljax.data.feature_set import MULTI_LABEL_SPLITS, SPLITS, FeatureSet, Rows
 from zsljax.data.labels import ABSENT, PRESENT, ids_where
 from zsljax.errors import ZsljaxError, did_you_mean, require
-from zsljax.reporting.files import locked
-from zsljax.reporting.progress import task_bar
+from zsljax.io.files import locked
+from zsljax.io.progress import task_bar
 
 SCHEMA = 4
 VERSION = "1.0.0"

@@ -13,17 +13,17 @@ import jax
 import numpy as np
 
 from zsljax.data.feature_set import sha256_of
-from zsljax.data.images import (
+from zsljax.data.files.images import (
   PREPROCESSING,
   image_batches,
   list_images,
   not_decodable,
   refuse_bad,
 )
+from zsljax.devices.mesh import make_mesh, over_batch, replicated
 from zsljax.encoders.resnet import NETWORKS, ResNet
 from zsljax.encoders.weights import read_weights
 from zsljax.errors import ZsljaxError, did_you_mean, require
-from zsljax.sharding import make_mesh, over_batch, replicated
 
 OUTPUTS = ("pooled", "regions")
 
@@ -65,7 +65,7 @@ class Encoder:
     Another B compiles another program.
 
     Args:
-      images: ``[B, S, S, 3]``, as ``zsljax.data.images.image_batches`` makes them.
+      images: ``[B, S, S, 3]``, as ``image_batches`` makes them.
 
     Raises:
       ZsljaxError: they have another shape.

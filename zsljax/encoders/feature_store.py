@@ -22,11 +22,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from zsljax.data.images import list_images
+from zsljax.data.files.images import list_images
 from zsljax.encoders.encoder import Encoder, encoded_batches, load_encoder
 from zsljax.errors import ZsljaxError, in_bytes, require
-from zsljax.reporting.files import explained, locked
-from zsljax.reporting.progress import step_bar
+from zsljax.io.files import explained, locked
+from zsljax.io.progress import step_bar
 
 STORAGES = ("float32", "float16")
 _ENDINGS = (".h5", ".hdf5")

@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from zsljax.classes import ClassSpace
+from zsljax.devices.mesh import replicated
 from zsljax.errors import require
 from zsljax.models import Batch, System
-from zsljax.sharding import replicated
-from zsljax.training import to_mesh
+from zsljax.training import (
+  to_mesh,
+)
 
 Array = jax.Array | np.ndarray
 

@@ -30,11 +30,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from zsljax.classes import ClassSpace
+from zsljax.devices.mesh import make_mesh, over_batch, replicated
 from zsljax.errors import ZsljaxError, require
 from zsljax.evaluation.decisions import decisions_of, over_batches
 from zsljax.evaluation.metrics import per_class_accuracy
 from zsljax.models import Batch, System
-from zsljax.sharding import make_mesh, over_batch, replicated
 
 Array = jax.Array | np.ndarray
 

@@ -3,21 +3,29 @@
 from zsljax.models.attended_autoencoder import AttendedAutoencoder
 from zsljax.models.closed_form import ESZSL, SAE, NearestMean
 from zsljax.models.cosine import CosineClassifier
-from zsljax.models.end_to_end import EndToEnd
 from zsljax.models.msdn import MSDN
 from zsljax.models.sdl import SDL, label_scores
 from zsljax.models.semantic_softmax import SemanticSoftmax
 from zsljax.models.system import (
+  CLOSED_SET,
+  MULTI_LABEL,
+  SINGLE_LABEL,
+  AttendsToRegions,
   Batch,
+  Embeds,
   Spec,
   System,
   build_system,
   system_names,
-  with_numbers,
+  with_fields,
 )
 
 __all__ = [
-  "EndToEnd",
+  "CLOSED_SET",
+  "MULTI_LABEL",
+  "SINGLE_LABEL",
+  "AttendsToRegions",
+  "Embeds",
   "ESZSL",
   "MSDN",
   "SAE",
@@ -32,5 +40,5 @@ __all__ = [
   "build_system",
   "label_scores",
   "system_names",
-  "with_numbers",
+  "with_fields",
 ]

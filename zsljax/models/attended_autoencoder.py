@@ -83,7 +83,7 @@ class AttendedAutoencoder(System):
   """
 
   name: ClassVar[str] = "attended_autoencoder"
-  numbers: ClassVar[tuple[str, ...]] = (
+  vmappable: ClassVar[tuple[str, ...]] = (
     "weight_alignment",
     "weight_reconstruction",
     "scale",
@@ -140,7 +140,7 @@ class AttendedAutoencoder(System):
     descriptions = classes.unit_embeddings()
     return self._prepared(params, self._encode(params, descriptions), descriptions)
 
-  def compare(self, features: Array, prepared: _Prepared) -> Array:
+  def score(self, features: Array, prepared: _Prepared) -> Array:
     """s(h_d(x~ of class c), k_c) of all images and classes."""
     affinities, values = self._project(features, prepared.queries, prepared.readouts)
     if self.similarity == "dot":
@@ -157,7 +157,7 @@ class AttendedAutoencoder(System):
     descriptions, seen = classes.unit_embeddings(), jnp.asarray(classes.seen)
     queries = self._encode(params, descriptions)
     prepared = self._prepared(params, queries, descriptions)
-    scores = self.compare(batch.features, prepared)
+    scores = self.score(batch.features, prepared)
     positions = classes.positions(batch.labels)
     decoded = _dense(params["decoder"], queries)
     both_seen = seen[:, None] & seen[None, :]

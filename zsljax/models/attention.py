@@ -18,9 +18,6 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-import contextlib
-from contextvars import ContextVar
 import dataclasses
 
 import jax
@@ -34,21 +31,6 @@ Array = jax.Array
 
 # Axes of [B, R, Q].
 OVER_REGIONS, OVER_QUERIES = 1, 2
-
-_over_regions: ContextVar[Callable | None] = ContextVar("_over_regions", default=None)
-
-
-@contextlib.contextmanager
-def form_over_regions(form: Callable[[Array, Array], Array]) -> Iterator[None]:
-  """Within it, ``form`` computes ``attended_scores`` over regions.
-
-  For the benchmark, which tries a kernel in the place of what XLA makes of it.
-  """
-  token = _over_regions.set(form)
-  try:
-    yield
-  finally:
-    _over_regions.reset(token)
 
 
 @jax.tree_util.register_dataclass
@@ -143,8 +125,6 @@ def attended_scores(
   Returns:
     ``[B, Q]``.
   """
-  if over == OVER_REGIONS and (form := _over_regions.get()):
-    return form(affinities, scores)
   # The quotient comes last, so that its gradient needs no further sum over regions.
   largest = jnp.max(affinities, over, keepdims=True)
   weights = jnp.exp(affinities - jax.lax.stop_gradient(largest))

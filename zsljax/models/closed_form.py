@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from zsljax.classes import ClassSpace
+from zsljax.devices.precision import computed_in
 from zsljax.errors import require
 from zsljax.models.layers import pooled
 from zsljax.models.system import Array, Batch, Params, Spec, System, register
 from zsljax.numerics import l2_normalize, masked_mean
-from zsljax.precision import computed_in
 
 TARGETS = {"signed": -1.0, "binary": 0.0}
 SPACES = ("visual", "semantic")
@@ -93,7 +93,7 @@ class ESZSL(ClosedForm):
   """
 
   name: ClassVar[str] = "eszsl"
-  numbers: ClassVar[tuple[str, ...]] = ("gamma", "lambda_")
+  vmappable: ClassVar[tuple[str, ...]] = ("gamma", "lambda_")
 
   gamma: float = 1.0
   lambda_: float = 1.0
@@ -133,7 +133,7 @@ class ESZSL(ClosedForm):
   def prepare(self, params: Params, classes: ClassSpace) -> tuple[Array, Array]:
     return params["map"], jnp.asarray(classes.embeddings)
 
-  def compare(self, features: Array, prepared: tuple[Array, Array]) -> Array:
+  def score(self, features: Array, prepared: tuple[Array, Array]) -> Array:
     mapping, descriptions = prepared
     return _unit_rows(features) @ mapping @ descriptions.T
 
@@ -167,7 +167,7 @@ class SAE(ClosedForm):
   """
 
   name: ClassVar[str] = "sae"
-  numbers: ClassVar[tuple[str, ...]] = ("lambda_",)
+  vmappable: ClassVar[tuple[str, ...]] = ("lambda_",)
 
   lambda_: float = 1.0
   space: str = "visual"
@@ -211,7 +211,7 @@ class SAE(ClosedForm):
       descriptions = l2_normalize(descriptions @ mapping)
     return mapping, descriptions
 
-  def compare(self, features: Array, prepared: tuple[Array, Array]) -> Array:
+  def score(self, features: Array, prepared: tuple[Array, Array]) -> Array:
     (mapping, descriptions), features = prepared, _unit_rows(features)
     if self.space == "semantic":
       features = l2_normalize(features @ mapping.T)
@@ -236,7 +236,7 @@ class NearestMean(ClosedForm):
   """
 
   name: ClassVar[str] = "nearest_mean"
-  numbers: ClassVar[tuple[str, ...]] = ("ridge",)
+  vmappable: ClassVar[tuple[str, ...]] = ("ridge",)
 
   ridge: float = 0.1
 
@@ -288,7 +288,7 @@ class NearestMean(ClosedForm):
     known = jnp.asarray(classes.seen) & (params["has_mean"][classes.ids] > 0)
     return jnp.where(known[:, None], params["means"][classes.ids], predicted)
 
-  def compare(self, features: Array, prepared: Array) -> Array:
+  def score(self, features: Array, prepared: Array) -> Array:
     products = _unit_rows(features) @ prepared.T
     return 2 * products - jnp.sum(prepared**2, 1)[None] - 1
 

@@ -15,7 +15,16 @@ from zsljax.classes import ClassSpace
 from zsljax.errors import require
 from zsljax.losses import GeneralizedSoftmax, make_loss
 from zsljax.models.layers import PYTORCH_LINEAR, pooled
-from zsljax.models.system import Array, Batch, Params, Spec, System, register
+from zsljax.models.system import (
+  CLOSED_SET,
+  SINGLE_LABEL,
+  Array,
+  Batch,
+  Params,
+  Spec,
+  System,
+  register,
+)
 from zsljax.numerics import l2_normalize, masked_mean
 
 ENCODERS = ("none", "mlp", "conv")
@@ -133,7 +142,7 @@ class CosineClassifier(System):
       "more than 0 and at most 1",
     )
     require(
-      self.sample_share == 1 or self.closed_set,
+      self.sample_share == 1 or self.task == CLOSED_SET,
       "config.system.sample_share",
       self.sample_share,
       "1 with generated prototypes",
@@ -149,8 +158,8 @@ class CosineClassifier(System):
     return tuple(name for name in SETTINGS if name not in fixed)
 
   @property
-  def closed_set(self) -> bool:
-    return self.prototypes == "learned"
+  def task(self) -> str:
+    return CLOSED_SET if self.prototypes == "learned" else SINGLE_LABEL
 
   def family_member(self) -> GeneralizedSoftmax:
     """The loss.
@@ -168,7 +177,7 @@ class CosineClassifier(System):
     params = {}
     if self.encoder != "none":
       params["encoder"] = self._encoder.init(keys[0], features)["params"]
-    if self.closed_set:
+    if self.task == CLOSED_SET:
       scale = 1 / math.sqrt(width)
       params["prototypes"] = scale * jax.random.normal(
         keys[1], (spec.num_classes, width)
@@ -189,11 +198,11 @@ class CosineClassifier(System):
 
   def prepare(self, params: Params, classes: ClassSpace) -> tuple[Params, Array]:
     prototypes = self._prototypes(params, classes)
-    if self.closed_set:
+    if self.task == CLOSED_SET:
       prototypes = prototypes[classes.ids]
     return params, prototypes
 
-  def compare(self, features: Array, prepared: tuple[Params, Array]) -> Array:
+  def score(self, features: Array, prepared: tuple[Params, Array]) -> Array:
     params, prototypes = prepared
     member = self.family_member()
     embeddings = self.embed(params, features)
@@ -207,7 +216,7 @@ class CosineClassifier(System):
     prototypes = self._prototypes(params, classes)
     seen, log_weights = jnp.asarray(classes.seen), None
     rows = jnp.arange(len(prototypes))
-    if self.closed_set:  # A row for each class id.
+    if self.task == CLOSED_SET:  # A row for each class id.
       own_row = batch.labels
       seen = jnp.zeros(len(prototypes), bool).at[classes.ids].set(seen)
       if self.sample_share < 1:
@@ -237,7 +246,7 @@ class CosineClassifier(System):
       layers.append(batch_size * side**2 * before * width)
     similarities = batch_size * spec.num_classes * width
     generator = []
-    if not self.closed_set:
+    if self.task != CLOSED_SET:
       hidden = self.generator_hidden
       widths = (spec.num_attributes, hidden, hidden, width)
       generator = [
@@ -275,7 +284,7 @@ class CosineClassifier(System):
 
   def _prototypes(self, params: Params, classes: ClassSpace) -> Array:
     """``[C, d]``; a row for each class id where they are learned."""
-    if self.closed_set:
+    if self.task == CLOSED_SET:
       return params["prototypes"]
     # Rows of length sqrt(A), so that their numbers are of the order of one.
     embeddings = classes.unit_embeddings()

@@ -115,7 +115,7 @@ class MSDN(System):
   """
 
   name: ClassVar[str] = "msdn"
-  numbers: ClassVar[tuple[str, ...]] = (
+  vmappable: ClassVar[tuple[str, ...]] = (
     "weight_calibration",
     "weight_distillation",
     "fusion",
@@ -164,10 +164,6 @@ class MSDN(System):
       require(value >= 0, f"config.system.{field}", value, "0 or more")
     require(0 <= self.fusion <= 1, "config.system.fusion", self.fusion, "0 to 1")
 
-  @property
-  def self_calibrates(self) -> bool:
-    return self.weight_calibration > 0
-
   def init(self, rng: Array, spec: Spec) -> Params:
     check_regions(spec.feature_shape, self.name)
     require(
@@ -207,7 +203,7 @@ class MSDN(System):
     }
     return _Prepared(maps, self._descriptors(classes), self._bias(classes))
 
-  def compare(self, features: Array, prepared: _Prepared) -> Array:
+  def score(self, features: Array, prepared: _Prepared) -> Array:
     first, second = self.net_scores(features, prepared)
     return self.fusion * first + (1 - self.fusion) * second
 

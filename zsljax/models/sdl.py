@@ -13,7 +13,15 @@ from zsljax.classes import ClassSpace
 from zsljax.errors import require
 from zsljax.losses import matrix_variance, pairwise_ranking, semantic_diversity
 from zsljax.models.layers import PYTORCH_LINEAR, pooled
-from zsljax.models.system import Array, Batch, Params, Spec, System, register
+from zsljax.models.system import (
+  MULTI_LABEL,
+  Array,
+  Batch,
+  Params,
+  Spec,
+  System,
+  register,
+)
 from zsljax.numerics import masked_mean
 
 UNANNOTATED = ("negative", "ignore")
@@ -66,8 +74,8 @@ class SDL(System):
   """
 
   name: ClassVar[str] = "sdl"
-  multi_label: ClassVar[bool] = True
-  numbers: ClassVar[tuple[str, ...]] = ("variance_weight", "factor")
+  task: ClassVar[str] = MULTI_LABEL
+  vmappable: ClassVar[tuple[str, ...]] = ("variance_weight", "factor")
   presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
     "paper": {"factor": 1.0},
     "official_code": {"factor": 2.0},
@@ -104,7 +112,7 @@ class SDL(System):
   def prepare(self, params: Params, classes: ClassSpace) -> tuple[Params, Array]:
     return params, classes.unit_embeddings()
 
-  def compare(self, features: Array, prepared: tuple[Params, Array]) -> Array:
+  def score(self, features: Array, prepared: tuple[Params, Array]) -> Array:
     params, vectors = prepared
     return label_scores(self._matrices(params, features, vectors), vectors)
 

@@ -87,7 +87,7 @@ class SemanticSoftmax(System):
   """
 
   name: ClassVar[str] = "semantic_softmax"
-  numbers: ClassVar[tuple[str, ...]] = ("l2_weights", "l2_prototypes")
+  vmappable: ClassVar[tuple[str, ...]] = ("l2_weights", "l2_prototypes")
   presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
     "paper": {"prototype_form": "per_sample", "pretrain_steps": 0},
     "official_code": {"prototype_form": "per_class", "pretrain_steps": 0},
@@ -159,7 +159,7 @@ class SemanticSoftmax(System):
   def prepare(self, params: Params, classes: ClassSpace) -> tuple[Params, Array]:
     return params, self._prototypes(params, classes)
 
-  def compare(self, features: Array, prepared: tuple[Params, Array]) -> Array:
+  def score(self, features: Array, prepared: tuple[Params, Array]) -> Array:
     params, prototypes = prepared
     return self._embed(params, features) @ prototypes.T
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 import copy
 import dataclasses
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -66,33 +66,33 @@ class Batch:
     return dataclasses.replace(self, features=self.features.astype(dtype))
 
 
+# Tasks of a system: one label an image, with unseen classes; any number of labels an
+# image; or one label an image and no class but those of training, whose embeddings
+# are what is evaluated.
+SINGLE_LABEL, MULTI_LABEL, CLOSED_SET = "single_label", "multi_label", "closed_set"
+TASKS = (SINGLE_LABEL, MULTI_LABEL, CLOSED_SET)
+
+
 class System(Protocol):
   """One published method.
 
   An instance is a frozen dataclass of hyper-parameters and holds no arrays.
   ``presets`` maps a preset's name to the fields in which the paper and the
   authors' code differ; a config that leaves such a field None takes the
-  preset's value. ``multi_label`` systems train on sets with any number of labels to
-  an image, the others on sets with one. ``class_params`` names the parameters that
-  have a row for each class id; these may lie split over devices.
+  preset's value. ``task`` is one of ``TASKS``. ``class_params`` names the
+  parameters that have a row for each class id; these may lie split over devices.
 
-  ``numbers`` names the fields that enter the equations as plain numbers: runs that
-  are trained together may differ in them (``with_numbers``).
+  ``vmappable`` names the fields that enter the equations as plain numbers: runs that
+  are trained together may differ in them (``with_fields``).
 
-  One that ``self_calibrates`` learns to raise the scores of unseen classes.
-
-  A ``closed_set`` system knows no classes but those it was trained on. One that has
-  embeddings gives them by ``embed(params, features)``, ``[B, d]``. One that attends to
-  regions shows it by ``region_attention(params, features, classes)``, the
-  ``attention.AttentionMaps`` of each of its nets by name.
+  Two further abilities are optional, each a protocol of its own: ``Embeds`` and
+  ``AttendsToRegions``.
   """
 
   name: ClassVar[str]
-  multi_label: ClassVar[bool] = False
+  task: ClassVar[str] = SINGLE_LABEL
   class_params: ClassVar[tuple[str, ...]] = ()
-  numbers: ClassVar[tuple[str, ...]] = ()
-  closed_set: ClassVar[bool] = False
-  self_calibrates: ClassVar[bool] = False
+  vmappable: ClassVar[tuple[str, ...]] = ()
   presets: ClassVar[Mapping[str, Mapping[str, Any]]]
 
   def init(self, rng: Array, spec: Spec) -> Params:
@@ -111,12 +111,12 @@ class System(Protocol):
 
   def scores(self, params: Params, features: Array, classes: ClassSpace) -> Array:
     """``[B, C]``, one column per class of the space; higher is more likely."""
-    return self.compare(features, self.prepare(params, classes))
+    return self.score(features, self.prepare(params, classes))
 
   def prepare(self, params: Params, classes: ClassSpace) -> Any:
-    """What ``compare`` needs of parameters and classes, whatever the images."""
+    """What ``score`` needs of parameters and classes, whatever the images."""
 
-  def compare(self, features: Array, prepared: Any) -> Array:
+  def score(self, features: Array, prepared: Any) -> Array:
     """The scores ``[B, C]`` of images against what ``prepare`` made."""
 
   def loss(
@@ -132,13 +132,31 @@ class System(Protocol):
     """Useful operations of one gradient of ``loss``, counted analytically."""
 
 
-def with_numbers(system: System, numbers: Mapping[str, Array]) -> System:
-  """The system with some of its ``numbers`` replaced by traced ones.
+@runtime_checkable
+class Embeds(Protocol):
+  """A system that gives images embeddings."""
+
+  def embed(self, params: Params, features: Array) -> Array:
+    """Embeddings ``[B, d]``, to be compared by their cosine."""
+
+
+@runtime_checkable
+class AttendsToRegions(Protocol):
+  """A system that attends to regions of an image."""
+
+  def region_attention(
+    self, params: Params, features: Array, classes: ClassSpace
+  ) -> dict[str, Any]:
+    """The ``attention.AttentionMaps`` of each of its nets, by name."""
+
+
+def with_fields(system: System, fields: Mapping[str, Array]) -> System:
+  """The system with some ``vmappable`` fields replaced by traced ones.
 
   Their range is not checked: build the system with each value once before.
   """
   changed = copy.copy(system)
-  for field, value in numbers.items():
+  for field, value in fields.items():
     object.__setattr__(changed, field, value)
   return changed
 

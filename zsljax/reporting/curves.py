@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-from zsljax.reporting.files import write_text
+from zsljax.io.files import write_text
 from zsljax.reporting.pictures import INK, new_figure, save_figure
 from zsljax.reporting.rows import Row
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import json
 import pathlib
 
-from zsljax.reporting.files import append_line, read_lines, write_text
+from zsljax.io.files import append_line, read_lines, write_text
 
 
 class MetricsLog:

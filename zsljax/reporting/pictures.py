@@ -10,7 +10,7 @@ import textwrap
 
 import numpy as np
 
-from zsljax.reporting.files import explained
+from zsljax.io.files import explained
 
 # A report shows pictures at 100 pixels an inch: enough of them for dense screens.
 DPI = 150

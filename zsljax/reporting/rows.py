@@ -11,7 +11,7 @@ import statistics
 from typing import Any
 
 from zsljax.errors import require
-from zsljax.reporting.files import locked, read_lines, write_text
+from zsljax.io.files import locked, read_lines, write_text
 
 SCHEMA = 2
 SELECTIONS = ("last", "val_selected", "test_oracle")

@@ -15,7 +15,7 @@ import pathlib
 from typing import Any
 
 from zsljax.errors import ZsljaxError, require
-from zsljax.reporting.files import csv_text
+from zsljax.io.files import csv_text
 from zsljax.reporting.rows import (
   Row,
   Summary,

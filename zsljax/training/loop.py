@@ -11,14 +11,14 @@ from typing import Any
 
 import jax
 
-from zsljax.checkpoints import Checkpoints, abstract
 from zsljax.classes import ClassSpace
-from zsljax.distributed import Sigterm, is_writer
+from zsljax.devices.mesh import over_classes, replicated
+from zsljax.devices.processes import Sigterm, is_writer
 from zsljax.errors import Stopped, ZsljaxError
+from zsljax.io.progress import step_bar
 from zsljax.reporting.metrics_log import MetricsLog
-from zsljax.reporting.progress import step_bar
-from zsljax.sharding import over_classes, replicated
-from zsljax.training.feed import Resident, Sent
+from zsljax.training.checkpoints import Checkpoints, abstract
+from zsljax.training.inputs import DeviceInputs, HostInputs
 from zsljax.training.state import TrainState, warm_start, without_params
 from zsljax.training.step import make_train_step
 
@@ -36,7 +36,7 @@ class Schedule:
     log_every: steps between lines of metrics.
     save_every: steps between checkpoints; the last step is always saved.
     tolerance: ends the run early, see ``make_train_step``; 0 never does.
-    watch_every: steps between evaluations, see ``Watch``; the state after
+    watch_every: steps between evaluations, see ``PeriodicEval``; the state after
       ``total_steps`` is evaluated too.
   """
 
@@ -66,7 +66,7 @@ class Schedule:
 
 
 @dataclasses.dataclass(frozen=True)
-class Watch:
+class PeriodicEval:
   """What is evaluated while a run trains, in the same call as the steps before it.
 
   Attributes:
@@ -86,13 +86,13 @@ def train(
   system,
   optimizer,
   initial_state: Callable[[], TrainState],
-  inputs: Sent | Resident,
+  inputs: HostInputs | DeviceInputs,
   classes: ClassSpace,
   schedule: Schedule,
   checkpoints: Checkpoints,
   log: Callable[[int], MetricsLog | None],
   mesh: jax.sharding.Mesh,
-  watch: Watch | None = None,
+  watch: PeriodicEval | None = None,
 ) -> TrainState:
   """Trains to the end of the schedule, from the latest checkpoint if any.
 

@@ -1,0 +1,331 @@
+"""Runs of two processes on this machine, and what ends them."""
+
+import importlib
+import json
+import os
+import pathlib
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import chex
+import numpy as np
+import pytest
+
+from zsljax import training
+from zsljax.cli.flags import read_config
+from zsljax.data import TrainingData
+from zsljax.devices import processes as distributed
+from zsljax.errors import ZsljaxError
+from zsljax.io.files import read_lines
+from zsljax.runs.experiment import Experiment
+from zsljax.training.checkpoints import Checkpoints
+
+train = importlib.import_module("zsljax.runs.train")
+evaluate = importlib.import_module("zsljax.runs.evaluate")
+
+ROOT = pathlib.Path(__file__).parents[1]
+FIELDS = ("optimizer.name=adam", "batch_size=64", "checkpoint.every_epochs=5")
+DATA = {"semantic_softmax": "digits", "cosine": "digits", "sdl": "multidigit"}
+SIGNALS = 20
+_STARTED: list[subprocess.Popen] = []
+
+
+def start(workdir, *fields, processes=2, each=(), config="semantic_softmax"):
+  """Starts the processes of a run; ``each`` are further fields of the second."""
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+  own = [
+    [f"--num_processes={processes}", f"--process_id={i}"] for i in range(processes)
+  ]
+  if processes == 1:
+    own = [[]]
+  else:
+    own = [[f"--coordinator=127.0.0.1:{port}", *flags] for flags in own]
+    own[1] += [f"--config.{field}" for field in each]
+  run = [
+    subprocess.Popen(
+      [
+        sys.executable, "train.py", f"--config=configs/{config}.py:{DATA[config]}",
+        f"--workdir={workdir}", f"--config.data.dir={workdir.parent / 'data'}",
+        *(f"--config.{field}" for field in (*FIELDS, *fields)), *flags,
+      ],
+      cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )
+    for flags in own
+  ]  # fmt: skip
+  _STARTED.extend(run)
+  return run
+
+
+@pytest.fixture(autouse=True)
+def none_left():
+  yield
+  for process in _STARTED:
+    process.kill()
+    process.wait()
+    process.stdout.close()
+  _STARTED.clear()
+
+
+def ended(run, timeout=300):
+  """Exit codes, and what was written, in one line each."""
+  outputs = [
+    " ".join(process.communicate(timeout=timeout)[0].split()) for process in run
+  ]
+  return [process.returncode for process in run], outputs
+
+
+def steps_on_disk(workdir):
+  names = [path.name for path in (workdir / "checkpoints").glob("*")]
+  return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def wait_for_step(run, workdir, step):
+  while steps_on_disk(workdir) < step:
+    assert all(process.poll() is None for process in run), ended(run)
+    time.sleep(0.01)
+
+
+def final(workdir):
+  config = json.loads((workdir / "manifest.json").read_text())["config"]
+  config["mesh"]["data"] = 1
+  run = Experiment.build(config)
+  checkpoints = Checkpoints(workdir, run.identity())
+  return checkpoints.latest_step(), checkpoints.restore_params(run.param_shapes())
+
+
+class BothHosts:
+  """The batches of two hosts as those of one."""
+
+  def __init__(self, run):
+    config = run.config
+    self._hosts = [
+      TrainingData(
+        run.dataset, "trainval", config["batch_size"], config["seed"], host=host,
+        num_hosts=2,
+      )
+      for host in range(2)
+    ]  # fmt: skip
+
+  def __call__(self, step):
+    for both in zip(*(host.batches(step) for host in self._hosts), strict=True):
+      yield {name: np.concatenate([one[name] for one in both]) for name in both[0]}
+
+
+def in_one_process(config, workdir):
+  run = Experiment.build(config)
+  data = run.training_data()
+  optimizer = training.make_optimizer(config["optimizer"], config["batch_size"], 30)
+  checkpoints = Checkpoints(workdir, run.identity())
+  state = training.train(
+    run.system,
+    optimizer,
+    lambda: training.init_state(run.system, optimizer, run.spec, config["seed"]),
+    training.HostInputs(BothHosts(run), run.mesh, data.num_examples),
+    run.classes,
+    training.Schedule(total_steps=30, log_every=10, save_every=30),
+    checkpoints,
+    lambda start: None,
+    run.mesh,
+  )
+  checkpoints.close()
+  return state.params
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", ["none", "device"])
+def test_two_processes_equal_one(tmp_path, cache):
+  fields = ("epochs=2", f"data.cache={cache}")
+  codes, outputs = ended(start(tmp_path / "two", *fields))
+  assert codes == [0, 0], outputs
+  assert "2 cpu device(s) of 2 processes" in outputs[0]
+  assert "step 30; now" in outputs[0] and "step 30" not in outputs[1]
+  step, found = final(tmp_path / "two")
+  overrides = [f"--config.{field}" for field in (*FIELDS, *fields, "mesh.data=1")]
+  overrides.append(f"--config.data.dir={tmp_path / 'data'}")
+  config = read_config(f"{ROOT}/configs/semantic_softmax.py:digits", overrides)
+  assert step == 30
+  expected = in_one_process(config, tmp_path / "one")
+  chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("config", "protocol"),
+  [("semantic_softmax", "xian"), ("cosine", "embeddings"), ("sdl", "lesa")],
+)
+def test_two_processes_watch_all_images(tmp_path, config, protocol):
+  fields = ("epochs=2", "data.train_split=train", "evaluation.every_epochs=1")
+  codes, outputs = ended(start(tmp_path / "two", *fields, config=config))
+  assert codes == [0, 0], outputs
+  watched = read_lines(tmp_path / "two" / "metrics.jsonl")[-1]
+  row, *_ = evaluate.evaluate(tmp_path / "two", "val", protocol=protocol)
+  found = {name: watched[f"val_{name}"] for name in row["metrics"]}
+  assert found == pytest.approx(row["metrics"], abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("cache", ["none", "device"])
+def test_sigterm_saves_and_the_run_continues(tmp_path, cache, processes):
+  fields = ("epochs=100", f"data.cache={cache}")
+  codes, outputs = ended(start(tmp_path / "whole", *fields, processes=processes))
+  assert codes == [0] * processes, outputs
+  run = start(tmp_path / "cut", *fields, processes=processes)
+  wait_for_step(run, tmp_path / "cut", 75)
+  run[-1].send_signal(signal.SIGTERM)
+  codes, outputs = ended(run)
+  assert codes == [143] * processes, outputs
+  at = steps_on_disk(tmp_path / "cut")
+  for output in outputs:
+    assert f"stopped by SIGTERM at step {at} of 1500, which is saved" in output
+  codes, outputs = ended(start(tmp_path / "cut", *fields, processes=processes))
+  assert codes == [0] * processes, outputs
+  chex.assert_trees_all_equal(final(tmp_path / "cut"), final(tmp_path / "whole"))
+  whole, cut = (
+    (tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "cut")
+  )
+  assert cut == whole
+
+
+@pytest.mark.slow
+def test_run_continues_on_another_number_of_processes(tmp_path):
+  said = []
+  for processes in (2, 1, 2):
+    run = start(tmp_path / "w", "epochs=200", processes=processes)
+    wait_for_step(run, tmp_path / "w", steps_on_disk(tmp_path / "w") + 75)
+    run[0].send_signal(signal.SIGTERM)
+    codes, outputs = ended(run)
+    assert codes == [143] * processes, outputs
+    said.append("was begun by 2 processes, now there are 1" in outputs[0])
+  assert said == [False, True, False]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
+def test_lost_process_ends_the_other(tmp_path, lost):
+  run = start(tmp_path / "w", "epochs=100000")
+  wait_for_step(run, tmp_path / "w", 75)
+  run[lost].kill()
+  began = time.monotonic()
+  codes, outputs = ended([run[1 - lost]])
+  assert time.monotonic() < began + 60
+  assert codes != [0]
+  assert f"because process {lost} " in outputs[0]
+  assert "start all processes again with the same command" in outputs[0]
+  assert outputs[0].count("because process") == 1
+  run[lost].communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("field", "message"),
+  [
+    ("seed=3", "config.seed: found 3 on process 1, expected 0 as on process 0"),
+    ("batch_size=63", "config.batch_size: found 63, expected 0"),
+  ],
+)
+def test_processes_that_differ_end_with_the_field(tmp_path, field, message):
+  began = time.monotonic()
+  codes, outputs = ended(start(tmp_path / "w", each=[field]))
+  assert time.monotonic() < began + 60
+  assert 0 not in codes
+  for output in outputs:
+    assert message in output
+  assert not (tmp_path / "w" / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_process_that_is_alone_says_so(tmp_path):
+  first, second = start(tmp_path / "w")
+  second.kill()
+  second.communicate()
+  codes, outputs = ended([first])
+  assert codes == [3] and "did not come together within 50 s" in outputs[0]
+
+
+@pytest.mark.slow
+def test_random_signals_change_nothing(tmp_path):
+  fields = ("epochs=300", "log_every=100")  # 60 checkpoints.
+  codes, outputs = ended(start(tmp_path / "whole", *fields))
+  assert codes == [0, 0], outputs
+  rng, cut = random.Random(0), tmp_path / "cut"
+  for number, save in enumerate(sorted(rng.sample(range(1, 55), SIGNALS))):
+    run = start(cut, *fields)
+    wait_for_step(run, cut, 75 * save)
+    time.sleep(0.1 * rng.random())
+    hit = rng.choice(run)
+    hit.send_signal(signal.SIGTERM if number % 2 else signal.SIGKILL)
+    codes, outputs = ended(run)
+    print(f"signal {number + 1} at step {steps_on_disk(cut)} ended them with {codes}")
+    # -15: before training began.
+    assert codes == [143, 143] or {-9, -15} & set(codes), outputs
+  codes, outputs = ended(start(cut, *fields))
+  assert codes == [0, 0], outputs
+  chex.assert_trees_all_equal(final(cut), final(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (("host:1", 2, None), "--process_id: found nothing, expected a value, as --coord"),
+    ((None, 2, 0), "--coordinator: found nothing"),
+    (("host", 2, 0), "--coordinator: found 'host', expected HOST:PORT"),
+    (("host:1", 2, 2), "--process_id: found 2, expected 0 to 1"),
+  ],
+)
+def test_flags_of_several_processes_are_checked(arguments, message):
+  with pytest.raises(ZsljaxError, match=message), distributed.joined(*arguments):
+    pass
+
+
+def test_one_process_stays_alone(monkeypatch):
+  monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+  with distributed.joined():
+    distributed.require_agreement({"anything": 1})
+  monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+  assert distributed.launched_tasks() == 4
+
+
+def test_evaluation_refuses_several_processes(monkeypatch):
+  monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+  with pytest.raises(ZsljaxError, match="eval.py: found 2 processes, expected one"):
+    importlib.import_module("eval").main([])
+
+
+class Store:
+  """What the other processes told."""
+
+  def __init__(self, told):
+    self._told = told
+
+  def key_value_set(self, key, value):
+    self._told[key] = value
+
+  def blocking_key_value_get(self, key, timeout):
+    return self._told[key]
+
+
+def test_agreement_names_the_field_that_differs(monkeypatch):
+  monkeypatch.setattr(distributed.jax, "process_count", lambda: 3)
+  told = {f"zsljax/fields/{i}": json.dumps({"a": 1, "b": i // 2}) for i in range(3)}
+  monkeypatch.setattr(distributed, "_store", lambda: Store(told))
+  with pytest.raises(ZsljaxError, match="^b: found 1 on process 2, expected 0 as on"):
+    distributed.require_agreement({"a": 1, "b": 0})
+  told["zsljax/fields/2"] = told["zsljax/fields/1"]
+  distributed.require_agreement({"a": 1, "b": 0})
+
+
+def test_sigterm_is_noticed_and_given_back():
+  before = signal.getsignal(signal.SIGTERM)
+  with distributed.Sigterm() as sigterm:
+    assert not sigterm.agreed(None)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert sigterm.agreed(None)
+    assert sigterm.agreed(np.array(True)) and not sigterm.agreed(np.array(False))
+  assert signal.getsignal(signal.SIGTERM) == before

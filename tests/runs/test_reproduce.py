@@ -1,0 +1,75 @@
+"""The report of many sweeps."""
+
+import json
+import re
+
+import pytest
+
+from zsljax.cli.flags import read_config
+from zsljax.errors import ZsljaxError
+from zsljax.io.files import read_lines
+from zsljax.runs import reproduce
+
+
+@pytest.mark.slow
+def test_report_of_embedded_data(command, tmp_path):
+  done = command(
+    *("-m", "zsljax", "reproduce", "--systems=eszsl,so_softmax,sdl", "--seeds=2"),
+    *("--datasets=digits", f"--dest={tmp_path / 'r'}", "--config.epochs=1"),
+    "--config.selection.stops=1",
+  )
+  assert "report in" in done.stdout
+  report = (tmp_path / "r" / "README.md").read_text()
+  for line in ("| digits | eszsl | H |", "| multidigit | sdl | zsl_map | - |"):
+    assert line in report
+  assert "cosine (so_softmax)" in report
+  assert "![digits_eszsl](curves/digits_eszsl.png)" in report
+  for file in re.findall(r"\((curves/.*?)\)", report):
+    assert (tmp_path / "r" / file).exists()
+  manifest = json.loads((tmp_path / "r" / "manifest.json").read_text())
+  assert [run["name"] for run in manifest["runs"]] == [
+    "digits_eszsl",
+    "digits_so_softmax",
+    "multidigit_sdl",
+  ]
+  for run in manifest["runs"]:
+    assert run["data"]["fingerprint"] and run["seconds"] > 0 and run["config"]
+  rows = read_lines(tmp_path / "r" / "results.jsonl")
+  assert {row["seed"] for row in rows} == {0, 1}
+  assert str(tmp_path) not in json.dumps(manifest["runs"]) + json.dumps(rows)
+
+
+def test_systems_get_the_features_that_they_want(stand_in, tmp_path, capsys):
+  systems = ["eszsl", "msdn", "sdl"]
+
+  def store(kind, shape):
+    stand_in("cub", tmp_path, shape=shape, features_kind=kind, attribute_vectors=None)
+
+  store("12", (12,))
+  usable = reproduce._usable(systems, ["cub"], tmp_path)
+  assert [(system, dataset) for system, dataset, _ in usable] == [("eszsl", "cub")]
+  assert "left out: msdn on cub (no region features of it)" in capsys.readouterr().out
+  store("4x12", (4, 12))
+  usable = reproduce._usable(systems, ["cub"], tmp_path)
+  found = {system: stored.feature_shape for system, _, stored in usable}
+  assert found == {"eszsl": (12,), "msdn": (4, 12)}
+  store("13", (13,))
+  with pytest.raises(ZsljaxError, match="expected one form of it with regions and one"):
+    reproduce._usable(systems, ["cub"], tmp_path)
+
+
+@pytest.mark.parametrize("dataset", ["cub", "sun", "awa2"])
+def test_missing_data_are_described(command, tmp_path, dataset):
+  with pytest.raises(ZsljaxError) as error:
+    reproduce._usable(["eszsl", "msdn"], ["digits", dataset], tmp_path)
+  for file in ("res101.mat", "att_splits.mat", f"ResNet_101_{dataset.upper()}.hdf5"):
+    assert file in str(error.value)
+
+
+def test_fields_of_a_config_are_read_from_what_is_given():
+  config = read_config("configs/sdl.py:corel5k", ["--config.data.dir=D"])
+  assert config["data"]["dir"] == "D" and config["data"]["name"] == "corel5k"
+  with pytest.raises(ZsljaxError, match="unknown config field 'dirr'"):
+    read_config("configs/sdl.py:corel5k", ["--config.data.dirr=D"])
+  with pytest.raises(ZsljaxError, match="no file configs/sdll.py"):
+    read_config("configs/sdll.py:corel5k", [])

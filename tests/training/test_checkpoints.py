@@ -1,0 +1,84 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from zsljax.devices.mesh import make_mesh, replicated
+from zsljax.errors import ZsljaxError
+from zsljax.training.checkpoints import Checkpoints, abstract
+
+PARAMS = {"kernel": jnp.arange(6.0).reshape(2, 3)}
+REST = {"step": jnp.int32(4), "rng": jax.random.key(1)}
+
+
+@pytest.fixture
+def shapes():
+  return abstract((PARAMS, REST), replicated(make_mesh(1)))
+
+
+def save(workdir, step=4, run="a"):
+  checkpoints = Checkpoints(workdir, {"system": run})
+  checkpoints.save(step, PARAMS, REST)
+  checkpoints.close()
+
+
+def test_round_trip(tmp_path, shapes):
+  save(tmp_path)
+  checkpoints = Checkpoints(tmp_path, {"system": "a"})
+  params, rest = checkpoints.restore(*shapes, checkpoints.latest_step())
+  chex.assert_trees_all_equal(params, PARAMS)
+  chex.assert_trees_all_equal(
+    jax.random.key_data(rest["rng"]), jax.random.key_data(REST["rng"])
+  )
+  chex.assert_trees_all_equal(checkpoints.restore_params(shapes[0]), PARAMS)
+
+
+def test_checkpoint_of_another_run_is_refused(tmp_path, shapes):
+  save(tmp_path)
+  with pytest.raises(ZsljaxError, match="another run: its system is 'a', expected 'b'"):
+    Checkpoints(tmp_path, {"system": "b"}).restore_params(shapes[0])
+
+
+def test_no_checkpoint_and_no_such_step(tmp_path, shapes):
+  with pytest.raises(ZsljaxError, match="no checkpoint yet"):
+    Checkpoints(tmp_path, {}).restore_params(shapes[0])
+  save(tmp_path)
+  with pytest.raises(ZsljaxError, match=r"no checkpoint of step 5, found \[4\]"):
+    Checkpoints(tmp_path, {"system": "a"}).restore_params(shapes[0], 5)
+
+
+def test_other_shapes_are_refused(tmp_path):
+  save(tmp_path)
+  wrong = abstract({"kernel": jnp.zeros((2, 4))}, replicated(make_mesh(1)))
+  with pytest.raises(ZsljaxError, match="checkpoints/4: cannot be read"):
+    Checkpoints(tmp_path, {"system": "a"}).restore_params(wrong)
+
+
+def test_damaged_checkpoint_is_named(tmp_path, shapes):
+  save(tmp_path)
+  for file in (tmp_path / "checkpoints" / "4" / "params").rglob("*"):
+    if file.is_file():
+      file.write_bytes(b"")
+  with pytest.raises(ZsljaxError, match="checkpoints/4: cannot be read"):
+    Checkpoints(tmp_path, {"system": "a"}).restore_params(shapes[0])
+
+
+def test_half_written_checkpoint_does_not_count(tmp_path):
+  save(tmp_path)
+  draft = tmp_path / "checkpoints" / "8.orbax-checkpoint-tmp"
+  draft.mkdir()
+  assert Checkpoints(tmp_path, {"system": "a"}).latest_step() == 4
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_full_disk_is_said_and_spoils_nothing(tmp_path, shapes, full_disk):
+  save(tmp_path)
+  checkpoints = Checkpoints(tmp_path, {"system": "a"})
+  noise = np.random.default_rng(0).standard_normal(2**16).astype(np.float32)
+  with full_disk(), pytest.raises(ZsljaxError, match="could not write a checkpoint"):
+    checkpoints.save(8, {"kernel": jnp.asarray(noise)}, REST)
+    checkpoints.wait()
+  again = Checkpoints(tmp_path, {"system": "a"})
+  assert again.latest_step() == 4
+  chex.assert_trees_all_equal(again.restore_params(shapes[0]), PARAMS)

@@ -1,0 +1,406 @@
+"""A dataset of one's own: images in folders or a CSV, features, class descriptions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+import pathlib
+import re
+import unicodedata
+
+import numpy as np
+
+from zsljax.data.feature_set import FeatureSet, make_feature_set, sha256_of
+from zsljax.data.files.class_table import ClassTable, read_class_table, read_csv
+from zsljax.data.files.features import FeatureFiles, finite_rows, read_features
+from zsljax.data.files.images import list_images
+from zsljax.data.files.word_vectors import label_vectors
+from zsljax.data.importers.multilabel import read_names
+from zsljax.data.importers.published import dataset_name
+from zsljax.errors import ZsljaxError, did_you_mean, require, some
+
+SPLITS = ("trainval", "test_seen", "test_unseen")
+# The proposed split: shares of the classes, and of each seen class's images.
+_UNSEEN, _TEST = 0.2, 0.2
+_BLOCK = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+  """What is known of N images before their features are looked up.
+
+  Attributes:
+    where: what said so.
+    names: file names, relative, with slashes.
+    classes: the name of each one's class.
+    splits: the split of each one, of ``SPLITS``; None where it is to be proposed.
+    left_out: lines that could not be used, with the reasons.
+  """
+
+  where: str
+  names: tuple[str, ...]
+  classes: tuple[str, ...]
+  splits: tuple[str, ...] | None = None
+  left_out: tuple[str, ...] = ()
+
+  def take(self, rows: Iterable[int]) -> Images:
+    """Those ``rows`` alone."""
+    rows = list(rows)
+    return dataclasses.replace(
+      self,
+      names=tuple(self.names[i] for i in rows),
+      classes=tuple(self.classes[i] for i in rows),
+      splits=self.splits and tuple(self.splits[i] for i in rows),
+    )
+
+
+def images_in(folder: pathlib.Path) -> Images:
+  """The images below ``folder``; each is of the class that its own folder is called.
+
+  Raises:
+    ZsljaxError: there are none, or one lies in no folder of a class.
+  """
+  folder = folder.expanduser()
+  names = list_images(folder)
+  loose = [name for name in names if "/" not in name]
+  require(
+    not loose,
+    f"{folder}/{loose[0] if loose else ''}",
+    "an image outside the folders of classes",
+    f"{folder}/<class>/{loose[0] if loose else ''}",
+  )
+  classes = tuple(name.split("/")[-2] for name in names)
+  return Images(str(folder), tuple(names), classes)
+
+
+def read_labels(path: pathlib.Path, skip_bad: bool = False) -> Images:
+  """Images and their classes from a CSV file ``image,class`` or ``image,class,split``.
+
+  Args:
+    path: the file.
+    skip_bad: leave out lines that are short, name an image again, or a split that is
+      none of ``SPLITS``; else they are an error.
+
+  Raises:
+    ZsljaxError: it is no such file, or a line cannot be used.
+  """
+  path = path.expanduser()
+  header, *lines = read_csv(path)
+  header = [cell.strip().lower() for cell in header]
+  require(
+    header in (["image", "class"], ["image", "class", "split"]),
+    f"{path}: line 1",
+    repr(",".join(header)[:60]),
+    "the header image,class or image,class,split",
+  )
+  good: dict[str, list[str]] = {}
+  bad: list[str] = []
+  for number, line in enumerate(lines, 2):
+    line = [cell.strip() for cell in line]
+    if not any(line):
+      continue
+    problem = ""
+    if len(line) != len(header) or not all(line):
+      problem = f"found {','.join(line)!r}, expected {','.join(header)}"
+    elif line[0] in good:
+      problem = f"found the image {line[0]!r} again, expected each once"
+    elif len(line) == 3 and line[2] not in SPLITS:
+      problem = f"found split {line[2]!r}, expected one of {', '.join(SPLITS)}"
+    if problem:
+      bad.append(f"line {number}: {problem}")
+    else:
+      good[line[0]] = line
+  if bad and not skip_bad:
+    raise ZsljaxError(f"{path}: {bad[0]} ({len(bad)} such lines)")
+  require(len(good) > 0, str(path), "no images", "a line for each image")
+  columns = list(zip(*good.values(), strict=True))
+  columns += [None] * (3 - len(columns))
+  return Images(str(path), *columns, left_out=tuple(bad))
+
+
+def build_set(
+  images: Images,
+  feature_files: Sequence[pathlib.Path],
+  class_file: pathlib.Path,
+  name: str,
+  *,
+  unseen: pathlib.Path | None = None,
+  validation: pathlib.Path | None = None,
+  word_vectors: pathlib.Path | None = None,
+  multiword: str = "mean",
+  unknown: str = "refuse",
+  seed: int = 0,
+  skip_bad: bool = False,
+) -> tuple[FeatureSet, list[str]]:
+  """Puts images, features and descriptions together, and proposes what is not given.
+
+  Where ``images`` has no splits and ``unseen`` is not given, a fifth of the classes is
+  drawn to be unseen; a fifth of each seen class's images is held out for testing, and
+  a fifth of the seen classes for validation.
+
+  Args:
+    images: names and classes.
+    feature_files: see ``read_features``; rows are found by the images' names, or follow
+      the order of a CSV of labels.
+    class_file: see ``read_class_table``.
+    name: of the dataset.
+    unseen: text file, one unseen class a line.
+    validation: text file, one validation class a line.
+    word_vectors: a file with a vector for each attribute's name.
+    multiword: see ``label_vectors``, as ``unknown``.
+    unknown: what becomes of attributes with words that have no vector.
+    seed: of all that is drawn.
+    skip_bad: leave out classes and images that cannot be used; else they are an error.
+
+  Returns:
+    The set, and what was left out, with the reasons.
+
+  Raises:
+    ZsljaxError: something is missing, or does not fit together.
+  """
+  notes: list[str] = []
+  table = read_class_table(class_file.expanduser(), skip_bad)
+  left_out = [*table.left_out, *images.left_out]
+  features = read_features(feature_files)
+  rows = _rows(images, features, skip_bad, notes)
+  left_out += [f"{images.names[i]}: no features" for i in np.flatnonzero(rows < 0)]
+  images, rows = images.take(np.flatnonzero(rows >= 0)), rows[rows >= 0]
+  images, rows = _with_known_classes(images, rows, table, skip_bad, notes, left_out)
+  finite = _finite(features, rows)
+  bad = [f"{images.names[i]}: features not finite" for i in np.flatnonzero(~finite)]
+  require(
+    skip_bad or not bad,
+    f"{features.where}: {bad[0] if bad else ''}",
+    f"{len(bad)} such images",
+    "finite numbers (--skip_bad leaves them out)",
+  )
+  left_out += bad
+  images, rows = images.take(np.flatnonzero(finite)), rows[finite]
+  require(len(rows) > 0, features.where, "no usable features of any image", "some")
+  order = np.argsort(rows, kind="stable")  # Files are best read forwards.
+  features, images = features.take(rows[order]), images.take(order)
+  present = set(images.classes)
+  described = [i for i, known in enumerate(table.names) if known in present]
+  if absent := [c for c in table.names if c not in present]:
+    notes.append(
+      f"{len(absent)} described classes have no image and are left out: "
+      f"{some(absent)}. `predict` takes descriptions without images."
+    )
+  names = tuple(table.names[i] for i in described)
+  labels = np.array([names.index(c) for c in images.classes])
+  splits = _splits(images, labels, names, unseen, seed, notes)
+  files = [
+    class_file,
+    *feature_files,
+    *filter(None, (unseen, validation, word_vectors)),
+  ]
+  if pathlib.Path(images.where).is_file():
+    files.append(pathlib.Path(images.where))
+  feature_set = make_feature_set(
+    name=dataset_name(name),
+    features_kind=_features_kind(features),
+    class_embedding=dataset_name(class_file.stem),
+    split_version="as_given" if images.splits else f"proposed_{seed}",
+    features=features,
+    labels=labels,
+    class_names=names,
+    embeddings=table.values[described],
+    attribute_names=table.attributes,
+    attribute_vectors=_vectors(table, word_vectors, multiword, unknown, notes),
+    validation_classes=validation and _ids(validation, names),
+    where=images.where,
+    split_seed=seed,
+    notes=notes,
+    image_files=np.array(images.names, np.str_),
+    encoder=features.encoder,
+    sources={p.name: sha256_of(p.expanduser()) for p in files},
+    **splits,
+  )
+  return feature_set, left_out
+
+
+def _features_kind(features: FeatureFiles) -> str:
+  if encoder := features.encoder:
+    return dataset_name(f"{encoder['network']}_{encoder['output']}_{encoder['size']}")
+  return dataset_name(features.paths[0].stem)
+
+
+def _with_known_classes(
+  images: Images,
+  rows: np.ndarray,
+  table: ClassTable,
+  skip_bad: bool,
+  notes: list[str],
+  left_out: list[str],
+) -> tuple[Images, np.ndarray]:
+  """The images of described classes, called as in the table, and their rows."""
+  exact = {name: name for name in table.names}
+  folded = {}
+  for name in table.names:
+    other = folded.setdefault(_folded(name), name)
+    require(
+      other == name or {name, other} <= set(images.classes),
+      f"{table.path}: classes",
+      f"{other!r} and {name!r}",
+      "names that differ in more than case and spaces, or images of both as spelt",
+    )
+  known = {
+    c: exact.get(c) or folded.get(_folded(c)) for c in sorted(set(images.classes))
+  }
+  unknown = [c for c, found in known.items() if found is None]
+  if unknown and not skip_bad:
+    raise ZsljaxError(
+      f"{images.where}: found {len(unknown)} classes (first {unknown[0]!r}) that "
+      f"{table.path} does not describe, expected all. "
+      f"{did_you_mean(unknown[0], table.names)} --skip_bad leaves their images out."
+    )
+  left_out += [
+    f"{name}: its class {c!r} is not described"
+    for name, c in zip(images.names, images.classes, strict=True)
+    if known[c] is None
+  ]
+  if other := [
+    f"{c!r} as {found!r}" for c, found in known.items() if found not in (None, c)
+  ]:
+    notes.append(
+      f"Classes are spelt otherwise in {table.path.name}: {'; '.join(other)}."
+    )
+  kept = [i for i, c in enumerate(images.classes) if known[c]]
+  require(len(kept) > 0, images.where, "no image of a described class", "some")
+  images = images.take(kept)
+  classes = tuple(known[c] for c in images.classes)
+  return dataclasses.replace(images, classes=classes), rows[kept]
+
+
+def _rows(
+  images: Images, features: FeatureFiles, skip_bad: bool, notes: list[str]
+) -> np.ndarray:
+  """The row of each image's features; -1 where there is none and that may be."""
+  if features.image_files is None:
+    require(
+      not pathlib.Path(images.where).is_dir(),
+      features.where,
+      "no image_files",
+      "the images' names: the order of a folder's images is not certain (or give "
+      "--labels, whose lines the rows follow)",
+    )
+    require(
+      len(features) == len(images.names) and not images.left_out,
+      features.where,
+      f"{len(features)} rows without image_files",
+      f"{len(images.names)}, one for each line of {images.where}, all of them good",
+    )
+    notes.append(f"The rows of the features follow the lines of {images.where}.")
+    return np.arange(len(features))
+  found = np.ones(len(images.names), bool)
+  if skip_bad:
+    found = features.known(images.names)
+  rows = np.full(len(images.names), -1)
+  if found.any():
+    rows[found] = features.rows_of([images.names[i] for i in np.flatnonzero(found)])
+  return rows
+
+
+def _finite(features: FeatureFiles, rows: np.ndarray) -> np.ndarray:
+  """Whether the features of each of ``rows`` are."""
+  order, finite = np.argsort(rows), np.empty(len(rows), bool)
+  for start in range(0, len(rows), _BLOCK):
+    part = order[start : start + _BLOCK]
+    finite[part] = finite_rows(features.take(rows[part])[:])
+  return finite
+
+
+def _splits(
+  images: Images,
+  labels: np.ndarray,
+  names: Sequence[str],
+  unseen: pathlib.Path | None,
+  seed: int,
+  notes: list[str],
+) -> Mapping[str, np.ndarray]:
+  """Rows of the images of each split."""
+  if images.splits:
+    require(
+      unseen is None,
+      str(unseen),
+      f"unseen classes beside the splits of {images.where}",
+      "one of both",
+    )
+    given = np.array(images.splits)
+    return {split: np.flatnonzero(given == split) for split in SPLITS}
+  rng = np.random.default_rng(seed)
+  if unseen is None:
+    require(
+      len(names) >= 3,
+      images.where,
+      f"{len(names)} classes",
+      "at least 3, of which one can be unseen",
+    )
+    number = max(1, round(_UNSEEN * len(names)))
+    chosen = np.sort(rng.choice(len(names), number, replace=False))
+    notes.append(
+      f"The split was proposed: {number} of {len(names)} classes unseen, and a fifth "
+      f"of each seen class's images for testing, drawn with seed {seed}."
+    )
+  else:
+    chosen = _ids(unseen, names)
+  held_out = []
+  for label in np.setdiff1d(labels, chosen):
+    rows = np.flatnonzero(labels == label)
+    number = min(max(1, round(_TEST * len(rows))), len(rows) - 1)
+    held_out.append(rng.choice(rows, number, replace=False))
+  require(len(held_out) > 0, str(unseen), "no class that is seen", "two at least")
+  is_unseen = np.isin(labels, chosen)
+  test_seen = np.sort(np.concatenate(held_out))
+  return {
+    "trainval": np.setdiff1d(np.flatnonzero(~is_unseen), test_seen),
+    "test_seen": test_seen,
+    "test_unseen": np.flatnonzero(is_unseen),
+  }
+
+
+def _ids(path: pathlib.Path, names: Sequence[str]) -> list[int]:
+  """Positions in ``names`` of the classes that a text file lists."""
+  listed = read_names(path.expanduser())
+  require(len(listed) > 0, str(path), "no names", "one class a line")
+  folded = {_folded(name): i for i, name in enumerate(names)}
+  for name in listed:
+    if _folded(name) not in folded:
+      raise ZsljaxError(
+        f"{path}: found {name!r}, expected a class with images. "
+        f"{did_you_mean(name, names)}"
+      )
+  return sorted({folded[_folded(name)] for name in listed})
+
+
+def _vectors(
+  table: ClassTable,
+  path: pathlib.Path | None,
+  multiword: str,
+  unknown: str,
+  notes: list[str],
+) -> np.ndarray | None:
+  """Word vectors of the attributes, ``[A, V]``."""
+  if path is None:
+    notes.append(
+      "The attributes have no word vectors (--word_vectors): msdn, which learns from "
+      "them, refuses this set."
+    )
+    return None
+  require(
+    unknown != "drop",
+    "--unknown",
+    "'drop'",
+    "refuse, known_words or zeros: every attribute needs a vector",
+  )
+  found = label_vectors(table.attributes, path, multiword, unknown)
+  notes += [note.replace("Labels", "Attributes", 1) for note in found.notes]
+  missing = [a for a in table.attributes if a not in set(found.names)]
+  require(not missing, str(path), f"no vector for {some(missing)}", "one for each")
+  return found.vectors
+
+
+def _folded(name: str) -> str:
+  """``name`` without case, and with one space for whatever separates its words."""
+  name = unicodedata.normalize("NFC", name)
+  return re.sub(r"[\s_\-]+", " ", name).strip().casefold()

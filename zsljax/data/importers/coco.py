@@ -1,0 +1,156 @@
+"""Importer for COCO with 48 seen and 17 unseen classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import json
+import pathlib
+
+import numpy as np
+
+from zsljax.data.feature_set import FeatureSet
+from zsljax.data.files.features import read_features
+from zsljax.data.importers.annotations import Annotations, annotated_set
+from zsljax.data.labels import sparse_labels
+from zsljax.errors import ZsljaxError, require
+
+SEEN = (
+  "person bicycle car motorcycle truck boat bench bird horse sheep zebra giraffe "
+  "backpack handbag skis kite surfboard bottle spoon bowl banana apple orange broccoli "
+  "carrot pizza donut chair bed tv laptop remote microwave oven refrigerator book "
+  "clock vase toothbrush train bear suitcase frisbee fork sandwich toilet mouse toaster"
+).split()
+UNSEEN = (
+  "airplane bus cat dog cow elephant umbrella tie snowboard skateboard cup knife cake "
+  "couch keyboard sink scissors"
+).split()
+_FIELDS = {
+  "images": ("id", "file_name"),
+  "annotations": ("image_id", "category_id"),
+  "categories": ("id", "name"),
+}
+_KEPT = {*_FIELDS, *(field for fields in _FIELDS.values() for field in fields)}
+
+
+def read_coco(
+  train: pathlib.Path,
+  test: pathlib.Path,
+  features: Sequence[pathlib.Path],
+  word_vectors: pathlib.Path,
+  multiword: str = "mean",
+  unknown: str = "refuse",
+  name: str | None = None,
+) -> FeatureSet:
+  """COCO from two files of annotated instances and features of their images.
+
+  Training images are those of ``train`` with a seen class and no unseen one; test
+  images those of ``test`` with any of the 65 classes. This rule and the lists ``SEEN``
+  and ``UNSEEN``, of Bansal et al., "Zero-Shot Object Detection" (ECCV 2018), are
+  recalled from the literature: their own files were not at hand. A class is present
+  where an instance of it is annotated, crowds included, and absent otherwise.
+
+  Args:
+    train: ``instances_train*.json``.
+    test: ``instances_val*.json``.
+    features: files for ``read_features``, with the images' file names (folder and
+      extension may be missing) or ids; or a row for each image of both files, in order.
+    word_vectors: file for ``label_vectors``.
+    multiword: see ``label_vectors``.
+    unknown: see ``label_vectors``.
+    name: of the dataset; ``coco`` when None.
+
+  Raises:
+    ZsljaxError: a file is missing or damaged, or they do not fit together.
+  """
+  train, test = train.expanduser(), test.expanduser()
+  opened = read_features(features)
+  label_names, num_seen = SEEN + UNSEEN, len(SEEN)
+  train_images, train_present = _instances(train, label_names)
+  test_images, test_present = _instances(test, label_names)
+  images, present = train_images + test_images, train_present + test_present
+  only_seen = [bool(ids) and max(ids) < num_seen for ids in train_present]
+  some = [bool(ids) for ids in test_present]
+  notes = [
+    f"{kept.count(False)} of {len(kept)} {split} images are left out: they have {why}."
+    for split, kept, why in (
+      ("training", only_seen, "an unseen class, or none of the seen"),
+      ("test", some, f"none of the {len(label_names)} classes"),
+    )
+    if not all(kept)
+  ]
+  annotations = Annotations(
+    where=f"{train} and {test.name}",
+    images=[[str(i["file_name"]) for i in images], [str(i["id"]) for i in images]],
+    first_test=len(train_images),
+    train=np.flatnonzero(only_seen),
+    test=len(train_images) + np.flatnonzero(some),
+    labels=sparse_labels([sorted(ids) for ids in present], len(label_names)),
+    label_names=label_names,
+    words=label_names,
+    seen=np.arange(len(label_names)) < num_seen,
+    published="coco-48-17",
+    published_labels=(len(SEEN), len(UNSEEN)),
+    sources=[[train], [test]],
+    notes=notes,
+  )
+  return annotated_set(
+    name or "coco", annotations, opened, word_vectors, multiword, unknown
+  )
+
+
+def _instances(
+  path: pathlib.Path, label_names: Sequence[str]
+) -> tuple[list[dict], list[set[int]]]:
+  """Images of an instances file, and the labels present in each."""
+  content = _json(path)
+  positions = {label: i for i, label in enumerate(label_names)}
+  known = {c["id"]: positions.get(c["name"]) for c in content["categories"]}
+  missing = [label for i, label in enumerate(label_names) if i not in known.values()]
+  require(
+    not missing,
+    f"{path}: categories",
+    f"no {', '.join(missing[:5])}",
+    f"COCO's {len(label_names)} classes",
+  )
+  present = {image["id"]: set() for image in content["images"]}
+  require(
+    len(present) == len(content["images"]),
+    f"{path}: images",
+    f"{len(content['images'])} with {len(present)} ids",
+    "an id of its own for each",
+  )
+  for annotation in content["annotations"]:
+    image, category = annotation["image_id"], annotation["category_id"]
+    require(
+      image in present and category in known,
+      f"{path}: annotations",
+      f"image_id {image} with category_id {category}",
+      "those of an image and a category in the file",
+    )
+    if known[category] is not None:
+      present[image].add(known[category])
+  return content["images"], list(present.values())
+
+
+def _json(path: pathlib.Path) -> dict[str, list[dict]]:
+  """The fields that are needed; outlines and the like are let go while reading."""
+  require(path.is_file(), str(path), "no such file", "COCO's instances, a .json file")
+  try:
+    with path.open("rb") as file:
+      content = json.load(
+        file, object_hook=lambda item: {k: v for k, v in item.items() if k in _KEPT}
+      )
+  except (OSError, ValueError) as error:
+    raise ZsljaxError(
+      f"{path}: not readable ({error}), expected a complete .json file"
+    ) from error
+  for part, fields in _FIELDS.items():
+    items = content.get(part) if isinstance(content, dict) else None
+    require(
+      isinstance(items, list)
+      and all(isinstance(i, dict) and i.keys() >= set(fields) for i in items),
+      f"{path}: {part}",
+      "nothing" if items is None else "other content",
+      f"a list of objects with {' and '.join(fields)}",
+    )
+  return content

@@ -1,0 +1,236 @@
+"""Importer for Open Images: image-level labels, present and absent."""
+
+from __future__ import annotations
+
+import array
+import collections
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import csv
+import dataclasses
+import math
+import pathlib
+
+import numpy as np
+import scipy.sparse
+
+from zsljax.data.feature_set import FeatureSet
+from zsljax.data.files.features import read_features, short_name
+from zsljax.data.importers.annotations import Annotations, annotated_set, check_distinct
+from zsljax.data.importers.multilabel import read_names
+from zsljax.data.labels import ABSENT, PRESENT
+from zsljax.errors import ZsljaxError, require
+from zsljax.io.progress import task_bar
+
+_COLUMNS = ("ImageID", "LabelName", "Confidence")
+
+
+def read_open_images(
+  train_labels: pathlib.Path,
+  test_labels: pathlib.Path,
+  descriptions: pathlib.Path,
+  seen: pathlib.Path,
+  unseen: pathlib.Path,
+  features: Sequence[pathlib.Path],
+  word_vectors: pathlib.Path,
+  multiword: str = "mean",
+  unknown: str = "refuse",
+  name: str | None = None,
+) -> FeatureSet:
+  """Open Images from its label files and features of any of its images.
+
+  Images are those that both a label file and the features have. A label is present with
+  confidence 1 and annotated as absent with 0. Other confidences are a machine's: from
+  0.5 on the label is present, below that it is passed over. Where a file says both
+  present and absent, present counts.
+
+  Args:
+    train_labels: CSV with ``ImageID,Source,LabelName,Confidence`` in its first line.
+    test_labels: the same of the test images.
+    descriptions: CSV with ``LabelName,DisplayName`` for each label, without a first
+      line that says so.
+    seen: the seen labels, a LabelName such as ``/m/01g317`` in the first column of
+      each line.
+    unseen: the unseen ones.
+    features: files for ``read_features``, which must have the images' names.
+    word_vectors: file for ``label_vectors``, which looks up the display names.
+    multiword: see ``label_vectors``.
+    unknown: see ``label_vectors``.
+    name: of the dataset; ``open_images`` when None.
+
+  Raises:
+    ZsljaxError: a file is missing or damaged, or they do not fit together.
+  """
+  train_labels, test_labels = train_labels.expanduser(), test_labels.expanduser()
+  descriptions, seen, unseen = (
+    path.expanduser() for path in (descriptions, seen, unseen)
+  )
+  opened = read_features(features)
+  require(
+    opened.image_files is not None,
+    opened.where,
+    "no image_files",
+    "the features' ImageIDs",
+  )
+  known = set(map(short_name, opened.image_files.tolist()))
+  lists = [_label_list(seen), _label_list(unseen)]
+  both = sorted(set(lists[0]) & set(lists[1]))
+  require(not both, f"{unseen}", f"{both[:3]}, seen", "labels that are not seen")
+  mids = lists[0] + lists[1]
+  words = _display_names(descriptions, mids)
+  times = collections.Counter(words)
+
+  columns = {mid: i for i, mid in enumerate(mids)}
+  train, test = (_labels(p, columns, known) for p in (train_labels, test_labels))
+  counts = {
+    "images of the features are in neither label file and are left out": len(
+      known.difference(train.images, test.images)
+    ),
+    "labels of images are annotated both present and absent, and count as present": (
+      train.contradicted + test.contradicted
+    ),
+    "labels of images have a confidence above 0 and below 0.5, and are passed over": (
+      train.unlikely + test.unlikely
+    ),
+  }
+  images = train.images + test.images
+  annotations = Annotations(
+    where=f"{train_labels} and {test_labels.name}",
+    images=[images],
+    first_test=len(train.images),
+    train=np.arange(len(train.images)),
+    test=np.arange(len(train.images), len(images)),
+    labels=scipy.sparse.vstack([train.labels, test.labels], "csr"),
+    label_names=[
+      word if times[word] == 1 else f"{word} ({mid})"
+      for word, mid in zip(words, mids, strict=True)
+    ],
+    words=words,
+    seen=np.arange(len(mids)) < len(lists[0]),
+    published="openimages-7186-400",
+    published_labels=(7186, 400),
+    sources=[[p] for p in (train_labels, test_labels, descriptions, seen, unseen)],
+    notes=[f"{count} {what}." for what, count in counts.items() if count],
+  )
+  return annotated_set(
+    name or "open_images", annotations, opened, word_vectors, multiword, unknown
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Labels:
+  """What one label file says of the images that have features.
+
+  Attributes:
+    images: their ids, in the order of the file.
+    labels: ``[N, L]``.
+    contradicted: how many are annotated both present and absent.
+    unlikely: how many were passed over.
+  """
+
+  images: list[str]
+  labels: scipy.sparse.csr_array
+  contradicted: int
+  unlikely: int
+
+
+def _labels(path: pathlib.Path, columns: Mapping[str, int], known: set[str]) -> _Labels:
+  images: dict[str, int] = {}
+  rows, ids, confidences = array.array("i"), array.array("i"), array.array("f")
+  lines = _lines(path)
+  header = next(lines, [])
+  require(
+    set(header) >= set(_COLUMNS),
+    f"{path}: first line",
+    ",".join(header) or "nothing",
+    "ImageID,Source,LabelName,Confidence",
+  )
+  image_at, label_at, confidence_at = map(header.index, _COLUMNS)
+  for number, line in enumerate(lines, 2):
+    if not line:
+      continue
+    if len(line) != len(header):
+      raise ZsljaxError(
+        f"{path}: line {number}: found {len(line)} columns, expected {len(header)} as "
+        "in the first line"
+      )
+    if line[image_at] not in known:
+      continue
+    row = images.setdefault(line[image_at], len(images))
+    if line[label_at] in columns:
+      rows.append(row)
+      ids.append(columns[line[label_at]])
+      confidences.append(_number(line[confidence_at]))
+  require(
+    bool(images),
+    f"{path}: ImageID",
+    f"none of the {len(known)} images of the features (such as {next(iter(known))!r})",
+    "some of them",
+  )
+
+  confidence, shape = np.asarray(confidences), (len(images), len(columns))
+  require(
+    bool(((confidence >= 0) & (confidence <= 1)).all()),
+    f"{path}: Confidence",
+    "others than numbers from 0 to 1",
+    "1 for present, 0 for absent, and what a machine gave between",
+  )
+
+  def where(chosen: np.ndarray) -> scipy.sparse.csr_array:
+    places = np.asarray(rows)[chosen], np.asarray(ids)[chosen]
+    return scipy.sparse.csr_array((np.ones(len(places[0]), bool), places), shape)
+
+  present, absent = where(confidence >= 0.5), where(confidence == 0)
+  alone = absent > present
+  return _Labels(
+    images=list(images),
+    labels=PRESENT * present.astype(np.int8) + ABSENT * alone.astype(np.int8),
+    contradicted=absent.nnz - alone.nnz,
+    unlikely=int(((confidence > 0) & (confidence < 0.5)).sum()),
+  )
+
+
+def _counted(lines: Iterable[str], bar) -> Iterator[str]:
+  for line in lines:
+    bar.update(len(line))
+    yield line
+
+
+def _lines(path: pathlib.Path) -> Iterator[list[str]]:
+  """The fields of each line of a CSV file."""
+  require(path.is_file(), str(path), "no such file", "a .csv file")
+  try:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+      with task_bar(path.stat().st_size, f"reading {path.name}", "B") as bar:
+        yield from csv.reader(_counted(file, bar))
+  except (OSError, UnicodeDecodeError, csv.Error) as error:
+    raise ZsljaxError(
+      f"{path}: not readable ({error}), expected a .csv file"
+    ) from error
+
+
+def _number(text: str) -> float:
+  try:
+    return float(text)
+  except ValueError:
+    return math.nan
+
+
+def _label_list(path: pathlib.Path) -> list[str]:
+  """The first column, without a line that says what it is."""
+  mids = [line.split(",")[0].strip() for line in read_names(path)]
+  mids = [mid for mid in mids if mid != "LabelName"]
+  check_distinct(mids, path)
+  return mids
+
+
+def _display_names(path: pathlib.Path, mids: Sequence[str]) -> list[str]:
+  """What people call the labels."""
+  names = {line[0]: line[1] for line in _lines(path) if len(line) > 1}
+  missing = [mid for mid in mids if mid not in names]
+  require(
+    not missing,
+    str(path),
+    f"no {', '.join(missing[:3])} ({len(missing)} of {len(mids)} labels)",
+    "LabelName,DisplayName of all seen and unseen labels",
+  )
+  return [names[mid] for mid in mids]

@@ -1,0 +1,1 @@
+"""The mesh, precision of products, and processes."""

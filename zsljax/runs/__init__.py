@@ -1,0 +1,1 @@
+"""Experiments: built, recorded, swept and reproduced."""

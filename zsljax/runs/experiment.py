@@ -1,0 +1,295 @@
+"""What a config describes, built: the ground of train.py and eval.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+
+from zsljax.classes import ClassSpace
+from zsljax.data import (
+  StoredDataset,
+  TrainingData,
+  evaluation_batches,
+  open_dataset,
+)
+from zsljax.data.pipeline import CACHE_LIMIT, HostBatch, available_memory, load
+from zsljax.devices.mesh import free_memory, make_mesh, over_classes
+from zsljax.devices.precision import nearest
+from zsljax.errors import in_bytes, require
+from zsljax.evaluation import CALIBRATIONS
+from zsljax.models import MULTI_LABEL, Spec, System, build_system
+from zsljax.reporting.rows import Row, make_row
+from zsljax.runs.workdir import library_versions, read_manifest, run_identity
+from zsljax.training import (
+  Images,
+  check_divides,
+)
+from zsljax.training.checkpoints import abstract
+
+
+def spec_of(feature_shape: tuple[int, ...], classes: ClassSpace) -> Spec:
+  """What systems must know of a dataset with these classes."""
+  return Spec(
+    tuple(feature_shape),
+    classes.embeddings.shape[1],
+    len(classes),
+    classes.attribute_vectors,
+  )
+
+
+def check_labels(system: System, dataset: StoredDataset) -> None:
+  """Raises unless the images have as many labels as the system is for."""
+  several = {True: "several labels", False: "one label"}
+  require(
+    system.task == MULTI_LABEL == dataset.multi_label,
+    f"{dataset.folder}: images",
+    f"{several[dataset.multi_label]} each",
+    f"{several[system.task == MULTI_LABEL]}, what {system.name} is for",
+  )
+
+
+def param_shapes(system: System, spec: Spec, mesh: jax.sharding.Mesh) -> Any:
+  """Shapes of a system's parameters, and how they lie on the mesh."""
+  shapes = jax.eval_shape(lambda: system.init(jax.random.key(0), spec))
+  return abstract(shapes, over_classes(shapes, system.class_params, mesh))
+
+
+def device_limit(mesh: jax.sharding.Mesh) -> int:
+  """Bytes of a training set that each device has room for, beside all else."""
+  free = free_memory(mesh)
+  if free is None:  # Devices that share the host's memory, where the set is read first.
+    return min(CACHE_LIMIT, available_memory() // 2) // len(mesh.local_devices)
+  return free // 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """A system, a dataset and devices.
+
+  Attributes:
+    config: all fields as JSON values; the system's as the preset resolved them, the
+      data's as they were found.
+    system: the system.
+    dataset: the stored dataset.
+    classes: the training class space.
+    spec: what the system's parameters depend on.
+    mesh: the devices.
+    trained_in: what the matrix products of training are computed in, which is more
+      exact than the config asks for where the devices had nothing else.
+  """
+
+  config: dict[str, Any]
+  system: System
+  dataset: StoredDataset
+  classes: ClassSpace
+  spec: Spec
+  mesh: jax.sharding.Mesh
+  trained_in: str
+
+  @classmethod
+  def build(cls, config: Mapping[str, Any]) -> Experiment:
+    """Builds everything that ``config`` (nested, plain values) names.
+
+    Raises:
+      ZsljaxError: a field does not fit; the dataset is not there.
+    """
+    trained_in = nearest(config["matmul_precision"])
+    system = build_system(config["system"])
+    dataset = open_dataset(config["data"])
+    check_labels(system, dataset)
+    channels = config["data"]["num_channels"]
+    require(
+      channels in (None, dataset.feature_shape[-1]),
+      f"{dataset.folder}: features",
+      f"{dataset.feature_shape[-1]} channels",
+      f"{channels}, config.data.num_channels",
+    )
+    calibration = config["evaluation"]["calibration"]
+    require(
+      calibration in CALIBRATIONS,
+      "config.evaluation.calibration",
+      repr(calibration),
+      f"one of {', '.join(CALIBRATIONS)}",
+    )
+    classes = dataset.training_classes(config["data"]["train_split"])
+    resolved = {
+      "name": system.name,
+      "preset": config["system"]["preset"],
+      **dataclasses.asdict(system),
+    }
+    data = {**config["data"], "features": dataset.variant}
+    if data["dir"]:  # The run may be evaluated from another folder.
+      data["dir"] = str(pathlib.Path(data["dir"]).expanduser().absolute())
+    return cls(
+      # As it reads back from a file, so that two starts compare equal.
+      config=json.loads(json.dumps({**config, "system": resolved, "data": data})),
+      system=system,
+      dataset=dataset,
+      classes=classes,
+      spec=spec_of(dataset.feature_shape, dataset.classes),
+      mesh=make_mesh(config["mesh"]["data"], config["mesh"]["model"]),
+      trained_in=trained_in,
+    )
+
+  @classmethod
+  def of_run(cls, workdir: pathlib.Path, data_dir: str | None = None) -> Experiment:
+    """What the run in ``workdir`` was, on the devices that are here.
+
+    Args:
+      workdir: the folder of a training run.
+      data_dir: where the dataset is now, when it was moved.
+
+    Raises:
+      ZsljaxError: there is no run; its dataset is not there, or is another.
+    """
+    manifest = read_manifest(workdir)
+    config = manifest["config"]
+    if data_dir:
+      config["data"]["dir"] = data_dir
+    config["mesh"] = {"data": -1, "model": 1}
+    run = cls.build(config)
+    require(
+      run.dataset.fingerprint == manifest["dataset"]["fingerprint"],
+      f"{run.dataset.folder}: fingerprint",
+      run.dataset.fingerprint[:12],
+      f"{manifest['dataset']['fingerprint'][:12]}, the data of the training run",
+    )
+    return dataclasses.replace(run, trained_in=manifest["products"])
+
+  def with_seed(self, seed: int) -> Experiment:
+    """The same with another seed."""
+    return dataclasses.replace(self, config=self.config | {"seed": seed})
+
+  def training_data(self) -> TrainingData:
+    """The batches that the config describes.
+
+    Raises:
+      ZsljaxError: they do not fit the dataset or the devices.
+    """
+    config, data = self.config, self.config["data"]
+    limit = device_limit(self.mesh)
+    if config["evaluation"]["every_epochs"]:
+      watched = self.dataset.size("val") * self.dataset.row_bytes
+      limit = max(0, limit - watched // self.mesh.shape["data"])
+    batches = TrainingData(
+      self.dataset,
+      data["train_split"],
+      config["batch_size"],
+      config["seed"],
+      data["cache"],
+      data["sampling"],
+      host=jax.process_index(),
+      num_hosts=jax.process_count(),
+      device_limit=limit,
+      multiple_of=self.mesh.shape["data"],
+    )
+    if size := config["batch_size"]:
+      rows = batches.rows_per_batch
+      field = "config.batch_size"
+      if rows < size:
+        field += f"={size} with {rows} classes to draw from: images of a batch"
+      check_divides(rows, self.mesh, field)
+    return batches
+
+  def images(
+    self, split: str
+  ) -> tuple[ClassSpace, tuple[str, ...], Iterator[HostBatch]]:
+    """What is scored when ``split``, ``test`` or ``val``, is evaluated.
+
+    Returns:
+      The classes, the stored splits, and batches of all their images in stored order.
+    """
+    classes, splits = self._scored(split)
+    batches = evaluation_batches(self.dataset, splits, self._scored_at_once)
+    return classes, splits, batches
+
+  def placed_images(self, split: str) -> tuple[ClassSpace, Images]:
+    """The same classes and images, on the devices.
+
+    Raises:
+      ZsljaxError: the images do not fit there.
+    """
+    classes, splits = self._scored(split)
+    host, hosts = jax.process_index(), jax.process_count()
+    size = self.dataset.share(splits, host, hosts) * self.dataset.row_bytes
+    free = available_memory()
+    require(
+      size <= free,
+      f"{split} images to be scored",
+      f"{in_bytes(size)} of features",
+      f"at most {in_bytes(free)}, what is free in this host's memory",
+    )
+    images = Images.placed(
+      load(self.dataset, splits, host, hosts),
+      self._scored_at_once,
+      self.mesh,
+      max(self.dataset.share(splits, h, hosts) for h in range(hosts)),
+    )
+    return classes, images
+
+  def row(
+    self,
+    protocol: str,
+    metrics: dict[str, float],
+    *,
+    step: int,
+    selection: str = "last",
+    calibration: str = "none",
+    gamma: float = 0.0,
+    gamma_from: str = "no calibration",
+    conditions: dict[str, Any] | None = None,
+    **provenance,
+  ) -> Row:
+    """A result row with these numbers, and where they come from, see ``make_row``.
+
+    ``provenance`` is what else there is to know of that.
+    """
+    config, meta = self.config, self.dataset.metadata
+    return make_row(
+      system=self.system.name,
+      dataset=meta,
+      protocol=protocol,
+      selection=selection,
+      calibration=calibration,
+      seed=config["seed"],
+      step=step,
+      metrics=metrics,
+      conditions=conditions,
+      provenance={
+        "gamma": gamma,
+        "gamma_from": gamma_from,
+        "preset": config["system"]["preset"],
+        "config": config | {"data": config["data"] | {"dir": None}},
+        "data": {k: meta[k] for k in ("fingerprint", "sources", "storage_dtype")},
+        "versions": library_versions(),
+        "device": jax.devices()[0].device_kind,
+        "products": {
+          "training": self.trained_in,
+          "scoring": nearest(config["matmul_precision"]),
+        },
+        **provenance,
+      },
+    )
+
+  def _scored(self, split: str) -> tuple[ClassSpace, tuple[str, ...]]:
+    if split == "test":
+      return self.dataset.classes, self.dataset.test_splits
+    return self.classes, ("val",)
+
+  @property
+  def _scored_at_once(self) -> int:
+    devices = self.mesh.shape["data"]
+    return -(-self.config["evaluation"]["batch_size"] // devices) * devices
+
+  def param_shapes(self) -> Any:
+    """What ``Checkpoints.restore_params`` needs."""
+    return param_shapes(self.system, self.spec, self.mesh)
+
+  def identity(self) -> dict[str, Any]:
+    """What a checkpoint must agree with, to be this experiment's."""
+    return run_identity({"config": self.config, "dataset": self.dataset.metadata})

@@ -1,0 +1,304 @@
+"""One command: systems swept on datasets, and a report of what came out.
+
+Every number of the report is of a sweep: chosen on validation classes, several seeds,
+tested once. Beside it stands ``test_oracle``, and the gap between both.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+import dataclasses
+import os
+import pathlib
+import platform
+import shlex
+import shutil
+import sys
+from typing import Any
+
+import jax
+
+from zsljax.cli.flags import read_config
+from zsljax.data import StoredDataset
+from zsljax.data.store import variants
+from zsljax.errors import ZsljaxError, did_you_mean, require
+from zsljax.io.files import append_line, write_json, write_text
+from zsljax.reporting.rows import Row, summarize
+from zsljax.reporting.tables import Block, make_blocks, render
+from zsljax.runs.experiment import Experiment
+from zsljax.runs.judging import METRICS
+from zsljax.runs.sweep import seconds_of, sweep
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """What a dataset's images must be for a system.
+
+  Attributes:
+    file: of the system's config.
+    argument: what follows the dataset's name in the config's argument.
+    regions: whether it wants region features, not pooled ones.
+    labels: how many an image has, ``one`` or ``several``.
+  """
+
+  file: str
+  argument: str = ""
+  regions: bool = False
+  labels: str = "one"
+
+
+SYSTEMS = {
+  "semantic_softmax": Kind("semantic_softmax"),
+  "attended_autoencoder": Kind("attended_autoencoder", regions=True),
+  "msdn": Kind("msdn", regions=True),
+  "so_softmax": Kind("cosine", ",so_softmax"),
+  "sdl": Kind("sdl", labels="several"),
+  "normface": Kind("cosine", ",normface"),
+  "eszsl": Kind("baselines", ",eszsl"),
+  "sae": Kind("baselines", ",sae"),
+  "nearest_mean": Kind("baselines", ",nearest_mean"),
+}
+_XLSA17 = (
+  "{0}: put res101.mat and att_splits.mat of the xlsa17 archive into a folder named "
+  "{0} and run `python -m zsljax data import-xlsa17 --source=FOLDER --dest=DATA`"
+)
+_REGIONS = (
+  "{0} with regions: `python -m zsljax data import-regions "
+  "--source=feature_map_ResNet_101_{0}.hdf5 --dest=DATA`, the file that TransZero's "
+  "preprocessing makes of the images"
+)
+_MULTI_LABEL = (
+  "{0}: see `python -m zsljax data import-{1} --help` for its label files and features"
+)
+# What must be where, by dataset.
+SOURCES = {
+  **{
+    name: _XLSA17.format(name.upper()) + "; " + _REGIONS.format(name.upper())
+    for name in ("cub", "sun", "awa2")
+  },
+  **{name: _XLSA17.format(name.upper()) for name in ("awa1", "apy", "flo")},
+  "scene15": "scene15: `python -m zsljax data import-regions --source=FILE.hdf5 "
+  "--dest=DATA`, and once more with --pool for systems on pooled features",
+  "corel5k": _MULTI_LABEL.format("corel5k", "multilabel"),
+  "nus_wide": _MULTI_LABEL.format("nus_wide", "nus-wide"),
+  "coco": _MULTI_LABEL.format("coco", "coco"),
+  "open_images": _MULTI_LABEL.format("open_images", "open-images"),
+}
+_SEVERAL = ("multidigit", "corel5k", "nus_wide", "coco", "open_images")
+
+
+def reproduce_command(args: argparse.Namespace) -> None:
+  """Sweeps every pair of system and dataset, and writes the report."""
+  systems = _names(args.systems, "--systems", SYSTEMS)
+  datasets = _names(args.datasets, "--datasets", ("digits", *SOURCES))
+  usable = _usable(systems, datasets, args.data_dir)
+  require(len(usable) > 0, "--systems", args.systems, "systems that fit the datasets")
+  dest = args.dest.expanduser().absolute()
+  runs: list[dict[str, Any]] = []
+  rows: list[Row] = []
+  configs = [_config(*pair, args) for pair in usable]
+  for (system, dataset, _), config in zip(usable, configs, strict=True):
+    name = f"{dataset}_{system}"
+    print(f"{name}:", flush=True)
+    folder = dest / "runs" / name
+    found = sweep(config, args.seeds, folder)
+    rows += found
+    runs.append(_recorded(name, config, found[0], seconds_of(folder)))
+    _copy_curve(dest, name, config["seed"])
+  manifest = {
+    "command": shlex.join(["python", "-m", "zsljax", *sys.argv[1:]]),
+    "seeds": args.seeds,
+    "seconds": round(sum(run["seconds"] for run in runs), 1),
+    "hardware": {
+      "devices": [d.device_kind for d in jax.devices()],
+      "cpu_cores": os.cpu_count(),
+      "machine": platform.machine(),
+    },
+    "runs": runs,
+  }
+  write_json(dest / "manifest.json", manifest)
+  (dest / "results.jsonl").unlink(missing_ok=True)
+  for row in rows:
+    append_line(dest / "results.jsonl", row)
+  write_text(dest / "README.md", _report(dest, rows, manifest))
+  print(f"report in {dest / 'README.md'}")
+
+
+def _names(text: str, flag: str, known: Sequence[str] | dict) -> list[str]:
+  if text == "all":
+    return list(known)
+  names = list(dict.fromkeys(text.split(",")))
+  for name in names:
+    if name not in known:
+      raise ZsljaxError(f"{flag}: unknown {name!r}. {did_you_mean(name, known)}")
+  return names
+
+
+def _usable(
+  systems: Sequence[str], datasets: Sequence[str], data_dir: pathlib.Path | None
+) -> list[tuple[str, str, StoredDataset | None]]:
+  """Pairs that fit, each with the stored form of the dataset (None: it is embedded).
+
+  Raises:
+    ZsljaxError: a dataset is not there in any form that one of the systems wants.
+  """
+  usable = []
+  for dataset in datasets:
+    before, left_out = len(usable), []
+    for system in systems:
+      kind = SYSTEMS[system]
+      several = kind.labels == "several"
+      if dataset == "digits":
+        usable.append((system, "multidigit" if several else dataset, None))
+      elif several == (dataset in _SEVERAL):
+        if stored := _stored(data_dir, dataset, kind.regions):
+          usable.append((system, dataset, stored))
+        else:
+          form = "region" if kind.regions else "pooled"
+          left_out.append(f"{system} on {dataset} (no {form} features of it)")
+    require(
+      len(usable) > before,
+      f"--data_dir={data_dir}",
+      f"no {dataset}",
+      SOURCES.get(dataset, "a dataset that a system can use"),
+    )
+    if left_out:
+      print(f"left out: {', '.join(left_out)}")
+  return usable
+
+
+def _stored(
+  data_dir: pathlib.Path | None, dataset: str, regions: bool
+) -> StoredDataset | None:
+  if data_dir is None:
+    return None
+  forms = variants(data_dir.expanduser(), dataset)
+  forms = [form for form in forms if (len(form.feature_shape) == 2) == regions]
+  require(
+    len(forms) <= 1,
+    f"--data_dir={data_dir}: {dataset}",
+    f"{', '.join(form.variant for form in forms)}",
+    "one form of it with regions and one without",
+  )
+  return forms[0] if forms else None
+
+
+def _config(
+  system: str, dataset: str, stored: StoredDataset | None, args: argparse.Namespace
+) -> dict[str, Any]:
+  fields = []
+  if stored is not None:
+    fields = [
+      f"--config.data.dir={args.data_dir}",
+      f"--config.data.features={stored.variant}",
+    ]
+  kind = SYSTEMS[system]
+  file = args.configs / f"{kind.file}.py"
+  return read_config(f"{file}:{dataset}{kind.argument}", [*fields, *args.fields])
+
+
+def _recorded(name: str, config, row: Row, seconds: float) -> dict[str, Any]:
+  run = Experiment.build(config)
+  return {
+    "name": name,
+    "seconds": round(seconds, 1),
+    "chosen": row["provenance"]["chosen"],
+    "versions": row["provenance"]["versions"],
+    "device": row["provenance"]["device"],
+    "data": {
+      "dataset": row["dataset"],
+      "features": row["features"],
+      **row["provenance"]["data"],
+    },
+    "config": run.config | {"data": run.config["data"] | {"dir": None}},
+  }
+
+
+def _copy_curve(dest: pathlib.Path, name: str, seed: int) -> None:
+  source = dest / "runs" / name / f"seed_{seed}"
+  for kind in ("csv", "png"):
+    if (source / f"curve_test.{kind}").exists():
+      (dest / "curves").mkdir(exist_ok=True)
+      shutil.copyfile(source / f"curve_test.{kind}", dest / "curves" / f"{name}.{kind}")
+
+
+def _report(dest: pathlib.Path, rows: Sequence[Row], manifest: dict[str, Any]) -> str:
+  seeds, hardware = manifest["seeds"], manifest["hardware"]
+  lines = [
+    "# Results",
+    "",
+    f"Made by `{manifest['command']}` in {manifest['seconds'] / 60:.0f} minutes on "
+    f"{hardware['cpu_cores']} cores and {', '.join(hardware['devices'])}; "
+    f"{seeds} seeds each. Versions, data hashes and settings are in `manifest.json`, "
+    "all rows in `results.jsonl`.",
+    "",
+    "`val_selected` is the result: settings, number of steps and gamma were chosen on "
+    "validation classes. `test_oracle` chose steps and gamma on the test images, as "
+    "many published tables do; the gap says what that is worth.",
+    "",
+    "SO-softmax is a reconstruction: the published formula was not at hand.",
+    "",
+    render([_gaps(rows)], "markdown"),
+    "## All rows",
+    "",
+    render(make_blocks(rows), "markdown"),
+  ]
+  names = [run["name"] for run in manifest["runs"]]
+  drawn = [name for name in names if (dest / "curves" / f"{name}.png").exists()]
+  lines += ["## Seen-unseen curves", "", "Of the first seed.", ""]
+  lines += [f"![{name}](curves/{name}.png)" for name in drawn]
+  return "\n".join(lines) + "\n"
+
+
+def _gaps(rows: Sequence[Row]) -> Block:
+  """What choosing on the test images would add, for each sweep."""
+  lines = []
+  sweeps: dict[tuple, list[Row]] = {}
+  for row in rows:
+    if row["protocol"] in METRICS:
+      loss = row["provenance"]["config"]["system"].get("loss_name")
+      name = f"{row['system']} ({loss})" if loss else row["system"]
+      sweeps.setdefault((row["dataset"], name, row["protocol"]), []).append(row)
+  for (dataset, name, protocol), group in sweeps.items():
+    metric = METRICS[protocol][0]
+    best = {
+      (s.row["selection"], s.row["calibration"] != "none"): s for s in summarize(group)
+    }
+    calibrated = ("test_oracle", True) in best
+    if not calibrated and ("test_oracle", False) not in best:
+      continue  # Embeddings of a zero-shot system.
+    oracle, chosen = (
+      best[selection, calibrated] for selection in ("test_oracle", "val_selected")
+    )
+    gap = oracle.mean[metric] - chosen.mean[metric]
+    gamma = f"{chosen.row['provenance']['gamma']:.3g}" if calibrated else "-"
+    lines.append(
+      (
+        dataset,
+        name,
+        metric.upper() if len(metric) == 1 else metric,
+        gamma,
+        chosen.cell(metric),
+        oracle.cell(metric),
+        f"{gap:.1f}",
+        best["val_selected", False].cell(metric),
+        best["last", False].cell(metric),
+      )
+    )
+  return Block(
+    "What choosing on the test images adds",
+    (
+      *("dataset", "system", "metric", "gamma", "val_selected", "test_oracle", "gap"),
+      *("val_selected, no gamma", "last, no gamma"),
+    ),
+    tuple(lines),
+    3,
+    (
+      "percent; mean (standard deviation) over seeds; a baseline in closed form is the "
+      "same for every seed",
+      "gap: of the number of steps and gamma together; a large one with a val_selected "
+      "below that without gamma means that gamma did not carry over from the "
+      "validation classes",
+    ),
+  )

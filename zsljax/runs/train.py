@@ -1,0 +1,161 @@
+"""Trains a run: config in, checkpoints and metrics out."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+from typing import Any
+
+import jax
+import optax
+
+from zsljax import training
+from zsljax.data import TrainingData
+from zsljax.devices import processes as distributed
+from zsljax.devices.precision import computed_in, note
+from zsljax.errors import in_bytes, require
+from zsljax.io.files import locked
+from zsljax.models import MULTI_LABEL
+from zsljax.reporting.metrics_log import MetricsLog
+from zsljax.runs.experiment import Experiment
+from zsljax.runs.judging import Judge
+from zsljax.runs.workdir import flat, library_versions, open_workdir, read_manifest
+from zsljax.training.checkpoints import Checkpoints
+
+_PLACES = {
+  "device": "held on every device ({})",
+  "split": "held in parts by the devices ({})",
+  "host": "held in memory ({})",
+  "none": "streamed ({})",
+}
+# Steps in a compiled call, where an epoch is longer: a run is stopped between calls.
+_AT_ONCE = 256
+_AT_LEAST_ONE = (
+  "epochs",
+  "log_every",
+  "checkpoint.every_epochs",
+  "checkpoint.keep",
+  "evaluation.batch_size",
+)
+
+
+def train(config: dict[str, Any], workdir: pathlib.Path) -> training.TrainState:
+  """One run, from its beginning or its latest checkpoint.
+
+  Args:
+    config: all fields, nested, as plain values.
+    workdir: the run's folder.
+  """
+  for field in _AT_LEAST_ONE:
+    value = config
+    for key in field.split("."):
+      value = value[key]
+    require(value >= 1, f"config.{field}", value, "1 or more")
+  require(config["seed"] >= 0, "config.seed", config["seed"], "0 or more")
+  every = config["evaluation"]["every_epochs"]
+  require(every >= 0, "config.evaluation.every_epochs", every, "0 or more")
+  require(
+    not every or config["data"]["train_split"] == "train",
+    "config.evaluation.every_epochs",
+    f"{every} with config.data.train_split={config['data']['train_split']}",
+    "0, or train_split=train: the validation images are trained on here",
+  )
+  run = Experiment.build(config)
+  data = run.training_data()
+  optimizer = training.make_optimizer(
+    config["optimizer"], config["batch_size"], data.total_steps(config["epochs"])
+  )
+  distributed.require_agreement(
+    {
+      **flat(run.config | {"data": run.config["data"] | {"dir": None}}, "config."),
+      **flat(library_versions(), "version of "),
+      "fingerprint of the data": run.dataset.fingerprint,
+    }
+  )
+  lock = contextlib.nullcontext()
+  if distributed.is_writer():
+    lock = locked(workdir / ".lock", f"{workdir}: another process is training there")
+  with lock, computed_in(config["matmul_precision"]):
+    if distributed.is_writer():
+      meta, classes = run.dataset.metadata, run.dataset.classes
+      open_workdir(workdir, run.config, meta, classes)
+    distributed.wait_for_all("the run's folder")
+    read_manifest(workdir)  # Or the processes do not share the folder.
+    return _train(run, data, optimizer, workdir)
+
+
+def _train(
+  run: Experiment,
+  data: TrainingData,
+  optimizer: optax.GradientTransformationExtraArgs,
+  workdir: pathlib.Path,
+) -> training.TrainState:
+  config, mesh = run.config, run.mesh
+  meta = run.dataset.metadata
+  of = "labels" if run.system.task == MULTI_LABEL else "classes"
+  print_on_writer(
+    f"{run.system.name} on {meta['name']} ({meta['features']}, "
+    f"{meta['class_embedding']}): {data.num_examples} images of "
+    f"{int(run.classes.seen.sum())} {of}, "
+    f"{_PLACES[data.placement].format(in_bytes(data.size_bytes))}; "
+    f"{mesh.size} {jax.devices()[0].platform} device(s)"
+    + (f" of {jax.process_count()} processes" if jax.process_count() > 1 else "")
+    + (f"; {about}" if (about := note(config["matmul_precision"])) else "")
+  )
+  per_epoch = data.steps_per_epoch
+
+  if data.placement in ("device", "split"):
+    inputs = training.DeviceInputs(
+      data.table,
+      data.rows,
+      mesh,
+      data.num_examples,
+      min(per_epoch, _AT_ONCE),
+      data.host_rows if data.placement == "split" else None,
+    )
+  else:
+    inputs = training.HostInputs(data.batches, mesh, data.num_examples)
+  every = config["evaluation"]["every_epochs"]
+  watch = _watch(run) if every else None
+  checkpoints = Checkpoints(workdir, run.identity(), config["checkpoint"]["keep"])
+  state = training.train(
+    run.system,
+    optimizer,
+    lambda: training.init_state(run.system, optimizer, run.spec, config["seed"]),
+    inputs,
+    run.classes,
+    training.Schedule(
+      total_steps=data.total_steps(config["epochs"]),
+      log_every=config["log_every"],
+      save_every=config["checkpoint"]["every_epochs"] * per_epoch,
+      # The gradient of a minibatch does not vanish at the optimum.
+      tolerance=0.0 if config["batch_size"] else config["optimizer"]["tolerance"],
+      watch_every=every * per_epoch,
+    ),
+    checkpoints,
+    lambda start: MetricsLog(workdir, start) if distributed.is_writer() else None,
+    mesh,
+    watch,
+  )
+  checkpoints.close()
+  return state
+
+
+def _watch(run: Experiment) -> training.PeriodicEval:
+  """The validation images, judged as ``sweep`` judges them."""
+  judge = Judge.of(run, "val")
+
+  def outputs(params, inputs):
+    return judge.outputs(run.system, params, *inputs)
+
+  def metrics(outputs):
+    found = judge.judgement(outputs).metrics
+    return {f"val_{name}": value for name, value in found.items()}
+
+  return training.PeriodicEval(judge.inputs, outputs, metrics, f"val_{judge.metric}")
+
+
+def print_on_writer(line: str) -> None:
+  """Prints where the process is the one that talks to the user."""
+  if distributed.is_writer():
+    print(line, flush=True)

@@ -1,0 +1,180 @@
+"""A run's folder: what was run, with what, on which data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import contextlib
+import importlib.metadata
+import json
+import pathlib
+import platform
+from typing import Any
+import warnings
+
+import jax
+
+from zsljax.classes import ClassSpace
+from zsljax.devices.precision import nearest
+from zsljax.errors import ZsljaxError
+from zsljax.io.files import explained, write_json
+
+SCHEMA = 3
+CLASSES = "classes.npz"
+_FILE, _SWEEP_FILE = "manifest.json", "sweep.json"
+_LIBRARIES = (
+  "zsljax",
+  "jax",
+  "jaxlib",
+  "flax",
+  "optax",
+  "orbax-checkpoint",
+  "numpy",
+  "tensorflow",
+  "tensorflow-cpu",
+  "tensorflow-datasets",
+)
+# Where data lie may change between two starts, what they are may not; and what is
+# evaluated on the way.
+_FREE_FIELDS = ("data.dir", "data.cache", "evaluation.every_epochs")
+# What changes no run, but a sweep.
+_FREE_PARTS = ("grid.", "selection.")
+
+
+def library_versions() -> dict[str, str]:
+  """Versions of Python and of the libraries that numbers depend on."""
+  versions = {"python": platform.python_version()}
+  for library in _LIBRARIES:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      versions[library] = importlib.metadata.version(library)
+  return versions
+
+
+def open_workdir(
+  workdir: pathlib.Path,
+  config: Mapping[str, Any],
+  dataset: Mapping[str, Any],
+  classes: ClassSpace | None = None,
+  sweep: bool = False,
+) -> None:
+  """Writes the manifest of a new run, or checks that of an interrupted one.
+
+  Args:
+    workdir: the run's folder, made when absent.
+    config: all fields, nested, JSON values.
+    dataset: the stored dataset's metadata.
+    classes: of the dataset, kept for prediction.
+    sweep: the folder is that of a sweep, whose manifest has another name.
+
+  Raises:
+    ZsljaxError: another config or other data made the folder.
+  """
+  with explained(workdir):
+    workdir.mkdir(parents=True, exist_ok=True)
+  manifest = {
+    "schema": SCHEMA,
+    "config": dict(config),
+    "dataset": dict(dataset),
+    "versions": library_versions(),
+    "processes": jax.process_count(),
+    "products": nearest(config["matmul_precision"]),
+  }
+  path = workdir / (_SWEEP_FILE if sweep else _FILE)
+  if not path.exists():
+    if (workdir / "checkpoints").exists():
+      raise ZsljaxError(
+        f"{workdir}: holds checkpoints but no {_FILE}, expected an empty folder "
+        "or that of an interrupted run"
+      )
+    if classes is not None:
+      classes.save(workdir / CLASSES)
+    write_json(path, manifest)
+    return
+  before = read_manifest(workdir, sweep)
+  old, new = flat(before["config"]), flat(manifest["config"])
+  differing = [
+    f"config.{field} is {new.get(field)!r}, there {old.get(field)!r}"
+    for field in sorted(old.keys() | new.keys())
+    if old.get(field) != new.get(field)
+    and field not in _FREE_FIELDS
+    and (sweep or not field.startswith(_FREE_PARTS))
+  ]
+  if differing:
+    raise ZsljaxError(
+      f"{workdir}: made by another config ({'; '.join(differing)}), expected the "
+      "same config to continue the run, or another --workdir"
+    )
+  old, new = before["dataset"]["fingerprint"], dataset["fingerprint"]
+  if old != new:
+    raise ZsljaxError(
+      f"{workdir}: made with other data (fingerprint {old[:12]}), found "
+      f"{new[:12]}: expected the same dataset, or another --workdir"
+    )
+  if before.get("processes", 1) != manifest["processes"]:
+    warnings.warn(
+      f"{workdir} was begun by {before.get('processes', 1)} processes, now there are "
+      f"{manifest['processes']}: the run continues, with other batches",
+      stacklevel=2,
+    )
+  if before["products"] != manifest["products"]:
+    warnings.warn(
+      f"{workdir} was begun with products in {before['products']}, here they are in "
+      f"{manifest['products']}: the run continues, but numbers differ",
+      stacklevel=2,
+    )
+  changed = [
+    f"{library} {before['versions'].get(library)} -> {version}"
+    for library, version in manifest["versions"].items()
+    if before["versions"].get(library) != version
+  ]
+  if changed:
+    warnings.warn(
+      f"{workdir} was begun with other versions ({', '.join(changed)}): the run "
+      "continues, but bits may differ",
+      stacklevel=2,
+    )
+
+
+def run_identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
+  """What a checkpoint must agree with, to be that of a manifest's run."""
+  config = manifest["config"]
+  return {
+    "system": config["system"],
+    "data": manifest["dataset"]["fingerprint"],
+    "train_split": config["data"]["train_split"],
+  }
+
+
+def read_manifest(workdir: pathlib.Path, sweep: bool = False) -> dict[str, Any]:
+  """What ``open_workdir`` wrote: ``config``, ``dataset``, ``versions``.
+
+  Raises:
+    ZsljaxError: the folder holds no run, or one of another schema.
+  """
+  path = workdir / (_SWEEP_FILE if sweep else _FILE)
+  if not path.is_file():
+    there = " (it is a sweep; its runs are in its subfolders seed_0, seed_1, ...)"
+    raise ZsljaxError(
+      f"{workdir}: no {path.name}{there if (workdir / _SWEEP_FILE).exists() else ''}, "
+      "expected the --workdir of a training run"
+    )
+  try:
+    manifest = json.loads(path.read_text())
+  except json.JSONDecodeError as error:
+    raise ZsljaxError(f"{path}: not readable as JSON ({error})") from error
+  if manifest.get("schema") != SCHEMA:
+    raise ZsljaxError(
+      f"{path}: found schema {manifest.get('schema')}, expected {SCHEMA}: another "
+      "version of zsljax made the run, train it again"
+    )
+  return manifest
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Nested fields by their dotted names."""
+  fields = {}
+  for key, value in tree.items():
+    if isinstance(value, Mapping):
+      fields |= flat(value, f"{prefix}{key}.")
+    else:
+      fields[prefix + key] = value
+  return fields
