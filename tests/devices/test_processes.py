@@ -27,7 +27,7 @@ from zsljax.training.checkpoints import Checkpoints
 train = importlib.import_module("zsljax.runs.train")
 evaluate = importlib.import_module("zsljax.runs.evaluate")
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 FIELDS = ("optimizer.name=adam", "batch_size=64", "checkpoint.every_epochs=5")
 DATA = {"semantic_softmax": "digits", "cosine": "digits", "sdl": "multidigit"}
 SIGNALS = 20

@@ -21,7 +21,7 @@ from zsljax.training.checkpoints import Checkpoints
 train = importlib.import_module("zsljax.runs.train")
 evaluate = importlib.import_module("zsljax.runs.evaluate")
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 KILLS = 20
 
 

@@ -46,7 +46,7 @@ def check_labels(system: System, dataset: StoredDataset) -> None:
   """Raises unless the images have as many labels as the system is for."""
   several = {True: "several labels", False: "one label"}
   require(
-    system.task == MULTI_LABEL == dataset.multi_label,
+    (system.task == MULTI_LABEL) == dataset.multi_label,
     f"{dataset.folder}: images",
     f"{several[dataset.multi_label]} each",
     f"{several[system.task == MULTI_LABEL]}, what {system.name} is for",
