@@ -150,7 +150,7 @@ class CosineClassifier(System):
     self.family_member()  # Checks its settings.
 
   @property
-  def numbers(self) -> tuple[str, ...]:
+  def vmappable(self) -> tuple[str, ...]:
     """The loss's settings; sphereface's margin is a number of steps."""
     fixed = {"one_sided", "stop_gradient"}
     if self.loss_name == "sphereface":
