@@ -28,10 +28,11 @@ from zsljax.benchmark.ceilings import equations
 from zsljax.devices.host_memory import keep_freed
 from zsljax.devices.precision import PRECISIONS
 from zsljax.errors import ZsljaxError, require
+from zsljax.evaluation import Calibration
 from zsljax.io.files import write_json, write_text
 from zsljax.reporting.rows import Row, read_rows
+from zsljax.runs.evaluation_set import EvaluationSet
 from zsljax.runs.experiment import Experiment
-from zsljax.runs.judging import Judge
 from zsljax.runs.vmapped import Variant, VmappedRuns
 
 # Bits of an operand's mantissa; all have float32's 8 bits of exponent. The second is a
@@ -127,8 +128,9 @@ def measured(data_dir: pathlib.Path, systems: Mapping[str, Sequence[Row]]) -> li
     config["data"] |= {"dir": str(data_dir)}
     config["evaluation"] |= {"every_epochs": 0}  # Older rows have none.
     run = Experiment.build(config)
-    judge, seeds = Judge.of(run, "test"), [row["seed"] for row in rows]
+    images, seeds = EvaluationSet.placed(run, "test"), [row["seed"] for row in rows]
     step, gamma = rows[0]["step"], rows[0]["provenance"]["gamma"]
+    calibration = Calibration("additive", gamma)
     total = run.training_data().total_steps(config["epochs"])
     for precision, mantissa in MANTISSA.items():
       print(f"{name}, {precision}: {len(seeds)} seeds, {step} steps", flush=True)
@@ -139,8 +141,10 @@ def measured(data_dir: pathlib.Path, systems: Mapping[str, Sequence[Row]]) -> li
         functools.partial(rounded, mantissa=mantissa),
       )
       ((_, state),) = runs.states([step])
-      judgements = runs.judgements(judge, state)
-      metrics = [judgement.calibrated(gamma) for judgement in judgements]
+      metrics = [
+        images.report(outputs, calibration).metrics
+        for outputs in runs.outputs(images, state)
+      ]
       figures.append(
         {
           "system": name,

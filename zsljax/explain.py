@@ -18,15 +18,16 @@ from zsljax.devices.mesh import replicated
 from zsljax.devices.precision import computed_in
 from zsljax.errors import ZsljaxError, require
 from zsljax.evaluation import (
+  Calibration,
   Decisions,
-  decide,
   generalized_predictions,
+  make_evaluator,
+  over_batches,
+  protocols_for,
   require_numbers,
   seen_unseen_curve,
   single_label_metrics,
 )
-from zsljax.evaluation.calibration import gamma_of
-from zsljax.evaluation.decisions import over_batches
 from zsljax.io.files import explained, write_text
 from zsljax.models import CLOSED_SET, MULTI_LABEL, AttendsToRegions, Embeds
 from zsljax.models.attention import AttentionMaps
@@ -95,41 +96,40 @@ def score_test_images(run: Experiment, predictor: Predictor) -> Scored:
   """
   system, dataset = run.system, run.dataset
   classes, splits, batches = run.images("test")
+  usual, *_ = protocols_for(system)
+  evaluator = make_evaluator(usual)
 
   def outputs(params, batch, classes):
-    scores = system.scores(params, batch.features, classes)
-    embed = getattr(system, "embed", None)
-    mapped = scores if embed is None else embed(params, batch.features)
-    if system.task == MULTI_LABEL:
-      return scores.argmax(1), classes.positions(batch.labels), mapped
-    return decide(scores, batch.labels, classes), None, mapped
+    found = evaluator.outputs(system, params, batch, classes)
+    if isinstance(system, Embeds):
+      return found, system.embed(params, batch.features)
+    return found, system.scores(params, batch.features, classes)
 
   size = dataset.size(*splits)
   on_map = np.linspace(0, size - 1, min(size, _MAPPED)).round().astype(int)
   best, labels, mapped, start = [], [], [], 0
   params = jax.device_put(predictor.params, replicated(run.mesh))
   with computed_in(predictor.precision):
-    for _, parts in over_batches(outputs, params, classes, batches, run.mesh):
-      best.append(parts[0])
-      labels.append(parts[1])
-      end = start + len(parts[2])
+    for host, parts in over_batches(outputs, params, classes, batches, run.mesh):
+      found, vectors = parts
+      best.append(found.argmax(1) if system.task == MULTI_LABEL else found)
+      labels.append(np.asarray(classes.positions(host["labels"][host["mask"]])))
+      end = start + len(vectors)
       here = on_map[(on_map >= start) & (on_map < end)]
-      mapped.append(parts[2][here - start])
+      mapped.append(vectors[here - start])
       start = end
   best = jax.tree.map(lambda *xs: np.concatenate(xs), *best)
   mapped = np.concatenate(mapped)
   require_numbers(mapped)
+  labels = np.concatenate(labels).reshape(size, -1)
   seen, decisions = np.asarray(classes.seen), None
   if system.task == MULTI_LABEL:
-    predicted, labels = best, np.concatenate(labels)
-  else:
-    labels = best.label[:, None]
+    predicted = best
+  elif system.task == CLOSED_SET:
     predicted = best.seen_class
-    if system.task != CLOSED_SET:
-      decisions = best
-      predicted = generalized_predictions(
-        decisions, predictor.gamma, predictor.calibration
-      )
+  else:
+    decisions = best
+    predicted = generalized_predictions(decisions, predictor.calibration)
   names = dataset.image_files(splits)
   if names is None:
     names = np.array([f"row {row}" for row in dataset.source_rows(splits)])
@@ -409,12 +409,10 @@ class _Report:
     system = self.run.system
     if system.task == MULTI_LABEL or system.task == CLOSED_SET:
       return "none"
-    gamma, kind = self.predictor.gamma, self.predictor.calibration
-    return "none" if self._uncalibrated else f"{kind}, gamma {gamma:.4g}"
-
-  @property
-  def _uncalibrated(self) -> bool:
-    return self.predictor.gamma == gamma_of(0.0, self.predictor.calibration)
+    calibration = self.predictor.calibration
+    if not calibration.penalty:
+      return "none"
+    return f"{calibration.kind}, gamma {calibration.gamma:.4g}"
 
   def images(self, chosen: np.ndarray, photos: list[pathlib.Path] | None) -> str:
     """A section for each explained image."""
@@ -680,17 +678,18 @@ class _Report:
     title = "Seen-unseen curve"
     if without := self._without(title):
       return without
-    decisions, kind = self.scored.decisions, self.predictor.calibration
-    curve = seen_unseen_curve(decisions, self.seen, calibration=kind)
+    images = self.scored.decisions, self.scored.labels[:, 0], self.seen
+    calibration = self.predictor.calibration
+    curve = seen_unseen_curve(*images, kind=calibration.kind)
     inside = np.ones(len(curve.gamma), bool)
-    if kind == "multiplicative":  # Others are no gamma.
+    if curve.kind == "multiplicative":  # Others are no gamma.
       inside = (curve.gamma > 0) & (curve.gamma < 2)
     points = {}
-    gammas = {"no calibration": gamma_of(0.0, kind)}
-    if not self._uncalibrated:
-      gammas[f"this run's gamma, {self.predictor.gamma:.3g}"] = self.predictor.gamma
-    for name, gamma in gammas.items():
-      m = single_label_metrics(decisions, self.seen, gamma, kind)
+    calibrations = {"no calibration": Calibration(curve.kind)}
+    if calibration.penalty:
+      calibrations[f"this run's gamma, {calibration.gamma:.3g}"] = calibration
+    for name, calibration in calibrations.items():
+      m = single_label_metrics(*images, calibration)
       points[f"{name}: U {m['u']:.1f}, S {m['s']:.1f}, H {m['h']:.1f}"] = m["u"], m["s"]
     path = self.dest / "curve.png"
     seed = self.run.config["seed"]

@@ -20,7 +20,7 @@ from zsljax.devices.mesh import make_mesh
 from zsljax.devices.precision import computed_in
 from zsljax.encoders import check, encode_images, load_encoder
 from zsljax.errors import ZsljaxError, require
-from zsljax.evaluation.calibration import calibrated, gamma_of
+from zsljax.evaluation.calibration import UNCALIBRATED, Calibration
 from zsljax.io.files import write_csv
 from zsljax.io.progress import task_bar
 from zsljax.models import CLOSED_SET, MULTI_LABEL, Spec, System, build_system
@@ -86,8 +86,7 @@ class Predictor:
     params: its parameters.
     classes: all classes of the dataset that it was trained on.
     spec: of that dataset.
-    gamma: taken from seen classes when candidates are seen and unseen.
-    calibration: how, see ``evaluation.calibration``.
+    calibration: of seen classes when candidates are seen and unseen.
     encoder: what made the features of images, where the dataset records it.
     precision: of matrix products, see ``zsljax.devices.precision``.
   """
@@ -96,8 +95,7 @@ class Predictor:
   params: Any = dataclasses.field(repr=False)
   classes: ClassSpace = dataclasses.field(repr=False)
   spec: Spec = dataclasses.field(repr=False)
-  gamma: float = 0.0
-  calibration: str = "additive"
+  calibration: Calibration = UNCALIBRATED
   encoder: dict[str, Any] | None = None
   precision: str = "float32"
 
@@ -281,7 +279,7 @@ class Predictor:
 
     def best(params, features, prepared, space, places, top_k, attributes):
       scores = self.system.score(features, prepared)
-      scores = calibrated(scores, space.seen, self.gamma, self.calibration)
+      scores = self.calibration.lowered(scores, space.seen)
       scores = scores[:, places]
       top, at = jax.lax.top_k(scores, top_k)
       classes = places[at]
@@ -351,16 +349,14 @@ def load(
   require(gamma is None or np.isfinite(gamma), "gamma", gamma, "a finite number")
   if gamma is None:
     chosen = read_chosen(workdir) or {}
-    none = gamma_of(0.0, config["evaluation"]["calibration"])
-    choices = (chosen.get("gamma"), config["evaluation"]["gamma"], none)
-    gamma = next(choice for choice in choices if choice is not None)
+    gamma = chosen.get("gamma")
+    gamma = config["evaluation"]["gamma"] if gamma is None else gamma
   return Predictor(
     system,
     params,
     classes,
     spec,
-    gamma,
-    config["evaluation"]["calibration"],
+    Calibration(config["evaluation"]["calibration"], gamma),
     manifest["dataset"]["encoder"],
     config["matmul_precision"],
   )

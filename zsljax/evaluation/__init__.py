@@ -1,34 +1,36 @@
-"""Evaluation: decisions, metrics, calibration and protocols."""
+"""Evaluation: one evaluator for each task, metrics, calibration and protocols."""
 
 from zsljax.evaluation.calibration import (
   CALIBRATIONS,
+  UNCALIBRATED,
+  Calibration,
   Curve,
-  seen_unseen_curve,
-  shared_gamma,
+  best_calibration,
 )
 from zsljax.evaluation.class_retrieval import class_retrieval
-from zsljax.evaluation.decisions import (
-  Decisions,
-  class_scores,
-  decide,
-  decide_all,
-  decisions_of,
-  require_numbers,
-  scores_of,
-)
 from zsljax.evaluation.embeddings import (
   Embedded,
-  cosine_statistics,
-  embed_all,
-  embedded,
+  Verification,
   embedding_metrics,
+  mean_cosines,
   pair_similarities,
   pair_verification,
   read_pairs,
   retrieval,
   verification,
 )
-from zsljax.evaluation.metrics import harmonic_mean, per_class_accuracy
+from zsljax.evaluation.evaluator import (
+  Evaluator,
+  Report,
+  make_evaluator,
+  over_batches,
+  streamed_outputs,
+)
+from zsljax.evaluation.metrics import (
+  harmonic_mean,
+  per_class_accuracy,
+  require_numbers,
+)
 from zsljax.evaluation.multilabel import (
   MULTI_LABEL_PROTOCOLS,
   PUBLISHED_DENSITY,
@@ -37,43 +39,67 @@ from zsljax.evaluation.multilabel import (
   dense_labels,
   multi_label_metrics,
   precision_and_recall,
-  score_all,
 )
-from zsljax.evaluation.protocols import generalized_predictions, single_label_metrics
+from zsljax.evaluation.protocols import (
+  EMBEDDINGS,
+  PAIRS,
+  PROTOCOLS,
+  RETRIEVAL,
+  XIAN,
+  protocols_for,
+  selection_metric,
+)
+from zsljax.evaluation.selection import selection_value
+from zsljax.evaluation.single_label import (
+  Decisions,
+  decide,
+  generalized_predictions,
+  seen_unseen_curve,
+  single_label_metrics,
+)
 
 __all__ = [
   "CALIBRATIONS",
+  "EMBEDDINGS",
   "MULTI_LABEL_PROTOCOLS",
+  "PAIRS",
+  "PROTOCOLS",
   "PUBLISHED_DENSITY",
+  "RETRIEVAL",
+  "UNCALIBRATED",
+  "XIAN",
+  "Calibration",
   "Curve",
   "Decisions",
   "Embedded",
+  "Evaluator",
   "MultiLabelProtocol",
+  "Report",
+  "Verification",
   "average_precisions",
+  "best_calibration",
   "class_retrieval",
-  "class_scores",
-  "cosine_statistics",
   "decide",
-  "decide_all",
-  "decisions_of",
   "dense_labels",
-  "embed_all",
-  "embedded",
   "embedding_metrics",
   "generalized_predictions",
   "harmonic_mean",
+  "make_evaluator",
+  "mean_cosines",
   "multi_label_metrics",
+  "over_batches",
   "pair_similarities",
   "pair_verification",
-  "read_pairs",
-  "require_numbers",
   "per_class_accuracy",
   "precision_and_recall",
+  "protocols_for",
+  "read_pairs",
+  "require_numbers",
   "retrieval",
-  "score_all",
-  "scores_of",
   "seen_unseen_curve",
-  "shared_gamma",
+  "selection_metric",
+  "selection_value",
   "single_label_metrics",
+  "streamed_outputs",
   "verification",
 ]

@@ -33,6 +33,10 @@ def class_retrieval(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
   Images of equal score stay in their order. Classes without images have no part.
 
+  >>> found = class_retrieval(np.array([[3.0, 0.0], [1.0, 2.0]]), np.array([0, 1]))
+  >>> found["map"], found["p@100"]
+  (1.0, 1.0)
+
   Args:
     scores: of the gallery's images for each unseen class, ``[N, C]``.
     labels: columns of the images' classes, ``[N]``.

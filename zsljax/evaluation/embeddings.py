@@ -1,15 +1,8 @@
-"""Evaluation of embeddings by cosine: verification, retrieval, statistics.
+"""Evaluation of embeddings by cosine: verification, retrieval, mean cosines.
 
-A similarity here is a cosine rounded to steps of 2^-22 (2.4e-7, about the rounding
-error of a float32 cosine). It is a function of the two embeddings alone: directions are
-rounded to multiples of 2^-26, so that a dot product in units of 2^-52 is a sum of
-integers that float64 holds exactly, whatever order a device adds in. Hence no number
-depends on blocks or devices, s(a, b) = s(b, a), and equal images tie. The zero
-vector has cosine 0 with everything. (On a TPU, whose float64 is emulated with fewer
-bits, the last step can differ.)
-
-All pairs need no sort: there are 2^23 + 1 similarities, so that one pass of counting
-gives the exact curve in 135 MB however many pairs there are.
+A similarity is a float32 dot product of two embeddings that were brought to length one;
+the zero vector has similarity 0 with everything. Products are computed in blocks of
+images: another size of block, or another processor, may move the last bit (6e-8).
 
 References:
   Huang et al., "Labeled Faces in the Wild" (2007): verification of given pairs.
@@ -20,28 +13,22 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
-import functools
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from zsljax.classes import ClassSpace
-from zsljax.devices.mesh import make_mesh, over_batch, replicated
 from zsljax.errors import ZsljaxError, require
-from zsljax.evaluation.decisions import decisions_of, over_batches
 from zsljax.evaluation.metrics import per_class_accuracy
-from zsljax.models import Batch, System
 
 Array = jax.Array | np.ndarray
 
-_ONE = 2**22  # The level of similarity 1.
-_UNIT = 2**26  # The length of a direction.
+RATES = (1e-1, 1e-2, 1e-3)
 _BLOCK = 256
-_PAIRS = 2**14
+_STEPS = 2**19  # Of similarity from 0 to 1, in verification of all pairs.
+_ROC_POINTS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +44,10 @@ class Roc:
   thresholds: np.ndarray
   far: np.ndarray
   tar: np.ndarray
+
+  def columns(self) -> dict[str, np.ndarray]:
+    """The curve as columns of a table."""
+    return {"threshold": self.thresholds, "far": self.far, "tar": self.tar}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,9 +66,9 @@ class Verification:
       than a negative one, ties counting half.
     positives: number of pairs of one class.
     negatives: number of pairs of two classes.
-    roc: the curve. Beyond ``roc_points`` thresholds it is thinned to about as many,
-      half of them at even steps of log FAR, half at even steps of TAR; the numbers
-      above come from all.
+    roc: the curve. Beyond 1,000 thresholds it is thinned to about as many, half of them
+      at even steps of log FAR, half at even steps of TAR; the numbers above come from
+      all.
   """
 
   tar: dict[float, float]
@@ -87,6 +78,10 @@ class Verification:
   positives: int
   negatives: int
   roc: Roc
+
+  def shares(self) -> dict[str, float]:
+    """``tar@f`` at each false accept rate f, and ``eer``."""
+    return {f"tar@{f:g}": tar for f, tar in self.tar.items()} | {"eer": self.eer}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +95,7 @@ class Retrieval:
       found of the average precision over the whole ranking. Images of one similarity
       count together, as in scikit-learn's ``average_precision_score``.
     queries: number of queries.
-    without_match: number of them whose class has no (other) image. They have no
+    without_match: number of them whose class has no other image. They have no
       average precision, and recall counts them as missed.
   """
 
@@ -110,74 +105,34 @@ class Retrieval:
   without_match: int
 
 
-@dataclasses.dataclass(frozen=True)
-class CosineStatistics:
-  """Cosines of two different images, not rounded; standard deviations over pairs.
-
-  Attributes:
-    intra_mean: mean over all pairs of one class.
-    intra_std: their standard deviation.
-    intra_class_mean: mean over classes of two or more images of the mean over pairs.
-    inter_mean: mean over all pairs of two classes.
-    inter_std: their standard deviation.
-  """
-
-  intra_mean: float
-  intra_std: float
-  intra_class_mean: float
-  inter_mean: float
-  inter_std: float
-
-
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Embedded:
-  """Images with the embeddings that a system gives them.
+  """N images with the embeddings that a system gives them.
 
   Attributes:
     embeddings: ``[N, d]``.
-    label: position of the true class in the class space, ``[N]``.
     seen_class: position of the best seen class, ``[N]``.
   """
 
   embeddings: Array
-  label: Array
   seen_class: Array
 
 
-def embedded(system: System, params, batch: Batch, classes: ClassSpace) -> Embedded:
-  """The embeddings that a system gives a batch; it has ``embed``."""
-  decisions = decisions_of(system, params, batch, classes)
-  embeddings = system.embed(params, batch.features)
-  return Embedded(embeddings, decisions.label, decisions.seen_class)
-
-
-def embed_all(
-  system: System,
-  params,
-  classes: ClassSpace,
-  batches: Iterable[dict[str, np.ndarray]],
-  mesh: jax.sharding.Mesh,
-) -> Embedded:
-  """Embeddings and best seen classes of all examples of ``batches``, on the host.
-
-  ``system`` has ``embed``.
-  """
-
-  function = functools.partial(embedded, system)
-  parts = over_batches(function, params, classes, batches, mesh)
-  return jax.tree.map(lambda *xs: np.concatenate(xs), *(part for _, part in parts))
-
-
 def embedding_metrics(
-  images: Embedded, seen: np.ndarray, mesh: jax.sharding.Mesh
+  images: Embedded, labels: np.ndarray, seen: np.ndarray
 ) -> tuple[dict[str, float], Roc]:
-  """Classification, retrieval, verification and cosines of one set of images.
+  """Classification, retrieval, verification and mean cosines of one set of images.
+
+  >>> images = Embedded(np.eye(4)[[0, 0, 1, 1]], np.array([0, 0, 1, 0]))
+  >>> metrics, _ = embedding_metrics(images, np.array([0, 0, 1, 1]), np.ones(2, bool))
+  >>> metrics["accuracy"], metrics["recall@1"], metrics["eer"], metrics["intra"]
+  (75.0, 100.0, 0.0, 100.0)
 
   Args:
     images: of seen and unseen classes.
+    labels: positions of the true classes, ``[N]``.
     seen: ``[C]`` bool, of the class space.
-    mesh: the devices.
 
   Returns:
     In percent: ``accuracy`` of images of seen classes among the seen classes, the mean
@@ -186,19 +141,17 @@ def embedding_metrics(
     ``inter``, the mean cosine, times 100, of pairs of one class and of two. And the
     verification curve.
   """
-  of_seen = seen[images.label]
-  accuracy = per_class_accuracy(images.seen_class[of_seen], images.label[of_seen])
-  found = retrieval(images.embeddings, images.label, mesh=mesh)
-  verified = verification(images.embeddings, images.label, mesh=mesh)
-  cosines = cosine_statistics(images.embeddings, images.label)
+  of_seen = seen[labels]
+  found = retrieval(images.embeddings, labels)
+  verified = verification(images.embeddings, labels)
+  intra, inter = mean_cosines(images.embeddings, labels)
   shares = {
-    "accuracy": accuracy,
+    "accuracy": per_class_accuracy(images.seen_class[of_seen], labels[of_seen]),
     **{f"recall@{k}": share for k, share in found.recall.items()},
     "map": found.mean_average_precision,
-    **{f"tar@{f:g}": share for f, share in verified.tar.items()},
-    "eer": verified.eer,
-    "intra": cosines.intra_mean,
-    "inter": cosines.inter_mean,
+    **verified.shares(),
+    "intra": intra,
+    "inter": inter,
   }
   return {name: 100 * float(share) for name, share in shares.items()}, verified.roc
 
@@ -206,44 +159,112 @@ def embedding_metrics(
 def verification(
   embeddings: Array,
   labels: Array,
-  false_accept_rates: Sequence[float] = (1e-1, 1e-2, 1e-3),
-  *,
-  roc_points: int = 1000,
+  false_accept_rates: Sequence[float] = RATES,
   block: int = _BLOCK,
-  mesh: jax.sharding.Mesh | None = None,
 ) -> Verification:
   """Verification over all pairs of two different images.
+
+  Pairs are counted by their similarity, rounded to steps of 2^-19 (2e-6): pairs of one
+  step tie. However many pairs there are, their counts take 25 MB and a block about
+  ``30 * block * N`` bytes, 77 MB of 10,000 images.
+
+  >>> found = verification(np.eye(2)[[0, 0, 1]], np.array([4, 4, 7]), (0.1,))
+  >>> found.tar, found.eer, found.auc, found.positives, found.negatives
+  ({0.1: 1.0}, 0.0, 1.0, 1, 2)
 
   Args:
     embeddings: ``[N, d]``, of any length.
     labels: integers, ``[N]``.
     false_accept_rates: where TAR is asked for, in [0, 1].
-    roc_points: see ``Verification``.
     block: images that are compared with all others at a time.
-    mesh: splits a block over its axis ``data``; None takes one device.
 
   Raises:
     ZsljaxError: shapes do not agree, a number is not finite, or there is no positive
       or no negative pair.
   """
-  _require_rates(false_accept_rates)
   directions, labels = _inputs(embeddings, labels)
-  _require_both_kinds("labels", *_count_pairs(labels))
-  # One after the other, all pairs and those of one class.
-  counts = np.zeros((2, 2 * _ONE + 1), np.int64)
-  for i, levels in enumerate(_levels(directions, directions, block, mesh)):
-    later = levels[i + 1 :].astype(np.intp) + _ONE
-    np.add.at(counts[0], later, 1)
-    np.add.at(counts[1], later[labels[i + 1 :] == labels[i]], 1)
-  occurring = np.flatnonzero(counts[0])[::-1]
-  together, positive = counts[:, occurring]
-  return _verification(
-    (occurring - _ONE) / _ONE,
-    positive,
-    together - positive,
-    false_accept_rates,
-    roc_points,
+  _require_pairs("labels", *_count_pairs(labels))
+  counts = np.zeros((2, 2 * _STEPS + 1), np.int64)  # Of two classes, and of one.
+  columns = np.arange(len(labels))
+  for rows, similarities in _blocks(directions, block):
+    steps = np.rint(similarities * _STEPS).astype(np.int32) + _STEPS
+    later = columns > columns[rows, None]
+    same = labels[rows, None] == labels
+    for kind in (0, 1):
+      chosen = steps[later & (same == kind)]
+      counts[kind] += np.bincount(chosen, minlength=counts.shape[1])
+  occurring = np.flatnonzero(counts.any(0))[::-1]
+  thresholds = (occurring - _STEPS) / _STEPS
+  negative, positive = counts[:, occurring]
+  return _verification(thresholds, positive, negative, false_accept_rates)
+
+
+def pair_verification(
+  scores: Array, same: Array, false_accept_rates: Sequence[float] = RATES
+) -> Verification:
+  """Verification over given pairs; those of equal scores tie.
+
+  >>> found = pair_verification(np.array([0.9, 0.5, 0.1]), np.array([1, 0, 1]) > 0)
+  >>> found.tar[0.1], found.threshold[0.1], found.auc
+  (0.5, 0.9, 0.5)
+
+  Args:
+    scores: higher for more similar, ``[P]``; see ``pair_similarities``.
+    same: whether the pair is of one class, bool, ``[P]``.
+    false_accept_rates: where TAR is asked for, in [0, 1].
+
+  Raises:
+    ZsljaxError: shapes do not agree, a score is not finite, or there is no positive or
+      no negative pair.
+  """
+  scores, same = np.asarray(scores), np.asarray(same)
+  require(scores.ndim == 1, "scores", f"shape {scores.shape}", "[P]")
+  bad = ~np.isfinite(scores)
+  require(
+    not bad.any(),
+    "scores",
+    f"NaN or infinity for {bad.sum()} of {len(bad)} pairs",
+    "numbers",
   )
+  require(
+    same.shape == scores.shape and same.dtype == bool,
+    "same",
+    f"{same.dtype} of shape {same.shape}",
+    f"bool of shape {scores.shape}, one for each score",
+  )
+  _require_pairs("same", int(same.sum()), int((~same).sum()))
+  thresholds, index = np.unique(scores, return_inverse=True)
+  positive, negative = (
+    np.bincount(index[kind], minlength=len(thresholds))[::-1] for kind in (same, ~same)
+  )
+  return _verification(thresholds[::-1], positive, negative, false_accept_rates)
+
+
+def pair_similarities(embeddings: Array, pairs: Array) -> np.ndarray:
+  """Similarities float32 ``[P]`` of the images at ``pairs`` [P, 2].
+
+  >>> pair_similarities(np.array([[1, 0], [2, 0], [0, 3]]), [[0, 1], [0, 2]]).tolist()
+  [1.0, 0.0]
+
+  Raises:
+    ZsljaxError: a number is not finite, or an index is out of range.
+  """
+  directions, pairs = _directions(embeddings), np.asarray(pairs)
+  count = len(directions)
+  require(
+    pairs.ndim == 2 and pairs.shape[1] == 2 and pairs.dtype.kind in "iu",
+    "pairs",
+    f"{pairs.dtype} of shape {pairs.shape}",
+    "integers [P, 2]",
+  )
+  require(
+    bool(np.all((pairs >= 0) & (pairs < count))),
+    "pairs",
+    "an index out of range",
+    f"0 to {count - 1}, for {count} embeddings",
+  )
+  parts = np.array_split(pairs, 1 + len(pairs) // 2**14)
+  return np.concatenate([np.einsum("pd,pd->p", *directions[some.T]) for some in parts])
 
 
 def read_pairs(path: pathlib.Path) -> np.ndarray:
@@ -274,98 +295,23 @@ def read_pairs(path: pathlib.Path) -> np.ndarray:
   return np.array(pairs)
 
 
-def pair_verification(
-  scores: Array,
-  same: Array,
-  false_accept_rates: Sequence[float] = (1e-1, 1e-2, 1e-3),
-  *,
-  roc_points: int = 1000,
-) -> Verification:
-  """Verification over given pairs.
-
-  Args:
-    scores: higher for more similar, ``[P]``; see ``pair_similarities``.
-    same: whether the pair is of one class, bool, ``[P]``.
-    false_accept_rates: where TAR is asked for, in [0, 1].
-    roc_points: see ``Verification``.
-
-  Raises:
-    ZsljaxError: shapes do not agree, a score is not finite, or there is no positive or
-      no negative pair.
-  """
-  _require_rates(false_accept_rates)
-  scores, same = np.asarray(scores), np.asarray(same)
-  require(scores.ndim == 1, "scores", f"shape {scores.shape}", "[P]")
-  bad = ~np.isfinite(scores)
-  require(
-    not bad.any(),
-    "scores",
-    f"NaN or infinity for {bad.sum()} of {len(bad)} pairs",
-    "numbers",
-  )
-  require(
-    same.shape == scores.shape and same.dtype == bool,
-    "same",
-    f"{same.dtype} of shape {same.shape}",
-    f"bool of shape {scores.shape}, one for each score",
-  )
-  _require_both_kinds("same", int(same.sum()), int((~same).sum()))
-  thresholds, index = np.unique(scores, return_inverse=True)
-  together, positive = (
-    np.bincount(some, minlength=len(thresholds))[::-1] for some in (index, index[same])
-  )
-  return _verification(
-    thresholds[::-1], positive, together - positive, false_accept_rates, roc_points
-  )
-
-
-def pair_similarities(embeddings: Array, pairs: Array) -> np.ndarray:
-  """Similarities float32 ``[P]`` of the images at ``pairs`` [P, 2].
-
-  Raises:
-    ZsljaxError: a number is not finite, or an index is out of range.
-  """
-  directions, pairs = _directions("embeddings", embeddings), np.asarray(pairs)
-  count = len(directions)
-  require(
-    pairs.ndim == 2 and pairs.shape[1] == 2 and pairs.dtype.kind in "iu",
-    "pairs",
-    f"{pairs.dtype} of shape {pairs.shape}",
-    "integers [P, 2]",
-  )
-  require(
-    bool(np.all((pairs >= 0) & (pairs < count))),
-    "pairs",
-    "an index out of range",
-    f"0 to {count - 1}, for {count} embeddings",
-  )
-  found = np.empty(len(pairs), np.float32)
-  for start in range(0, len(pairs), _PAIRS):
-    some = slice(start, start + _PAIRS)
-    first, second = directions[pairs[some].T]
-    found[some] = _round(np.einsum("pd,pd->p", first, second), np) / _ONE
-  return found
-
-
 def retrieval(
   embeddings: Array,
   labels: Array,
   top_k: Sequence[int] = (1, 5, 10),
-  *,
-  gallery: tuple[Array, Array] | None = None,
   block: int = _BLOCK,
-  mesh: jax.sharding.Mesh | None = None,
 ) -> Retrieval:
-  """Retrieval of images of the query's class, by similarity.
+  """Retrieval of images of the query's class: each image among all others.
+
+  >>> found = retrieval(np.eye(2)[[0, 0, 1, 1]], np.array([0, 0, 1, 1]), (1,))
+  >>> found.recall, found.mean_average_precision
+  ({1: 1.0}, 1.0)
 
   Args:
-    embeddings: the queries, ``[N, d]``.
+    embeddings: ``[N, d]``, of any length.
     labels: integers, ``[N]``.
     top_k: the numbers K of images in which recall looks, from 1 on.
-    gallery: embeddings ``[M, d]`` and labels ``[M]`` of the images that are ranked.
-      None: for each query, all queries but itself.
-    block: see ``verification``.
-    mesh: see ``verification``.
+    block: images that are compared with all others at a time.
 
   Raises:
     ZsljaxError: shapes do not agree, a number is not finite, or no query has an image
@@ -373,33 +319,17 @@ def retrieval(
   """
   require(min(top_k, default=1) >= 1, "top_k", tuple(top_k), "numbers from 1 on")
   directions, labels = _inputs(embeddings, labels)
-  ranked, ranked_labels = directions, labels
-  if gallery is not None:
-    ranked, ranked_labels = _inputs(*gallery, "gallery embeddings", "gallery labels")
-    require(
-      ranked.shape[1] == directions.shape[1],
-      "gallery embeddings",
-      f"shape {ranked.shape}",
-      f"[M, {directions.shape[1]}], as the queries",
-    )
-    matches = np.isin(labels, ranked_labels)
-  else:
-    _, index, size = np.unique(labels, return_inverse=True, return_counts=True)
-    matches = size[index] > 1
-  require(
-    bool(matches.any()),
-    "labels",
-    f"no {'other' if gallery is None else 'gallery'} image of any query's class",
-    "at least one",
-  )
+  _, index, size = np.unique(labels, return_inverse=True, return_counts=True)
+  matches = size[index] > 1
+  missing = "no other image of any query's class"
+  require(bool(matches.any()), "labels", missing, "at least one")
   rank = np.full(len(labels), np.inf)
   precision = np.zeros(len(labels))
-  for i, levels in enumerate(_levels(directions, ranked, block, mesh)):
-    same = ranked_labels == labels[i]
-    if gallery is None:
-      levels, same = np.delete(levels, i), np.delete(same, i)
-    if matches[i]:
-      rank[i], precision[i] = _rank_and_precision(levels, same)
+  for rows, similarities in _blocks(directions, block):
+    for i, row in zip(range(len(labels))[rows], similarities, strict=True):
+      if matches[i]:
+        same = np.delete(labels == labels[i], i)
+        rank[i], precision[i] = _rank_and_precision(np.delete(row, i), same)
   return Retrieval(
     {k: float(np.mean(rank <= k)) for k in top_k},
     float(precision[matches].mean()),
@@ -408,11 +338,14 @@ def retrieval(
   )
 
 
-def cosine_statistics(embeddings: Array, labels: Array) -> CosineStatistics:
-  """Mean and standard deviation of the cosines within and between classes.
+def mean_cosines(embeddings: Array, labels: Array) -> tuple[float, float]:
+  """Mean cosine of all pairs of two images of one class, and of two classes.
 
-  No pair is visited: sums of cosines and of their squares over all pairs of rows of X
-  are the squared norms of the sum of rows and of the smaller Gram matrix.
+  No pair is visited: the sum of the cosines of all pairs of directions is half the
+  squared length of their sum, less half the sum of their squared lengths.
+
+  >>> mean_cosines(np.eye(2)[[0, 0, 1]], np.array([4, 4, 7]))
+  (1.0, 0.0)
 
   Args:
     embeddings: ``[N, d]``, of any length.
@@ -424,92 +357,56 @@ def cosine_statistics(embeddings: Array, labels: Array) -> CosineStatistics:
   """
   directions, labels = _inputs(embeddings, labels)
   positives, negatives = _count_pairs(labels)
-  _require_both_kinds("labels", positives, negatives)
-  directions /= _UNIT
-  order = np.argsort(labels, kind="stable")
-  ends = np.flatnonzero(np.diff(labels[order])) + 1
-  within = np.zeros(2)
-  class_means = []
-  for rows in np.split(order, ends):
-    if len(rows) > 1:
-      sums = _pair_sums(directions[rows])
-      within += sums
-      class_means.append(sums[0] / (len(rows) * (len(rows) - 1) / 2))
-  between = _pair_sums(directions) - within
-  return CosineStatistics(
-    *_mean_and_std(within / positives),
-    float(np.mean(class_means)),
-    *_mean_and_std(between / negatives),
-  )
+  _require_pairs("labels", positives, negatives)
+
+  def total(rows):
+    rows = rows.astype(np.float64)
+    return (np.sum(rows.sum(0) ** 2) - np.sum(rows**2)) / 2
+
+  within = sum(total(directions[labels == label]) for label in np.unique(labels))
+  between = total(directions) - within
+  return float(within / positives), float(between / negatives)
 
 
-def _inputs(
-  embeddings, labels, where="embeddings", labels_where="labels"
-) -> tuple[np.ndarray, np.ndarray]:
-  directions, labels = _directions(where, embeddings), np.asarray(labels)
+def _inputs(embeddings: Array, labels: Array) -> tuple[np.ndarray, np.ndarray]:
+  """Directions float32 ``[N, d]`` and labels ``[N]``, checked."""
+  directions, labels = _directions(embeddings), np.asarray(labels)
   require(
     labels.shape == (len(directions),) and labels.dtype.kind in "iu",
-    labels_where,
+    "labels",
     f"{labels.dtype} of shape {labels.shape}",
     f"integers of shape ({len(directions)},), one for each embedding",
   )
   return directions, labels
 
 
-def _directions(where: str, embeddings) -> np.ndarray:
-  """Unit vectors in units of 1 / _UNIT, rounded, float64 ``[N, d]``."""
-  x = np.array(embeddings, np.float64, order="C")
-  require(x.ndim == 2, where, f"shape {x.shape}", "[N, d]")
+def _directions(embeddings: Array) -> np.ndarray:
+  """Embeddings of length one, float32 ``[N, d]``; zero vectors stay zero."""
+  x = np.asarray(embeddings).astype(np.float64)
+  require(x.ndim == 2, "embeddings", f"shape {x.shape}", "[N, d]")
   bad = ~np.isfinite(x).all(1)
-  require(
-    not bad.any(), where, f"NaN or infinity in {bad.sum()} of {len(x)} rows", "numbers"
-  )
-  length = np.sqrt(np.sum(x * x, 1, keepdims=True))
-  x /= np.where(length > 0, length, 1)
-  x *= _UNIT
-  return np.rint(x, out=x)
+  found = f"NaN or infinity in {bad.sum()} of {len(x)} rows"
+  require(not bad.any(), "embeddings", found, "numbers")
+  length = np.linalg.norm(x, axis=1, keepdims=True)
+  return (x / np.where(length > 0, length, 1)).astype(np.float32)
 
 
-def _round(dots, numpy):
-  """Dot products of directions as levels, -_ONE to _ONE."""
-  return numpy.clip(numpy.rint(dots * (_ONE / _UNIT**2)), -_ONE, _ONE)
-
-
-@jax.jit
-def _block_levels(rows, others):
-  dots = jnp.matmul(rows, others.T, precision="highest")
-  return _round(dots, jnp).astype(jnp.int32)
-
-
-def _levels(
-  queries: np.ndarray,
-  others: np.ndarray,
-  block: int,
-  mesh: jax.sharding.Mesh | None,
-) -> Iterator[np.ndarray]:
-  """For each query [d] its levels with all others, int32 ``[M]``."""
+def _blocks(directions: np.ndarray, block: int) -> Iterator[tuple[slice, np.ndarray]]:
+  """Rows by blocks, each with its similarities with all, float32 ``[block, N]``."""
   require(block >= 1, "block", block, "at least 1")
-  mesh = make_mesh(1) if mesh is None else mesh
-  devices = mesh.shape["data"]
-  block = -(-min(block, len(queries)) // devices) * devices
-  with jax.enable_x64(True):
-    others = jax.device_put(others, replicated(mesh))
-  for start in range(0, len(queries), block):
-    rows = queries[start : start + block]
-    padded = np.pad(rows, ((0, block - len(rows)), (0, 0)))
-    with jax.enable_x64(True):  # Must not stay on while the caller has a row.
-      levels = _block_levels(jax.device_put(padded, over_batch(mesh)), others)
-    yield from jax.device_get(levels)[: len(rows)]
+  for start in range(0, len(directions), block):
+    rows = slice(start, start + block)
+    yield rows, np.clip(directions[rows] @ directions.T, -1, 1)
 
 
 def _count_pairs(labels: np.ndarray) -> tuple[int, int]:
-  """How many pairs are of one class, and of two."""
+  """Numbers of pairs of one class, and of two."""
   sizes = np.unique(labels, return_counts=True)[1]
   positives = int(np.sum(sizes * (sizes - 1) // 2))
   return positives, len(labels) * (len(labels) - 1) // 2 - positives
 
 
-def _require_both_kinds(where: str, positives: int, negatives: int) -> None:
+def _require_pairs(where: str, positives: int, negatives: int) -> None:
   for count, kind in (
     (positives, "positive pair (two images of one class)"),
     (negatives, "negative pair (images of two classes)"),
@@ -517,17 +414,15 @@ def _require_both_kinds(where: str, positives: int, negatives: int) -> None:
     require(count > 0, where, f"no {kind}", "at least one")
 
 
-def _require_rates(rates: Sequence[float]) -> None:
-  require(
-    all(0 <= rate <= 1 for rate in rates),
-    "false_accept_rates",
-    tuple(rates),
-    "numbers in [0, 1]",
-  )
-
-
-def _verification(thresholds, positive, negative, rates, roc_points) -> Verification:
-  """From descending thresholds and the pairs at each."""
+def _verification(
+  thresholds: np.ndarray,
+  positive: np.ndarray,
+  negative: np.ndarray,
+  rates: Sequence[float],
+) -> Verification:
+  """All numbers, from descending thresholds and the pairs at each, ``[m]``."""
+  in_range = all(0 <= rate <= 1 for rate in rates)
+  require(in_range, "false_accept_rates", tuple(rates), "numbers in [0, 1]")
   positives, negatives = int(positive.sum()), int(negative.sum())
   thresholds = np.append(np.inf, thresholds)
   tar = np.append(0, np.cumsum(positive)) / positives
@@ -540,10 +435,9 @@ def _verification(thresholds, positive, negative, rates, roc_points) -> Verifica
   gap_before, gap = (1 - tar[i] - far[i] for i in (after - 1, after))
   share = gap_before / (gap_before - gap)
   kept = slice(None)
-  if len(far) > roc_points:
-    steps = max(roc_points // 2, 2)
-    by_far = np.searchsorted(far, np.geomspace(1 / negatives, 1, steps))
-    by_tar = np.searchsorted(tar, np.linspace(0, 1, steps))
+  if len(far) > _ROC_POINTS:
+    by_far = np.searchsorted(far, np.geomspace(1 / negatives, 1, _ROC_POINTS // 2))
+    by_tar = np.searchsorted(tar, np.linspace(0, 1, _ROC_POINTS // 2))
     kept = np.unique(np.concatenate([by_far, by_tar, [len(far) - 1]]))
   return Verification(
     tar={rate: float(tar[i]) for rate, i in at.items()},
@@ -556,28 +450,15 @@ def _verification(thresholds, positive, negative, rates, roc_points) -> Verifica
   )
 
 
-def _rank_and_precision(levels: np.ndarray, same: np.ndarray) -> tuple[int, float]:
+def _rank_and_precision(
+  similarities: np.ndarray, same: np.ndarray
+) -> tuple[int, float]:
   """Place of the first image of the class, from 1 on, and average precision."""
-  everything, found = np.sort(levels), np.sort(levels[same])
+  everything, found = np.sort(similarities), np.sort(similarities[same])
   hits = len(found) - np.searchsorted(found, found)
   until = len(everything) - np.searchsorted(everything, found)
   best = found[-1]
-  first = np.argmax(same & (levels == best))
+  first = np.argmax(same & (similarities == best))
   above = len(everything) - np.searchsorted(everything, best, "right")
-  rank = above + np.count_nonzero(levels[:first] == best) + 1
+  rank = above + np.count_nonzero(similarities[:first] == best) + 1
   return rank, np.mean(hits / until)
-
-
-def _pair_sums(x: np.ndarray) -> np.ndarray:
-  """Sums of dot products and of their squares over pairs of rows of x [n, d]."""
-  gram = x @ x.T if len(x) < x.shape[1] else x.T @ x
-  itself = np.sum(x * x, 1)
-  total = x.sum(0)
-  return (
-    np.array([total @ total, np.sum(gram**2)]) - [itself.sum(), np.sum(itself**2)]
-  ) / 2
-
-
-def _mean_and_std(moments: np.ndarray) -> tuple[float, float]:
-  mean, square = moments
-  return float(mean), float(np.sqrt(max(square - mean**2, 0)))

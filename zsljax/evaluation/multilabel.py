@@ -16,18 +16,14 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
-import functools
 
-import jax
 import numpy as np
-from sklearn.metrics import average_precision_score
 
 from zsljax.classes import ClassSpace
 from zsljax.errors import require
-from zsljax.evaluation.decisions import over_batches, require_numbers, scores_of
-from zsljax.models import System
+from zsljax.evaluation.metrics import require_numbers
 
 _BLOCK = 4096
 
@@ -71,33 +67,6 @@ MULTI_LABEL_PROTOCOLS = {
 PUBLISHED_DENSITY = {"nus_wide": {"zsl": 1.876, "gzsl": 6.80}}
 
 
-def score_all(
-  system: System,
-  params,
-  classes: ClassSpace,
-  batches: Iterable[dict[str, np.ndarray]],
-  mesh: jax.sharding.Mesh,
-) -> tuple[np.ndarray, np.ndarray]:
-  """Scores and labels of all examples of ``batches``, on the host.
-
-  Returns:
-    Scores ``[N, C]``, and labels ``[N, C]`` int8: 1 present, -1 absent, 0 unannotated.
-    In a set that annotates no absences, what is not present is absent.
-
-  Raises:
-    ZsljaxError: a score is NaN.
-  """
-
-  function = functools.partial(scores_of, system)
-  scores, labels = [], []
-  for host, part in over_batches(function, params, classes, batches, mesh):
-    scores.append(part)
-    labels.append(dense_labels(host, classes))
-  scores, labels = np.concatenate(scores), np.concatenate(labels)
-  _check(scores, labels)
-  return scores, labels
-
-
 def _check(scores: np.ndarray, labels: np.ndarray) -> None:
   require(
     scores.ndim == 2 and labels.shape == scores.shape,
@@ -115,18 +84,29 @@ def _check(scores: np.ndarray, labels: np.ndarray) -> None:
   )
 
 
-def dense_labels(batch: dict[str, np.ndarray], classes: ClassSpace) -> np.ndarray:
-  """Labels as ``score_all`` gives them, of a host batch without its padding."""
-  mask = batch["mask"]
-  present = batch["labels"][mask]
-  absent = batch["absent"][mask] if "absent" in batch else None
-  fill = -1 if absent is None else 0
-  labels = np.full((len(present), len(classes)), fill, np.int8)
-  for value, ids in ((-1, absent), (1, present)):
-    if ids is not None:
-      columns = np.asarray(classes.positions(ids))
-      rows, places = np.nonzero(columns >= 0)
-      labels[rows, columns[rows, places]] = value
+def dense_labels(columns: Mapping[str, np.ndarray], classes: ClassSpace) -> np.ndarray:
+  """Labels ``[N, C]`` int8 of a host batch without its padding.
+
+  1 present, -1 absent, 0 unannotated; in a set that annotates no absences, a label that
+  is not present is absent.
+
+  >>> space = ClassSpace.create("abc", np.eye(3), ids=[5, 2, 9])
+  >>> columns = {"labels": np.array([[9, 5], [2, -1]]), "mask": np.array([True, True])}
+  >>> dense_labels(columns, space).tolist()
+  [[1, -1, 1], [-1, 1, -1]]
+
+  Args:
+    columns: ``labels``, ids of the labels present ``[..., B, M]``, padded with -1;
+      ``mask`` ``[..., B]``; and ``absent``, ids, where the set annotates absences.
+    classes: the class space.
+  """
+  mask, annotated = columns["mask"], "absent" in columns
+  labels = np.full((mask.sum(), len(classes)), 0 if annotated else -1, np.int8)
+  for value, name in ((-1, "absent"), (1, "labels")):
+    if name in columns:
+      at = np.asarray(classes.positions(columns[name][mask]))
+      rows, places = np.nonzero(at >= 0)
+      labels[rows, at[rows, places]] = value
   return labels
 
 
@@ -135,19 +115,19 @@ def precision_and_recall(
 ) -> dict[int, tuple[float, float]]:
   """Overall (micro) precision and recall when each image is given its K best labels.
 
+  >>> scores, labels = np.array([[0.9, 0.5, 0.1]]), np.array([[1, -1, 1]])
+  >>> precision_and_recall(scores, labels, (1, 2))
+  {1: (1.0, 0.5), 2: (0.5, 0.5)}
+
   Args:
-    scores: ``[N, C]``; ties go to the first label.
+    scores: ``[N, C]``, numbers; ties go to the first label.
     labels: ``[N, C]``, positive where present.
     top_k: the numbers K, at most C.
-
-  Raises:
-    ZsljaxError: a score is NaN, or shapes or labels are not as said.
 
   Returns:
     For each K the hits over K * N, and over the labels that are present (0 where there
     are none).
   """
-  _check(scores, labels)
   most = max(top_k, default=0)
   hits = np.zeros(most)
   for start in range(0, len(scores), _BLOCK):
@@ -171,15 +151,17 @@ def average_precisions(
 
   Images of one score count together, so that their order does not matter.
 
+  >>> scores = np.array([[3.0], [2.0], [1.0]])
+  >>> average_precisions(scores, np.array([[1], [-1], [1]]), "ignore").round(3).tolist()
+  [0.833]
+
   Args:
-    scores: ``[N, C]``.
+    scores: ``[N, C]``, numbers.
     labels: ``[N, C]``: 1 present, -1 absent, 0 unannotated.
     unannotated: see ``MultiLabelProtocol``.
-
-  Raises:
-    ZsljaxError: a score is NaN, or shapes or labels are not as said.
   """
-  _check(scores, labels)
+  from sklearn.metrics import average_precision_score
+
   found = np.zeros(labels.shape[1])
   for c in range(len(found)):
     column, score = labels[:, c], scores[:, c]
@@ -197,7 +179,16 @@ def multi_label_metrics(
   seen: np.ndarray,
   protocol: MultiLabelProtocol,
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-  """Everything that is reported of one evaluation.
+  """Precision, recall, F1 and mAP of one evaluation.
+
+  >>> metrics, _ = multi_label_metrics(
+  ...   scores=np.array([[3.0, 1.0, 2.0], [1.0, 2.0, 3.0]]),
+  ...   labels=np.array([[1, -1, 1], [-1, 1, -1]]),
+  ...   seen=np.array([True, False, False]),
+  ...   protocol=MultiLabelProtocol(False, "ignore", top_k=(1,)),
+  ... )
+  >>> metrics["zsl_p@1"], metrics["gzsl_f1@1"], metrics["gzsl_map"]
+  (50.0, 40.0, 83.33333333333334)
 
   Args:
     scores: ``[N, C]``.
@@ -211,6 +202,9 @@ def multi_label_metrics(
     labels' images. And what was counted: the number of images and of labels, and the
     density, present labels to an image, which is K * precision / recall at every K:
     rows whose density differs were not computed on the same labels.
+
+  Raises:
+    ZsljaxError: a score is NaN, or shapes or labels are not as said.
   """
   _check(scores, labels)
   metrics, counted = {}, {}

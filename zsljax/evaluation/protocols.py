@@ -1,61 +1,86 @@
-"""Protocols: which images are scored among which classes, and what is reported."""
+"""Protocols: names of evaluations, systems that each is for, and their metrics."""
 
 from __future__ import annotations
 
-import numpy as np
+import dataclasses
 
-from zsljax.evaluation.calibration import as_additive, seen_unseen_curve
-from zsljax.evaluation.decisions import Decisions
-from zsljax.evaluation.metrics import harmonic_mean, per_class_accuracy
+from zsljax.errors import require
+from zsljax.evaluation.multilabel import MULTI_LABEL_PROTOCOLS
+from zsljax.models import CLOSED_SET, MULTI_LABEL, SINGLE_LABEL, Embeds, System
+
+XIAN, RETRIEVAL, EMBEDDINGS, PAIRS = "xian", "retrieval", "embeddings", "pairs"
 
 
-def generalized_predictions(
-  decisions: Decisions, gamma: float, calibration: str = "additive"
-) -> np.ndarray:
-  """The class of each image among all classes, calibrated with ``gamma``, ``[n]``.
+@dataclasses.dataclass(frozen=True)
+class EvaluationProtocol:
+  """An evaluation as result rows name it.
 
-  Ties go to the class that comes first, as with a plain argmax.
+  Attributes:
+    tasks: of the systems that it evaluates.
+    metrics: in percent, as rows name them; ``K`` stands for each number of labels.
+    selects: those by which a sweep may choose, the higher the better; the first is the
+      usual one.
   """
-  decisions, penalty = as_additive(decisions, gamma, calibration)
-  seen = decisions.seen_score.astype(np.float64) - penalty
-  to_seen = (seen > decisions.unseen_score) | (
-    (seen == decisions.unseen_score) & (decisions.seen_class < decisions.unseen_class)
-  )
-  return np.where(to_seen, decisions.seen_class, decisions.unseen_class)
+
+  tasks: tuple[str, ...]
+  metrics: tuple[str, ...]
+  selects: tuple[str, ...] = ()
 
 
-def single_label_metrics(
-  decisions: Decisions,
-  seen: np.ndarray,
-  gamma: float = 0.0,
-  calibration: str = "additive",
-) -> dict[str, float]:
-  """T1, U, S, H and AUSUC in percent.
+_RECALLS = ("recall@1", "recall@5", "recall@10")
+# Of each task the usual protocol comes first.
+PROTOCOLS = {
+  XIAN: EvaluationProtocol(
+    (SINGLE_LABEL,),
+    ("t1", "u", "s", "h", "ausuc", "ausuc_micro"),
+    ("h", "ausuc", "ausuc_micro", "t1"),
+  ),
+  RETRIEVAL: EvaluationProtocol(
+    (SINGLE_LABEL,), ("map", "p@25", "p@50", "p@100", "map_released")
+  ),
+  EMBEDDINGS: EvaluationProtocol(
+    (CLOSED_SET, SINGLE_LABEL),
+    ("accuracy", *_RECALLS, "map", "tar@0.1", "tar@0.01", "tar@0.001")
+    + ("eer", "intra", "inter"),
+    (*_RECALLS, "map", "accuracy"),
+  ),
+  **{
+    name: EvaluationProtocol(
+      (MULTI_LABEL,),
+      tuple(
+        f"{setting}_{metric}"
+        for setting in ("zsl", "gzsl")
+        for metric in ("p@K", "r@K", "f1@K", "map", "weighted_map")
+      ),
+      ("zsl_map", "gzsl_map"),
+    )
+    for name in MULTI_LABEL_PROTOCOLS
+  },
+}
 
-  ``t1``: images of unseen classes scored among the unseen classes only.
-  ``u`` and ``s``: images of unseen and of seen classes scored among all, seen
-  scores lowered by ``gamma``. ``h``: their harmonic mean. ``ausuc``: the area
-  under the curve that they draw over all additive gamma. All are means over classes;
-  ``ausuc_micro``, of curves whose accuracies are means over images, as class-norm's
-  code has it.
+
+def protocols_for(system: System) -> list[str]:
+  """Names of the protocols that fit a system, the usual one first."""
+  return [
+    name
+    for name, protocol in PROTOCOLS.items()
+    if system.task in protocol.tasks
+    and (name != EMBEDDINGS or isinstance(system, Embeds))
+  ]
+
+
+def selection_metric(system: System, asked: str | None) -> str:
+  """The metric that chooses between runs of a system.
 
   Args:
-    decisions: of images of seen and unseen classes.
-    seen: ``[C]`` bool, of the class space.
-    gamma: of calibrated stacking; 0 is none where it is additive.
-    calibration: ``additive`` or ``multiplicative``.
+    system: evaluated by its usual protocol.
+    asked: the config's ``selection.metric``; None or empty takes the usual one.
+
+  Raises:
+    ZsljaxError: the protocol has no such metric, or it may not choose.
   """
-  label_seen = seen[decisions.label]
-  predicted = generalized_predictions(decisions, gamma, calibration)
-  label = decisions.label
-  u = per_class_accuracy(predicted[~label_seen], label[~label_seen])
-  s = per_class_accuracy(predicted[label_seen], label[label_seen])
-  fractions = {
-    "t1": per_class_accuracy(decisions.unseen_class[~label_seen], label[~label_seen]),
-    "u": u,
-    "s": s,
-    "h": float(harmonic_mean(u, s)),
-    "ausuc": seen_unseen_curve(decisions, seen).area(),
-    "ausuc_micro": seen_unseen_curve(decisions, seen, per_class=False).area(),
-  }
-  return {name: 100 * value for name, value in fractions.items()}
+  known = PROTOCOLS[protocols_for(system)[0]].selects
+  metric = asked or known[0]
+  expected = f"one of {', '.join(known)} for {system.name}"
+  require(metric in known, "config.selection.metric", repr(metric), expected)
+  return metric

@@ -21,7 +21,7 @@ from zsljax.data.pipeline import CACHE_LIMIT, HostBatch, available_memory, load
 from zsljax.devices.mesh import free_memory, make_mesh, over_classes
 from zsljax.devices.precision import nearest
 from zsljax.errors import in_bytes, require
-from zsljax.evaluation import CALIBRATIONS
+from zsljax.evaluation import CALIBRATIONS, UNCALIBRATED, Calibration, Report
 from zsljax.models import MULTI_LABEL, Spec, System, build_system
 from zsljax.reporting.rows import Row, make_row
 from zsljax.runs.workdir import library_versions, read_manifest, run_identity
@@ -235,19 +235,24 @@ class Experiment:
   def row(
     self,
     protocol: str,
-    metrics: dict[str, float],
+    report: Report,
     *,
     step: int,
-    selection: str = "last",
-    calibration: str = "none",
-    gamma: float = 0.0,
+    selection: str,
+    calibration: Calibration = UNCALIBRATED,
     gamma_from: str = "no calibration",
-    conditions: dict[str, Any] | None = None,
     **provenance,
   ) -> Row:
-    """A result row with these numbers, and where they come from, see ``make_row``.
+    """A result row, see ``make_row``; the one place where a run's rows are made.
 
-    ``provenance`` is what else there is to know of that.
+    Args:
+      protocol: as rows name it.
+      report: of the run.
+      step: of the run's parameters.
+      selection: how they were chosen.
+      calibration: of the report.
+      gamma_from: where its gamma comes from.
+      provenance: further facts about the origin of the numbers.
     """
     config, meta = self.config, self.dataset.metadata
     return make_row(
@@ -255,13 +260,13 @@ class Experiment:
       dataset=meta,
       protocol=protocol,
       selection=selection,
-      calibration=calibration,
+      calibration=calibration.name,
       seed=config["seed"],
       step=step,
-      metrics=metrics,
-      conditions=conditions,
+      metrics=report.metrics,
+      conditions=report.conditions,
       provenance={
-        "gamma": gamma,
+        "gamma": calibration.gamma or 0.0,
         "gamma_from": gamma_from,
         "preset": config["system"]["preset"],
         "config": config | {"data": config["data"] | {"dir": None}},

@@ -23,11 +23,11 @@ from zsljax.cli.flags import read_config
 from zsljax.data import StoredDataset
 from zsljax.data.store import variants
 from zsljax.errors import ZsljaxError, did_you_mean, require
+from zsljax.evaluation import PROTOCOLS
 from zsljax.io.files import append_line, write_json, write_text
 from zsljax.reporting.rows import Row, summarize
 from zsljax.reporting.tables import Block, make_blocks, render
 from zsljax.runs.experiment import Experiment
-from zsljax.runs.judging import METRICS
 from zsljax.runs.sweep import seconds_of, sweep
 
 
@@ -256,12 +256,12 @@ def _gaps(rows: Sequence[Row]) -> Block:
   lines = []
   sweeps: dict[tuple, list[Row]] = {}
   for row in rows:
-    if row["protocol"] in METRICS:
+    if row["protocol"] in PROTOCOLS:
       loss = row["provenance"]["config"]["system"].get("loss_name")
       name = f"{row['system']} ({loss})" if loss else row["system"]
       sweeps.setdefault((row["dataset"], name, row["protocol"]), []).append(row)
   for (dataset, name, protocol), group in sweeps.items():
-    metric = METRICS[protocol][0]
+    metric = PROTOCOLS[protocol].selects[0]
     best = {
       (s.row["selection"], s.row["calibration"] != "none"): s for s in summarize(group)
     }

@@ -28,13 +28,22 @@ import tqdm
 from zsljax import training
 from zsljax.devices.precision import computed_in
 from zsljax.errors import ZsljaxError, did_you_mean, require
+from zsljax.evaluation import (
+  EMBEDDINGS,
+  UNCALIBRATED,
+  XIAN,
+  Calibration,
+  Report,
+  make_evaluator,
+  selection_value,
+)
 from zsljax.io.files import append_line, locked, read_lines, write_json
 from zsljax.io.progress import step_bar
 from zsljax.models import Embeds
 from zsljax.reporting.curves import write_curve
 from zsljax.reporting.rows import CHOSEN, Row, add_rows, read_chosen, read_rows
+from zsljax.runs.evaluation_set import EvaluationSet
 from zsljax.runs.experiment import Experiment
-from zsljax.runs.judging import EMBEDDINGS, SINGLE_LABEL, Judge, Judgement
 from zsljax.runs.vmapped import Variant, VmappedRuns, vmappable_fields
 from zsljax.runs.workdir import flat, open_workdir
 from zsljax.training.checkpoints import Checkpoints
@@ -223,9 +232,9 @@ def _try(
   workdir: pathlib.Path,
   bar: tqdm.tqdm,
 ) -> None:
-  """Trains the points together and writes what they reach to ``search.jsonl``."""
+  """Trains the points together and writes their values to ``search.jsonl``."""
   config = run.config
-  judge, count = Judge.of(run, "val"), config["selection"]["seeds"]
+  images, count = EvaluationSet.placed(run, "val"), config["selection"]["seeds"]
   numbers = vmappable_fields(run.system)
   variants = [
     Variant(config["seed"] + i, {k: v for k, v in point.items() if k in numbers})
@@ -235,19 +244,22 @@ def _try(
   runs = VmappedRuns(run, variants, stops[-1])
   lines = []
   for stop, state in runs.states(stops, lambda n: bar.update(n * len(points))):
-    judgements = runs.judgements(judge, state)
+    reports = [
+      None if outputs is None else images.report(outputs)
+      for outputs in runs.outputs(images, state)
+    ]
     for i, point in enumerate(points):
-      of_seeds = judgements[i * count : (i + 1) * count]
-      value, gamma = judge.value(of_seeds)
+      of_seeds = reports[i * count : (i + 1) * count]
+      value, calibration = selection_value(of_seeds, images.metric)
       lines.append(
         {
           "point": point,
           "step": stop,
-          "metric": judge.metric,
+          "metric": images.metric,
           "value": value if np.isfinite(value) else None,
-          "gamma": gamma,
+          "gamma": calibration and calibration.gamma,
           "seeds": [config["seed"] + seed for seed in range(count)],
-          "metrics": [None if j is None else j.metrics for j in of_seeds],
+          "metrics": [report and report.metrics for report in of_seeds],
         }
       )
   for line in lines:
@@ -262,97 +274,107 @@ def _test(
   workdir: pathlib.Path,
 ) -> None:
   """Trains on trainval, and adds the runs and their rows to ``workdir``."""
-  judge = Judge.of(run, "test")
+  images = EvaluationSet.placed(run, "test")
   runs = VmappedRuns(run, [Variant(seed) for seed in seeds], stops[-1])
-  of_stop: dict[int, list[Judgement]] = {}
+  tested = [_Tested(run.with_seed(seed), images, chosen) for seed in seeds]
   rows: list[Row] = []
   with step_bar(len(seeds) * stops[-1], f"training {len(seeds)} seeds") as bar:
     for stop, state in runs.states(stops, lambda n: bar.update(n * len(seeds))):
-      judgements = runs.judgements(judge, state)
-      if None in judgements:
-        raise ZsljaxError(
-          f"{workdir}: the loss of seed {seeds[judgements.index(None)]} is not finite "
-          f"by step {stop} on trainval, with what was chosen on the validation classes"
-        )
-      of_stop[stop] = judgements
+      outputs = runs.outputs(images, state)
+      for one, of_seed in zip(tested, outputs, strict=True):
+        if of_seed is None:
+          raise ZsljaxError(
+            f"{workdir}: the loss of seed {one.run.config['seed']} is not finite by "
+            f"step {stop} on trainval, with what was chosen on the validation classes"
+          )
+        one.add(stop, of_seed, last=stop == stops[-1])
       if stop == chosen["step"]:
         _save(run, seeds, state, workdir)
-        if judge.protocol == SINGLE_LABEL and isinstance(run.system, Embeds):
-          embeddings = dataclasses.replace(judge, protocol=EMBEDDINGS)
+        if images.evaluator.protocol == XIAN and isinstance(run.system, Embeds):
+          embedded = dataclasses.replace(images, evaluator=make_evaluator(EMBEDDINGS))
           rows += [
-            _row(run, seed, stop, EMBEDDINGS, "val_selected", judgement, chosen)
-            for seed, judgement in zip(
-              seeds, runs.judgements(embeddings, state), strict=True
-            )
+            one.row(EMBEDDINGS, "val_selected", stop, embedded.report(of_seed))
+            for one, of_seed in zip(tested, runs.outputs(embedded, state), strict=True)
           ]
-  for i, seed in enumerate(seeds):
-    own = {stop: judgements[i] for stop, judgements in of_stop.items()}
-    of_seed = list(_rows_of_seed(run, seed, own, judge, chosen))
-    if curve := own[chosen["step"]].curve:
+  for seed, one in zip(seeds, tested, strict=True):
+    if curve := one.curve:
       write_curve(
         workdir / f"seed_{seed}",
         "test",
         curve.gamma,
         100 * curve.unseen,
         100 * curve.seen,
-        [row for row in of_seed if row["selection"] == "val_selected"],
+        one.rows["val_selected"],
       )
-    rows += of_seed
+    rows += itertools.chain(*one.rows.values())
   add_rows(workdir, rows)
 
 
-def _rows_of_seed(
-  run: Experiment,
-  seed: int,
-  judgements: Mapping[int, Judgement],
-  judge: Judge,
-  chosen: Mapping[str, Any],
-) -> Iterator[Row]:
-  at, last = chosen["step"], max(judgements)
-  oracle = max(judgements, key=lambda stop: judge.value([judgements[stop]])[0])
-  for selection, stop in (
-    ("val_selected", at),
-    ("last", last),
-    ("test_oracle", oracle),
-  ):
-    judgement = judgements[stop]
-    gamma, origin = chosen["gamma"], "highest mean H on val"
-    if selection == "test_oracle":
-      gamma, origin = judge.value([judgement])[1], "highest H on test"
-    if selection == "last" or gamma is None:
-      yield _row(run, seed, stop, judge.protocol, selection, judgement, chosen)
-      continue
-    if selection == "val_selected":
-      yield _row(run, seed, stop, judge.protocol, selection, judgement, chosen)
-    yield _row(
-      run, seed, stop, judge.protocol, selection, judgement, chosen, gamma, origin
+class _Tested:
+  """The rows of one seed, collected while it is trained.
+
+  Attributes:
+    run: the experiment, with the seed.
+    rows: by selection.
+    curve: at the chosen number of steps; None where the protocol has none.
+  """
+
+  def __init__(self, run: Experiment, images: EvaluationSet, chosen: Mapping[str, Any]):
+    self.run, self.curve = run, None
+    self.rows: dict[str, list[Row]] = {
+      "val_selected": [],
+      "last": [],
+      "test_oracle": [],
+    }
+    self._images, self._chosen = images, chosen
+    self._best = -np.inf
+
+  def add(self, stop: int, outputs: Any, last: bool) -> None:
+    """Adds the rows of one number of steps: the chosen, the last, the best so far."""
+    images, chosen = self._images, self._chosen
+    protocol = images.evaluator.protocol
+    report = images.report(outputs)
+
+    def rows(selection, calibration, origin):
+      if calibration is None:
+        return [self.row(protocol, selection, stop, report)]
+      calibrated = images.report(outputs, calibration)
+      return [self.row(protocol, selection, stop, calibrated, calibration, origin)]
+
+    if stop == chosen["step"]:
+      self.curve = report.curve
+      self.rows["val_selected"] = rows("val_selected", None, "")
+      if chosen["gamma"] is not None:
+        calibration = Calibration(images.calibration.kind, chosen["gamma"])
+        origin = "highest mean H on val"
+        self.rows["val_selected"] += rows("val_selected", calibration, origin)
+    if last:
+      self.rows["last"] = rows("last", None, "")
+    value, calibration = selection_value([report], images.metric)
+    if value > self._best:
+      self._best = value
+      self.rows["test_oracle"] = rows("test_oracle", calibration, "highest H on test")
+
+  def row(
+    self,
+    protocol: str,
+    selection: str,
+    stop: int,
+    report: Report,
+    calibration: Calibration = UNCALIBRATED,
+    gamma_from: str = "no calibration",
+  ) -> Row:
+    """A result row, which also says how its settings were chosen."""
+    fields = ("point", "step", "metric", "value", "settings")
+    return self.run.row(
+      protocol,
+      report,
+      step=stop,
+      selection=selection,
+      calibration=calibration,
+      gamma_from=gamma_from,
+      chosen={field: self._chosen[field] for field in fields},
     )
-
-
-def _row(
-  run: Experiment,
-  seed: int,
-  stop: int,
-  protocol: str,
-  selection: str,
-  judgement: Judgement,
-  chosen: Mapping[str, Any],
-  gamma: float | None = None,
-  gamma_from: str = "no calibration",
-) -> Row:
-  run = run.with_seed(seed)
-  calibrated = gamma is not None
-  return run.row(
-    protocol,
-    judgement.calibrated(gamma) if calibrated else judgement.metrics,
-    step=stop,
-    selection=selection,
-    calibration=judgement.curve.calibration if calibrated else "none",
-    gamma=gamma if calibrated else 0.0,
-    gamma_from=gamma_from,
-    conditions=judgement.conditions,
-    chosen={k: chosen[k] for k in ("point", "step", "metric", "value", "settings")},
-  )
 
 
 def _save(run: Experiment, seeds: Sequence[int], state, workdir: pathlib.Path) -> None:

@@ -17,8 +17,8 @@ from zsljax.errors import in_bytes, require
 from zsljax.io.files import locked
 from zsljax.models import MULTI_LABEL
 from zsljax.reporting.metrics_log import MetricsLog
+from zsljax.runs.evaluation_set import EvaluationSet
 from zsljax.runs.experiment import Experiment
-from zsljax.runs.judging import Judge
 from zsljax.runs.workdir import flat, library_versions, open_workdir, read_manifest
 from zsljax.training.checkpoints import Checkpoints
 
@@ -142,17 +142,17 @@ def _train(
 
 
 def _watch(run: Experiment) -> training.PeriodicEval:
-  """The validation images, judged as ``sweep`` judges them."""
-  judge = Judge.of(run, "val")
+  """Evaluates the validation images as ``sweep`` does."""
+  images = EvaluationSet.placed(run, "val")
 
   def outputs(params, inputs):
-    return judge.outputs(run.system, params, *inputs)
+    return images.outputs(run.system, params, *inputs)
 
   def metrics(outputs):
-    found = judge.judgement(outputs).metrics
+    found = images.report(outputs).metrics
     return {f"val_{name}": value for name, value in found.items()}
 
-  return training.PeriodicEval(judge.inputs, outputs, metrics, f"val_{judge.metric}")
+  return training.PeriodicEval(images.inputs, outputs, metrics, f"val_{images.metric}")
 
 
 def print_on_writer(line: str) -> None:

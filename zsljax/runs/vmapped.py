@@ -17,8 +17,8 @@ from zsljax import training
 from zsljax.devices.mesh import replicated
 from zsljax.errors import require
 from zsljax.models import Batch, System, with_fields
+from zsljax.runs.evaluation_set import EvaluationSet
 from zsljax.runs.experiment import Experiment
-from zsljax.runs.judging import Judge, Judgement
 from zsljax.training import (
   TrainState,
 )
@@ -153,25 +153,26 @@ class VmappedRuns:
       done = stop
       yield stop, state
 
-  def judgements(self, judge: Judge, state: TrainState) -> list[Judgement | None]:
-    """What ``judge`` makes of each run; None for those that are not finite.
+  def outputs(self, images: EvaluationSet, state: TrainState) -> list[Any]:
+    """The evaluator's outputs of each run, on the host; None of those not finite.
 
     ``state`` is one of ``states``.
     """
-    if judge.protocol not in self._outputs:
+    protocol = images.evaluator.protocol
+    if protocol not in self._outputs:
 
-      def over_runs(params, numbers, images, classes):
+      def over_runs(params, numbers, placed, classes):
         def one(params, numbers):
-          return judge.outputs(self._system(numbers), params, images, classes)
+          return images.outputs(self._system(numbers), params, placed, classes)
 
         return jax.vmap(one)(params, numbers)
 
-      self._outputs[judge.protocol] = jax.jit(self._transform(over_runs))
+      self._outputs[protocol] = jax.jit(self._transform(over_runs))
     outputs = jax.device_get(
-      self._outputs[judge.protocol](state.params, self._numbers, *judge.inputs)
+      self._outputs[protocol](state.params, self._numbers, *images.inputs)
     )
     return [
-      judge.judgement(jax.tree.map(lambda x, r=r: x[r], outputs)) if finite else None
+      jax.tree.map(lambda x, r=r: x[r], outputs) if finite else None
       for r, finite in enumerate(self.finite)
     ]
 

@@ -1,0 +1,100 @@
+"""Images of a split that lie on the devices, to evaluate runs with again and again."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from zsljax import evaluation, training
+from zsljax.classes import ClassSpace
+from zsljax.devices.mesh import replicated
+from zsljax.evaluation import Calibration, Evaluator, Report
+from zsljax.models import System
+from zsljax.runs.experiment import Experiment
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSet:
+  """Placed images, with the usual evaluator of an experiment's system.
+
+  Attributes:
+    evaluator: of the images.
+    metric: what chooses between runs, see ``selection_metric``.
+    calibration: of the config's kind, without a gamma.
+    classes: that are scored.
+    images: on the devices.
+    mask: which of the images are no padding, ``[n, B]`` bool, on the host.
+    labels: as the evaluator takes them, of the images that are no padding.
+    mesh: the devices.
+  """
+
+  evaluator: Evaluator
+  metric: str
+  calibration: Calibration
+  classes: ClassSpace
+  images: training.Images
+  mask: np.ndarray
+  labels: np.ndarray
+  mesh: jax.sharding.Mesh
+
+  @classmethod
+  def placed(cls, run: Experiment, split: str) -> EvaluationSet:
+    """Reads ``split``, ``test`` or ``val``, and puts it onto the devices.
+
+    Raises:
+      ZsljaxError: the config's metric is none of the protocol's; the images do not fit
+        on the devices.
+    """
+    config = run.config["evaluation"]
+    usual, *_ = evaluation.protocols_for(run.system)
+    evaluator = evaluation.make_evaluator(usual, config["top_k"])
+    metric = evaluation.selection_metric(run.system, run.config["selection"]["metric"])
+    classes, images = run.placed_images(split)
+    without_features = jax.jit(
+      lambda images: images.map(lambda b: dataclasses.replace(b, features=None)),
+      out_shardings=replicated(run.mesh),
+    )
+    batch = jax.device_get(without_features(images))
+    columns = {"labels": batch.labels, "mask": batch.mask}
+    if batch.absent is not None:
+      columns["absent"] = batch.absent
+    labels = evaluator.labels(columns, classes)
+    calibration = Calibration(config["calibration"])
+    mask, mesh = batch.mask, run.mesh
+    return cls(evaluator, metric, calibration, classes, images, mask, labels, mesh)
+
+  @functools.cached_property
+  def inputs(self) -> tuple[training.Images, ClassSpace]:
+    """Images and classes on the devices, for ``outputs``."""
+    classes = self.classes.without_names()
+    return self.images, jax.device_put(classes, replicated(self.mesh))
+
+  def outputs(
+    self, system: System, params: Any, images: training.Images, classes: ClassSpace
+  ) -> Any:
+    """The evaluator's outputs ``[n, B, ...]`` of ``self.inputs``; traced."""
+    return images.map(
+      lambda batch: self.evaluator.outputs(
+        system, params, batch.astype(jnp.float32), classes
+      )
+    )
+
+  def report(self, outputs: Any, calibration: Calibration | None = None) -> Report:
+    """Metrics of one run.
+
+    Args:
+      outputs: from ``outputs``, on the host.
+      calibration: None is ``self.calibration``.
+    """
+    outputs = jax.tree.map(lambda x: x[self.mask], outputs)
+    return self.evaluator.report(
+      outputs,
+      self.labels,
+      np.asarray(self.classes.seen),
+      calibration or self.calibration,
+    )
