@@ -14,6 +14,7 @@ from zsljax.__main__ import main
 from zsljax.configs import attended_autoencoder, cosine, msdn, sdl, semantic_softmax
 from zsljax.data import make_feature_set, prepare
 from zsljax.errors import ZsljaxError
+from zsljax.evaluation import Calibration
 from zsljax.explain import (
   Scored,
   choose_images,
@@ -310,7 +311,7 @@ def test_report_of_pooled_features_with_multiplicative_gamma(tmp_path):
   config.epochs = 3
   config.evaluation.calibration = "multiplicative"
   workdir = digits_run(config, tmp_path / "w")
-  assert load(workdir).gamma == 1  # Which leaves the scores as they are.
+  assert load(workdir).calibration == Calibration("multiplicative")
   explain(workdir, tmp_path / "r", number=2, mapped_by="pca")
   report = Report(tmp_path / "r" / "report.html")
   assert len(report.images) == 2 + 3

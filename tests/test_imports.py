@@ -25,7 +25,7 @@ FLOORS = [
   {"models", "data"},
   {"training", "encoders"},
   {"evaluation"},
-  {"experiment", "explain", "judging", "predict"},
+  {"experiment", "explain", "predict"},
   {"flags", "sweeps", "benchmark", "benchmark_loss", "__main__"},
 ]
 ONLY_IN = {

@@ -205,16 +205,16 @@ def test_file_and_python_ways_agree(run, images, tmp_path, command):
 
 
 def test_gamma_is_that_of_the_sweep_or_the_config(run, tmp_path):
-  assert zsljax.load(run).gamma == 0
+  assert zsljax.load(run).calibration.gamma is None
   copy = shutil.copytree(run, tmp_path / "run")
   manifest = json.loads((copy / "manifest.json").read_text())
   manifest["config"]["evaluation"]["gamma"] = 0.25
   (copy / "manifest.json").write_text(json.dumps(manifest))
-  assert zsljax.load(copy).gamma == 0.25
+  assert zsljax.load(copy).calibration.gamma == 0.25
   (copy / "chosen.json").write_text(json.dumps({"gamma": 0.5}))
-  assert zsljax.load(copy).gamma == 0.5
+  assert zsljax.load(copy).calibration.gamma == 0.5
   (copy / "chosen.json").write_text(json.dumps({"gamma": 0.0}))
-  assert zsljax.load(copy).gamma == 0
+  assert zsljax.load(copy).calibration.gamma == 0
   with pytest.raises(ZsljaxError, match="gamma: found nan"):
     zsljax.load(copy, gamma=float("nan"))
   (copy / "classes.npz").unlink()

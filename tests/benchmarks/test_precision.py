@@ -13,10 +13,10 @@ from zsljax.benchmark.ceilings import equations, products_in
 from zsljax.benchmark.shapes import random_classes, random_table, rows_of
 from zsljax.configs import cosine
 from zsljax.devices.precision import computed_in
-from zsljax.evaluation import decisions_of
+from zsljax.evaluation import Calibration, make_evaluator
 from zsljax.models import Batch
+from zsljax.runs.evaluation_set import EvaluationSet
 from zsljax.runs.experiment import Experiment
-from zsljax.runs.judging import Judge
 from zsljax.runs.vmapped import Variant, VmappedRuns
 from zsljax.training import (
   init_state,
@@ -146,7 +146,9 @@ def test_a_whole_step_is_the_plain_one_but_for_its_products(precision, optimizer
   counted = {
     "step": (step, inputs) if kind != "lbfgs" else (gradient, (state.params,)),
     "scores": (
-      lambda params, batch: decisions_of(system, params, batch, classes),
+      lambda params, batch: make_evaluator("xian").outputs(
+        system, params, batch, classes
+      ),
       (state.params, batch),
     ),
   }
@@ -193,7 +195,11 @@ def test_float32_is_what_runs_together_have(precision, stand_in, tmp_path):
   run = Experiment.build(config.to_dict())
   runs = VmappedRuns(run, [Variant(0), Variant(1)], 100)
   ((_, state),) = runs.states([20])
-  expected = [j.calibrated(0.1) for j in runs.judgements(Judge.of(run, "test"), state)]
+  images, calibration = EvaluationSet.placed(run, "test"), Calibration("additive", 0.1)
+  expected = [
+    images.report(outputs, calibration).metrics
+    for outputs in runs.outputs(images, state)
+  ]
   rows = [
     {"seed": seed, "step": 20, "provenance": {"gamma": 0.1, "config": run.config}}
     for seed in range(2)

@@ -11,10 +11,8 @@ from zsljax.benchmark import PRESETS
 from zsljax.benchmark.ceilings import equations, products_in
 from zsljax.benchmark.shapes import random_classes, random_table, rows_of
 from zsljax.configs import semantic_softmax
-from zsljax.devices.mesh import make_mesh
 from zsljax.devices.precision import PRECISIONS, computed_in, nearest, note, supported
 from zsljax.errors import ZsljaxError
-from zsljax.evaluation import Embedded, embedding_metrics
 from zsljax.models import Batch, build_system
 from zsljax.training import (
   init_state,
@@ -103,18 +101,6 @@ def precisions_in(program):
     for equation in equations(program.jaxpr)
     if equation.primitive.name == "dot_general"
   }
-
-
-def test_metrics_do_not_take_the_precision_of_the_scores():
-  rng = np.random.default_rng(0)
-  labels = np.repeat(np.arange(4), 6)
-  embeddings = rng.standard_normal((24, 8)).astype(np.float32)
-  images, seen = Embedded(embeddings, labels, labels), np.arange(4) < 3
-  expected, _ = embedding_metrics(images, seen, make_mesh(1))
-  # A CPU takes no products so, but converts their operands.
-  with jax.default_matmul_precision(PRECISIONS["bfloat16"]):
-    found, _ = embedding_metrics(images, seen, make_mesh(1))
-  assert found == expected
 
 
 def test_a_run_says_what_was_asked_for_and_what_was_computed(tmp_path, capsys):

@@ -85,8 +85,13 @@ def test_perfect_scores_and_absent_classes():
   assert {found[name] for name in ("map", "p@25", "p@50", "p@100")} == {1.0}
 
 
-def test_spoilt_input_is_refused():
-  with pytest.raises(ZsljaxError, match="labels: found shape"):
-    class_retrieval(np.zeros((3, 2)), np.zeros(2, int))
-  with pytest.raises(ZsljaxError, match="outside the columns, expected 0 to 1"):
-    class_retrieval(np.zeros((3, 2)), np.array([0, 1, 2]))
+@pytest.mark.parametrize(
+  ("labels", "message"),
+  [
+    (np.zeros(2, int), "labels: found shape"),
+    (np.array([0, 1, 2]), "outside the columns, expected 0 to 1"),
+  ],
+)
+def test_spoilt_input_is_refused(labels, message):
+  with pytest.raises(ZsljaxError, match=message):
+    class_retrieval(np.zeros((3, 2)), labels)

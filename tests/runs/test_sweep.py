@@ -4,16 +4,12 @@ import importlib
 import json
 
 import chex
-from hypothesis import given
-from hypothesis import strategies as st
 import jax
 import numpy as np
 import pytest
 
-from zsljax import evaluation
 from zsljax.configs import attended_autoencoder, cosine, msdn, sdl, semantic_softmax
 from zsljax.errors import ZsljaxError
-from zsljax.evaluation import Decisions
 from zsljax.io.files import read_lines
 from zsljax.reporting.rows import read_rows, summarize
 from zsljax.runs.experiment import Experiment
@@ -363,35 +359,6 @@ def test_sweep_folder_is_no_run(swept):
   workdir, _ = swept
   with pytest.raises(ZsljaxError, match="its runs are in its subfolders seed_0"):
     eval_script.evaluate(workdir)
-
-
-@given(st.integers(0, 10_000), st.integers(1, 3))
-def test_shared_gamma_is_the_best_of_all(seed, count):
-  rng = np.random.default_rng(seed)
-  seen = np.arange(5) < 3
-  curves, many = [], []
-  for _ in range(count):
-    n = 12
-    scores = rng.integers(-9, 9, (2, n)).astype(np.float32)
-    decisions = Decisions(
-      label=rng.integers(0, 5, n),
-      seen_class=rng.integers(0, 3, n),
-      seen_score=scores[0],
-      unseen_class=rng.integers(3, 5, n),
-      unseen_score=scores[1],
-    )
-    many.append(decisions)
-    curves.append(evaluation.seen_unseen_curve(decisions, seen))
-  gamma, h = evaluation.shared_gamma(curves)
-
-  def mean_h(gamma):
-    metrics = [evaluation.single_label_metrics(d, seen, gamma) for d in many]
-    return np.mean([m["h"] for m in metrics])
-
-  assert mean_h(gamma) == pytest.approx(100 * h, abs=1e-9)
-  assert mean_h(gamma) == pytest.approx(
-    max(mean_h(g) for g in np.arange(-20, 20) + 0.5), abs=1e-9
-  )
 
 
 def test_summary_is_mean_and_deviation_over_seeds(swept):

@@ -1,0 +1,119 @@
+"""Evaluators on streamed batches, and the metrics that protocols declare."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from zsljax import models
+from zsljax.classes import ClassSpace
+from zsljax.devices.mesh import make_mesh
+from zsljax.errors import ZsljaxError
+from zsljax.evaluation import (
+  MULTI_LABEL_PROTOCOLS,
+  PROTOCOLS,
+  Report,
+  make_evaluator,
+  protocols_for,
+  selection_value,
+  streamed_outputs,
+)
+
+SPACE = ClassSpace.create("abc", np.eye(3), [True, True, False], ids=[5, 2, 9])
+
+
+class Fixed:
+  """A system whose scores and embeddings are its features."""
+
+  task = models.SINGLE_LABEL
+
+  def scores(self, params, features, classes):
+    return features * params
+
+  def embed(self, params, features):
+    return features
+
+
+def batches(features, labels, absent=None, size=4):
+  for start in range(0, len(features), size):
+    rows = slice(start, start + size)
+    missing = size - len(features[rows])
+    batch = {"features": features[rows], "labels": labels[rows]}
+    if absent is not None:
+      batch["absent"] = absent[rows]
+    batch["mask"] = np.ones(size - missing, bool)
+    yield {
+      k: np.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1)) for k, v in batch.items()
+    }
+
+
+def streamed(protocol, stream, devices=1):
+  mesh, evaluator = make_mesh(devices), make_evaluator(protocol, top_k=(1,))
+  found = streamed_outputs(evaluator, Fixed(), np.float32(2), SPACE, stream, mesh)
+  return evaluator, *found
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_all_images_are_scored_and_labels_become_columns(devices):
+  features = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
+  present = np.array([[5, -1], [2, 9], [-1, -1], [7, 9], [5, 2], [9, -1]])
+  absent = np.array([[2], [5], [2], [-1], [9], [5]])
+  expected = np.array(
+    [[1, -1, 0], [-1, 1, 1], [0, -1, 0], [0, 0, 1], [1, 1, -1], [-1, 0, 1]]
+  )
+  stream = batches(features, present, absent)
+  _, scores, labels = streamed("lesa", stream, devices)
+  np.testing.assert_allclose(scores, 2 * features)
+  np.testing.assert_array_equal(labels, expected)
+  _, _, labels = streamed("lesa", batches(features, present), devices)
+  np.testing.assert_array_equal(labels, np.where(expected == 1, 1, -1))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_reports_have_the_metrics_that_protocols_declare(protocol):
+  several = protocol in MULTI_LABEL_PROTOCOLS
+  ids = SPACE.ids[np.arange(12) % 3]
+  features = np.eye(3, dtype=np.float32)[np.arange(12) % 3]
+  stream = batches(features, ids[:, None] if several else ids)
+  evaluator, outputs, labels = streamed(protocol, stream)
+  assert evaluator.protocol == protocol
+  found = evaluator.report(outputs, labels, SPACE.seen).metrics
+  if several:
+    found = {name.replace("@1", "@K"): value for name, value in found.items()}
+  assert set(found) == set(PROTOCOLS[protocol].metrics)
+  assert found.keys() >= set(PROTOCOLS[protocol].selects)
+
+
+@pytest.mark.parametrize("protocol", ["xian", "retrieval", "lesa"])
+def test_nan_scores_are_refused(protocol):
+  features = np.ones((6, 3), np.float32)
+  features[3] = np.nan
+  ids = np.repeat(SPACE.ids, 2)
+  stream = batches(features, ids[:, None] if protocol == "lesa" else ids)
+  evaluator, outputs, labels = streamed(protocol, stream)
+  with pytest.raises(ZsljaxError, match="scores: found NaN for 1 of 6 images"):
+    evaluator.report(outputs, labels, SPACE.seen)
+
+
+def test_systems_have_the_protocols_of_their_task():
+  assert protocols_for(Fixed()) == ["xian", "retrieval", "embeddings"]
+  for name, task in (("embeddings", models.CLOSED_SET), ("lesa", models.MULTI_LABEL)):
+    system = Fixed()
+    system.task = task
+    assert protocols_for(system)[0] == name
+
+
+def test_value_of_a_setting_is_a_mean_over_seeds():
+  make = make_evaluator("xian")
+  reports = []
+  for seed in range(2):
+    scores = np.random.default_rng(seed).standard_normal((30, 3)).astype(np.float32)
+    batch = models.Batch(jnp.asarray(scores), jnp.zeros(30, int), jnp.ones(30, bool), 0)
+    outputs = jax.device_get(make.outputs(Fixed(), 1.0, batch, SPACE))
+    reports.append(make.report(outputs, np.arange(30) % 3, SPACE.seen))
+  t1, best = selection_value(reports, "t1")
+  assert t1 == pytest.approx(np.mean([report.metrics["t1"] for report in reports]))
+  h, same = selection_value(reports, "h")
+  assert h > np.mean([report.metrics["h"] for report in reports]) and same == best
+  assert selection_value([*reports, None], "h") == (-np.inf, None)
+  assert selection_value([Report({"zsl_map": 3.0})], "zsl_map") == (3.0, None)

@@ -1,0 +1,200 @@
+import json
+import os
+import pathlib
+
+from hypothesis import given
+from hypothesis import strategies as st
+import jax
+import numpy as np
+import pytest
+
+from zsljax.classes import ClassSpace
+from zsljax.errors import ZsljaxError
+from zsljax.evaluation import (
+  Calibration,
+  Decisions,
+  best_calibration,
+  decide,
+  seen_unseen_curve,
+  single_label_metrics,
+)
+
+
+def random_case(seed=0, images=60, classes=7, unseen=3, ties=False, positive=False):
+  """Scores, and what the metrics take: decisions, labels, seen classes."""
+  rng = np.random.default_rng(seed)
+  scores = rng.standard_normal((images, classes)).astype(np.float32)
+  if ties:
+    scores = np.round(scores)
+  if positive:
+    scores = np.abs(scores) + np.float32(0.1)
+  seen = np.ones(classes, bool)
+  seen[rng.choice(classes, unseen, replace=False)] = False
+  labels = np.concatenate([np.arange(classes), rng.choice(classes, images - classes)])
+  return scores, (jax.device_get(decide(scores, seen)), labels, seen)
+
+
+def mean_over_classes(right, labels):
+  return np.mean([right[labels == label].mean() for label in np.unique(labels)])
+
+
+def numpy_metrics(scores, labels, seen, gamma=0.0):
+  """T1, U, S as Xian et al. define them, from the whole score matrix."""
+  of_seen = seen[labels]
+  right = (scores.astype(np.float64) - gamma * seen).argmax(1) == labels
+  among_unseen = np.flatnonzero(~seen)[scores[:, ~seen].argmax(1)] == labels
+  return {
+    "t1": 100 * mean_over_classes(among_unseen[~of_seen], labels[~of_seen]),
+    "u": 100 * mean_over_classes(right[~of_seen], labels[~of_seen]),
+    "s": 100 * mean_over_classes(right[of_seen], labels[of_seen]),
+  }
+
+
+@given(st.integers(0, 1000), st.booleans(), st.floats(-2, 2))
+def test_metrics_equal_their_definition(seed, ties, gamma):
+  scores, case = random_case(seed, ties=ties)
+  gamma = round(gamma) if ties else gamma
+  found = single_label_metrics(*case, Calibration("additive", gamma))
+  expected = numpy_metrics(scores, *case[1:], gamma)
+  u, s = expected["u"], expected["s"]
+  expected["h"] = 2 * u * s / (u + s) if u + s else 0
+  for name, value in expected.items():
+    np.testing.assert_allclose(found[name], value, atol=1e-9, err_msg=name)
+
+
+@given(st.integers(0, 1000), st.booleans(), st.booleans())
+def test_curve_equals_a_brute_force_sweep(seed, ties, per_class):
+  scores, (decisions, labels, seen) = random_case(seed, ties=ties)
+  curve = seen_unseen_curve(decisions, labels, seen, per_class)
+  of_seen = seen[labels]
+  for gamma, u, s in zip(curve.gamma, curve.unseen, curve.seen, strict=True):
+    right = (scores.astype(np.float64) - gamma * seen).argmax(1) == labels
+    expected = [right[~of_seen].mean(), right[of_seen].mean()]
+    if per_class:
+      expected = [
+        mean_over_classes(right[side], labels[side]) for side in (~of_seen, of_seen)
+      ]
+    np.testing.assert_allclose([u, s], expected, atol=1e-12)
+  assert (np.diff(curve.gamma) > 0).all()
+  assert (np.diff(curve.unseen) >= 0).all() and (np.diff(curve.seen) <= 0).all()
+
+
+def test_curve_misses_no_gamma():
+  scores, case = random_case(3)
+  curve = seen_unseen_curve(*case)
+  found = set(zip(curve.unseen.round(9), curve.seen.round(9), strict=True))
+  for gamma in np.linspace(-5, 5, 2001):
+    expected = numpy_metrics(scores, *case[1:], gamma)
+    assert (round(expected["u"] / 100, 9), round(expected["s"] / 100, 9)) in found
+
+
+@given(st.integers(0, 1000), st.sampled_from(["additive", "multiplicative"]))
+def test_best_gamma_beats_a_grid(seed, kind):
+  _, case = random_case(seed)
+  best, h = best_calibration([seen_unseen_curve(*case, kind=kind)])
+  grid = np.linspace(-4, 4, 101) if kind == "additive" else np.linspace(0.01, 1.99, 101)
+
+  def h_at(calibration):
+    return single_label_metrics(*case, calibration)["h"]
+
+  assert h_at(best) == pytest.approx(100 * h, abs=1e-9)
+  assert h_at(best) >= max(h_at(Calibration(kind, gamma)) for gamma in grid) - 1e-9
+
+
+@given(st.integers(0, 1000), st.integers(1, 3))
+def test_best_gamma_of_several_curves_is_the_best_of_all(seed, count):
+  rng = np.random.default_rng(seed)
+  seen, cases = np.arange(5) < 3, []
+  for _ in range(count):
+    scores = rng.integers(-9, 9, (2, 12)).astype(np.float32)
+    classes = rng.integers(0, 3, 12), rng.integers(3, 5, 12)
+    decisions = Decisions(classes[0], scores[0], classes[1], scores[1])
+    cases.append((decisions, rng.integers(0, 5, 12), seen))
+  best, h = best_calibration([seen_unseen_curve(*case) for case in cases])
+
+  def mean_h(gamma):
+    calibration = Calibration("additive", gamma)
+    return np.mean([single_label_metrics(*case, calibration)["h"] for case in cases])
+
+  assert mean_h(best.gamma) == pytest.approx(100 * h, abs=1e-9)
+  others = max(mean_h(gamma) for gamma in np.arange(-20, 20) + 0.5)
+  assert mean_h(best.gamma) == pytest.approx(others, abs=1e-9)
+
+
+@given(st.integers(0, 1000), st.booleans(), st.floats(0.01, 1.99))
+def test_multiplicative_calibration_is_its_definition(seed, positive, gamma):
+  scores, case = random_case(seed, positive=positive)
+  seen = case[2]
+  exact = scores.astype(np.float64)
+  lowered = np.where(seen, exact - (1 - gamma) * np.abs(exact), exact)
+  if positive:
+    np.testing.assert_allclose(lowered[:, seen], gamma * exact[:, seen])
+  found = single_label_metrics(*case, Calibration("multiplicative", gamma))
+  expected = numpy_metrics(lowered, *case[1:])
+  for name in ("u", "s"):
+    np.testing.assert_allclose(found[name], expected[name], atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize(
+  ("kind", "gamma", "message"),
+  [
+    ("multiplicative", 0.0, "gamma: found 0.0, expected between 0 and 2"),
+    ("multiplicative", 2.0, "gamma: found 2.0, expected between 0 and 2"),
+    ("times", 1.0, "calibration: found 'times', expected one of additive, mul"),
+  ],
+)
+def test_spoilt_calibrations_are_refused(kind, gamma, message):
+  with pytest.raises(ZsljaxError, match=message):
+    Calibration(kind, gamma)
+
+
+def test_sweep_of_gamma_over_many_images_is_exact():
+  rng = np.random.default_rng(0)
+  n, classes = 10_000, 717
+  seen, labels = np.arange(classes) < 645, rng.integers(0, classes, n)
+  scores = rng.integers(-400, 400, (2, n)).astype(np.float32)
+  right = rng.random(n) < 0.6
+  decisions = Decisions(
+    np.where(right & seen[labels], labels, rng.integers(0, 645, n)),
+    scores[0],
+    np.where(right & ~seen[labels], labels, rng.integers(645, classes, n)),
+    scores[1],
+  )
+  curve = seen_unseen_curve(decisions, labels, seen)
+  best, h = best_calibration([curve])
+  found = {
+    gamma: single_label_metrics(decisions, labels, seen, Calibration("additive", gamma))
+    for gamma in (*(np.arange(-801, 801, 80) + 0.5), best.gamma)
+  }
+  assert 100 * h >= max(metrics["h"] for metrics in found.values()) - 1e-9
+  for gamma, metrics in found.items():
+    at = np.searchsorted(curve.margins, gamma)
+    expected = [100 * curve.unseen[at], 100 * curve.seen[at]]
+    np.testing.assert_allclose([metrics["u"], metrics["s"]], expected, atol=1e-9)
+
+
+def test_perfect_scores_have_area_one():
+  seen, labels = np.array([True, True, False, False]), np.repeat(np.arange(4), 3)
+  decisions = jax.device_get(decide(10 * np.eye(4, dtype=np.float32)[labels], seen))
+  names = ("t1", "u", "s", "h", "ausuc", "ausuc_micro")
+  found = single_label_metrics(decisions, labels, seen)
+  assert found == pytest.approx(dict.fromkeys(names, 100))
+
+
+def test_golden_metrics_json():
+  golden = pathlib.Path(os.environ.get("ZSLJAX_GOLDEN", "")) / "metrics.json"
+  if not golden.is_file():
+    pytest.skip("ZSLJAX_GOLDEN names no folder with metrics.json")
+  values = json.loads(golden.read_text())
+  seen = np.array(values["gzsl_seen_mask"], bool)
+  space = ClassSpace.create([str(i) for i in range(len(seen))], np.eye(len(seen)), seen)
+  logits = np.array(values["gzsl_logits"], np.float32)
+  decisions = jax.device_get(decide(logits, seen))
+  labels = np.asarray(space.positions(np.array(values["gzsl_targets"])))
+  found = single_label_metrics(decisions, labels, seen)
+  for name, key in (("t1", "zsl"), ("u", "U"), ("s", "S"), ("h", "H")):
+    np.testing.assert_allclose(found[name], 100 * values[f"msdn_{key}"], rtol=1e-6)
+  per_sample = seen_unseen_curve(decisions, labels, seen, per_class=False)
+  np.testing.assert_allclose(
+    100 * per_sample.area(), values["classnorm_ausuc_x100"], rtol=1e-6
+  )
