@@ -142,7 +142,7 @@ def measured(data_dir: pathlib.Path, systems: Mapping[str, Sequence[Row]]) -> li
       )
       ((_, state),) = runs.states([step])
       metrics = [
-        images.report(outputs, calibration).metrics
+        images.report(outputs).calibrated(calibration).metrics
         for outputs in runs.outputs(images, state)
       ]
       figures.append(

@@ -197,7 +197,7 @@ def test_float32_is_what_runs_together_have(precision, stand_in, tmp_path):
   ((_, state),) = runs.states([20])
   images, calibration = EvaluationSet.placed(run, "test"), Calibration("additive", 0.1)
   expected = [
-    images.report(outputs, calibration).metrics
+    images.report(outputs).calibrated(calibration).metrics
     for outputs in runs.outputs(images, state)
   ]
   rows = [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
+import functools
 from typing import Any, Protocol
 
 import jax
@@ -41,18 +42,22 @@ from zsljax.training import to_mesh
 Columns = Mapping[str, np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Report:
   """Metrics of one run on one set of images.
 
   Attributes:
     metrics: in percent.
+    calibration: of the metrics.
+    calibrated: the report with another calibration, of images with one label.
     curve: seen and unseen accuracy over gamma, of images with one label.
     roc: the verification curve, of embeddings.
     conditions: of a multi-label protocol: its rules, and numbers of what was counted.
   """
 
   metrics: dict[str, float]
+  calibration: Calibration = UNCALIBRATED
+  calibrated: Callable[[Calibration], Report] | None = None
   curve: Curve | None = None
   roc: Roc | None = None
   conditions: dict[str, Any] | None = None
@@ -116,7 +121,9 @@ class SingleLabelEvaluator(_OneLabel):
     require_numbers(np.stack([outputs.seen_score, outputs.unseen_score], 1))
     return Report(
       single_label_metrics(outputs, labels, seen, calibration),
-      curve=seen_unseen_curve(outputs, labels, seen, kind=calibration.kind),
+      calibration,
+      functools.partial(self.report, outputs, labels, seen),
+      seen_unseen_curve(outputs, labels, seen, kind=calibration.kind),
     )
 
 

@@ -30,7 +30,7 @@ _BLOCK = 4096
 
 @dataclasses.dataclass(frozen=True)
 class MultiLabelProtocol:
-  """How an evaluation counts.
+  """Rules of counting in an evaluation.
 
   Attributes:
     drop_images_without_positive: leaves out images that have none of the labels that

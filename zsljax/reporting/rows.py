@@ -100,7 +100,7 @@ def read_rows(workdir: pathlib.Path) -> list[Row]:
 
 
 def read_chosen(workdir: pathlib.Path) -> dict[str, Any] | None:
-  """What a sweep has chosen, in its folder or in that of a run of it; else None."""
+  """The choice of a sweep, from its folder or that of a run of it; else None."""
   path = workdir / CHOSEN
   return json.loads(path.read_text()) if path.exists() else None
 
@@ -139,7 +139,7 @@ def _meaning(row: Row) -> tuple:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-  """What rows that differ in their seed alone say together.
+  """Mean and spread of rows that differ in their seed alone.
 
   Attributes:
     row: one of them.

@@ -212,15 +212,10 @@ def _single_label_rows(
     wanted = [(best, "val_selected", "highest H on val"), *wanted]
   if test_oracle:
     wanted = [*wanted, (best, "test_oracle", "highest H on test")]
-  rows = [scored.row(plain)] + [
-    scored.row(
-      scored.report(calibration),
-      selection,
-      calibration=calibration,
-      gamma_from=origin,
-    )
-    for calibration, selection, origin in wanted
-  ]
+  rows = [scored.row(plain)]
+  for calibration, selection, origin in wanted:
+    report = plain.calibrated(calibration)
+    rows.append(scored.row(report, selection, gamma_from=origin))
   curve = plain.curve
   u, s = 100 * curve.unseen, 100 * curve.seen
   write_curve(workdir, scored.split, curve.gamma, u, s, rows)

@@ -84,17 +84,8 @@ class EvaluationSet:
       )
     )
 
-  def report(self, outputs: Any, calibration: Calibration | None = None) -> Report:
-    """Metrics of one run.
-
-    Args:
-      outputs: from ``outputs``, on the host.
-      calibration: None is ``self.calibration``.
-    """
+  def report(self, outputs: Any) -> Report:
+    """Metrics of one run, from its ``outputs`` on the host, without a calibration."""
     outputs = jax.tree.map(lambda x: x[self.mask], outputs)
-    return self.evaluator.report(
-      outputs,
-      self.labels,
-      np.asarray(self.classes.seen),
-      calibration or self.calibration,
-    )
+    seen = np.asarray(self.classes.seen)
+    return self.evaluator.report(outputs, self.labels, seen, self.calibration)

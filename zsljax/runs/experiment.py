@@ -21,7 +21,7 @@ from zsljax.data.pipeline import CACHE_LIMIT, HostBatch, available_memory, load
 from zsljax.devices.mesh import free_memory, make_mesh, over_classes
 from zsljax.devices.precision import nearest
 from zsljax.errors import in_bytes, require
-from zsljax.evaluation import CALIBRATIONS, UNCALIBRATED, Calibration, Report
+from zsljax.evaluation import CALIBRATIONS, Report
 from zsljax.models import MULTI_LABEL, Spec, System, build_system
 from zsljax.reporting.rows import Row, make_row
 from zsljax.runs.workdir import library_versions, read_manifest, run_identity
@@ -239,7 +239,6 @@ class Experiment:
     *,
     step: int,
     selection: str,
-    calibration: Calibration = UNCALIBRATED,
     gamma_from: str = "no calibration",
     **provenance,
   ) -> Row:
@@ -250,11 +249,11 @@ class Experiment:
       report: of the run.
       step: of the run's parameters.
       selection: how they were chosen.
-      calibration: of the report.
-      gamma_from: where its gamma comes from.
+      gamma_from: where the gamma of the report's calibration comes from.
       provenance: further facts about the origin of the numbers.
     """
     config, meta = self.config, self.dataset.metadata
+    calibration = report.calibration
     return make_row(
       system=self.system.name,
       dataset=meta,

@@ -30,9 +30,7 @@ from zsljax.devices.precision import computed_in
 from zsljax.errors import ZsljaxError, did_you_mean, require
 from zsljax.evaluation import (
   EMBEDDINGS,
-  UNCALIBRATED,
   XIAN,
-  Calibration,
   Report,
   make_evaluator,
   selection_value,
@@ -76,9 +74,8 @@ def sweep(config: Mapping[str, Any], seeds: int, workdir: pathlib.Path) -> list[
   require(seeds >= 1, "--seeds", seeds, "1 or more")
   selection = config["selection"]
   for field in ("stops", "seeds", "together"):
-    require(
-      selection[field] >= 1, f"config.selection.{field}", selection[field], "1 or more"
-    )
+    value = selection[field]
+    require(value >= 1, f"config.selection.{field}", value, "1 or more")
   points = grid_points(config)
   whole = Experiment.build(_on(config, "trainval"))
   total = whole.training_data().total_steps(config["epochs"])
@@ -100,18 +97,15 @@ def sweep(config: Mapping[str, Any], seeds: int, workdir: pathlib.Path) -> list[
       for some in _pieces(missing, selection["together"]):
         _test(Experiment.build(config), some, stops, chosen, workdir)
       rows = read_rows(workdir)
-      _add_time(workdir, time.perf_counter() - begin)
+      seconds = seconds_of(workdir) + time.perf_counter() - begin
+      write_json(workdir / _TIME, {"seconds": seconds})
     return [row for row in rows if row["seed"] in wanted]
 
 
 def seconds_of(workdir: pathlib.Path) -> float:
-  """How long the sweep in ``workdir`` took, all its starts that came to an end."""
+  """Duration of the sweep in ``workdir``: of all its starts that came to an end."""
   path = workdir / _TIME
   return json.loads(path.read_text())["seconds"] if path.exists() else 0.0
-
-
-def _add_time(workdir: pathlib.Path, seconds: float) -> None:
-  write_json(workdir / _TIME, {"seconds": seconds_of(workdir) + seconds})
 
 
 def grid_points(config: Mapping[str, Any]) -> list[Point]:
@@ -244,10 +238,7 @@ def _try(
   runs = VmappedRuns(run, variants, stops[-1])
   lines = []
   for stop, state in runs.states(stops, lambda n: bar.update(n * len(points))):
-    reports = [
-      None if outputs is None else images.report(outputs)
-      for outputs in runs.outputs(images, state)
-    ]
+    reports = _reports(runs, images, state)
     for i, point in enumerate(points):
       of_seeds = reports[i * count : (i + 1) * count]
       value, calibration = selection_value(of_seeds, images.metric)
@@ -275,106 +266,89 @@ def _test(
 ) -> None:
   """Trains on trainval, and adds the runs and their rows to ``workdir``."""
   images = EvaluationSet.placed(run, "test")
+  embedded = dataclasses.replace(images, evaluator=make_evaluator(EMBEDDINGS))
   runs = VmappedRuns(run, [Variant(seed) for seed in seeds], stops[-1])
-  tested = [_Tested(run.with_seed(seed), images, chosen) for seed in seeds]
+  of_stop: dict[int, list[Report]] = {}
   rows: list[Row] = []
   with step_bar(len(seeds) * stops[-1], f"training {len(seeds)} seeds") as bar:
     for stop, state in runs.states(stops, lambda n: bar.update(n * len(seeds))):
-      outputs = runs.outputs(images, state)
-      for one, of_seed in zip(tested, outputs, strict=True):
-        if of_seed is None:
-          raise ZsljaxError(
-            f"{workdir}: the loss of seed {one.run.config['seed']} is not finite by "
-            f"step {stop} on trainval, with what was chosen on the validation classes"
-          )
-        one.add(stop, of_seed, last=stop == stops[-1])
+      reports = _reports(runs, images, state)
+      if None in reports:
+        raise ZsljaxError(
+          f"{workdir}: the loss of seed {seeds[reports.index(None)]} is not finite "
+          f"by step {stop} on trainval, with what was chosen on the validation classes"
+        )
+      of_stop[stop] = reports
       if stop == chosen["step"]:
         _save(run, seeds, state, workdir)
         if images.evaluator.protocol == XIAN and isinstance(run.system, Embeds):
-          embedded = dataclasses.replace(images, evaluator=make_evaluator(EMBEDDINGS))
-          rows += [
-            one.row(EMBEDDINGS, "val_selected", stop, embedded.report(of_seed))
-            for one, of_seed in zip(tested, runs.outputs(embedded, state), strict=True)
-          ]
-  for seed, one in zip(seeds, tested, strict=True):
-    if curve := one.curve:
+          for seed, report in zip(seeds, _reports(runs, embedded, state), strict=True):
+            one = run.with_seed(seed)
+            rows.append(_row(one, embedded, report, stop, "val_selected", chosen))
+  for i, seed in enumerate(seeds):
+    own = {stop: reports[i] for stop, reports in of_stop.items()}
+    of_seed = _rows_of_seed(run.with_seed(seed), own, images, chosen)
+    if curve := own[chosen["step"]].curve:
       write_curve(
         workdir / f"seed_{seed}",
         "test",
         curve.gamma,
         100 * curve.unseen,
         100 * curve.seen,
-        one.rows["val_selected"],
+        [row for row in of_seed if row["selection"] == "val_selected"],
       )
-    rows += itertools.chain(*one.rows.values())
+    rows += of_seed
   add_rows(workdir, rows)
 
 
-class _Tested:
-  """The rows of one seed, collected while it is trained.
+def _reports(runs: VmappedRuns, images: EvaluationSet, state) -> list[Report | None]:
+  """The report of each run; None of those that are not finite."""
+  return [
+    None if outputs is None else images.report(outputs)
+    for outputs in runs.outputs(images, state)
+  ]
 
-  Attributes:
-    run: the experiment, with the seed.
-    rows: by selection.
-    curve: at the chosen number of steps; None where the protocol has none.
-  """
 
-  def __init__(self, run: Experiment, images: EvaluationSet, chosen: Mapping[str, Any]):
-    self.run, self.curve = run, None
-    self.rows: dict[str, list[Row]] = {
-      "val_selected": [],
-      "last": [],
-      "test_oracle": [],
-    }
-    self._images, self._chosen = images, chosen
-    self._best = -np.inf
+def _rows_of_seed(
+  run: Experiment,
+  reports: Mapping[int, Report],
+  images: EvaluationSet,
+  chosen: Mapping[str, Any],
+) -> list[Row]:
+  """Rows of one seed, from its reports by number of steps."""
+  best = max(reports, key=lambda n: selection_value([reports[n]], images.metric)[0])
+  _, oracle = selection_value([reports[best]], images.metric)
+  at, last = chosen["step"], max(reports)
+  rows = [_row(run, images, reports[at], at, "val_selected", chosen)]
+  if oracle is None:
+    rows.append(_row(run, images, reports[last], last, "last", chosen))
+    return [*rows, _row(run, images, reports[best], best, "test_oracle", chosen)]
+  gamma = dataclasses.replace(images.calibration, gamma=chosen["gamma"])
+  report, origin = reports[at].calibrated(gamma), "highest mean H on val"
+  rows.append(_row(run, images, report, at, "val_selected", chosen, origin))
+  rows.append(_row(run, images, reports[last], last, "last", chosen))
+  report, origin = reports[best].calibrated(oracle), "highest H on test"
+  return [*rows, _row(run, images, report, best, "test_oracle", chosen, origin)]
 
-  def add(self, stop: int, outputs: Any, last: bool) -> None:
-    """Adds the rows of one number of steps: the chosen, the last, the best so far."""
-    images, chosen = self._images, self._chosen
-    protocol = images.evaluator.protocol
-    report = images.report(outputs)
 
-    def rows(selection, calibration, origin):
-      if calibration is None:
-        return [self.row(protocol, selection, stop, report)]
-      calibrated = images.report(outputs, calibration)
-      return [self.row(protocol, selection, stop, calibrated, calibration, origin)]
-
-    if stop == chosen["step"]:
-      self.curve = report.curve
-      self.rows["val_selected"] = rows("val_selected", None, "")
-      if chosen["gamma"] is not None:
-        calibration = Calibration(images.calibration.kind, chosen["gamma"])
-        origin = "highest mean H on val"
-        self.rows["val_selected"] += rows("val_selected", calibration, origin)
-    if last:
-      self.rows["last"] = rows("last", None, "")
-    value, calibration = selection_value([report], images.metric)
-    if value > self._best:
-      self._best = value
-      self.rows["test_oracle"] = rows("test_oracle", calibration, "highest H on test")
-
-  def row(
-    self,
-    protocol: str,
-    selection: str,
-    stop: int,
-    report: Report,
-    calibration: Calibration = UNCALIBRATED,
-    gamma_from: str = "no calibration",
-  ) -> Row:
-    """A result row, which also says how its settings were chosen."""
-    fields = ("point", "step", "metric", "value", "settings")
-    return self.run.row(
-      protocol,
-      report,
-      step=stop,
-      selection=selection,
-      calibration=calibration,
-      gamma_from=gamma_from,
-      chosen={field: self._chosen[field] for field in fields},
-    )
+def _row(
+  run: Experiment,
+  images: EvaluationSet,
+  report: Report,
+  stop: int,
+  selection: str,
+  chosen: Mapping[str, Any],
+  gamma_from: str = "no calibration",
+) -> Row:
+  """A result row that also says how its settings were chosen."""
+  return run.row(
+    images.evaluator.protocol,
+    report,
+    step=stop,
+    selection=selection,
+    gamma_from=gamma_from,
+    chosen={k: chosen[k] for k in ("point", "step", "metric", "value", "settings")},
+  )
 
 
 def _save(run: Experiment, seeds: Sequence[int], state, workdir: pathlib.Path) -> None:
