@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 import dataclasses
+import json
 import os
 import pathlib
 import platform
@@ -24,7 +25,7 @@ from zsljax.data import StoredDataset
 from zsljax.data.store import variants
 from zsljax.errors import ZsljaxError, did_you_mean, require
 from zsljax.evaluation import PROTOCOLS
-from zsljax.io.files import append_line, write_json, write_text
+from zsljax.io.files import write_json, write_text
 from zsljax.reporting.rows import Row, summarize
 from zsljax.reporting.tables import Block, make_blocks, render
 from zsljax.runs.experiment import Experiment
@@ -33,31 +34,29 @@ from zsljax.runs.sweep import seconds_of, sweep
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-  """What a dataset's images must be for a system.
+  """The images that a system needs, and its config.
 
   Attributes:
-    file: of the system's config.
-    argument: what follows the dataset's name in the config's argument.
-    regions: whether it wants region features, not pooled ones.
-    labels: how many an image has, ``one`` or ``several``.
+    config: the config's file, and what follows the dataset's name in its argument.
+    regions: it wants region features, not pooled ones.
+    several_labels: its images have several labels each.
   """
 
-  file: str
-  argument: str = ""
+  config: tuple[str, str]
   regions: bool = False
-  labels: str = "one"
+  several_labels: bool = False
 
 
 SYSTEMS = {
-  "semantic_softmax": Kind("semantic_softmax"),
-  "attended_autoencoder": Kind("attended_autoencoder", regions=True),
-  "msdn": Kind("msdn", regions=True),
-  "so_softmax": Kind("cosine", ",so_softmax"),
-  "sdl": Kind("sdl", labels="several"),
-  "normface": Kind("cosine", ",normface"),
-  "eszsl": Kind("baselines", ",eszsl"),
-  "sae": Kind("baselines", ",sae"),
-  "nearest_mean": Kind("baselines", ",nearest_mean"),
+  "semantic_softmax": Kind(("semantic_softmax", "")),
+  "attended_autoencoder": Kind(("attended_autoencoder", ""), regions=True),
+  "msdn": Kind(("msdn", ""), regions=True),
+  "so_softmax": Kind(("cosine", ",so_softmax")),
+  "sdl": Kind(("sdl", ""), several_labels=True),
+  "normface": Kind(("cosine", ",normface")),
+  "eszsl": Kind(("baselines", ",eszsl")),
+  "sae": Kind(("baselines", ",sae")),
+  "nearest_mean": Kind(("baselines", ",nearest_mean")),
 }
 _XLSA17 = (
   "{0}: put res101.mat and att_splits.mat of the xlsa17 archive into a folder named "
@@ -90,25 +89,56 @@ _SEVERAL = ("multidigit", "corel5k", "nus_wide", "coco", "open_images")
 
 def reproduce_command(args: argparse.Namespace) -> None:
   """Sweeps every pair of system and dataset, and writes the report."""
-  systems = _names(args.systems, "--systems", SYSTEMS)
-  datasets = _names(args.datasets, "--datasets", ("digits", *SOURCES))
-  usable = _usable(systems, datasets, args.data_dir)
-  require(len(usable) > 0, "--systems", args.systems, "systems that fit the datasets")
-  dest = args.dest.expanduser().absolute()
-  runs: list[dict[str, Any]] = []
-  rows: list[Row] = []
-  configs = [_config(*pair, args) for pair in usable]
-  for (system, dataset, _), config in zip(usable, configs, strict=True):
+  systems, datasets = args.systems, args.datasets
+  report = reproduce(
+    systems, datasets, args.dest, args.seeds, args.data_dir, args.configs, args.fields
+  )
+  print(f"report in {report}")
+
+
+def reproduce(
+  systems: str,
+  datasets: str,
+  dest: pathlib.Path,
+  seeds: int,
+  data_dir: pathlib.Path | None,
+  configs: pathlib.Path,
+  fields: Sequence[str],
+) -> pathlib.Path:
+  """Sweeps every pair of system and dataset; the path of the report.
+
+  Args:
+    systems: of ``SYSTEMS``, apart by commas, or ``all``.
+    datasets: ``digits`` or of ``SOURCES``, apart by commas, or ``all``.
+    dest: the folder of the report and of the sweeps.
+    seeds: number of runs that are tested.
+    data_dir: the folder of stored datasets.
+    configs: the folder of the systems' configs.
+    fields: of the configs, as in ``--config.epochs=3``.
+
+  Raises:
+    ZsljaxError: a name is unknown, data are missing, or nothing fits.
+  """
+  usable = _usable(
+    _names(systems, "--systems", SYSTEMS),
+    _names(datasets, "--datasets", ("digits", *SOURCES)),
+    data_dir,
+  )
+  require(len(usable) > 0, "--systems", systems, "systems that fit the datasets")
+  dest = dest.expanduser().absolute()
+  runs, rows = [], []
+  read = [_config(*pair, data_dir, configs, fields) for pair in usable]
+  for (system, dataset, _), config in zip(usable, read, strict=True):
     name = f"{dataset}_{system}"
     print(f"{name}:", flush=True)
     folder = dest / "runs" / name
-    found = sweep(config, args.seeds, folder)
+    found = sweep(config, seeds, folder)
     rows += found
     runs.append(_recorded(name, config, found[0], seconds_of(folder)))
     _copy_curve(dest, name, config["seed"])
   manifest = {
     "command": shlex.join(["python", "-m", "zsljax", *sys.argv[1:]]),
-    "seeds": args.seeds,
+    "seeds": seeds,
     "seconds": round(sum(run["seconds"] for run in runs), 1),
     "hardware": {
       "devices": [d.device_kind for d in jax.devices()],
@@ -118,11 +148,9 @@ def reproduce_command(args: argparse.Namespace) -> None:
     "runs": runs,
   }
   write_json(dest / "manifest.json", manifest)
-  (dest / "results.jsonl").unlink(missing_ok=True)
-  for row in rows:
-    append_line(dest / "results.jsonl", row)
+  write_text(dest / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
   write_text(dest / "README.md", _report(dest, rows, manifest))
-  print(f"report in {dest / 'README.md'}")
+  return dest / "README.md"
 
 
 def _names(text: str, flag: str, known: Sequence[str] | dict) -> list[str]:
@@ -148,7 +176,7 @@ def _usable(
     before, left_out = len(usable), []
     for system in systems:
       kind = SYSTEMS[system]
-      several = kind.labels == "several"
+      several = kind.several_labels
       if dataset == "digits":
         usable.append((system, "multidigit" if several else dataset, None))
       elif several == (dataset in _SEVERAL):
@@ -185,32 +213,28 @@ def _stored(
 
 
 def _config(
-  system: str, dataset: str, stored: StoredDataset | None, args: argparse.Namespace
+  system: str,
+  dataset: str,
+  stored: StoredDataset | None,
+  data_dir: pathlib.Path | None,
+  configs: pathlib.Path,
+  fields: Sequence[str],
 ) -> dict[str, Any]:
-  fields = []
+  of_data = []
   if stored is not None:
-    fields = [
-      f"--config.data.dir={args.data_dir}",
-      f"--config.data.features={stored.variant}",
-    ]
-  kind = SYSTEMS[system]
-  file = args.configs / f"{kind.file}.py"
-  return read_config(f"{file}:{dataset}{kind.argument}", [*fields, *args.fields])
+    of_data += [f"--config.data.dir={data_dir}"]
+    of_data += [f"--config.data.features={stored.variant}"]
+  file, argument = SYSTEMS[system].config
+  return read_config(f"{configs / file}.py:{dataset}{argument}", [*of_data, *fields])
 
 
 def _recorded(name: str, config, row: Row, seconds: float) -> dict[str, Any]:
-  run = Experiment.build(config)
+  run, origin = Experiment.build(config), row["provenance"]
   return {
     "name": name,
     "seconds": round(seconds, 1),
-    "chosen": row["provenance"]["chosen"],
-    "versions": row["provenance"]["versions"],
-    "device": row["provenance"]["device"],
-    "data": {
-      "dataset": row["dataset"],
-      "features": row["features"],
-      **row["provenance"]["data"],
-    },
+    **{field: origin[field] for field in ("chosen", "versions", "device")},
+    "data": {**{k: row[k] for k in ("dataset", "features")}, **origin["data"]},
     "config": run.config | {"data": run.config["data"] | {"dir": None}},
   }
 
@@ -252,7 +276,7 @@ def _report(dest: pathlib.Path, rows: Sequence[Row], manifest: dict[str, Any]) -
 
 
 def _gaps(rows: Sequence[Row]) -> Block:
-  """What choosing on the test images would add, for each sweep."""
+  """The gain from choosing on the test images, for each sweep."""
   lines = []
   sweeps: dict[tuple, list[Row]] = {}
   for row in rows:
