@@ -24,10 +24,10 @@ from zsljax.evaluation import (
   make_evaluator,
   over_batches,
   protocols_for,
-  require_numbers,
   seen_unseen_curve,
   single_label_metrics,
 )
+from zsljax.evaluation.metrics import require_numbers
 from zsljax.io.files import explained, write_text
 from zsljax.models import CLOSED_SET, MULTI_LABEL, AttendsToRegions, Embeds
 from zsljax.models.attention import AttentionMaps

@@ -10,7 +10,6 @@ from zsljax.evaluation.calibration import (
 from zsljax.evaluation.class_retrieval import class_retrieval
 from zsljax.evaluation.embeddings import (
   Embedded,
-  Verification,
   embedding_metrics,
   mean_cosines,
   pair_similarities,
@@ -27,25 +26,18 @@ from zsljax.evaluation.evaluator import (
   streamed_outputs,
 )
 from zsljax.evaluation.metrics import (
-  harmonic_mean,
   per_class_accuracy,
-  require_numbers,
 )
 from zsljax.evaluation.multilabel import (
   MULTI_LABEL_PROTOCOLS,
   PUBLISHED_DENSITY,
   MultiLabelProtocol,
   average_precisions,
-  dense_labels,
   multi_label_metrics,
   precision_and_recall,
 )
 from zsljax.evaluation.protocols import (
-  EMBEDDINGS,
-  PAIRS,
   PROTOCOLS,
-  RETRIEVAL,
-  XIAN,
   protocols_for,
   selection_metric,
 )
@@ -60,14 +52,10 @@ from zsljax.evaluation.single_label import (
 
 __all__ = [
   "CALIBRATIONS",
-  "EMBEDDINGS",
   "MULTI_LABEL_PROTOCOLS",
-  "PAIRS",
   "PROTOCOLS",
   "PUBLISHED_DENSITY",
-  "RETRIEVAL",
   "UNCALIBRATED",
-  "XIAN",
   "Calibration",
   "Curve",
   "Decisions",
@@ -75,15 +63,12 @@ __all__ = [
   "Evaluator",
   "MultiLabelProtocol",
   "Report",
-  "Verification",
   "average_precisions",
   "best_calibration",
   "class_retrieval",
   "decide",
-  "dense_labels",
   "embedding_metrics",
   "generalized_predictions",
-  "harmonic_mean",
   "make_evaluator",
   "mean_cosines",
   "multi_label_metrics",
@@ -94,7 +79,6 @@ __all__ = [
   "precision_and_recall",
   "protocols_for",
   "read_pairs",
-  "require_numbers",
   "retrieval",
   "seen_unseen_curve",
   "selection_metric",

@@ -13,16 +13,9 @@ import numpy as np
 from zsljax import evaluation
 from zsljax.devices.precision import computed_in
 from zsljax.errors import ZsljaxError, did_you_mean, require
-from zsljax.evaluation import (
-  EMBEDDINGS,
-  PAIRS,
-  RETRIEVAL,
-  XIAN,
-  Calibration,
-  Evaluator,
-  Report,
-)
+from zsljax.evaluation import Calibration, Evaluator, Report
 from zsljax.evaluation.class_retrieval import DEFINITION
+from zsljax.evaluation.protocols import EMBEDDINGS, PAIRS, RETRIEVAL, XIAN
 from zsljax.models import MULTI_LABEL, build_system
 from zsljax.reporting.curves import write_columns, write_curve
 from zsljax.reporting.rows import (
