@@ -1,7 +1,7 @@
 """A sweep: settings chosen on validation classes, then trained and tested once.
 
 Every point of the config's grid is trained without the validation classes (and without
-a fifth of the other images) and judged on them at several numbers of steps. The best
+a fifth of the other images) and evaluated on them at several numbers of steps. The best
 point, number of steps and gamma are kept; runs with several seeds are then trained on
 all of trainval for that number of steps and scored on the test images.
 
