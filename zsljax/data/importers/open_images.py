@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import array
 import collections
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-import csv
+from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 import pathlib
@@ -15,11 +14,10 @@ import scipy.sparse
 
 from zsljax.data.feature_set import FeatureSet
 from zsljax.data.files.features import read_features, short_name
-from zsljax.data.importers.annotations import Annotations, annotated_set, check_distinct
-from zsljax.data.importers.multilabel import read_names
+from zsljax.data.files.text import check_distinct, read_csv, read_names
+from zsljax.data.importers.annotations import Annotations, annotated_set
 from zsljax.data.labels import ABSENT, PRESENT
 from zsljax.errors import ZsljaxError, require
-from zsljax.io.progress import task_bar
 
 _COLUMNS = ("ImageID", "LabelName", "Confidence")
 
@@ -32,7 +30,6 @@ def read_open_images(
   unseen: pathlib.Path,
   features: Sequence[pathlib.Path],
   word_vectors: pathlib.Path,
-  multiword: str = "mean",
   unknown: str = "refuse",
   name: str | None = None,
 ) -> FeatureSet:
@@ -53,7 +50,6 @@ def read_open_images(
     unseen: the unseen ones.
     features: files for ``read_features``, which must have the images' names.
     word_vectors: file for ``label_vectors``, which looks up the display names.
-    multiword: see ``label_vectors``.
     unknown: see ``label_vectors``.
     name: of the dataset; ``open_images`` when None.
 
@@ -112,13 +108,13 @@ def read_open_images(
     notes=[f"{count} {what}." for what, count in counts.items() if count],
   )
   return annotated_set(
-    name or "open_images", annotations, opened, word_vectors, multiword, unknown
+    name or "open_images", annotations, opened, word_vectors, unknown
   )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Labels:
-  """What one label file says of the images that have features.
+  """Labels that one file gives to the images that have features.
 
   Attributes:
     images: their ids, in the order of the file.
@@ -136,7 +132,7 @@ class _Labels:
 def _labels(path: pathlib.Path, columns: Mapping[str, int], known: set[str]) -> _Labels:
   images: dict[str, int] = {}
   rows, ids, confidences = array.array("i"), array.array("i"), array.array("f")
-  lines = _lines(path)
+  lines = read_csv(path)
   header = next(lines, [])
   require(
     set(header) >= set(_COLUMNS),
@@ -146,20 +142,17 @@ def _labels(path: pathlib.Path, columns: Mapping[str, int], known: set[str]) -> 
   )
   image_at, label_at, confidence_at = map(header.index, _COLUMNS)
   for number, line in enumerate(lines, 2):
-    if not line:
-      continue
-    if len(line) != len(header):
+    if line and len(line) != len(header):
       raise ZsljaxError(
         f"{path}: line {number}: found {len(line)} columns, expected {len(header)} as "
         "in the first line"
       )
-    if line[image_at] not in known:
-      continue
-    row = images.setdefault(line[image_at], len(images))
-    if line[label_at] in columns:
-      rows.append(row)
-      ids.append(columns[line[label_at]])
-      confidences.append(_number(line[confidence_at]))
+    if line and line[image_at] in known:
+      row = images.setdefault(line[image_at], len(images))
+      if line[label_at] in columns:
+        rows.append(row)
+        ids.append(columns[line[label_at]])
+        confidences.append(_number(line[confidence_at]))
   require(
     bool(images),
     f"{path}: ImageID",
@@ -172,7 +165,7 @@ def _labels(path: pathlib.Path, columns: Mapping[str, int], known: set[str]) -> 
     bool(((confidence >= 0) & (confidence <= 1)).all()),
     f"{path}: Confidence",
     "others than numbers from 0 to 1",
-    "1 for present, 0 for absent, and what a machine gave between",
+    "1 for present, 0 for absent, and a machine's numbers between",
   )
 
   def where(chosen: np.ndarray) -> scipy.sparse.csr_array:
@@ -189,25 +182,6 @@ def _labels(path: pathlib.Path, columns: Mapping[str, int], known: set[str]) -> 
   )
 
 
-def _counted(lines: Iterable[str], bar) -> Iterator[str]:
-  for line in lines:
-    bar.update(len(line))
-    yield line
-
-
-def _lines(path: pathlib.Path) -> Iterator[list[str]]:
-  """The fields of each line of a CSV file."""
-  require(path.is_file(), str(path), "no such file", "a .csv file")
-  try:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-      with task_bar(path.stat().st_size, f"reading {path.name}", "B") as bar:
-        yield from csv.reader(_counted(file, bar))
-  except (OSError, UnicodeDecodeError, csv.Error) as error:
-    raise ZsljaxError(
-      f"{path}: not readable ({error}), expected a .csv file"
-    ) from error
-
-
 def _number(text: str) -> float:
   try:
     return float(text)
@@ -216,16 +190,16 @@ def _number(text: str) -> float:
 
 
 def _label_list(path: pathlib.Path) -> list[str]:
-  """The first column, without a line that says what it is."""
+  """The first column, without a heading."""
   mids = [line.split(",")[0].strip() for line in read_names(path)]
   mids = [mid for mid in mids if mid != "LabelName"]
-  check_distinct(mids, path)
+  check_distinct(mids, str(path))
   return mids
 
 
 def _display_names(path: pathlib.Path, mids: Sequence[str]) -> list[str]:
-  """What people call the labels."""
-  names = {line[0]: line[1] for line in _lines(path) if len(line) > 1}
+  """Names that people give to the labels."""
+  names = {line[0]: line[1] for line in read_csv(path) if len(line) > 1}
   missing = [mid for mid in mids if mid not in names]
   require(
     not missing,
