@@ -161,7 +161,7 @@ def check_array(
     bad = ~np.isfinite(array)
   if bad.any():
     raise ZsljaxError(
-      f"{where}: found {array[bad][0]} ({bad.sum()} such), expected {expected}"
+      f"{where}: found {array[bad][0]:g} ({bad.sum()} such), expected {expected}"
     )
   return array.astype(np.int64) if kind == "whole" else array
 

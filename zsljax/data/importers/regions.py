@@ -12,6 +12,7 @@ import dataclasses
 import os
 import pathlib
 import tempfile
+import weakref
 
 import h5py
 import numpy as np
@@ -80,16 +81,20 @@ class UnpackedRegions:
     with explained(self._scratch):
       self._scratch.mkdir(parents=True, exist_ok=True)
       self._file = tempfile.TemporaryFile(dir=self._scratch)
+    weakref.finalize(self, self._file.close)
     with task_bar(len(self) * self._row_bytes, "unpacking", "B") as bar:
       for rows, channels in _pieces(self._source):
         with readable(pathlib.Path(self._source.file.filename)):
           piece = np.ascontiguousarray(self._source[rows, channels])
         with explained(self._scratch):
           for row, part in zip(range(rows.start, rows.stop), piece, strict=True):
-            self._file.seek(row * self._row_bytes + channels.start * channel_bytes)
-            self._file.write(part)
-          self._file.flush()
+            offset = row * self._row_bytes + channels.start * channel_bytes
+            content = memoryview(part).cast("B")
+            while content:
+              written = os.pwrite(self._file.fileno(), content, offset)
+              content, offset = content[written:], offset + written
         bar.update(piece.nbytes)
+    self._source = None  # Is closed.
 
 
 class PooledRegions:
