@@ -150,12 +150,11 @@ def read_class_table(path: pathlib.Path, skip_bad: bool = False) -> ClassTable:
       bad.append(f"class {name!r} (line {number}): {problem}")
     else:
       values[name] = [float(cell) for cell in line[1:]]
-  require(
-    skip_bad or not bad,
-    str(path),
-    f"{bad[0] if bad else ''} ({len(bad)} such lines; --skip_bad leaves them out)",
-    f"a distinct name and {len(attributes)} numbers",
-  )
+  if bad and not skip_bad:
+    raise ZsljaxError(
+      f"{path}: {bad[0]} ({len(bad)} such lines; --skip_bad leaves them out), expected a "
+      f"distinct name and {len(attributes)} numbers"
+    )
   require(len(values) > 0, str(path), "no class", "at least one")
   return ClassTable(
     path, tuple(values), tuple(attributes), np.array([*values.values()]), tuple(bad)
@@ -174,14 +173,14 @@ def write_class_table(
 def _problem(line: Sequence[str], attributes: Sequence[str]) -> str:
   """The fault in the line of a class; empty where there is none."""
   if not line[0].strip():
-    return "no name"
+    return "it has no name"
   if len(line) != len(attributes) + 1:
-    return f"{len(line) - 1} numbers"
+    return f"found {len(line) - 1} numbers"
   for attribute, cell in zip(attributes, line[1:], strict=True):
     try:
       finite = np.isfinite(float(cell))
     except ValueError:
       finite = False
     if not finite or "_" in cell:  # Python would read 1_0 as 10.
-      return f"{cell.strip()!r} for {attribute!r}"
+      return f"found {cell.strip()!r} for {attribute!r}"
   return ""

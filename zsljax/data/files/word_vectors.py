@@ -192,7 +192,7 @@ def _text(path: pathlib.Path) -> _Pairs:
 def _rows(path: pathlib.Path, rows: Sequence[str]) -> _Pairs:
   """Names and rows of the matrix in an array file."""
   arrays = read_arrays(path, endings=(".npy", ".npz"))
-  names = [a for a in arrays.values() if a.ndim == 1 and a.dtype.kind == "U"]
+  names = [a.tolist() for a in arrays.values() if a.ndim == 1 and a.dtype.kind == "U"]
   matrices = [a for a in arrays.values() if a.ndim == 2 and a.dtype.kind in "fiu"]
   if path.suffix.lower() == ".npy":
     beside = path.with_suffix(".txt")
