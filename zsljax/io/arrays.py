@@ -31,6 +31,7 @@ def read_arrays(
   needed: Sequence[str] = (),
   optional: Sequence[str] | None = None,
   endings: Sequence[str] = ENDINGS,
+  by_row: bool = True,
 ) -> dict[str, np.ndarray | h5py.Dataset]:
   """Arrays of a file, by name; Python objects in it are never unpickled.
 
@@ -45,6 +46,8 @@ def read_arrays(
       the first of these names.
     optional: further fields to read where they are there; all when None.
     endings: of the accepted kinds of files.
+    by_row: whether single rows of HDF5 are read, forwards: all chunks that a row is
+      spread over are then kept in memory.
 
   Raises:
     ZsljaxError: the file is missing, damaged or of another kind, or lacks a field.
@@ -62,7 +65,7 @@ def read_arrays(
       stored = scipy.io.loadmat(path, variable_names=fields)
       stored = {k: v for k, v in stored.items() if not k.startswith("__")}
     else:
-      stored = _open_hdf5(path)
+      stored = _open_hdf5(path, by_row)
     require(
       stored.keys() >= set(needed),
       str(path),
@@ -173,10 +176,10 @@ def _fits(shape: tuple[int, ...], sizes: Sequence[str]) -> bool:
   )
 
 
-def _open_hdf5(path: pathlib.Path) -> dict[str, h5py.Dataset]:
-  """Data sets, opened so that all chunks which one row is spread over are kept."""
+def _open_hdf5(path: pathlib.Path, by_row: bool) -> dict[str, h5py.Dataset]:
+  """Data sets of a file, with room for the chunks of a row."""
   with h5py.File(path) as file:
-    held = max(map(_chunks_of_a_row, file.values()), default=0)
+    held = max(map(_chunks_of_a_row, file.values()), default=0) if by_row else 0
   file = h5py.File(path, rdcc_nbytes=max(held, 2**20), rdcc_nslots=_CHUNK_SLOTS)
   return {name: v for name, v in file.items() if isinstance(v, h5py.Dataset)}
 

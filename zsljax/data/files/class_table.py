@@ -152,8 +152,8 @@ def read_class_table(path: pathlib.Path, skip_bad: bool = False) -> ClassTable:
       values[name] = [float(cell) for cell in line[1:]]
   if bad and not skip_bad:
     raise ZsljaxError(
-      f"{path}: {bad[0]} ({len(bad)} such lines; --skip_bad leaves them out), expected a "
-      f"distinct name and {len(attributes)} numbers"
+      f"{path}: {bad[0]} ({len(bad)} such lines; --skip_bad leaves them out), expected "
+      f"a distinct name and {len(attributes)} numbers"
     )
   require(len(values) > 0, str(path), "no class", "at least one")
   return ClassTable(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import copy
-import functools
 import json
 import pathlib
 import re
@@ -91,28 +90,6 @@ class FeatureFiles:
     if self.image_files is not None:
       taken.image_files = self.image_files[rows]
     return taken
-
-  @property
-  def single_rows(self) -> bool:
-    """Whether a row is read without others that share its chunk or its file."""
-    for path in self.paths:
-      stored = _open(path)[0]
-      chunks = getattr(stored, "chunks", None)  # Of HDF5 alone.
-      if path.suffix.lower() == ".npz" or (chunks and chunks[0] > 1):
-        return False
-    return True
-
-  def opener(self, rows_file: pathlib.Path) -> Callable[[], FeatureFiles]:
-    """A function that opens the same rows in another process, without images' names.
-
-    Args:
-      rows_file: .npy that is written with the numbers of the rows.
-    """
-    np.save(rows_file, self._rows)
-    paths = [path.absolute() for path in self.paths]
-    return functools.partial(
-      _reopened, rows_file, paths, self._ends, self.shape[1:], self.dtype
-    )
 
   def rows_of(self, *ways: Sequence[str], partial: bool = False) -> np.ndarray:
     """The rows of images, by name, ``[len(names)]``.
@@ -250,9 +227,3 @@ def _open(
     names = check_array(where, names, f"{len(features)}", "text")
   said = features.file.attrs.get("encoder") if hasattr(features, "file") else None
   return features, names, said and json.loads(said)
-
-
-def _reopened(rows_file: pathlib.Path, *described) -> FeatureFiles:
-  return FeatureFiles(*described, image_files=None, encoder=None).take(
-    np.load(rows_file)
-  )

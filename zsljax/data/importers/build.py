@@ -227,16 +227,14 @@ def _with_known_classes(
   left_out: list[str],
 ) -> tuple[LabelledImages, np.ndarray]:
   """The images of described classes, called as in the table, and their rows."""
-  present, folded = sorted(set(images.classes)), {}
+  folded: dict[str, str] = {}
   for name in table.names:
     other = folded.setdefault(_folded(name), name)
+    expected = "names that differ in more than case and spaces"
     require(
-      other == name or {name, other} <= set(present),
-      f"{table.path}: classes",
-      f"{other!r} and {name!r}",
-      "names that differ in more than case and spaces, or images of both as spelt",
+      other == name, f"{table.path}: classes", f"{other!r} and {name!r}", expected
     )
-  known = {c: c if c in table.names else folded.get(_folded(c)) for c in present}
+  known = {c: folded.get(_folded(c)) for c in sorted(set(images.classes))}
   unknown = [c for c, found in known.items() if found is None]
   if unknown and not skip_bad:
     raise ZsljaxError(
@@ -249,7 +247,7 @@ def _with_known_classes(
     for name, c in zip(images.names, images.classes, strict=True)
     if known[c] is None
   ]
-  if other := [f"{c!r} as {known[c]!r}" for c in present if known[c] not in (None, c)]:
+  if other := [f"{c!r} as {x!r}" for c, x in known.items() if x not in (None, c)]:
     notes.append(
       f"Classes are spelt otherwise in {table.path.name}: {'; '.join(other)}."
     )

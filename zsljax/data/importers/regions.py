@@ -160,7 +160,9 @@ def read_regions(
       or the published sizes.
   """
   source, files = source.expanduser(), [source.expanduser()]
-  arrays = read_arrays(source, (*_NEEDED, attributes), _OPTIONAL, (".h5", ".hdf5"))
+  arrays = read_arrays(
+    source, (*_NEEDED, attributes), _OPTIONAL, (".h5", ".hdf5"), by_row=False
+  )
 
   def checked(field: str, *expected, **limits):
     if field in arrays:
