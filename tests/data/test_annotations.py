@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
@@ -282,40 +283,28 @@ def check_set(found, source):
 
 
 def test_stored_set_holds_the_files(source, tmp_path):
-  """From shuffled features with images that no label file knows."""
-  rng = np.random.default_rng(1)
-  order = rng.permutation(len(source.images))
-  names = [source.images[i] for i in order] + ["elsewhere/none.png"]
-  features = np.vstack([source.features[order], np.ones((1, WIDTH), np.float32)])
-  found = source.read([write_features(tmp_path / "vgg_16.npz", features, names)])
+  """From shuffled features in two files, with an image that no label file knows."""
+  names = [
+    re.split(r"[/\\\\]", name)[-1].removesuffix(".jpg") for name in source.images
+  ]
+  names.append("elsewhere/none.png")
+  features = np.vstack([source.features, np.ones((1, WIDTH), np.float32)])
+  parts = np.array_split(np.random.default_rng(1).permutation(len(names)), 2)
+  found = source.read(
+    [
+      write_features(
+        tmp_path / f"{i}_vgg.npz", features[part], [names[j] for j in part]
+      )
+      for i, part in enumerate(parts)
+    ]
+  )
   assert found.split_version == (source.split if source.name == "coco" else "as_given")
-  assert set(found.sources) >= {"vgg_16.npz", "glove.6B.npz"}
+  assert set(found.sources) >= {"0_vgg.npz", "1_vgg.npz", "glove.6B.npz"}
   check_set(found, source)
   store = prepare(found, tmp_path / "data")
   assert store.metadata["name"] == source.name
-  assert store.variant == "vgg_16_glove.6B"
+  assert store.variant == "vgg_glove.6B"
   assert ("absent" in store.metadata["label_widths"]) == isinstance(source, OpenImages)
-
-
-@pytest.mark.parametrize("spelling", ["folder", "no folder", "stem", "both", "bytes"])
-def test_images_are_found_by_name_in_several_files(source, tmp_path, spelling):
-  names = [name.replace("\\", "/") for name in source.images]
-  stems = [name.rpartition("/")[2].removesuffix(".jpg") for name in names]
-  names = {
-    "folder": [f"photos/{name}" for name in names],
-    "no folder": [f"{stem}.jpg" for stem in stems],
-    "stem": stems,
-    "both": [f"./deep/{stem}.JPEG" for stem in stems],
-    "bytes": np.array(names, "S"),
-  }[spelling]
-  cut = len(names) // 3
-  paths = [  # The test images come first.
-    write_features(tmp_path / "b_net.npz", source.features[cut:], names[cut:]),
-    write_features(tmp_path / "a_net.npz", source.features[:cut], names[:cut]),
-  ]
-  found = source.read(paths)
-  assert found.features_kind == "net"
-  check_set(found, source)
 
 
 @pytest.mark.parametrize("kind", [NusWide, Coco])
@@ -360,29 +349,6 @@ def test_missing_images_are_counted_and_the_first_is_named(source):
   assert repr(first) in message and path.name in message
 
 
-def test_an_image_twice_in_the_features_is_refused(source):
-  source.images.append(source.images[source.train[2]])
-  source.features = np.vstack([source.features, source.features[:1]])
-  assert "twice" in source.refused()
-
-
-def test_an_image_of_both_splits_is_refused(source):
-  if isinstance(source, NusWide):
-    lists = [f"ImageList/{part}Imagelist.txt" for part in source.parts]
-    name = source.images[3]
-    text = source.content[lists[1]]
-    source.content[lists[1]] = text.replace(source.images[-1], name)
-  elif isinstance(source, Coco):
-    name = source.images[0]
-    source.content["val"]["images"][0]["file_name"] = name
-  else:
-    name = source.images[3]
-    source.content["test.csv"].append([name, "verification", "/m/01", "1"])
-  message = source.refused()
-  assert "1 images (such as" in message and "in the training and the test" in message
-  assert repr(name) in message
-
-
 def test_labels_without_vectors(source, tmp_path):
   words = source.words
   source.vectors = write_vectors(tmp_path / "glove.npz", words[:1] + words[2:])
@@ -401,26 +367,14 @@ def test_labels_without_vectors(source, tmp_path):
 
 def test_commands(source, capsys, tmp_path):
   source.write()
-  features = [
-    write_features(
-      tmp_path / f"{i}_net.npz", source.features[i::2], source.images[i::2]
-    )
-    for i in range(2)
-  ]
-  data = ["data", *source.arguments()]
-  given = ["--features", *map(str, features), f"--word_vectors={source.vectors}"]
-  dest = [f"--dest={tmp_path / 'data'}"]
-  main([*data, *given, *dest])
+  path = write_features(tmp_path / "net.npz", source.features, source.images)
+  data = ["data", *source.arguments(), f"--dest={tmp_path / 'data'}"]
+  given = ["--features", str(path), f"--word_vectors={source.vectors}"]
+  main([*data, *given, "--name=Other set", "--storage=bfloat16"])
   printed = capsys.readouterr().out
-  assert (
-    f"{source.name}: " in printed and "net features of 3, stored as float32" in printed
-  )
-  assert "by glove.6B, 2 numbers" in printed
-  main([*data, *given, *dest, "--name=Other set", "--storage=bfloat16"])
-  printed = capsys.readouterr().out
-  assert "other_set: " in printed and "stored as bfloat16" in printed
+  assert "other_set: " in printed and "net features of 3, stored as bfloat16" in printed
   with pytest.raises(SystemExit):
-    main([*data, *dest])
+    main(data)
   message = "the following arguments are required: --features, --word_vectors"
   assert message in capsys.readouterr().err
 
@@ -443,61 +397,6 @@ def test_nus_wide_other_sizes_are_noted(nus_wide):
   notes = " ".join(nus_wide.read().notes)
   assert "20 training and 9 test images, 5 seen and 3 unseen labels" in notes
   assert "161789 training and 107859 test images, 925 seen and 81 unseen" in notes
-
-
-def test_nus_wide_missing_files_are_listed(nus_wide):
-  del nus_wide.content["Groundtruth/TrainTestLabels/Labels_sun_Test.txt"]
-  del nus_wide.content["Groundtruth/TrainTestLabels/Labels_dog_Train.txt"]
-  message = nus_wide.refused()
-  assert "found no Groundtruth/TrainTestLabels/Labels_dog_Train.txt, Ground" in message
-  assert "Labels_sun_Test.txt, expected" in message
-  del nus_wide.content["NUS_WID_Tags/TagList1k.txt"]
-  assert "found no NUS_WID_Tags/TagList1k.txt, expected" in nus_wide.refused()
-  nus_wide.content = {"x": ""}
-  assert "TrainImagelist.txt" in nus_wide.refused()
-  nus_wide.source = nus_wide.folder / "absent"
-  nus_wide.write = lambda: None
-  assert "absent: found no such folder" in nus_wide.refused()
-
-
-@pytest.mark.parametrize(
-  ("file", "change", "message"),
-  [
-    ("NUS_WID_Tags/Test_Tags1k.dat", lambda x: x[:-16], "found 8 rows, expected 9"),
-    ("NUS_WID_Tags/Test_Tags1k.dat", lambda x: x + x, "found 18 rows, expected 9"),
-    ("NUS_WID_Tags/Test_Tags1k.dat", lambda x: x[:-3], "line 9: found 6 digits"),
-    (
-      "NUS_WID_Tags/Train_Tags1k.dat",
-      lambda x: "2" + x[1:],
-      "line 1: found 7 digits, 1",
-    ),
-    (
-      "NUS_WID_Tags/TagList1k.txt",
-      lambda x: x + "\nmore",
-      "expected 8 columns of 0 or",
-    ),
-    (
-      "NUS_WID_Tags/TagList1k.txt",
-      lambda x: x + "\nblue",
-      "['blue'] more than",
-    ),
-    ("NUS_WID_Tags/TagList1k.txt", lambda x: "dog\nsun", "expected 2 columns"),
-    ("ImageList/TestImagelist.txt", lambda x: x + "more.jpg\n", "9 rows, expected 10"),
-    (
-      "Groundtruth/TrainTestLabels/Labels_sun_Test.txt",
-      lambda x: x[2:],
-      "Labels_sun_Test.txt: found 8 digits, 0 of them not 0 or 1, expected 9 lines",
-    ),
-    (
-      "Groundtruth/TrainTestLabels/Labels_sun_Test.txt",
-      lambda x: "x" + x[1:],
-      "found 9 digits, 1 of them not 0 or 1",
-    ),
-  ],
-)
-def test_nus_wide_files_that_disagree(nus_wide, file, change, message):
-  nus_wide.content[file] = change(nus_wide.content[file])
-  assert message in nus_wide.refused()
 
 
 def test_nus_wide_as_published(nus_wide, real_data):
@@ -531,43 +430,6 @@ def test_coco_classes():
 def test_coco_features_named_by_ids(coco_files, tmp_path):
   path = write_features(tmp_path / "x.npz", coco_files.features, coco_files.ids)
   check_set(coco_files.read([path]), coco_files)
-
-
-@pytest.mark.parametrize(
-  ("change", "message"),
-  [
-    (lambda c: c["categories"].pop(), "categories: found no "),
-    (lambda c: c["annotations"][0].update(image_id=5), "annotations: found image_id 5"),
-    (lambda c: c["annotations"][0].update(category_id=2), "category_id 2"),
-    (lambda c: c["images"].append(c["images"][0]), "15 with 14 ids"),
-    (lambda c: c["images"][3].pop("file_name"), "a list of objects with id and file_n"),
-    (lambda c: c.pop("annotations"), "annotations: found nothing"),
-    (lambda c: c.update(images={}), "images: found other content"),
-  ],
-)
-def test_coco_files_that_disagree(coco_files, change, message):
-  content = coco_files.content["val"]
-  content["categories"].sort(key=lambda c: c["name"] == "person")
-  change(content)
-  assert message in coco_files.refused()
-
-
-def test_coco_unreadable_files(coco_files):
-  coco_files.write()
-  text = coco_files.files[0].read_text()
-  coco_files.write = lambda: None
-  for spoilt, message in ((text[:-9], "not readable"), ("[]", "found nothing")):
-    coco_files.files[0].write_text(spoilt)
-    assert message in coco_files.refused()
-  coco_files.files[1].unlink()
-  coco_files.files[0].write_text(text)
-  assert "val2014.json: found no such file" in coco_files.refused()
-
-
-def test_coco_training_images_have_no_unseen_class(coco_files):
-  person = coco_files.content["train"]
-  person["annotations"] = [a for a in person["annotations"] if a["id"] is None]
-  assert "train: found no images" in coco_files.refused()
 
 
 # Open Images.
@@ -628,49 +490,143 @@ def test_open_images_as_published(open_images, monkeypatch):
   assert open_images.read().split_version == "openimages-7186-400"
 
 
-def test_open_images_need_names(open_images, tmp_path):
-  path = write_features(tmp_path / "x.npy", open_images.features)
-  assert "x.npy: found no image_files" in open_images.refused([path])
-  names = [f"other_{i}" for i in range(len(open_images.images))]
-  path = write_features(tmp_path / "x.npz", open_images.features, names)
-  assert "train.csv: ImageID: found none of the 23 images" in open_images.refused(
-    [path]
-  )
+# Files that are missing, damaged, or do not agree.
+
+
+def text(file, change):
+  """Changes a file of NUS-WIDE; None takes it away."""
+
+  def spoil(source):
+    if change is None:
+      del source.content[file]
+    else:
+      source.content[file] = change(source.content[file])
+
+  return spoil
+
+
+def rows(file, change):
+  return lambda source: change(source.content[file])
+
+
+def on_disk(number, content):
+  """Changes a file once it is written; None takes it away."""
+
+  def spoil(source):
+    source.write()
+    source.write = lambda: None
+    path = source.files[number]
+    path.unlink() if content is None else path.write_bytes(content)
+
+  return spoil
+
+
+def for_coco(change):
+  def spoil(source):
+    content = source.content["val"]
+    content["categories"].sort(key=lambda c: c["name"] == "person")
+    change(content)
+
+  return spoil
+
+
+def named_otherwise(source):
+  source.images = [f"other_{i}" for i in range(len(source.images))]
+
+
+TAGS, TAG_LIST = "NUS_WID_Tags/{}_Tags1k.dat", "NUS_WID_Tags/TagList1k.txt"
+SUN = "Groundtruth/TrainTestLabels/Labels_sun_Test.txt"
+TEST_LIST = "ImageList/TestImagelist.txt"
+BOTH = "1 images (such as"
 
 
 @pytest.mark.parametrize(
-  ("file", "change", "message"),
+  ("kind", "spoil", "message"),
   [
-    ("train.csv", lambda rows: rows[0].pop(), "first line: found ImageID,Source,Lab"),
+    (NusWide, text(SUN, None), "found no Groundtruth/TrainTestLabels/Labels_sun_Test"),
+    (NusWide, text(TAG_LIST, None), "found no NUS_WID_Tags/TagList1k.txt, expected"),
     (
-      "train.csv",
-      lambda rows: rows[0].__setitem__(0, "id"),
-      "found id,Source,LabelName",
+      NusWide,
+      lambda s: setattr(s, "write", s.folder.exists),
+      "NUS: found no such folder",
     ),
-    ("train.csv", lambda rows: rows[5].pop(), "line 6: found 3 columns, expected 4"),
-    ("test.csv", lambda rows: rows[2].__setitem__(3, "yes"), "test.csv: Confidence"),
-    ("test.csv", lambda rows: rows[2].__setitem__(3, "2"), "test.csv: Confidence"),
-    ("test.csv", lambda rows: rows.clear(), "test.csv: first line: found nothing"),
-    ("descriptions.csv", lambda rows: rows.pop(), "found no /m/0f (1 of 7 labels)"),
-    ("unseen.txt", lambda rows: rows.append(["/m/01"]), "['/m/01'], seen"),
-    ("seen.txt", lambda rows: rows.append(["/m/01"]), "['/m/01'] more than once"),
-    ("unseen.txt", lambda rows: rows.clear(), "unseen labels: found 0 of 5"),
+    (NusWide, text(TAGS.format("Test"), lambda x: x[:-16]), "found 8 rows, expected 9"),
+    (NusWide, text(TAGS.format("Test"), lambda x: x[:-3]), "line 9: found 6 digits"),
+    (NusWide, text(TAGS.format("Train"), lambda x: "2" + x[1:]), "line 1: found 7 dig"),
+    (NusWide, text(TAG_LIST, lambda x: x + "\nmore"), "expected 8 columns of 0 or"),
+    (NusWide, text(TAG_LIST, lambda x: x + "\nblue"), "['blue'] more than"),
+    (
+      NusWide,
+      text(TEST_LIST, lambda x: x.replace("a\\0008_Test", "b\\0003_Train")),
+      BOTH,
+    ),
+    (NusWide, text(SUN, lambda x: x[2:]), "8 digits, 0 of them not 0 or 1, expected 9"),
+    (NusWide, text(SUN, lambda x: "x" + x[1:]), "found 9 digits, 1 of them not 0 or 1"),
+    (NusWide, named_otherwise, "found no features of 29 of the 29 images"),
+    (Coco, for_coco(lambda c: c["categories"].pop()), "categories: found no "),
+    (Coco, for_coco(lambda c: c["annotations"][0].update(image_id=5)), "image_id 5"),
+    (
+      Coco,
+      for_coco(lambda c: c["annotations"][0].update(category_id=2)),
+      "category_id",
+    ),
+    (Coco, for_coco(lambda c: c["images"].append(c["images"][0])), "15 with 14 ids"),
+    (Coco, for_coco(lambda c: c["images"][3].pop("file_name")), "a list of objects wi"),
+    (Coco, for_coco(lambda c: c.pop("annotations")), "annotations: found nothing"),
+    (Coco, for_coco(lambda c: c.update(images={})), "images: found other content"),
+    (Coco, rows("train", lambda c: c.update(annotations=[])), "train: found no images"),
+    (
+      Coco,
+      lambda s: s.content["val"]["images"][0].update(file_name=s.images[0]),
+      BOTH,
+    ),
+    (Coco, on_disk(0, b'{"images": ['), "train2014.json: not readable"),
+    (Coco, on_disk(0, b"[]"), "images: found nothing"),
+    (Coco, on_disk(1, None), "val2014.json: found no such file"),
+    (
+      OpenImages,
+      rows("train.csv", lambda r: r[0].pop()),
+      "first line: found ImageID,S",
+    ),
+    (
+      OpenImages,
+      rows("train.csv", lambda r: r[5].pop()),
+      "line 6: found 3 colum",
+    ),
+    (OpenImages, rows("test.csv", lambda r: r[2].__setitem__(3, "yes")), "Confidence"),
+    (OpenImages, rows("test.csv", lambda r: r[2].__setitem__(3, "2")), "Confidence"),
+    (OpenImages, rows("test.csv", lambda r: r.clear()), "first line: found nothing"),
+    (
+      OpenImages,
+      rows("descriptions.csv", lambda r: r.pop()),
+      "no /m/0f (1 of 7 labels",
+    ),
+    (OpenImages, rows("unseen.txt", lambda r: r.append(["/m/01"])), "['/m/01'], seen"),
+    (OpenImages, rows("seen.txt", lambda r: r.append(["/m/01"])), "more than once"),
+    (
+      OpenImages,
+      rows("unseen.txt", lambda r: r.clear()),
+      "unseen labels: found 0 of 5",
+    ),
+    (
+      OpenImages,
+      lambda s: s.content["test.csv"].append([s.images[3], "x", "/m/01", "1"]),
+      BOTH,
+    ),
+    (OpenImages, named_otherwise, "ImageID: found none of the 23 images"),
+    (OpenImages, on_disk(0, b"\xff\xfe\x00"), "train.csv: not readable"),
+    (OpenImages, on_disk(3, b"\xff\xfe\x00"), "seen.txt: not readable"),
+    (OpenImages, on_disk(2, None), "descriptions.csv: found no such file"),
   ],
 )
-def test_open_images_files_that_disagree(open_images, file, change, message):
-  change(open_images.content[file])
-  if file == "test.csv" and len(open_images.content[file]) > 2:
-    open_images.content[file][2][2] = "/m/01"
-  assert message in open_images.refused()
+def test_files_that_disagree(tmp_path, kind, spoil, message):
+  source = kind(tmp_path / "source")
+  if kind is OpenImages:
+    source.content["test.csv"][2][2] = "/m/01"
+  spoil(source)
+  assert message in source.refused()
 
 
-def test_open_images_missing_and_damaged_files(open_images):
-  open_images.write()
-  open_images.write = lambda: None
-  for file in open_images.files:
-    content = file.read_bytes()
-    file.write_bytes(b"\xff\xfe\x00")
-    assert f"{file.name}: not readable" in open_images.refused()
-    file.unlink()
-    assert f"{file.name}: found no such file" in open_images.refused()
-    file.write_bytes(content)
+def test_open_images_need_names(open_images, tmp_path):
+  path = write_features(tmp_path / "x.npy", open_images.features)
+  assert "x.npy: found no image_files" in open_images.refused([path])
