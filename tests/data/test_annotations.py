@@ -459,7 +459,7 @@ def test_open_images_disagreement_and_machine_labels(open_images, tmp_path):
   found = open_images.read()
   notes = " ".join(found.notes)
   assert "2 labels of images are annotated both present and absent" in notes
-  assert "1 labels of images have a confidence above 0 and below 0.5" in notes
+  assert "1 labels of images are of a confidence above 0 and below 0.5" in notes
   check_set(found, open_images)
 
 

@@ -37,7 +37,7 @@ class ClassTable:
   left_out: tuple[str, ...] = ()
 
   def fitted(self, classes: ClassSpace, skip_bad: bool = False) -> ClassTable:
-    """The same with the attributes of ``classes``, in their order.
+    """Selects the attributes of ``classes``, in their order.
 
     Columns are found by their names. Where the dataset has no attribute names the
     columns are taken as they stand.

@@ -45,7 +45,7 @@ class FeatureFiles:
     image_files: np.ndarray | None,
     encoder: dict[str, Any] | None,
   ):
-    """As ``read_features`` does; ``ends`` counts rows up to the end of each file."""
+    """Made by ``read_features``; ``ends`` counts rows up to the end of each file."""
     self.paths, self.dtype, self.image_files = tuple(paths), dtype, image_files
     self.encoder = encoder
     self.shape = (int(ends[-1]), *width)
@@ -83,7 +83,7 @@ class FeatureFiles:
     return features
 
   def take(self, rows: np.ndarray) -> FeatureFiles:
-    """Those ``rows`` alone, in that order."""
+    """Selects ``rows``, in that order."""
     taken = copy.copy(self)
     taken._rows = self._rows[rows]
     taken.shape = (len(rows), *self.shape[1:])
@@ -195,7 +195,7 @@ def read_features(paths: Sequence[pathlib.Path]) -> FeatureFiles:
 
 
 def finite_rows(features: np.ndarray) -> np.ndarray:
-  """Whether all numbers of an image are finite, ``[N]`` bool."""
+  """True for images whose numbers are all finite, ``[N]`` bool."""
   return np.isfinite(features.reshape(len(features), -1)).all(1)
 
 

@@ -44,7 +44,7 @@ class LabelledImages:
   left_out: tuple[str, ...] = ()
 
   def take(self, rows: Iterable[int]) -> LabelledImages:
-    """Those ``rows`` alone."""
+    """Selects ``rows``, in that order."""
     rows = list(rows)
     return dataclasses.replace(
       self,
@@ -282,7 +282,7 @@ def _rows(
 
 
 def _finite(features: FeatureFiles) -> np.ndarray:
-  """Whether all features of each image are finite, ``[N]`` bool."""
+  """True for images whose features are all finite, ``[N]`` bool."""
   starts = range(0, len(features), _BLOCK)
   parts = [finite_rows(features[start : start + _BLOCK]) for start in starts]
   return np.concatenate(parts)

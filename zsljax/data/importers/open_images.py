@@ -5,7 +5,6 @@ from __future__ import annotations
 import array
 import collections
 from collections.abc import Mapping, Sequence
-import dataclasses
 import math
 import pathlib
 
@@ -56,10 +55,9 @@ def read_open_images(
   Raises:
     ZsljaxError: a file is missing or damaged, or they do not fit together.
   """
-  train_labels, test_labels = train_labels.expanduser(), test_labels.expanduser()
-  descriptions, seen, unseen = (
-    path.expanduser() for path in (descriptions, seen, unseen)
-  )
+  files = (train_labels, test_labels, descriptions, seen, unseen)
+  files = [path.expanduser() for path in files]
+  train_labels, test_labels, descriptions, seen, unseen = files
   opened = read_features(features)
   require(
     opened.image_files is not None,
@@ -76,26 +74,20 @@ def read_open_images(
   times = collections.Counter(words)
 
   columns = {mid: i for i, mid in enumerate(mids)}
-  train, test = (_labels(p, columns, known) for p in (train_labels, test_labels))
-  counts = {
-    "images of the features are in neither label file and are left out": len(
-      known.difference(train.images, test.images)
-    ),
-    "labels of images are annotated both present and absent, and count as present": (
-      train.contradicted + test.contradicted
-    ),
-    "labels of images have a confidence above 0 and below 0.5, and are passed over": (
-      train.unlikely + test.unlikely
-    ),
-  }
-  images = train.images + test.images
+  train, train_matrix, train_notes = _labels(train_labels, columns, known)
+  test, test_matrix, test_notes = _labels(test_labels, columns, known)
+  notes = train_notes + test_notes
+  if without := len(known.difference(train, test)):
+    notes.append(
+      f"{without} images of the features are in neither label file and are left out."
+    )
   annotations = Annotations(
     where=f"{train_labels} and {test_labels.name}",
-    images=[images],
-    first_test=len(train.images),
-    train=np.arange(len(train.images)),
-    test=np.arange(len(train.images), len(images)),
-    labels=scipy.sparse.vstack([train.labels, test.labels], "csr"),
+    images=[train + test],
+    first_test=len(train),
+    train=np.arange(len(train)),
+    test=np.arange(len(train), len(train) + len(test)),
+    labels=scipy.sparse.vstack([train_matrix, test_matrix], "csr"),
     label_names=[
       word if times[word] == 1 else f"{word} ({mid})"
       for word, mid in zip(words, mids, strict=True)
@@ -104,32 +96,27 @@ def read_open_images(
     seen=np.arange(len(mids)) < len(lists[0]),
     published="openimages-7186-400",
     published_labels=(7186, 400),
-    sources=[[p] for p in (train_labels, test_labels, descriptions, seen, unseen)],
-    notes=[f"{count} {what}." for what, count in counts.items() if count],
+    sources=[[path] for path in files],
+    notes=notes,
   )
   return annotated_set(
     name or "open_images", annotations, opened, word_vectors, unknown
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Labels:
-  """Labels that one file gives to the images that have features.
+def _labels(
+  path: pathlib.Path, columns: Mapping[str, int], known: set[str]
+) -> tuple[list[str], scipy.sparse.csr_array, list[str]]:
+  """Labels that a file gives to the images that have features.
 
-  Attributes:
-    images: their ids, in the order of the file.
-    labels: ``[N, L]``.
-    contradicted: how many are annotated both present and absent.
-    unlikely: how many were passed over.
+  Args:
+    path: the label file.
+    columns: the column of each of L labels.
+    known: ids of the images that have features.
+
+  Returns:
+    The images' ids in the order of the file, their labels ``[N, L]``, and notes.
   """
-
-  images: list[str]
-  labels: scipy.sparse.csr_array
-  contradicted: int
-  unlikely: int
-
-
-def _labels(path: pathlib.Path, columns: Mapping[str, int], known: set[str]) -> _Labels:
   images: dict[str, int] = {}
   rows, ids, confidences = array.array("i"), array.array("i"), array.array("f")
   lines = read_csv(path)
@@ -174,12 +161,19 @@ def _labels(path: pathlib.Path, columns: Mapping[str, int], known: set[str]) -> 
 
   present, absent = where(confidence >= 0.5), where(confidence == 0)
   alone = absent > present
-  return _Labels(
-    images=list(images),
-    labels=PRESENT * present.astype(np.int8) + ABSENT * alone.astype(np.int8),
-    contradicted=absent.nnz - alone.nnz,
-    unlikely=int(((confidence > 0) & (confidence < 0.5)).sum()),
-  )
+  counts = {
+    "annotated both present and absent, and count as present": absent.nnz - alone.nnz,
+    "of a confidence above 0 and below 0.5, and are passed over": int(
+      ((confidence > 0) & (confidence < 0.5)).sum()
+    ),
+  }
+  notes = [
+    f"{count} labels of images are {odd} ({path.name})."
+    for odd, count in counts.items()
+    if count
+  ]
+  labels = PRESENT * present.astype(np.int8) + ABSENT * alone.astype(np.int8)
+  return list(images), labels, notes
 
 
 def _number(text: str) -> float:
