@@ -89,8 +89,7 @@ def test_eszsl_is_chosen_and_scores_as_known(
   stored, dataset, targets, gamma, lambda_, expected, tmp_path
 ):
   if dataset == "scene15" and not (stored / dataset).exists():
-    with read_regions(REGIONS, stored, pool=True) as feature_set:
-      prepare(feature_set, stored)
+    prepare(read_regions(REGIONS, stored, pool=True), stored)
   config = baselines.get_config(f"{dataset},eszsl")
   config.data.dir = str(stored)
   config.mesh.data = 1
@@ -106,8 +105,7 @@ def test_eszsl_is_chosen_and_scores_as_known(
 @pytest.fixture(scope="module")
 def stored_regions(tmp_path_factory):
   dest = tmp_path_factory.mktemp("regions")
-  with read_regions(REGIONS, dest) as feature_set:
-    prepare(feature_set, dest)
+  prepare(read_regions(REGIONS, dest), dest)
   return dest
 
 

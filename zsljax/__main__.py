@@ -21,10 +21,12 @@ def _import_xlsa17(args: argparse.Namespace) -> None:
 def _import_regions(args: argparse.Namespace) -> None:
   from zsljax.data import read_regions
 
-  with read_regions(
-    args.source, args.dest, args.name, args.attributes, args.word_vectors, args.pool
-  ) as feature_set:
-    _store(args, feature_set)
+  _store(
+    args,
+    read_regions(
+      args.source, args.dest, args.name, args.attributes, args.word_vectors, args.pool
+    ),
+  )
 
 
 def _import_multilabel(args: argparse.Namespace) -> None:
@@ -37,7 +39,6 @@ def _import_multilabel(args: argparse.Namespace) -> None:
       args.name,
       args.unseen,
       args.word_vectors,
-      args.multiword,
       args.unknown,
     ),
   )
@@ -72,7 +73,7 @@ def _import_open_images(args: argparse.Namespace) -> None:
 
 
 def _features_and_vectors(args: argparse.Namespace) -> tuple:
-  return args.features, args.word_vectors, args.multiword, args.unknown, args.name
+  return args.features, args.word_vectors, args.unknown, args.name
 
 
 def _store(args: argparse.Namespace, feature_set) -> None:
@@ -111,7 +112,6 @@ def _build(args: argparse.Namespace) -> None:
     unseen=args.unseen,
     validation=args.validation,
     word_vectors=args.word_vectors,
-    multiword=args.multiword,
     unknown=args.unknown,
     seed=args.seed,
     skip_bad=args.skip_bad,
@@ -126,7 +126,7 @@ def _encoded_for(
 ) -> tuple[list[pathlib.Path], list[str]]:
   """Features that ``data build`` makes when it is given none, and who has none."""
   from zsljax.data.files.class_table import read_class_table
-  from zsljax.data.importers.multilabel import read_names
+  from zsljax.data.files.text import read_names
   from zsljax.encoders import encode_folder, load_encoder
 
   for flag in ("images", "weights"):
@@ -799,23 +799,16 @@ def _add_word_vectors(
   _add_file(
     parser,
     "word_vectors",
-    f"vectors of the {of}: GloVe or fastText text, word2vec .bin, .npz, .json, .npy"
+    f"vectors of the {of}: GloVe, fastText or word2vec text, .npz, .npy"
     f"{f' (default: {default})' if default else ''}",
     required=default is None,
   )
   parser.add_argument(
-    "--multiword",
-    default="mean",
-    choices=["mean", "sum"],
-    help="what the vectors of several words are made into (default: %(default)s)",
-  )
-  parser.add_argument(
     "--unknown",
     default="refuse",
-    choices=["refuse", "drop", "known_words", "zeros"],
-    help="names with a word that has no vector: an error that lists them; left out; "
-    "their known words alone, or left out without one; a vector of zeros (default: "
-    "%(default)s)",
+    choices=["refuse", "known_words"],
+    help="names with a word that has no vector: an error that lists them; or the mean "
+    "of their known words, left out without one (default: %(default)s)",
   )
 
 

@@ -250,11 +250,6 @@ def test_npz_with_a_list_of_the_labels_that_have_vectors(tmp_path):
   assert "1 of 6 labels have no vector and are left out: car." in made.notes
 
 
-def test_npz_with_names_in_bytes(tmp_path):
-  source = write_npz(tmp_path / "a.npz", labels=np.array([n.encode() for n in NAMES]))
-  assert read_multilabel(source).classes.names == NAMES
-
-
 def test_unseen_labels_from_the_file_or_a_list(tmp_path):
   source = write_npz(tmp_path / "a.npz", unseen=np.array(["sky", "car"]))
   made = read_multilabel(source)
@@ -274,7 +269,7 @@ def test_word_vectors_from_a_file(tmp_path):
   words.write_text("\n".join(lines[:-1]) + "\n")
   with pytest.raises(ZsljaxError, match="boat"):
     read_multilabel(source, word_vectors=words)
-  made = read_multilabel(source, word_vectors=words, unknown="drop")
+  made = read_multilabel(source, word_vectors=words, unknown="known_words")
   assert made.class_embedding == "tiny"
   assert made.classes.names == NAMES[:-1]
   np.testing.assert_allclose(made.classes.embeddings[1], [1, 2, 0.5])
@@ -283,32 +278,23 @@ def test_word_vectors_from_a_file(tmp_path):
 @pytest.mark.parametrize(
   ("changed", "message"),
   [
-    ({"Y_test": None}, "no field 'Y_test'. Did you mean 'X_test'"),
-    ({"Y_train": random_labels()[:30, :4]}, r"Y_train: found shape \(30, 4\), exp"),
-    ({"Y_train": random_labels()[:20]}, "Y_train: found 20 rows, expected 30"),
-    ({"labels": np.array([*NAMES[:5], "sky"])}, r"labels: found \['sky'\] twice"),
-    ({"labels": np.array([], np.str_)}, "Y_train: found shape"),
-    (
-      {"Y_train": np.full((30, 6), 0.5)},
-      r"Y_train: found \[0.5\] at 180 places",
-    ),
-    (
-      {"Y_test": np.full((10, 6), 255, np.uint8)},
-      r"Y_test: found \[255\] at 60 places",
-    ),
-    ({"X_test": np.ones((10, 4))}, r"X_test: found images of shape \(4,\), expected"),
-    ({"vectors": np.full((6, 4), "a")}, "vectors: found <U1, expected numbers"),
-    (
-      {"unseen": np.array("sky")},
-      r"unseen: found <U3 of shape \(\), expected a row",
-    ),
-    ({"vectors": None}, "found no vectors of the labels, expected a field `vectors`"),
-    ({"vectors": np.ones((3, 4))}, r"found shape \(3, 4\), expected one row for each"),
-    ({"unseen": np.array(["sun"])}, "unseen: found 'sun', expected labels of the set"),
+    ({"Y_test": None}, "no field Y_test"),
+    ({"Y_train": random_labels()[:30, :4]}, r"shape \(30, 4\), .* \[30, 6\]: a row"),
+    ({"Y_train": random_labels()[:20]}, r"Y_train: .*shape \(20, 6\), .* \[30, 6\]"),
+    ({"labels": np.array([*NAMES[:5], "sky"])}, r"labels: found \['sky'\] more than"),
+    ({"labels": np.array([], np.str_)}, r"labels: found <U1 of shape \(0,\)"),
+    ({"Y_train": np.full((30, 6), 0.5)}, r"Y_train: found 0.5 \(180 such\)"),
+    ({"Y_test": np.full((10, 6), 255, np.uint8)}, r"Y_test: found 255 \(60 such\)"),
+    ({"X_test": np.ones((10, 4))}, r"X_test: .*shape \(10, 4\).* \[N, 5\] as in X_t"),
     ({"X_train": np.array(["a"] * 30)}, "X_train: found <U1 of shape"),
+    ({"vectors": np.full((6, 4), "a")}, "vectors: found <U1 of shape"),
+    ({"vectors": np.ones((3, 4))}, r"vectors: found .* expected numbers \[6, V\]"),
+    ({"vectors": None}, "found no vectors of the labels, expected a field `vectors`"),
+    ({"unseen": np.array(["sun"])}, "unseen: found 'sun', expected labels of the set"),
+    ({"unseen": np.ones(2)}, "unseen: found float64 of shape"),
     (
       {"vectors": None, "labels_with_w": np.array(["sun"]), "w2": np.ones((1, 2))},
-      r"labels_with_w: found \['sun'\], expected names that are in `labels`",
+      "labels_with_w: found 'sun', expected names that are in `labels`",
     ),
   ],
 )
@@ -316,18 +302,6 @@ def test_bad_npz_is_named(changed, message, tmp_path):
   with pytest.raises(ZsljaxError, match=message) as error:
     read_multilabel(write_npz(tmp_path / "a.npz", **changed))
   assert "a.npz" in str(error.value)
-
-
-def test_npz_that_cannot_be_read(tmp_path):
-  with pytest.raises(ZsljaxError, match="no such file"):
-    read_multilabel(tmp_path / "absent.npz")
-  damaged = write_npz(tmp_path / "a.npz")
-  damaged.write_bytes(damaged.read_bytes()[:200])
-  with pytest.raises(ZsljaxError, match="a.npz: not readable"):
-    read_multilabel(damaged)
-  pickled = write_npz(tmp_path / "b.npz", labels=np.array([{}], object))
-  with pytest.raises(ZsljaxError, match="b.npz: not readable"):
-    read_multilabel(pickled)
 
 
 @pytest.mark.skipif(not CORELS.is_file(), reason="ZSLJAX_DATA names no folder with it")

@@ -9,7 +9,7 @@ def test_names_become_a_class_table(tmp_path, capsys):
   (tmp_path / "names.txt").write_text("polar bear\nape\nzorse\n")
   arguments = ["semantics", f"--names={tmp_path}/names.txt"]
   arguments += [f"--word_vectors={tmp_path}/glove.txt", f"--dest={tmp_path}/c.csv"]
-  main([*arguments, "--unknown=drop"])
+  main([*arguments, "--unknown=known_words"])
   table = read_class_table(tmp_path / "c.csv")
   assert table.names == ("polar bear", "ape")
   np.testing.assert_array_equal(table.values, [[2, 4], [0, 1]])

@@ -1,6 +1,3 @@
-import json
-import pickle
-
 from hypothesis import given
 from hypothesis import strategies as st
 import numpy as np
@@ -13,10 +10,7 @@ WORDS = ("polar", "bear", "Turkey", "grizzly_bear", "Flügel", "void")
 VECTORS = np.float32(
   [[1, 0.5, -2], [3, 1e-4, 0.25], [-1, 7, 8], [0.1, 0.2, 0.3], [4, 5, 6], [0, 0, 0]]
 )
-FILES = (
-  *("glove.txt", "head.txt", "fast.vec", "w2v.bin", "lines.bin"),
-  *("words.json", "words.npz", "rows.npy"),
-)
+FILES = ("glove.txt", "head.txt", "fast.vec", "words.npz", "rows.npy")
 
 
 def lines(words, vectors, end="\n"):
@@ -24,11 +18,6 @@ def lines(words, vectors, end="\n"):
   return "".join(
     f"{word} {row}{end}" for word, row in zip(words, rows, strict=True)
   ).encode()
-
-
-def entries(words, vectors, end=b""):
-  pairs = zip(words, vectors, strict=True)
-  return b"".join(w.encode() + b" " + v.astype("<f4").tobytes() + end for w, v in pairs)
 
 
 def write(path, words=WORDS, vectors=VECTORS):
@@ -40,18 +29,8 @@ def write(path, words=WORDS, vectors=VECTORS):
   elif path.suffix == ".npz":
     np.savez(path, embedding=vectors.astype(np.float64), vocabulary=np.array(words))
   else:
-    path.write_bytes(
-      {
-        "glove.txt": lambda: lines(words, vectors),
-        "head.txt": lambda: head + lines(words, vectors),
-        "fast.vec": lambda: head + lines(words, vectors, " \r\n"),
-        "w2v.bin": lambda: head + entries(words, vectors),
-        "lines.bin": lambda: head + entries(words, vectors, b"\n"),
-        "words.json": lambda: json.dumps(
-          dict(zip(words, vectors.tolist(), strict=True))
-        ).encode(),
-      }[path.name]()
-    )
+    text = lines(words, vectors, " \r\n" if path.suffix == ".vec" else "\n")
+    path.write_bytes(text if path.name == "glove.txt" else head + text)
   return path
 
 
@@ -95,12 +74,6 @@ def test_glove_words_with_spaces_and_odd_characters(tmp_path):
   np.testing.assert_array_equal(np.stack(list(found.values()))[:-1], vectors)
 
 
-def test_npz_with_bytes_for_names(tmp_path):
-  path = tmp_path / "words.npz"
-  np.savez(path, np.array([w.encode() for w in WORDS]), VECTORS, np.float32(300))
-  assert tuple(read_word_vectors(path)) == WORDS
-
-
 def test_npy_in_the_order_of_the_labels(tmp_path):
   path = write(tmp_path / "rows.npy")
   path.with_suffix(".txt").unlink()
@@ -112,10 +85,8 @@ def test_npy_in_the_order_of_the_labels(tmp_path):
     "Labels that follow the rows, which have no names, of rows.npy: all.",
     "Labels that have nothing but zeros in rows.npy: 'has void'.",
   )
-  with pytest.raises(ZsljaxError, match=r"rows.npy: found 6 rows for 2 names"):
+  with pytest.raises(ZsljaxError, match=r"rows for names .*\(6, 3\), .*\[2, V\]"):
     label_vectors(["polar", "bear"], path)
-  with pytest.raises(ZsljaxError, match=r"6 rows for 0 names.* beside FILE.npy"):
-    read_word_vectors(path)
 
 
 @pytest.mark.parametrize(
@@ -139,10 +110,10 @@ def test_label_found_whole(glove, label, spelling):
 @pytest.mark.parametrize("separator", [" ", "_", "-", "/", ",", "+", ", "])
 def test_label_split_into_words(glove, separator):
   label = separator.join(["Polar", "bear", "Turkey", "bear"])
-  found = label_vectors([label], glove, "sum")
-  np.testing.assert_allclose(found.vectors[0], VECTORS[[0, 1, 2, 1]].sum(0))
+  found = label_vectors([label], glove)
+  np.testing.assert_allclose(found.vectors[0], VECTORS[[0, 1, 2, 1]].mean(0))
   assert found.notes == (
-    f"Labels that have the sum of their words in glove.txt: {label!r} of "
+    f"Labels that have the mean of their words in glove.txt: {label!r} of "
     "'polar', 'bear', 'Turkey', 'bear'.",
   )
 
@@ -153,19 +124,18 @@ def test_label_split_into_words(glove, separator):
     min_size=1,
     max_size=5,
   ),
-  st.sampled_from(["mean", "sum"]),
   st.sampled_from(FILES),
   st.data(),
 )
-def test_combined_as_numpy_does(tmp_path_factory, vectors, multiword, file, data):
+def test_combined_as_numpy_does(tmp_path_factory, vectors, file, data):
   vectors = np.float32(vectors)
   path = tmp_path_factory.mktemp("words") / file
   write(path, list("abcde")[: len(vectors)], vectors)
   rows = st.lists(st.integers(0, len(vectors) - 1), min_size=1, max_size=4)
   labels = data.draw(st.lists(rows, min_size=1, max_size=4, unique_by=tuple))
   names = [" ".join("abcde"[row] for row in label) for label in labels]
-  found = label_vectors(names, path, multiword)
-  expected = [getattr(np, multiword)(vectors[label], axis=0) for label in labels]
+  found = label_vectors(names, path)
+  expected = [np.mean(vectors[label], axis=0) for label in labels]
   assert found.names == tuple(names)
   np.testing.assert_array_equal(found.vectors, expected)
 
@@ -179,7 +149,7 @@ def test_unknown_refused_by_name(glove):
   assert str(error.value) == (
     f"{glove}: found 2 of 4 labels without a vector, 'Polar yak' (lacks 'yak'); "
     "'gnu' (lacks 'gnu'), expected every word of every label (or unknown: "
-    "drop, known_words, zeros)"
+    "known_words)"
   )
 
 
@@ -187,28 +157,6 @@ def test_all_unknown_are_listed(glove):
   with pytest.raises(ZsljaxError) as error:
     label_vectors([f"yak{i}" for i in range(230)], glove)
   assert all(f"'yak{i}' (lacks 'yak{i}')" in str(error.value) for i in range(230))
-
-
-def test_unknown_dropped(glove):
-  found = label_vectors(LABELS, glove, unknown="drop")
-  assert found.names == ("bear", "void")
-  np.testing.assert_array_equal(found.vectors, VECTORS[[1, 5]])
-  assert found.notes == (
-    "Labels that were left out for words not in glove.txt: 'Polar yak' (lacks 'yak'); "
-    "'gnu' (lacks 'gnu').",
-    "Labels that have nothing but zeros in glove.txt: 'void'.",
-  )
-
-
-def test_unknown_given_zeros(glove):
-  found = label_vectors(LABELS, glove, unknown="zeros")
-  assert found.names == tuple(LABELS)
-  np.testing.assert_array_equal(found.vectors, VECTORS[[1, 5, 5, 5]])
-  assert found.notes == (
-    "Labels that were given zeros for words not in glove.txt: 'Polar yak' (lacks "
-    "'yak'); 'gnu' (lacks 'gnu').",
-    "Labels that have nothing but zeros in glove.txt: 'void'.",
-  )
 
 
 def test_known_words(glove):
@@ -229,21 +177,15 @@ def test_parentheses_are_no_words(glove):
   np.testing.assert_array_equal(found.vectors[0], VECTORS[1])
 
 
-@pytest.mark.parametrize("unknown", ["drop", "zeros", "known_words"])
-def test_no_label_known(glove, unknown):
-  with pytest.raises(ZsljaxError, match="word of one label at least"):
-    label_vectors(["gnu", "gnat yak"], glove, unknown=unknown)
-
-
 @pytest.mark.parametrize(
   ("labels", "options", "message"),
   [
     ([], {}, "labels: found an empty list"),
-    (["bear", "void", "bear"], {}, "labels: found 'bear' more than once"),
+    (["bear", "void", "bear"], {}, "labels: found .'bear'. more than once"),
+    (["gnu", "gnat yak"], {"unknown": "known_words"}, "a word of one label at least"),
     ([""], {}, "without a vector, '' "),
     (["-"], {}, "without a vector, '-' "),
-    (["bear"], {"multiword": "max"}, "multiword: found 'max', expected mean or sum"),
-    (["bear"], {"unknown": "guess"}, "unknown: found 'guess', expected refuse or drop"),
+    (["bear"], {"unknown": "drop"}, "unknown: found 'drop', expected refuse or known"),
   ],
 )
 def test_wrong_labels_and_options(glove, labels, options, message):
@@ -254,7 +196,7 @@ def test_wrong_labels_and_options(glove, labels, options, message):
 @pytest.mark.parametrize(
   ("name", "content", "message"),
   [
-    ("a.gz", b"", r"a.gz: found ending '.gz', expected one of .bin .json"),
+    ("a.gz", b"", r"a.gz: found ending '.gz', expected one of .npy .npz .txt"),
     ("a.txt", b"", "a.txt: found no words"),
     ("a.txt", b"3 2\na 1 2\n", "found 1 words, expected 3, as its first line says"),
     ("a.txt", b"a 1 2\nb 1\n", "line 2: found 1 numbers, expected a word and 2"),
@@ -266,41 +208,9 @@ def test_wrong_labels_and_options(glove, labels, options, message):
     ),
     ("a.txt", b"<html>\n", "line 1: found 0 numbers, expected a word and its numbers"),
     ("a.txt", b"a 1 two\n", "vector of 'a': found .*, expected a row of numbers"),
-    ("a.txt", b"a 1 nan\n", "vector of 'a': found NaN or infinity"),
-    ("a.txt", b"a 1 1e39\n", "vector of 'a': found NaN or infinity"),
+    ("a.txt", b"a 1 nan\n", "vector of 'a': found (nan|inf)"),
+    ("a.txt", b"a 1 1e39\n", "vector of 'a': found (nan|inf)"),
     ("a.txt", b"a 1 2\na 1 3\n", "vector of 'a': found two that differ"),
-    ("a.bin", b"", "a.bin: not readable"),
-    ("a.bin", b"\xba\x16\x4f\x2f" * 20, "expected word2vec's binary .* .vec file"),
-    (
-      "a.bin",
-      b"1 2\na \0\0\0\0\0\0\0",
-      r"its end within word 1, expected 1 words with 2",
-    ),
-    ("a.bin", b"1 2\na", "a.bin: found its end within word 1"),
-    ("a.bin", b"1 1\na \0\0\0\0\0\0\0", "a.bin: found 3 bytes after the last word"),
-    ("a.bin", b"1 1\na \0\0\xc0\x7f", "vector of 'a': found NaN"),
-    ("a.json", b'{"a": [1, 2', "a.json: not readable .* expected a complete .json"),
-    ("a.json", b"[" * 100_000, "a.json: not readable"),
-    (
-      "a.json",
-      b'[["a", [1]]]',
-      r"a.json: found \[\['a', \[1\]\]\], expected an object",
-    ),
-    ("a.json", b"{}", "a.json: found no words"),
-    (
-      "a.json",
-      b'{"a": [1], "b": [1, 2]}',
-      "vector of 'b': found 2 numbers, expected 1",
-    ),
-    ("a.json", b'{"a": [1], "a": [2]}', "vector of 'a': found two that differ"),
-    ("a.json", b'{"a": [1, null]}', r"found \[1, None\], expected a row of numbers"),
-    ("a.json", b'{"a": [true]}', r"found \[True\], expected a row of numbers"),
-    ("a.json", b'{"a": [[1], [2, 3]]}', "expected a row of numbers"),
-    ("a.json", b'{"a": []}', r"found \[\], expected a row of numbers"),
-    ("a.json", b'{"a": "vector"}', "found 'vector', expected a row of numbers"),
-    ("a.json", b'{"a": [NaN]}', "vector of 'a': found NaN"),
-    ("a.npy", pickle.dumps([1]), "a.npy: not readable"),
-    ("a.npz", pickle.dumps([1]), "a.npz: not readable"),
   ],
   ids=lambda value: str(value)[:30],
 )
@@ -311,43 +221,29 @@ def test_unusable_file(tmp_path, name, content, message):
   assert str(error.value).startswith(str(tmp_path / name))
 
 
-def test_no_such_file(tmp_path):
-  with pytest.raises(ZsljaxError, match="a.vec: found no such file"):
-    read_word_vectors(tmp_path / "a.vec")
-
-
 @pytest.mark.parametrize(
   ("arrays", "message"),
   [
-    ({}, "found nothing, expected one row of texts and one matrix"),
-    ({"w": np.array(WORDS)}, r"found w \(6,\) of <U12, expected one row of texts and"),
+    ({}, "found nothing, expected one matrix of numbers, and in .npz one row of texts"),
+    ({"w": np.array(WORDS)}, r"found w \(6,\) of <U12, expected one matrix"),
     ({"w": np.array(WORDS), "v": VECTORS, "u": VECTORS}, r"u \(6, 3\) of float32"),
     ({"w": np.array(WORDS), "c": np.array(WORDS), "v": VECTORS}, r"c \(6,\) of <U12"),
-    ({"w": np.array(WORDS), "v": VECTORS[:5]}, "found 5 rows for 6 names"),
-    ({"w": np.array(WORDS, object), "v": VECTORS}, "not readable .*allow_pickle=False"),
-    ({"w": np.array(WORDS), "v": VECTORS / [1, 1, np.nan]}, "'polar': found NaN"),
+    ({"w": np.array(WORDS), "v": VECTORS[:5]}, r"rows for names .*\(5, 3\), .*\[6, V"),
+    ({"w": np.array(WORDS), "v": VECTORS / [1, 1, np.nan]}, "'polar': found nan"),
+    (VECTORS[0], r"found array \(3,\) of float32, expected one matrix of numbers"),
+    (VECTORS > 0, r"found array \(6, 3\) of bool, expected one matrix"),
+    (VECTORS[:4], r"rows for names .*\(4, 3\), expected numbers \[2, V\]"),
   ],
 )
-def test_unusable_npz(tmp_path, arrays, message):
-  np.savez(tmp_path / "words.npz", **arrays)
+def test_unusable_arrays(tmp_path, arrays, message):
+  path = tmp_path / ("a.npz" if isinstance(arrays, dict) else "a.npy")
+  if isinstance(arrays, dict):
+    np.savez(path, **arrays)
+  else:
+    np.save(path, arrays)
+    path.with_suffix(".txt").write_text("polar\nbear\n")
   with pytest.raises(ZsljaxError, match=message):
-    read_word_vectors(tmp_path / "words.npz")
-
-
-@pytest.mark.parametrize(
-  ("array", "message"),
-  [
-    (VECTORS[0], r"found shape \(3,\) of float32, expected a matrix of numbers"),
-    (VECTORS > 0, r"found shape \(6, 3\) of bool, expected a matrix"),
-    (VECTORS.astype(object), "a.npy: not readable .*Python objects"),
-    (VECTORS[:4], "found 4 rows for 2 names"),
-  ],
-)
-def test_unusable_npy(tmp_path, array, message):
-  np.save(tmp_path / "a.npy", array)
-  (tmp_path / "a.txt").write_text("polar\nbear\n")
-  with pytest.raises(ZsljaxError, match=message):
-    read_word_vectors(tmp_path / "a.npy")
+    read_word_vectors(path)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -369,11 +265,9 @@ def test_damage_is_an_error_or_harmless(tmp_path_factory, data):
 
 def test_real_files(real_data):
   folder = real_data / "word_vectors"
-  npz, glove = folder / "nus_glove300_1081.npz", folder / "glove-6B-50d-5k.json"
-  if not (npz.is_file() and glove.is_file()):
+  npz = folder / "nus_glove300_1081.npz"
+  if not npz.is_file():
     pytest.skip("ZSLJAX_DATA has no word_vectors")
   with np.load(npz) as arrays:
     found = label_vectors(arrays["words"], npz)
     np.testing.assert_array_equal(found.vectors, arrays["vectors"])
-  found = label_vectors(["black bear", "Cat"], glove)
-  assert found.vectors.shape == (2, 50)

@@ -5,9 +5,10 @@ written.
 """
 
 from zsljax.data.feature_set import FeatureSet, make_feature_set
+from zsljax.data.importers.annotations import make_multilabel_set
 from zsljax.data.importers.build import build_set, images_in, read_labels
 from zsljax.data.importers.coco import read_coco
-from zsljax.data.importers.multilabel import make_multilabel_set, read_multilabel
+from zsljax.data.importers.multilabel import read_multilabel
 from zsljax.data.importers.nus_wide import read_nus_wide
 from zsljax.data.importers.open_images import read_open_images
 from zsljax.data.importers.regions import read_regions

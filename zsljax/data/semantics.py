@@ -1,29 +1,40 @@
-"""Classes described by vectors of their names."""
+"""Classes described by vectors of their names, and the verb ``semantics``."""
 
 import argparse
+import pathlib
 import textwrap
 
 from zsljax.data.files.class_table import write_class_table
-from zsljax.data.files.word_vectors import label_vectors
-from zsljax.data.importers.multilabel import read_names
+from zsljax.data.files.text import read_names
+from zsljax.data.files.word_vectors import LabelVectors, label_vectors
+
+
+def describe_names(
+  names: pathlib.Path, word_vectors: pathlib.Path, dest: pathlib.Path, unknown: str
+) -> LabelVectors:
+  """Writes a class table of the names in a text file, described by their vectors.
+
+  Args:
+    names: text file, one class name a line.
+    word_vectors: see ``label_vectors``, as ``unknown``.
+    dest: CSV file that is written, see ``read_class_table``.
+    unknown: what to do with names that have unknown words.
+
+  Raises:
+    ZsljaxError: a file cannot be used, or names have no vector.
+  """
+  found = label_vectors(read_names(names.expanduser()), word_vectors, unknown)
+  width = found.vectors.shape[1]
+  columns = [f"dimension_{i:0{len(str(width))}d}" for i in range(width)]
+  write_class_table(dest, found.names, columns, found.vectors)
+  return found
 
 
 def semantics_command(args: argparse.Namespace) -> None:
   """The verb ``semantics``: names and a file of vectors in, a class table out."""
-  found = label_vectors(
-    read_names(args.names.expanduser()),
-    args.word_vectors,
-    args.multiword,
-    args.unknown,
-  )
-  width = found.vectors.shape[1]
-  write_class_table(
-    args.dest.expanduser(),
-    found.names,
-    [f"dimension_{i:0{len(str(width))}d}" for i in range(width)],
-    found.vectors,
-  )
-  print(f"{len(found.names)} classes, {width} numbers each, in {args.dest}")
+  found = describe_names(args.names, args.word_vectors, args.dest, args.unknown)
+  count, width = found.vectors.shape
+  print(f"{count} classes, {width} numbers each, in {args.dest}")
   for note in found.notes:
     note = note.replace("Labels", "Names", 1)
     print(textwrap.fill(f"note: {note}", 88, subsequent_indent="      "))

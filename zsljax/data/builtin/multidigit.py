@@ -16,7 +16,7 @@ from zsljax.data.builtin.digits import (
   read_digits,
 )
 from zsljax.data.feature_set import FeatureSet
-from zsljax.data.importers.multilabel import make_multilabel_set
+from zsljax.data.importers.annotations import make_multilabel_set
 from zsljax.data.labels import sparse_labels
 
 SPLIT_SEED = 0

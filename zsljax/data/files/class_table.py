@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-import csv
 import dataclasses
 import pathlib
 
 import numpy as np
 
 from zsljax.classes import ClassSpace
+from zsljax.data.files.text import quoted, read_csv
 from zsljax.errors import ZsljaxError, did_you_mean, require
 from zsljax.io.files import write_csv
 
@@ -37,7 +37,7 @@ class ClassTable:
   left_out: tuple[str, ...] = ()
 
   def fitted(self, classes: ClassSpace, skip_bad: bool = False) -> ClassTable:
-    """The same with the attributes of ``classes``, in their order.
+    """Selects the attributes of ``classes``, in their order.
 
     Columns are found by their names. Where the dataset has no attribute names the
     columns are taken as they stand.
@@ -58,27 +58,23 @@ class ClassTable:
       extra = [a for a in self.attributes if a not in set(known)]
       if extra and (missing or not skip_bad) and len(extra) >= len(missing):
         raise ZsljaxError(
-          f"{where}: found {_some(extra)}, which the dataset does not have, expected "
+          f"{where}: found {quoted(extra)}, which the dataset does not have, expected "
           f"its {len(known)} attributes. {did_you_mean(extra[0], missing or known)}"
         )
       require(
         not missing,
         where,
-        f"no {_some(missing)} ({len(missing)} of {len(known)} are missing)",
+        f"no {quoted(missing)} ({len(missing)} of {len(known)} are missing)",
         "all attributes of the dataset, in any order",
       )
       left_out += [f"column {name!r}: the dataset does not have it" for name in extra]
       values = values[:, [self.attributes.index(name) for name in known]]
-    width = classes.embeddings.shape[1]
+    embeddings = np.asarray(classes.embeddings)
+    count, width = values.shape[1], embeddings.shape[1]
     require(
-      values.shape[1] == width,
-      where,
-      f"{values.shape[1]} attributes",
-      f"{width}, as many as the dataset has",
+      count == width, where, f"{count} attributes", f"{width}, as the dataset has"
     )
-    problems = _other_units(
-      values, np.asarray(classes.embeddings), known or self.attributes
-    )
+    problems = _other_units(values, embeddings, known or self.attributes)
     for i, problem in problems.items():
       if not skip_bad:
         raise ZsljaxError(
@@ -88,12 +84,12 @@ class ClassTable:
       left_out.append(f"class {self.names[i]!r}: {problem}")
     good = [i for i in range(len(values)) if i not in problems]
     require(len(good) > 0, str(self.path), "no class in the dataset's units", "some")
-    return ClassTable(
-      self.path,
-      tuple(self.names[i] for i in good),
-      known or self.attributes,
-      values[good],
-      tuple(left_out),
+    return dataclasses.replace(
+      self,
+      names=tuple(self.names[i] for i in good),
+      attributes=known or self.attributes,
+      values=values[good],
+      left_out=tuple(left_out),
     )
 
 
@@ -107,8 +103,8 @@ def _other_units(
   too_large = (np.abs(values) > _OTHER_UNITS * largest[None]) & (largest[None] > 0)
   problems = {}
   for i in np.flatnonzero((sizes < low) | (sizes > high) | too_large.any(1)):
-    if too_large[i].any():
-      at = int(np.argmax(too_large[i]))
+    at = int(np.argmax(too_large[i]))
+    if too_large[i, at]:
       problems[i] = (
         f"found {values[i, at]:.3g} for {attributes[at]!r}, expected at most "
         f"{largest[at]:.3g} or so, as in the dataset"
@@ -131,76 +127,51 @@ def read_class_table(path: pathlib.Path, skip_bad: bool = False) -> ClassTable:
   Raises:
     ZsljaxError: it is not such a file; a name occurs twice; a cell is no number.
   """
-  header, *lines = read_csv(path)
-  attributes = tuple(cell.strip() for cell in header[1:])
-  first = header[0].strip()
+  header, *lines = [*read_csv(path)] or [[""]]
+  first, *attributes = (cell.strip() for cell in header or [""])
   require(
     first.lower() == _FIRST and len(attributes) > 0,
     f"{path}: line 1",
     repr(",".join(header)[:60]),
     f"a header {_FIRST},<attribute>,<attribute>,... with commas",
   )
-  for name in ("", *attributes):
-    count = attributes.count(name)
-    require(
-      count <= bool(name),
-      f"{path}: line 1",
-      f"column {name!r} {count} times" if name else f"{count} columns without a name",
-      "distinct names",
-    )
+  twice = [name for name in attributes if not name or attributes.count(name) > 1]
+  require(
+    not twice, f"{path}: line 1", f"columns {quoted(twice)}", "distinct names, none ''"
+  )
   values: dict[str, list[float]] = {}
-  bad: dict[str, str] = {}
+  bad: list[str] = []
   for number, line in enumerate(lines, 2):
     if not any(cell.strip() for cell in line):
       continue
     name = line[0].strip()
-    problem = _problem(line, attributes)
-    if name in values:
-      problem = "the name occurs twice"
+    problem = "the name occurs twice" if name in values else _problem(line, attributes)
     if problem:
-      bad[f"{name!r} (line {number})"] = problem
+      bad.append(f"class {name!r} (line {number}): {problem}")
     else:
       values[name] = [float(cell) for cell in line[1:]]
   if bad and not skip_bad:
-    where, problem = next(iter(bad.items()))
-    more = f" ({len(bad)} such lines; --skip_bad leaves them out)"
     raise ZsljaxError(
-      f"{path}: class {where}: {problem}{more}, expected a distinct name and "
-      f"{len(attributes)} numbers"
+      f"{path}: {bad[0]} ({len(bad)} such lines; --skip_bad leaves them out), expected "
+      f"a distinct name and {len(attributes)} numbers"
     )
   require(len(values) > 0, str(path), "no class", "at least one")
   return ClassTable(
-    path,
-    tuple(values),
-    attributes,
-    np.array(list(values.values())),
-    tuple(f"class {where}: {problem}" for where, problem in bad.items()),
+    path, tuple(values), tuple(attributes), np.array([*values.values()]), tuple(bad)
   )
 
 
 def write_class_table(
   path: str | pathlib.Path, names: Iterable[str], attributes: Iterable[str], values
 ) -> None:
-  """Writes what ``read_class_table`` reads; numbers keep all their digits."""
+  """Writes a file for ``read_class_table``; numbers keep all their digits."""
   rows = zip(names, np.asarray(values).tolist(), strict=True)
   rows = [[name, *map(repr, numbers)] for name, numbers in rows]
   write_csv(pathlib.Path(path).expanduser(), [[_FIRST, *attributes], *rows])
 
 
-def read_csv(path: pathlib.Path) -> list[list[str]]:
-  """The cells of a CSV file, UTF-8 with commas; the first line is the header."""
-  require(path.is_file(), str(path), "no such file", "a CSV file")
-  try:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-      lines = list(csv.reader(file, strict=True))
-  except (OSError, UnicodeDecodeError, csv.Error) as error:
-    raise ZsljaxError(f"{path}: not readable as CSV ({error})") from error
-  require(bool(lines) and bool(lines[0]), str(path), "an empty file", "a header")
-  return lines
-
-
-def _problem(line: list[str], attributes: tuple[str, ...]) -> str:
-  """What is wrong with the line of a class; empty where nothing is."""
+def _problem(line: Sequence[str], attributes: Sequence[str]) -> str:
+  """The fault in the line of a class; empty where there is none."""
   if not line[0].strip():
     return "it has no name"
   if len(line) != len(attributes) + 1:
@@ -213,8 +184,3 @@ def _problem(line: list[str], attributes: tuple[str, ...]) -> str:
     if not finite or "_" in cell:  # Python would read 1_0 as 10.
       return f"found {cell.strip()!r} for {attribute!r}"
   return ""
-
-
-def _some(names: list[str]) -> str:
-  shown = ", ".join(map(repr, names[:3]))
-  return shown + (", ..." if len(names) > 3 else "")

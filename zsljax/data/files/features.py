@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import collections
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-import contextlib
+from collections.abc import Callable, Sequence
 import copy
-import functools
 import json
-import math
 import pathlib
 import re
 from typing import Any
 import unicodedata
 
-import h5py
 import numpy as np
 
 from zsljax.data.feature_set import Rows
-from zsljax.data.importers.multilabel import read_names
+from zsljax.data.files.text import read_names
 from zsljax.errors import ZsljaxError, require
+from zsljax.io.arrays import check_array, read_arrays, readable
 
-# HDF5 finds the chunks that it holds by a hash: a prime, far above their number.
-_CHUNK_SLOTS = 100_003
+_ENDINGS = (".npy", ".npz", ".h5", ".hdf5")
 _EXTENSION = re.compile(r"\.(bmp|gif|jpe?g|png|tiff?|webp)$", re.IGNORECASE)
 
 
@@ -50,7 +45,7 @@ class FeatureFiles:
     image_files: np.ndarray | None,
     encoder: dict[str, Any] | None,
   ):
-    """As ``read_features`` does; ``ends`` counts rows up to the end of each file."""
+    """Made by ``read_features``; ``ends`` counts rows up to the end of each file."""
     self.paths, self.dtype, self.image_files = tuple(paths), dtype, image_files
     self.encoder = encoder
     self.shape = (int(ends[-1]), *width)
@@ -82,13 +77,13 @@ class FeatureFiles:
     for part in np.split(np.arange(len(rows)), breaks) if len(rows) else ():
       file = int(files[part[0]])
       first = rows[part[0]] - (self._ends[file - 1] if file else 0)
-      with _readable(self.paths[file]):
+      with readable(self.paths[file]):
         stored = self._stored(file)[first : first + len(part)]
         features[part[0] : part[-1] + 1] = stored
     return features
 
   def take(self, rows: np.ndarray) -> FeatureFiles:
-    """Those ``rows`` alone, in that order."""
+    """Selects ``rows``, in that order."""
     taken = copy.copy(self)
     taken._rows = self._rows[rows]
     taken.shape = (len(rows), *self.shape[1:])
@@ -96,34 +91,8 @@ class FeatureFiles:
       taken.image_files = self.image_files[rows]
     return taken
 
-  @property
-  def single_rows(self) -> bool:
-    """Whether a row is read without others that share its chunk or its file."""
-    return all(_single_rows(path) for path in self.paths)
-
-  def opener(self, rows_file: pathlib.Path) -> Callable[[], FeatureFiles]:
-    """What opens the same rows in another process, without the images' names.
-
-    Args:
-      rows_file: .npy that is written with the numbers of the rows.
-    """
-    np.save(rows_file, self._rows)
-    paths = [path.absolute() for path in self.paths]
-    return functools.partial(
-      _reopened, rows_file, paths, self._ends, self.shape[1:], self.dtype
-    )
-
-  def known(self, names: Sequence[str]) -> np.ndarray:
-    """Whether each image has features, ``[len(names)]`` bool; see ``rows_of``."""
-    for spelt in _SPELLINGS:
-      known, _ = _places(self.image_files, spelt)
-      found = np.array([spelt(name) in known for name in names], bool)
-      if found.any():
-        return found
-    return found
-
-  def rows_of(self, *ways: Sequence[str]) -> np.ndarray:
-    """The rows of images, by name.
+  def rows_of(self, *ways: Sequence[str], partial: bool = False) -> np.ndarray:
+    """The rows of images, by name, ``[len(names)]``.
 
     Names are compared as they stand; where that does not find all, without extensions;
     and at last without folders too.
@@ -131,36 +100,53 @@ class FeatureFiles:
     Args:
       *ways: the images' names; several lists where the files may hold one of several
         (file names or ids).
+      partial: give -1 for images that are missing, where the comparison that finds the
+        most leaves some.
 
     Raises:
       ZsljaxError: images are missing, or two have one name.
     """
-    where = f"{self.where}: image_files"
-    lacking = []
+    tried = []
     for names in ways:
-      for spelt in _SPELLINGS:
-        known, again = _places(self.image_files, spelt)
-        keys = [spelt(name) for name in names]
-        missing = [n for n, key in zip(names, keys, strict=True) if key not in known]
-        if missing:
-          lacking.append(missing)
-          continue
-        twice = len(set(keys)) < len(keys) or not again.keys().isdisjoint(keys)
-        if twice and lacking and len(lacking[-1]) < len(names):
-          break  # Most are spelt as before; the others are not there.
-        _check_distinct(names, keys, again, where)
-        return np.array([known[key] for key in keys], np.int64)
-    fewest = min(lacking, key=len)
-    raise ZsljaxError(
-      f"{where}: found no features of {len(fewest)} of the {len(ways[0])} images (the "
-      f"first is {fewest[0]!r}; the file begins with {str(self.image_files[0])!r}), "
-      "expected those of all"
-    )
+      for spelt in (_slashed, _without_extension, short_name):
+        rows, doubled = self._matched(names, spelt)
+        missing = len(names) if doubled else int((rows < 0).sum())
+        if not missing:
+          return rows
+        tried.append((missing, not doubled, rows, names, doubled))
+    fewest, _, rows, names, doubled = min(tried, key=lambda attempt: attempt[:2])
+    where = f"{self.where}: image_files"
+    require(not doubled, where, doubled, "each image once, in both")
+    if not partial:
+      raise ZsljaxError(
+        f"{where}: found no features of {fewest} of the {len(names)} images (the first "
+        f"is {names[np.argmin(rows)]!r}; the file begins with "
+        f"{str(self.image_files[0])!r}), expected those of all"
+      )
+    return rows
+
+  def _matched(
+    self, names: Sequence[str], spelt: Callable[[str], str]
+  ) -> tuple[np.ndarray, str]:
+    """Rows of ``names`` where both are ``spelt`` alike, and the first ambiguous one."""
+    first, again = {}, set()
+    for row, name in enumerate(self.image_files.tolist()):
+      key = spelt(name)
+      if first.setdefault(key, row) != row:
+        again.add(key)
+    keys = [spelt(name) for name in names]
+    asked, doubled = set(), ""
+    for key in keys:
+      if key in first and not doubled and (key in again or key in asked):
+        times = "twice" if key in again else f"once, for {keys.count(key)} images"
+        doubled = f"{key!r} {times} ({names[keys.index(key)]!r} in the label files)"
+      asked.add(key)
+    return np.array([first.get(key, -1) for key in keys], np.int64), doubled
 
   def _stored(self, file: int) -> Rows:
     if self._opened is None or self._opened[0] != file:
       self._opened = None  # Frees the other one first.
-      self._opened = file, _features(self.paths[file])
+      self._opened = file, _open(self.paths[file])[0]
     return self._opened[1]
 
 
@@ -180,19 +166,11 @@ def read_features(paths: Sequence[pathlib.Path]) -> FeatureFiles:
   paths = [path.expanduser() for path in paths]
   shapes, dtypes, names, encoders = [], [], [], []
   for path in paths:
-    require(
-      path.suffix.lower() in _OPENED,
-      str(path),
-      f"ending {path.suffix!r}",
-      f"one of {' '.join(_OPENED)}",
-    )
-    require(path.is_file(), str(path), "no such file", "features of images")
-    with _readable(path):
-      shape, dtype = _described(path)
-      names.append(_image_files(path, shape[0]))
-      encoders.append(_encoder(path))
-    shapes.append(shape)
-    dtypes.append(dtype)
+    features, image_files, encoder = _open(path)
+    shapes.append(features.shape)
+    dtypes.append(features.dtype)
+    names.append(image_files)
+    encoders.append(encoder)
     require(
       shapes[-1][1:] == shapes[0][1:],
       f"{path}: features",
@@ -216,44 +194,9 @@ def read_features(paths: Sequence[pathlib.Path]) -> FeatureFiles:
   )
 
 
-def _single_rows(path: pathlib.Path) -> bool:
-  if path.suffix.lower() in (".npy", ".npz"):
-    return path.suffix.lower() == ".npy"
-  with _readable(path), h5py.File(path) as file:
-    chunks = file["features"].chunks
-  return chunks is None or chunks[0] == 1
-
-
-def _reopened(rows_file: pathlib.Path, *described) -> FeatureFiles:
-  return FeatureFiles(*described, image_files=None, encoder=None).take(
-    np.load(rows_file)
-  )
-
-
-def _encoder(path: pathlib.Path) -> dict[str, Any] | None:
-  """What ``zsljax encode`` says of itself in a file that it wrote."""
-  if path.suffix.lower() not in (".h5", ".hdf5"):
-    return None
-  with h5py.File(path) as file:
-    return json.loads(file.attrs["encoder"]) if "encoder" in file.attrs else None
-
-
 def finite_rows(features: np.ndarray) -> np.ndarray:
-  """Whether all numbers of an image are finite, ``[N]`` bool."""
+  """True for images whose numbers are all finite, ``[N]`` bool."""
   return np.isfinite(features.reshape(len(features), -1)).all(1)
-
-
-def _described(path: pathlib.Path) -> tuple[tuple[int, ...], np.dtype]:
-  """Shape and type of a file's features, which are let go."""
-  features = _features(path)
-  shape, dtype = getattr(features, "shape", ()), getattr(features, "dtype", None)
-  require(
-    len(shape) in (2, 3) and all(shape) and dtype.kind in "biuf",
-    f"{path}: features",
-    f"{dtype} of shape {shape}",
-    "numbers [N, D] or [N, R, D]",
-  )
-  return shape, dtype
 
 
 def short_name(name: str) -> str:
@@ -270,113 +213,17 @@ def _slashed(name: str) -> str:
   return name.replace("\\", "/").removeprefix("./")
 
 
-_SPELLINGS = (_slashed, _without_extension, short_name)
-
-
-def _places(
-  image_files: np.ndarray, spelt: Callable[[str], str]
-) -> tuple[dict[str, int], dict[str, int]]:
-  """Where each name is first, and where those are that come again."""
-  first, again = {}, {}
-  for row, name in enumerate(image_files.tolist()):
-    key = spelt(name)
-    if first.setdefault(key, row) != row:
-      again[key] = row
-  return first, again
-
-
-def _check_distinct(
-  names: Sequence[str], keys: Sequence[str], again: Mapping[str, int], where: str
-) -> None:
-  counts = collections.Counter(keys)
-  for name, key in zip(names, keys, strict=True):
-    if key in again or counts[key] > 1:
-      times = "twice" if key in again else f"once, for {counts[key]} images"
-      raise ZsljaxError(
-        f"{where}: found {key!r} {times} ({name!r} in the label files), expected each "
-        "image once, in both"
-      )
-
-
-@contextlib.contextmanager
-def _readable(path: pathlib.Path) -> Iterator[None]:
-  try:
-    yield
-  except ZsljaxError:
-    raise
-  except Exception as error:  # Zip, zlib, HDF5 and NumPy have each their own.
-    raise ZsljaxError(
-      f"{path}: not readable ({error}), expected a complete {path.suffix} file with "
-      "features (was the download cut off?)"
-    ) from error
-
-
-def _features(path: pathlib.Path) -> Rows:
-  """The features of a file, of which all but an .npz are read when asked."""
-  features, fields = _OPENED[path.suffix.lower()](path, "features")
-  require(
-    features is not None,
-    str(path),
-    f"no field features (it has {', '.join(fields) or 'none'})",
-    "features, and perhaps image_files",
-  )
-  return features
-
-
-def _image_files(path: pathlib.Path, count: int) -> np.ndarray | None:
-  """The images' names, texts [N], or None."""
-  names, _ = _OPENED[path.suffix.lower()](path, "image_files")
-  if names is None:
-    return None
-  names = np.ravel(names[()])
-  texts = [n.decode() if isinstance(n, bytes) else n for n in names.tolist()]
-  where = path.with_suffix(".txt") if path.suffix == ".npy" else f"{path}: image_files"
-  require(
-    all(isinstance(text, str | int) for text in texts),
-    str(where),
-    names.dtype,
-    "names or ids, as texts or whole numbers",
-  )
-  require(
-    len(texts) == count,
-    str(where),
-    f"{len(texts)} names",
-    f"{count}, one for each row of the features",
-  )
-  return np.array([str(text) for text in texts], np.str_)
-
-
-# A field of a file, None where it has none, and the names of all its fields.
-_Field = tuple[Rows | None, Iterable[str]]
-
-
-def _npy(path: pathlib.Path, field: str) -> _Field:
-  if field == "features":
-    return np.lib.format.open_memmap(path, mode="r"), ()  # Refuses pickles.
-  names = path.with_suffix(".txt")
-  return np.array(read_names(names)) if names.is_file() else None, ()
-
-
-def _npz(path: pathlib.Path, field: str) -> _Field:
-  with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as npz:
-    return npz.get(field), npz.files
-
-
-def _hdf5(path: pathlib.Path, field: str) -> _Field:
-  with h5py.File(path) as file:
-    chunks = _chunks_of_a_row(file.get(field))
-  # A chunk spans many rows, and is kept until the last of them is read.
-  file = h5py.File(path, rdcc_nbytes=max(chunks, 2**20), rdcc_nslots=_CHUNK_SLOTS)
-  return file.get(field), list(file)  # Is open as long as its field is in use.
-
-
-def _chunks_of_a_row(stored: h5py.Dataset | None) -> int:
-  """Bytes of all chunks that one row is spread over."""
-  if getattr(stored, "chunks", None) is None:
-    return 0
-  rows, *sizes = stored.chunks
-  widths = [-(-w // c) * c for w, c in zip(stored.shape[1:], sizes, strict=True)]
-  return rows * math.prod(widths) * stored.dtype.itemsize
-
-
-_OPENED = {".npy": _npy, ".npz": _npz, ".h5": _hdf5, ".hdf5": _hdf5}
+def _open(
+  path: pathlib.Path,
+) -> tuple[Rows, np.ndarray | None, dict[str, Any] | None]:
+  """Features of a file, the images' names, and the encoder that made the features."""
+  arrays = read_arrays(path, ("features",), ("image_files",), _ENDINGS)
+  features, names = arrays["features"], arrays.get("image_files")
+  check_array(f"{path}: features", features, "N D or N R D")
+  where, beside = f"{path}: image_files", path.with_suffix(".txt")
+  if path.suffix.lower() == ".npy" and beside.is_file():
+    where, names = str(beside), np.array(read_names(beside), np.str_)
+  if names is not None:
+    names = check_array(where, names, f"{len(features)}", "text")
+  said = features.file.attrs.get("encoder") if hasattr(features, "file") else None
+  return features, names, said and json.loads(said)

@@ -45,7 +45,8 @@ def list_images(folder: pathlib.Path) -> list[str]:
     if name.suffix.lower() in ENDINGS
     and not any(part.startswith(".") for part in name.parts)
   )
-  strange = [name for name in found if not _is_text(name)]
+  # HDF5 and JSON want texts; other bytes became surrogates.
+  strange = [n for n in found if n != n.encode("utf-8", "replace").decode()]
   require(
     not strange, str(folder), f"a name that is no text, {strange[:1]}", "names in UTF-8"
   )
@@ -66,11 +67,6 @@ def _files_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     yield from (pathlib.Path(here, file) for file in files)
 
 
-def _is_text(name: str) -> bool:
-  """Whether all its bytes were understood, as HDF5 and JSON want them."""
-  return not any("\ud800" <= letter <= "\udfff" for letter in name)
-
-
 def image_batches(
   folder: pathlib.Path, names: Sequence[str], size: int, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -89,8 +85,8 @@ def image_batches(
     batch_size: B.
 
   Yields:
-    Images ``[B, S, S, 3]`` in float32, and which of them are images ``[B]``: those that
-    cannot be decoded, and what fills up the last batch, are zeros.
+    Images ``[B, S, S, 3]`` in float32, and a mask ``[B]`` that is true for images:
+    those that cannot be decoded, and the rest of the last batch, are zeros.
   """
   decoded = _decoded(folder, names, size)
   row, image = next(decoded, (len(names), None))
@@ -104,13 +100,13 @@ def image_batches(
 
 
 def not_decodable(folder: pathlib.Path, names: Sequence[str]) -> list[str]:
-  """Those of ``names`` that cannot be decoded."""
+  """Selects the ``names`` of images that cannot be decoded."""
   good = {row for row, _ in _decoded(folder, names, size=1)}
   return [name for row, name in enumerate(names) if row not in good]
 
 
 def refuse_bad(folder: pathlib.Path, bad: Sequence[str]) -> None:
-  """Raises unless there are no images that cannot be decoded."""
+  """Raises if there are images that cannot be decoded."""
   if bad:
     raise ZsljaxError(
       f"{folder}: found images that cannot be decoded: {len(bad)}, the first is "
@@ -131,7 +127,7 @@ def _decoded(
   paths = tf.constant([str(folder / name) for name in names], tf.string)
   dataset = tf.data.Dataset.from_tensor_slices((np.arange(len(names)), paths))
   dataset = dataset.map(load, tf.data.AUTOTUNE, deterministic=True)
-  # Keeps the rest, in order; who is missing tells the row.
+  # Keeps the others, in order; the row tells which are missing.
   dataset = dataset.ignore_errors().prefetch(tf.data.AUTOTUNE)
   yield from dataset.as_numpy_iterator()
 
@@ -158,7 +154,7 @@ def _decode(content):
 
 
 def _with_pillow(content: bytes) -> np.ndarray:
-  """The first frame of what TensorFlow cannot decode, or without its palette."""
+  """Decodes the first frame of kinds that TensorFlow does not know."""
   with PIL.Image.open(io.BytesIO(content)) as image:
     return np.asarray(image.convert("RGB"))
 

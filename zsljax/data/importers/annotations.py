@@ -1,8 +1,7 @@
-"""From what the label files of a published multi-label set say to a FeatureSet."""
+"""Multi-label sets from labels, features and word vectors: checks, splits, assembly."""
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Sequence
 import dataclasses
 import hashlib
@@ -12,12 +11,165 @@ import re
 import numpy as np
 import scipy.sparse
 
-from zsljax.data.feature_set import FeatureSet, sha256_of
+from zsljax.classes import ClassSpace
+from zsljax.data.feature_set import (
+  FeatureSet,
+  Rows,
+  check_rows,
+  classes_of,
+  draw_classes,
+  finished,
+  sha256_of,
+)
 from zsljax.data.files.features import FeatureFiles
 from zsljax.data.files.word_vectors import label_vectors
-from zsljax.data.importers.multilabel import hold_out_images, make_multilabel_set
 from zsljax.data.importers.published import dataset_name
-from zsljax.errors import require
+from zsljax.data.labels import ABSENT, PRESENT
+from zsljax.errors import require, some
+
+
+def make_multilabel_set(
+  *,
+  features: Rows,
+  labels: scipy.sparse.csr_array,
+  label_names: Sequence[str],
+  vectors: np.ndarray,
+  seen: np.ndarray,
+  trainval: np.ndarray,
+  test: np.ndarray,
+  where: str,
+  val: np.ndarray | None = None,
+  validation_classes: Sequence[int] | None = None,
+  split_seed: int = 0,
+  attribute_names: Sequence[str] = (),
+  notes: Sequence[str] = (),
+  **described,
+) -> FeatureSet:
+  """Checks the parts of a multi-label dataset and cuts the validation fold.
+
+  Training may use the labels of seen classes alone; conventional zero-shot learning
+  scores the test images against the unseen classes, generalized against all. ``val``
+  gets a fifth of trainval's images; on them the validation classes, whose labels
+  ``train`` hides, play the unseen ones.
+
+  Args:
+    features: ``[N, D]`` or ``[N, R, D]``.
+    labels: ``[N, L]``, 1 present, -1 annotated as absent. Where nothing is -1, labels
+      that are not present count as absent.
+    label_names: L distinct names.
+    vectors: of the labels, ``[L, V]``.
+    seen: ``[L]`` bool.
+    trainval: row numbers (0-based) of the training images.
+    test: row numbers of the test images.
+    where: the file or files, for messages.
+    val: rows of trainval to hold out; a seeded fifth when None.
+    validation_classes: ids to hold out in ``val``; a seeded fifth of the seen ones
+      when None.
+    split_seed: of what is drawn.
+    attribute_names: V names, or none.
+    notes: remarks of the importer.
+    **described: the remaining fields of ``FeatureSet``.
+
+  Raises:
+    ZsljaxError: something does not fit together; the message says what.
+  """
+  notes = list(notes)
+  count, num_labels = len(features), len(label_names)
+  require(num_labels > 0, f"{where}: labels", "an empty list", "at least one label")
+  require(
+    labels.shape == (count, num_labels),
+    f"{where}: labels of the images",
+    f"shape {labels.shape}",
+    f"({count}, {num_labels}), a row for each image and a column for each label",
+  )
+  labels = scipy.sparse.csr_array(labels)
+  labels.eliminate_zeros()
+  strange = np.setdiff1d(labels.data, (PRESENT, ABSENT))
+  require(
+    not strange.size,
+    f"{where}: labels of the images",
+    strange[:3].tolist(),
+    "1 (present), -1 (annotated as absent) and 0",
+  )
+  require(
+    seen.any() and not seen.all(),
+    f"{where}: unseen labels",
+    f"{num_labels - int(seen.sum())} of {num_labels}",
+    "some labels to be seen and some unseen",
+  )
+  check_rows({"train": trainval, "test": test}, count, where)
+  for split, rows, columns, kind in (
+    ("training", trainval, seen, "seen label"),
+    ("test", test, slice(None), "label"),
+  ):
+    require(
+      bool((labels[rows] == PRESENT)[:, columns].nnz),
+      f"{where}: labels of the {split} images",
+      f"no {kind} present",
+      "some",
+    )
+  classes = classes_of(
+    where, label_names, vectors, seen=seen, attribute_names=attribute_names
+  )
+  if validation_classes is None:
+    validation_classes = draw_classes(np.flatnonzero(seen), split_seed)
+    notes.append(
+      f"{len(validation_classes)} seen labels were drawn for validation with seed "
+      f"{split_seed}."
+    )
+  strangers = [label_names[i] for i in validation_classes if not seen[i]]
+  require(
+    not strangers and len(validation_classes) < seen.sum(),
+    f"{where}: validation labels",
+    f"{strangers[:3]}, unseen" if strangers else "all seen labels",
+    "seen ones, and at least one other seen label to train on",
+  )
+  if val is None:
+    val = hold_out_images(trainval, split_seed)
+  splits = {"train": np.setdiff1d(trainval, val), "val": val, "test": test}
+  check_rows(splits, count, where)
+  notes += _warnings(labels, classes, trainval, test)
+  return finished(
+    where,
+    notes,
+    features=features,
+    labels=labels,
+    classes=classes,
+    validation_classes=validation_classes,
+    splits=splits,
+    **described,
+  )
+
+
+def hold_out_images(trainval: np.ndarray, seed: int = 0) -> np.ndarray:
+  """A seeded fifth of the rows ``trainval``, for ``val``, in ascending order."""
+  rng = np.random.default_rng(seed)
+  return np.sort(rng.choice(trainval, len(trainval) // 5, replace=False))
+
+
+def _warnings(
+  labels: scipy.sparse.csr_array,
+  classes: ClassSpace,
+  trainval: np.ndarray,
+  test: np.ndarray,
+) -> list[str]:
+  """Notes of labels and images that are allowed but odd."""
+  present = labels == PRESENT
+  seen, notes = np.asarray(classes.seen), []
+  for odd, of, what in (
+    (seen & (present[trainval].sum(0) == 0), "seen", "no training image"),
+    (~seen & (present[test].sum(0) == 0), "unseen", "no test image (their AP is 0)"),
+    (~np.any(classes.embeddings, 1), "of the", "a vector of zeros"),
+  ):
+    if odd.any():
+      names = some([classes.names[i] for i in np.flatnonzero(odd)])
+      notes.append(f"{odd.sum()} {of} labels have {what}: {names}.")
+  bare = int((present[trainval][:, seen].sum(1) == 0).sum())
+  if bare:
+    notes.append(
+      f"{bare} training images have no seen label; training passes over them."
+    )
+  return notes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +184,7 @@ class Annotations:
     test: positions of the test images.
     labels: ``[M, L]``, as in ``make_multilabel_set``.
     label_names: L distinct names.
-    words: what to look up for each label in word vectors.
+    words: the texts to look up in word vectors, one for each label.
     seen: ``[L]`` bool.
     published: name of the published split.
     published_labels: its numbers of seen and unseen labels; other numbers make the
@@ -61,7 +213,6 @@ def annotated_set(
   annotations: Annotations,
   features: FeatureFiles,
   word_vectors: pathlib.Path,
-  multiword: str,
   unknown: str,
 ) -> FeatureSet:
   """The set of the annotated images and their features.
@@ -71,18 +222,17 @@ def annotated_set(
 
   Args:
     name: of the dataset.
-    annotations: what the label files say.
+    annotations: content of the label files.
     features: of the images.
     word_vectors: file for ``label_vectors``.
-    multiword: see ``label_vectors``.
     unknown: see ``label_vectors``.
 
   Raises:
     ZsljaxError: something is missing or does not fit together.
   """
   notes = list(annotations.notes)
-  first = annotations.images[0]
-  both = set(first[: annotations.first_test]) & set(first[annotations.first_test :])
+  names, first_test = annotations.images[0], annotations.first_test
+  both = set(names[:first_test]) & set(names[first_test:])
   require(
     not both,
     annotations.where,
@@ -92,23 +242,18 @@ def annotated_set(
   )
   used = np.sort(np.concatenate([annotations.train, annotations.test]))
   if features.image_files is None:
-    count = len(annotations.images[0])
+    counts = [first_test, len(names) - first_test]
     require(
-      len(features) == count,
+      len(features) == len(names)
+      and (features.counts == counts or features.counts != counts[::-1]),
       f"{features.where}: features",
-      f"{len(features)} rows without image_files",
-      f"{count}, a row for each image of {annotations.where}, in their order",
-    )
-    counts = [annotations.first_test, count - annotations.first_test]
-    require(
-      features.counts == counts or features.counts != counts[::-1],
-      f"{features.where}: features",
-      f"{features.counts[0]} and {features.counts[-1]} rows without image_files",
-      f"{counts[0]} and {counts[1]}: the training images first",
+      f"{' and '.join(map(str, features.counts))} rows without image_files",
+      f"{counts[0]} and {counts[1]}, a row for each image of {annotations.where}, in "
+      "their order: the training images first",
     )
     notes.append(
       "The features have no image_files: their rows were taken to be in the order of "
-      f"the label files, the first {counts[0]} of them training images."
+      f"the label files, the first {first_test} of them training images."
     )
     rows = used
   else:
@@ -122,16 +267,13 @@ def annotated_set(
   used, rows = used[order], rows[order]
 
   word_vectors = word_vectors.expanduser()
-  found = label_vectors(
-    dict.fromkeys(annotations.words), word_vectors, multiword, unknown
-  )
+  found = label_vectors(dict.fromkeys(annotations.words), word_vectors, unknown)
   vectors = dict(zip(found.names, found.vectors, strict=True))
   kept = [i for i, word in enumerate(annotations.words) if word in vectors]
   labels = annotations.labels[used][:, kept]
   labels.sort_indices()
   seen = annotations.seen[kept]
-  counts = int(seen.sum()), int((~seen).sum())
-  as_published = counts == annotations.published_labels
+  as_published = (seen.sum(), (~seen).sum()) == annotations.published_labels
   feature_set = make_multilabel_set(
     name=dataset_name(name),
     features_kind=_kind(features.paths),
@@ -157,14 +299,8 @@ def annotated_set(
   )
 
 
-def check_distinct(names: Sequence[str], path: pathlib.Path) -> None:
-  """Raises if the file lists one of the names twice."""
-  twice = [name for name, count in collections.Counter(names).items() if count > 1]
-  require(not twice, str(path), f"{twice[:3]} more than once", "each name once")
-
-
 def _kind(paths: Sequence[pathlib.Path]) -> str:
-  """What the features are called: the words that the files' names share."""
+  """Name of the features: the words that the files' names share."""
   words = [re.findall(r"[a-z0-9]+", path.stem.lower()) for path in paths]
   shared = [word for word in words[0] if all(word in others for others in words)]
   return "_".join(shared) or "given"

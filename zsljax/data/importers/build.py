@@ -11,11 +11,11 @@ import unicodedata
 import numpy as np
 
 from zsljax.data.feature_set import FeatureSet, make_feature_set, sha256_of
-from zsljax.data.files.class_table import ClassTable, read_class_table, read_csv
+from zsljax.data.files.class_table import ClassTable, read_class_table
 from zsljax.data.files.features import FeatureFiles, finite_rows, read_features
 from zsljax.data.files.images import list_images
+from zsljax.data.files.text import read_csv, read_names
 from zsljax.data.files.word_vectors import label_vectors
-from zsljax.data.importers.multilabel import read_names
 from zsljax.data.importers.published import dataset_name
 from zsljax.errors import ZsljaxError, did_you_mean, require, some
 
@@ -26,11 +26,11 @@ _BLOCK = 1024
 
 
 @dataclasses.dataclass(frozen=True)
-class Images:
-  """What is known of N images before their features are looked up.
+class LabelledImages:
+  """N images and their classes, before their features are looked up.
 
   Attributes:
-    where: what said so.
+    where: the folder or file that was read.
     names: file names, relative, with slashes.
     classes: the name of each one's class.
     splits: the split of each one, of ``SPLITS``; None where it is to be proposed.
@@ -43,8 +43,8 @@ class Images:
   splits: tuple[str, ...] | None = None
   left_out: tuple[str, ...] = ()
 
-  def take(self, rows: Iterable[int]) -> Images:
-    """Those ``rows`` alone."""
+  def take(self, rows: Iterable[int]) -> LabelledImages:
+    """Selects ``rows``, in that order."""
     rows = list(rows)
     return dataclasses.replace(
       self,
@@ -54,7 +54,7 @@ class Images:
     )
 
 
-def images_in(folder: pathlib.Path) -> Images:
+def images_in(folder: pathlib.Path) -> LabelledImages:
   """The images below ``folder``; each is of the class that its own folder is called.
 
   Raises:
@@ -62,18 +62,18 @@ def images_in(folder: pathlib.Path) -> Images:
   """
   folder = folder.expanduser()
   names = list_images(folder)
-  loose = [name for name in names if "/" not in name]
+  loose = next((name for name in names if "/" not in name), "")
   require(
     not loose,
-    f"{folder}/{loose[0] if loose else ''}",
+    f"{folder}/{loose}",
     "an image outside the folders of classes",
-    f"{folder}/<class>/{loose[0] if loose else ''}",
+    f"{folder}/<class>/{loose}",
   )
   classes = tuple(name.split("/")[-2] for name in names)
-  return Images(str(folder), tuple(names), classes)
+  return LabelledImages(str(folder), tuple(names), classes)
 
 
-def read_labels(path: pathlib.Path, skip_bad: bool = False) -> Images:
+def read_labels(path: pathlib.Path, skip_bad: bool = False) -> LabelledImages:
   """Images and their classes from a CSV file ``image,class`` or ``image,class,split``.
 
   Args:
@@ -85,8 +85,8 @@ def read_labels(path: pathlib.Path, skip_bad: bool = False) -> Images:
     ZsljaxError: it is no such file, or a line cannot be used.
   """
   path = path.expanduser()
-  header, *lines = read_csv(path)
-  header = [cell.strip().lower() for cell in header]
+  lines = [[cell.strip() for cell in line] for line in read_csv(path)]
+  header = [cell.lower() for cell in lines[0]] if lines else []
   require(
     header in (["image", "class"], ["image", "class", "split"]),
     f"{path}: line 1",
@@ -95,8 +95,7 @@ def read_labels(path: pathlib.Path, skip_bad: bool = False) -> Images:
   )
   good: dict[str, list[str]] = {}
   bad: list[str] = []
-  for number, line in enumerate(lines, 2):
-    line = [cell.strip() for cell in line]
+  for number, line in enumerate(lines[1:], 2):
     if not any(line):
       continue
     problem = ""
@@ -113,13 +112,13 @@ def read_labels(path: pathlib.Path, skip_bad: bool = False) -> Images:
   if bad and not skip_bad:
     raise ZsljaxError(f"{path}: {bad[0]} ({len(bad)} such lines)")
   require(len(good) > 0, str(path), "no images", "a line for each image")
-  columns = list(zip(*good.values(), strict=True))
-  columns += [None] * (3 - len(columns))
-  return Images(str(path), *columns, left_out=tuple(bad))
+  return LabelledImages(
+    str(path), *zip(*good.values(), strict=True), left_out=tuple(bad)
+  )
 
 
 def build_set(
-  images: Images,
+  images: LabelledImages,
   feature_files: Sequence[pathlib.Path],
   class_file: pathlib.Path,
   name: str,
@@ -127,12 +126,11 @@ def build_set(
   unseen: pathlib.Path | None = None,
   validation: pathlib.Path | None = None,
   word_vectors: pathlib.Path | None = None,
-  multiword: str = "mean",
   unknown: str = "refuse",
   seed: int = 0,
   skip_bad: bool = False,
 ) -> tuple[FeatureSet, list[str]]:
-  """Puts images, features and descriptions together, and proposes what is not given.
+  """Puts images, features and descriptions together, and proposes missing splits.
 
   Where ``images`` has no splits and ``unseen`` is not given, a fifth of the classes is
   drawn to be unseen; a fifth of each seen class's images is held out for testing, and
@@ -147,26 +145,29 @@ def build_set(
     unseen: text file, one unseen class a line.
     validation: text file, one validation class a line.
     word_vectors: a file with a vector for each attribute's name.
-    multiword: see ``label_vectors``, as ``unknown``.
-    unknown: what becomes of attributes with words that have no vector.
+    unknown: see ``label_vectors``.
     seed: of all that is drawn.
     skip_bad: leave out classes and images that cannot be used; else they are an error.
 
   Returns:
-    The set, and what was left out, with the reasons.
+    The set, and the images and classes that were left out, with the reasons.
 
   Raises:
     ZsljaxError: something is missing, or does not fit together.
   """
   notes: list[str] = []
   table = read_class_table(class_file.expanduser(), skip_bad)
-  left_out = [*table.left_out, *images.left_out]
   features = read_features(feature_files)
+  files = [class_file, *feature_files, unseen, validation, word_vectors]
+  files.append(pathlib.Path(images.where))
+  left_out = [*table.left_out, *images.left_out]
   rows = _rows(images, features, skip_bad, notes)
   left_out += [f"{images.names[i]}: no features" for i in np.flatnonzero(rows < 0)]
   images, rows = images.take(np.flatnonzero(rows >= 0)), rows[rows >= 0]
   images, rows = _with_known_classes(images, rows, table, skip_bad, notes, left_out)
-  finite = _finite(features, rows)
+  order = np.argsort(rows, kind="stable")  # Files are best read forwards.
+  images, rows = images.take(order), rows[order]
+  finite = _finite(features.take(rows))
   bad = [f"{images.names[i]}: features not finite" for i in np.flatnonzero(~finite)]
   require(
     skip_bad or not bad,
@@ -175,10 +176,8 @@ def build_set(
     "finite numbers (--skip_bad leaves them out)",
   )
   left_out += bad
-  images, rows = images.take(np.flatnonzero(finite)), rows[finite]
-  require(len(rows) > 0, features.where, "no usable features of any image", "some")
-  order = np.argsort(rows, kind="stable")  # Files are best read forwards.
-  features, images = features.take(rows[order]), images.take(order)
+  images, features = images.take(np.flatnonzero(finite)), features.take(rows[finite])
+  require(len(features) > 0, features.where, "no usable features of any image", "some")
   present = set(images.classes)
   described = [i for i, known in enumerate(table.names) if known in present]
   if absent := [c for c in table.names if c not in present]:
@@ -189,16 +188,14 @@ def build_set(
   names = tuple(table.names[i] for i in described)
   labels = np.array([names.index(c) for c in images.classes])
   splits = _splits(images, labels, names, unseen, seed, notes)
-  files = [
-    class_file,
-    *feature_files,
-    *filter(None, (unseen, validation, word_vectors)),
-  ]
-  if pathlib.Path(images.where).is_file():
-    files.append(pathlib.Path(images.where))
+  encoder = features.encoder
   feature_set = make_feature_set(
     name=dataset_name(name),
-    features_kind=_features_kind(features),
+    features_kind=dataset_name(
+      f"{encoder['network']}_{encoder['output']}_{encoder['size']}"
+      if encoder
+      else features.paths[0].stem
+    ),
     class_embedding=dataset_name(class_file.stem),
     split_version="as_given" if images.splits else f"proposed_{seed}",
     features=features,
@@ -206,47 +203,38 @@ def build_set(
     class_names=names,
     embeddings=table.values[described],
     attribute_names=table.attributes,
-    attribute_vectors=_vectors(table, word_vectors, multiword, unknown, notes),
+    attribute_vectors=_vectors(table, word_vectors, unknown, notes),
     validation_classes=validation and _ids(validation, names),
     where=images.where,
     split_seed=seed,
     notes=notes,
     image_files=np.array(images.names, np.str_),
-    encoder=features.encoder,
-    sources={p.name: sha256_of(p.expanduser()) for p in files},
+    encoder=encoder,
+    sources={
+      p.name: sha256_of(p.expanduser()) for p in files if p and p.expanduser().is_file()
+    },
     **splits,
   )
   return feature_set, left_out
 
 
-def _features_kind(features: FeatureFiles) -> str:
-  if encoder := features.encoder:
-    return dataset_name(f"{encoder['network']}_{encoder['output']}_{encoder['size']}")
-  return dataset_name(features.paths[0].stem)
-
-
 def _with_known_classes(
-  images: Images,
+  images: LabelledImages,
   rows: np.ndarray,
   table: ClassTable,
   skip_bad: bool,
   notes: list[str],
   left_out: list[str],
-) -> tuple[Images, np.ndarray]:
+) -> tuple[LabelledImages, np.ndarray]:
   """The images of described classes, called as in the table, and their rows."""
-  exact = {name: name for name in table.names}
-  folded = {}
+  folded: dict[str, str] = {}
   for name in table.names:
     other = folded.setdefault(_folded(name), name)
+    expected = "names that differ in more than case and spaces"
     require(
-      other == name or {name, other} <= set(images.classes),
-      f"{table.path}: classes",
-      f"{other!r} and {name!r}",
-      "names that differ in more than case and spaces, or images of both as spelt",
+      other == name, f"{table.path}: classes", f"{other!r} and {name!r}", expected
     )
-  known = {
-    c: exact.get(c) or folded.get(_folded(c)) for c in sorted(set(images.classes))
-  }
+  known = {c: folded.get(_folded(c)) for c in sorted(set(images.classes))}
   unknown = [c for c, found in known.items() if found is None]
   if unknown and not skip_bad:
     raise ZsljaxError(
@@ -259,9 +247,7 @@ def _with_known_classes(
     for name, c in zip(images.names, images.classes, strict=True)
     if known[c] is None
   ]
-  if other := [
-    f"{c!r} as {found!r}" for c, found in known.items() if found not in (None, c)
-  ]:
+  if other := [f"{c!r} as {x!r}" for c, x in known.items() if x not in (None, c)]:
     notes.append(
       f"Classes are spelt otherwise in {table.path.name}: {'; '.join(other)}."
     )
@@ -273,45 +259,37 @@ def _with_known_classes(
 
 
 def _rows(
-  images: Images, features: FeatureFiles, skip_bad: bool, notes: list[str]
+  images: LabelledImages, features: FeatureFiles, skip_bad: bool, notes: list[str]
 ) -> np.ndarray:
   """The row of each image's features; -1 where there is none and that may be."""
-  if features.image_files is None:
-    require(
-      not pathlib.Path(images.where).is_dir(),
-      features.where,
-      "no image_files",
-      "the images' names: the order of a folder's images is not certain (or give "
-      "--labels, whose lines the rows follow)",
-    )
-    require(
-      len(features) == len(images.names) and not images.left_out,
-      features.where,
-      f"{len(features)} rows without image_files",
-      f"{len(images.names)}, one for each line of {images.where}, all of them good",
-    )
-    notes.append(f"The rows of the features follow the lines of {images.where}.")
-    return np.arange(len(features))
-  found = np.ones(len(images.names), bool)
-  if skip_bad:
-    found = features.known(images.names)
-  rows = np.full(len(images.names), -1)
-  if found.any():
-    rows[found] = features.rows_of([images.names[i] for i in np.flatnonzero(found)])
-  return rows
+  if features.image_files is not None:
+    return features.rows_of(images.names, partial=skip_bad)
+  require(
+    not pathlib.Path(images.where).is_dir(),
+    features.where,
+    "no image_files",
+    "the images' names: the order of a folder's images is not certain (or give "
+    "--labels, whose lines the rows follow)",
+  )
+  require(
+    len(features) == len(images.names) and not images.left_out,
+    features.where,
+    f"{len(features)} rows without image_files",
+    f"{len(images.names)}, one for each line of {images.where}, all of them good",
+  )
+  notes.append(f"The rows of the features follow the lines of {images.where}.")
+  return np.arange(len(features))
 
 
-def _finite(features: FeatureFiles, rows: np.ndarray) -> np.ndarray:
-  """Whether the features of each of ``rows`` are."""
-  order, finite = np.argsort(rows), np.empty(len(rows), bool)
-  for start in range(0, len(rows), _BLOCK):
-    part = order[start : start + _BLOCK]
-    finite[part] = finite_rows(features.take(rows[part])[:])
-  return finite
+def _finite(features: FeatureFiles) -> np.ndarray:
+  """True for images whose features are all finite, ``[N]`` bool."""
+  starts = range(0, len(features), _BLOCK)
+  parts = [finite_rows(features[start : start + _BLOCK]) for start in starts]
+  return np.concatenate(parts)
 
 
 def _splits(
-  images: Images,
+  images: LabelledImages,
   labels: np.ndarray,
   names: Sequence[str],
   unseen: pathlib.Path | None,
@@ -374,11 +352,7 @@ def _ids(path: pathlib.Path, names: Sequence[str]) -> list[int]:
 
 
 def _vectors(
-  table: ClassTable,
-  path: pathlib.Path | None,
-  multiword: str,
-  unknown: str,
-  notes: list[str],
+  table: ClassTable, path: pathlib.Path | None, unknown: str, notes: list[str]
 ) -> np.ndarray | None:
   """Word vectors of the attributes, ``[A, V]``."""
   if path is None:
@@ -387,13 +361,7 @@ def _vectors(
       "them, refuses this set."
     )
     return None
-  require(
-    unknown != "drop",
-    "--unknown",
-    "'drop'",
-    "refuse, known_words or zeros: every attribute needs a vector",
-  )
-  found = label_vectors(table.attributes, path, multiword, unknown)
+  found = label_vectors(table.attributes, path, unknown)
   notes += [note.replace("Labels", "Attributes", 1) for note in found.notes]
   missing = [a for a in table.attributes if a not in set(found.names)]
   require(not missing, str(path), f"no vector for {some(missing)}", "one for each")

@@ -12,7 +12,8 @@ from zsljax.data.feature_set import FeatureSet
 from zsljax.data.files.features import read_features
 from zsljax.data.importers.annotations import Annotations, annotated_set
 from zsljax.data.labels import sparse_labels
-from zsljax.errors import ZsljaxError, require
+from zsljax.errors import require
+from zsljax.io.arrays import readable, require_file
 
 SEEN = (
   "person bicycle car motorcycle truck boat bench bird horse sheep zebra giraffe "
@@ -37,7 +38,6 @@ def read_coco(
   test: pathlib.Path,
   features: Sequence[pathlib.Path],
   word_vectors: pathlib.Path,
-  multiword: str = "mean",
   unknown: str = "refuse",
   name: str | None = None,
 ) -> FeatureSet:
@@ -55,7 +55,6 @@ def read_coco(
     features: files for ``read_features``, with the images' file names (folder and
       extension may be missing) or ids; or a row for each image of both files, in order.
     word_vectors: file for ``label_vectors``.
-    multiword: see ``label_vectors``.
     unknown: see ``label_vectors``.
     name: of the dataset; ``coco`` when None.
 
@@ -93,9 +92,7 @@ def read_coco(
     sources=[[train], [test]],
     notes=notes,
   )
-  return annotated_set(
-    name or "coco", annotations, opened, word_vectors, multiword, unknown
-  )
+  return annotated_set(name or "coco", annotations, opened, word_vectors, unknown)
 
 
 def _instances(
@@ -105,7 +102,7 @@ def _instances(
   content = _json(path)
   positions = {label: i for i, label in enumerate(label_names)}
   known = {c["id"]: positions.get(c["name"]) for c in content["categories"]}
-  missing = [label for i, label in enumerate(label_names) if i not in known.values()]
+  missing = [label for label, i in positions.items() if i not in known.values()]
   require(
     not missing,
     f"{path}: categories",
@@ -134,16 +131,11 @@ def _instances(
 
 def _json(path: pathlib.Path) -> dict[str, list[dict]]:
   """The fields that are needed; outlines and the like are let go while reading."""
-  require(path.is_file(), str(path), "no such file", "COCO's instances, a .json file")
-  try:
-    with path.open("rb") as file:
-      content = json.load(
-        file, object_hook=lambda item: {k: v for k, v in item.items() if k in _KEPT}
-      )
-  except (OSError, ValueError) as error:
-    raise ZsljaxError(
-      f"{path}: not readable ({error}), expected a complete .json file"
-    ) from error
+  require_file(path, "COCO's instances, a .json file")
+  with readable(path), path.open("rb") as file:
+    content = json.load(
+      file, object_hook=lambda item: {k: v for k, v in item.items() if k in _KEPT}
+    )
   for part, fields in _FIELDS.items():
     items = content.get(part) if isinstance(content, dict) else None
     require(

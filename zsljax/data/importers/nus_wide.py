@@ -10,10 +10,10 @@ import scipy.sparse
 
 from zsljax.data.feature_set import FeatureSet
 from zsljax.data.files.features import read_features
-from zsljax.data.importers.annotations import Annotations, annotated_set, check_distinct
-from zsljax.data.importers.multilabel import read_names
+from zsljax.data.files.text import read_names
+from zsljax.data.importers.annotations import Annotations, annotated_set
 from zsljax.data.labels import sparse_labels
-from zsljax.errors import ZsljaxError, require
+from zsljax.errors import require, some
 from zsljax.io.progress import task_bar
 
 # Images for training and for test, seen and unseen labels.
@@ -28,14 +28,13 @@ def read_nus_wide(
   source: pathlib.Path,
   features: Sequence[pathlib.Path],
   word_vectors: pathlib.Path,
-  multiword: str = "mean",
   unknown: str = "refuse",
   name: str | None = None,
 ) -> FeatureSet:
   """NUS-WIDE from its official label files and features of its images.
 
   Seen labels are the tags of ``TagList1k.txt`` that are no concept, as users gave them;
-  unseen ones are the concepts, as annotated. What is not listed counts as absent.
+  unseen ones are the concepts, as annotated. Labels not listed count as absent.
 
   Args:
     source: folder with ``NUS_WID_Tags``, ``ConceptsList``, ``Groundtruth`` and
@@ -43,7 +42,6 @@ def read_nus_wide(
     features: files for ``read_features``, with the names of the image lists (their
       folder and extension may be missing), or in the lists' order: training, test.
     word_vectors: file for ``label_vectors``.
-    multiword: see ``label_vectors``.
     unknown: see ``label_vectors``.
     name: of the dataset; ``nus_wide`` when None.
 
@@ -55,9 +53,7 @@ def read_nus_wide(
   opened = read_features(features)
   common = [f.format(part) for f in _OF_IMAGES for part in _PARTS]
   paths = _found(source, [_CONCEPTS, _TAGS, *common])
-  concepts, tags = read_names(paths[_CONCEPTS]), read_names(paths[_TAGS])
-  check_distinct(concepts, paths[_CONCEPTS])
-  check_distinct(tags, paths[_TAGS])
+  concepts, tags = (read_names(paths[f], distinct=True) for f in (_CONCEPTS, _TAGS))
   truths = [_GROUND_TRUTH.format(c, part) for c in concepts for part in _PARTS]
   paths |= _found(source, truths)
 
@@ -109,25 +105,23 @@ def read_nus_wide(
     ],
     notes=notes,
   )
-  return annotated_set(
-    name or "nus_wide", annotations, opened, word_vectors, multiword, unknown
-  )
+  return annotated_set(name or "nus_wide", annotations, opened, word_vectors, unknown)
 
 
 def _found(source: pathlib.Path, names: Sequence[str]) -> dict[str, pathlib.Path]:
-  """Where the files are: in their folders, or where these were left out."""
+  """Paths of the files: in their folders, or where these were left out."""
   paths = {}
   for name in names:
     parts = name.split("/")
     places = [source.joinpath(*parts[i:]) for i in range(len(parts))]
     paths[name] = next((place for place in places if place.is_file()), None)
   missing = [name for name, path in paths.items() if path is None]
-  if missing:
-    more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
-    raise ZsljaxError(
-      f"{source}: found no {', '.join(missing[:8])}{more}, expected NUS-WIDE's files "
-      "in these folders or without them"
-    )
+  require(
+    not missing,
+    str(source),
+    f"no {some(missing)}",
+    "NUS-WIDE's files in these folders or without them",
+  )
   return paths
 
 
@@ -148,7 +142,7 @@ def _tags(
 
 
 def _digits(where: object, content: bytes, count: int, of_what: str) -> np.ndarray:
-  """Which of the ``count`` numbers in ``content``, each 0 or 1, are 1."""
+  """Marks the 1s among the ``count`` numbers in ``content``, each 0 or 1."""
   digits = np.frombuffer(content.translate(None, b" \t\r\n"), np.uint8)
   ones = digits == ord("1")
   others = int((~ones & (digits != ord("0"))).sum())

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import array
 import collections
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-import csv
-import dataclasses
+from collections.abc import Mapping, Sequence
 import math
 import pathlib
 
@@ -15,11 +13,10 @@ import scipy.sparse
 
 from zsljax.data.feature_set import FeatureSet
 from zsljax.data.files.features import read_features, short_name
-from zsljax.data.importers.annotations import Annotations, annotated_set, check_distinct
-from zsljax.data.importers.multilabel import read_names
+from zsljax.data.files.text import check_distinct, read_csv, read_names
+from zsljax.data.importers.annotations import Annotations, annotated_set
 from zsljax.data.labels import ABSENT, PRESENT
 from zsljax.errors import ZsljaxError, require
-from zsljax.io.progress import task_bar
 
 _COLUMNS = ("ImageID", "LabelName", "Confidence")
 
@@ -32,7 +29,6 @@ def read_open_images(
   unseen: pathlib.Path,
   features: Sequence[pathlib.Path],
   word_vectors: pathlib.Path,
-  multiword: str = "mean",
   unknown: str = "refuse",
   name: str | None = None,
 ) -> FeatureSet:
@@ -53,17 +49,15 @@ def read_open_images(
     unseen: the unseen ones.
     features: files for ``read_features``, which must have the images' names.
     word_vectors: file for ``label_vectors``, which looks up the display names.
-    multiword: see ``label_vectors``.
     unknown: see ``label_vectors``.
     name: of the dataset; ``open_images`` when None.
 
   Raises:
     ZsljaxError: a file is missing or damaged, or they do not fit together.
   """
-  train_labels, test_labels = train_labels.expanduser(), test_labels.expanduser()
-  descriptions, seen, unseen = (
-    path.expanduser() for path in (descriptions, seen, unseen)
-  )
+  files = (train_labels, test_labels, descriptions, seen, unseen)
+  files = [path.expanduser() for path in files]
+  train_labels, test_labels, descriptions, seen, unseen = files
   opened = read_features(features)
   require(
     opened.image_files is not None,
@@ -80,26 +74,20 @@ def read_open_images(
   times = collections.Counter(words)
 
   columns = {mid: i for i, mid in enumerate(mids)}
-  train, test = (_labels(p, columns, known) for p in (train_labels, test_labels))
-  counts = {
-    "images of the features are in neither label file and are left out": len(
-      known.difference(train.images, test.images)
-    ),
-    "labels of images are annotated both present and absent, and count as present": (
-      train.contradicted + test.contradicted
-    ),
-    "labels of images have a confidence above 0 and below 0.5, and are passed over": (
-      train.unlikely + test.unlikely
-    ),
-  }
-  images = train.images + test.images
+  train, train_matrix, train_notes = _labels(train_labels, columns, known)
+  test, test_matrix, test_notes = _labels(test_labels, columns, known)
+  notes = train_notes + test_notes
+  if without := len(known.difference(train, test)):
+    notes.append(
+      f"{without} images of the features are in neither label file and are left out."
+    )
   annotations = Annotations(
     where=f"{train_labels} and {test_labels.name}",
-    images=[images],
-    first_test=len(train.images),
-    train=np.arange(len(train.images)),
-    test=np.arange(len(train.images), len(images)),
-    labels=scipy.sparse.vstack([train.labels, test.labels], "csr"),
+    images=[train + test],
+    first_test=len(train),
+    train=np.arange(len(train)),
+    test=np.arange(len(train), len(train) + len(test)),
+    labels=scipy.sparse.vstack([train_matrix, test_matrix], "csr"),
     label_names=[
       word if times[word] == 1 else f"{word} ({mid})"
       for word, mid in zip(words, mids, strict=True)
@@ -108,35 +96,30 @@ def read_open_images(
     seen=np.arange(len(mids)) < len(lists[0]),
     published="openimages-7186-400",
     published_labels=(7186, 400),
-    sources=[[p] for p in (train_labels, test_labels, descriptions, seen, unseen)],
-    notes=[f"{count} {what}." for what, count in counts.items() if count],
+    sources=[[path] for path in files],
+    notes=notes,
   )
   return annotated_set(
-    name or "open_images", annotations, opened, word_vectors, multiword, unknown
+    name or "open_images", annotations, opened, word_vectors, unknown
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Labels:
-  """What one label file says of the images that have features.
+def _labels(
+  path: pathlib.Path, columns: Mapping[str, int], known: set[str]
+) -> tuple[list[str], scipy.sparse.csr_array, list[str]]:
+  """Labels that a file gives to the images that have features.
 
-  Attributes:
-    images: their ids, in the order of the file.
-    labels: ``[N, L]``.
-    contradicted: how many are annotated both present and absent.
-    unlikely: how many were passed over.
+  Args:
+    path: the label file.
+    columns: the column of each of L labels.
+    known: ids of the images that have features.
+
+  Returns:
+    The images' ids in the order of the file, their labels ``[N, L]``, and notes.
   """
-
-  images: list[str]
-  labels: scipy.sparse.csr_array
-  contradicted: int
-  unlikely: int
-
-
-def _labels(path: pathlib.Path, columns: Mapping[str, int], known: set[str]) -> _Labels:
   images: dict[str, int] = {}
   rows, ids, confidences = array.array("i"), array.array("i"), array.array("f")
-  lines = _lines(path)
+  lines = read_csv(path)
   header = next(lines, [])
   require(
     set(header) >= set(_COLUMNS),
@@ -146,20 +129,17 @@ def _labels(path: pathlib.Path, columns: Mapping[str, int], known: set[str]) -> 
   )
   image_at, label_at, confidence_at = map(header.index, _COLUMNS)
   for number, line in enumerate(lines, 2):
-    if not line:
-      continue
-    if len(line) != len(header):
+    if line and len(line) != len(header):
       raise ZsljaxError(
         f"{path}: line {number}: found {len(line)} columns, expected {len(header)} as "
         "in the first line"
       )
-    if line[image_at] not in known:
-      continue
-    row = images.setdefault(line[image_at], len(images))
-    if line[label_at] in columns:
-      rows.append(row)
-      ids.append(columns[line[label_at]])
-      confidences.append(_number(line[confidence_at]))
+    if line and line[image_at] in known:
+      row = images.setdefault(line[image_at], len(images))
+      if line[label_at] in columns:
+        rows.append(row)
+        ids.append(columns[line[label_at]])
+        confidences.append(_number(line[confidence_at]))
   require(
     bool(images),
     f"{path}: ImageID",
@@ -172,7 +152,7 @@ def _labels(path: pathlib.Path, columns: Mapping[str, int], known: set[str]) -> 
     bool(((confidence >= 0) & (confidence <= 1)).all()),
     f"{path}: Confidence",
     "others than numbers from 0 to 1",
-    "1 for present, 0 for absent, and what a machine gave between",
+    "1 for present, 0 for absent, and a machine's numbers between",
   )
 
   def where(chosen: np.ndarray) -> scipy.sparse.csr_array:
@@ -181,31 +161,19 @@ def _labels(path: pathlib.Path, columns: Mapping[str, int], known: set[str]) -> 
 
   present, absent = where(confidence >= 0.5), where(confidence == 0)
   alone = absent > present
-  return _Labels(
-    images=list(images),
-    labels=PRESENT * present.astype(np.int8) + ABSENT * alone.astype(np.int8),
-    contradicted=absent.nnz - alone.nnz,
-    unlikely=int(((confidence > 0) & (confidence < 0.5)).sum()),
-  )
-
-
-def _counted(lines: Iterable[str], bar) -> Iterator[str]:
-  for line in lines:
-    bar.update(len(line))
-    yield line
-
-
-def _lines(path: pathlib.Path) -> Iterator[list[str]]:
-  """The fields of each line of a CSV file."""
-  require(path.is_file(), str(path), "no such file", "a .csv file")
-  try:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-      with task_bar(path.stat().st_size, f"reading {path.name}", "B") as bar:
-        yield from csv.reader(_counted(file, bar))
-  except (OSError, UnicodeDecodeError, csv.Error) as error:
-    raise ZsljaxError(
-      f"{path}: not readable ({error}), expected a .csv file"
-    ) from error
+  counts = {
+    "annotated both present and absent, and count as present": absent.nnz - alone.nnz,
+    "of a confidence above 0 and below 0.5, and are passed over": int(
+      ((confidence > 0) & (confidence < 0.5)).sum()
+    ),
+  }
+  notes = [
+    f"{count} labels of images are {odd} ({path.name})."
+    for odd, count in counts.items()
+    if count
+  ]
+  labels = PRESENT * present.astype(np.int8) + ABSENT * alone.astype(np.int8)
+  return list(images), labels, notes
 
 
 def _number(text: str) -> float:
@@ -216,16 +184,16 @@ def _number(text: str) -> float:
 
 
 def _label_list(path: pathlib.Path) -> list[str]:
-  """The first column, without a line that says what it is."""
+  """The first column, without a heading."""
   mids = [line.split(",")[0].strip() for line in read_names(path)]
   mids = [mid for mid in mids if mid != "LabelName"]
-  check_distinct(mids, path)
+  check_distinct(mids, str(path))
   return mids
 
 
 def _display_names(path: pathlib.Path, mids: Sequence[str]) -> list[str]:
-  """What people call the labels."""
-  names = {line[0]: line[1] for line in _lines(path) if len(line) > 1}
+  """Names that people give to the labels."""
+  names = {line[0]: line[1] for line in read_csv(path) if len(line) > 1}
   missing = [mid for mid in mids if mid not in names]
   require(
     not missing,

@@ -1,16 +1,25 @@
-"""What is published about the common datasets: sizes, and versions of the split."""
+"""Sets whose files locate the images of each split: published sizes, and assembly."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import pathlib
 import re
 
 import numpy as np
 
-from zsljax.data.feature_set import check_disjoint
-from zsljax.errors import ZsljaxError, require
+from zsljax.data.feature_set import FeatureSet, Rows, check_disjoint, make_feature_set
+from zsljax.errors import require
+
+LOCATIONS = ("trainval_loc", "train_loc", "val_loc", "test_seen_loc", "test_unseen_loc")
+# No image may be in both. Images of `test_seen` are allowed in `train_loc` and
+# `val_loc`: the older published files have those.
+_DISJOINT = (
+  ("train_loc", "val_loc"),
+  ("train_loc", "test_unseen_loc"),
+  ("val_loc", "test_unseen_loc"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,29 +56,91 @@ PUBLISHED = {
 def dataset_name(text: str) -> str:
   """``text`` as a name for a stored dataset: lower case, digits, underscores."""
   name = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
-  if not name or not name[0].isalpha():
-    raise ZsljaxError(
-      f"dataset name: found {text!r}, expected letters and digits that begin "
-      "with a letter (give one with --name)"
-    )
+  require(
+    name[:1].isalpha(),
+    "dataset name",
+    repr(text),
+    "letters and digits that begin with a letter (give one with --name)",
+  )
   return name
 
 
-def split_version(
+def located_set(
+  *,
+  name: str,
+  class_embedding: str,
+  features: Rows,
+  labels: np.ndarray,
+  class_names: Sequence[str] | None,
+  embeddings: np.ndarray,
   locations: Mapping[str, np.ndarray],
-  where: pathlib.Path,
+  path: pathlib.Path,
+  where: str,
   notes: list[str],
+  version: str | None = None,
+  **described,
+) -> FeatureSet:
+  """The set of images that ``locations`` puts into splits.
+
+  Args:
+    name: of the dataset; a published name makes the published sizes compulsory.
+    class_embedding: kind of the class embeddings.
+    features: ``[N, D]`` or ``[N, R, D]``.
+    labels: ``[N]``, 0-based.
+    class_names: C names; numbered when None.
+    embeddings: ``[C, A]``.
+    locations: row numbers (0-based) for names of ``LOCATIONS``.
+    path: the file of the locations, for messages.
+    where: all files, for messages.
+    notes: remarks of the importer, to which others are added.
+    version: of the split; see ``split_version`` when None.
+    **described: see ``make_feature_set``.
+
+  Raises:
+    ZsljaxError: the parts contradict one another or the published sizes.
+  """
+  if class_names is None:
+    class_names = [f"class_{i + 1:03d}" for i in range(len(embeddings))]
+    notes.append(
+      f"{path.name} has no allclasses_names (as some published files): classes are "
+      "called class_001, class_002, ..."
+    )
+  present = [pair for pair in _DISJOINT if locations.keys() >= set(pair)]
+  check_disjoint(locations, present, str(path))
+  if name in PUBLISHED:
+    sizes = len(features), *embeddings.shape
+    _check_published(name, class_embedding, sizes, locations, path)
+  return make_feature_set(
+    name=name,
+    class_embedding=class_embedding,
+    split_version=version or split_version(locations, path, notes),
+    features=features,
+    labels=labels,
+    class_names=class_names,
+    embeddings=embeddings,
+    trainval=locations["trainval_loc"],
+    test_seen=locations["test_seen_loc"],
+    test_unseen=locations["test_unseen_loc"],
+    validation_classes=_held_out_classes(labels, locations, path),
+    where=where,
+    notes=notes,
+    **described,
+  )
+
+
+def split_version(
+  locations: Mapping[str, np.ndarray], path: pathlib.Path, notes: list[str]
 ) -> str:
-  """Which published version of the split this is, by the counts of images.
+  """Published version of the split, told by the counts of images.
 
   In ``xlsa17-v1`` (older) ``train_loc`` and ``val_loc`` together are as many as
   ``trainval_loc`` and ``test_seen_loc``: they contain the seen test images. In
   ``xlsa17-v2`` (newer) they are as many as ``trainval_loc``. Names and rule are
-  this project's; what else the versions changed is not published.
+  this project's; other changes between the versions are not published.
   """
   if "train_loc" not in locations or "val_loc" not in locations:
     notes.append(
-      f"{where.name} lacks train_loc or val_loc, so its version cannot be told."
+      f"{path.name} lacks train_loc or val_loc, so its version cannot be told."
     )
     return "xlsa17-unknown"
   tuning = len(locations["train_loc"]) + len(locations["val_loc"])
@@ -90,30 +161,13 @@ def split_version(
   return "xlsa17-unknown"
 
 
-def check_tuning(locations: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
-  """Raises unless the images for tuning are apart, and none is of an unseen class.
-
-  Images of ``test_seen`` are allowed among them: the older published files have those.
-  """
-  pairs = (
-    ("train_loc", "val_loc"),
-    ("train_loc", "test_unseen_loc"),
-    ("val_loc", "test_unseen_loc"),
-  )
-  there = [pair for pair in pairs if locations.keys() >= set(pair)]
-  check_disjoint(locations, there, str(path))
-
-
-def held_out_classes(
-  labels: np.ndarray, locations: Mapping[str, np.ndarray], where: pathlib.Path
+def _held_out_classes(
+  labels: np.ndarray, locations: Mapping[str, np.ndarray], path: pathlib.Path
 ) -> np.ndarray | None:
   """The validation classes that ``val_loc`` names, or None.
 
   In files with images of seen classes in ``val_loc`` too, they are those that
-  ``train_loc`` lacks.
-
-  Raises:
-    ZsljaxError: one of them is an unseen class.
+  ``train_loc`` lacks. None of them may be an unseen class.
   """
   if "val_loc" not in locations:
     return None
@@ -121,7 +175,7 @@ def held_out_classes(
   unseen = np.intersect1d(classes, labels[locations["test_unseen_loc"]])
   require(
     not unseen.size,
-    f"{where}: val_loc",
+    f"{path}: val_loc",
     f"images of the classes {unseen[:3].tolist()} (counted from 0), which are unseen: "
     "test_unseen_loc has them too",
     "validation classes apart from the unseen ones, on which nothing may be chosen",
@@ -132,26 +186,20 @@ def held_out_classes(
   return classes if classes.size else None
 
 
-def check_published(
+def _check_published(
   name: str,
-  kind: str,
-  num_images: int,
-  embeddings: np.ndarray,
+  class_embedding: str,
+  sizes: tuple[int, int, int],
   locations: Mapping[str, np.ndarray],
   path: pathlib.Path,
 ) -> None:
   """Raises unless a set that calls itself ``name`` has the published sizes."""
   published = PUBLISHED[name]
-  found = {
-    "images": num_images,
-    "classes": len(embeddings),
-    **{
-      split: len(locations[f"{split}_loc"])
-      for split in ("trainval", "test_seen", "test_unseen")
-    },
-  }
-  if kind in (published.class_embedding, "original_att"):
-    found["attributes"] = embeddings.shape[1]
+  found = dict(zip(("images", "classes", "attributes"), sizes, strict=True))
+  for split in ("trainval", "test_seen", "test_unseen"):
+    found[split] = len(locations[f"{split}_loc"])
+  if class_embedding not in (published.class_embedding, "original_att"):
+    del found["attributes"]
   wrong = [
     f"{field} {value} instead of {getattr(published, field)}"
     for field, value in found.items()

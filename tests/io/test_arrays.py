@@ -1,0 +1,183 @@
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+
+from zsljax.errors import ZsljaxError
+from zsljax.io.arrays import check_array, read_arrays
+
+NUMBERS = {
+  "wide": np.arange(6.0).reshape(2, 3),
+  "single": np.float32([[1.5], [2.5]]),
+  "small": np.uint16([[1, 65535]]),
+}
+NAMES = ["antelope", "grizzly+bear", "Flügel"]
+
+
+def save_hdf5(path, content):
+  with h5py.File(path, "w") as file:
+    file.create_group("group")
+    for field, value in content.items():
+      texts = value.dtype.kind == "U"
+      file[field] = value.astype("O").ravel() if texts else value
+
+
+def save_mat(path, content, version=5):
+  """Writes texts as cells; of version 7.3 HDF5 with the columns first."""
+  if version == 5:
+    cells = {k: v.astype("O") if v.dtype.kind == "U" else v for k, v in content.items()}
+    scipy.io.savemat(path, cells)
+    return
+  with h5py.File(path, "w", userblock_size=512) as file:
+    for field, value in content.items():
+      if value.dtype.kind != "U":
+        file[field] = value.T
+        continue
+      references = np.empty(value.T.shape, h5py.ref_dtype)
+      for at, text in np.ndenumerate(value.T):
+        letters = np.array([list(map(ord, text))], np.uint16).T
+        references[at] = file.create_dataset(f"#refs#/{field}{at}", data=letters).ref
+      file.create_dataset(field, data=references, dtype=h5py.ref_dtype)
+
+
+SAVED = {
+  "a.npz": lambda path, content: np.savez(path, **content),
+  "a.h5": save_hdf5,
+  "a.hdf5": save_hdf5,
+  "a.mat": save_mat,
+  "73.mat": lambda path, content: save_mat(path, content, 7.3),
+}
+
+
+@pytest.fixture(params=SAVED)
+def saved(request, tmp_path):
+  """Writes arrays into a file of each kind."""
+
+  def save(content):
+    SAVED[request.param](tmp_path / request.param, content)
+    return tmp_path / request.param
+
+  return save
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1), (1, 3)])
+def test_every_kind_reads_alike(saved, shape):
+  content = NUMBERS | {"names": np.array(NAMES).reshape(shape)}
+  found = read_arrays(saved(content))
+  assert found.keys() == content.keys() | ({"#refs#"} & found.keys())
+  for field, value in NUMBERS.items():
+    np.testing.assert_array_equal(found[field][()], value)
+    assert found[field].dtype == value.dtype
+  assert check_array("names", found["names"], "3", "text").tolist() == NAMES
+
+
+def test_fields_asked_for_alone(saved):
+  path = saved(NUMBERS)
+  assert list(read_arrays(path, ["wide"], ["absent", "small"])) == ["wide", "small"]
+  with pytest.raises(ZsljaxError, match=r"no field huge \(it has .*wide.* cut off"):
+    read_arrays(path, ["wide", "huge"], ["small"])
+
+
+@pytest.mark.parametrize("fraction", [0, 0.1, 0.5, 0.9])
+def test_cut_off_files_are_refused(saved, fraction):
+  path = saved({"x": np.random.default_rng(0).random((200, 50))})
+  content = path.read_bytes()
+  path.write_bytes(content[: int(len(content) * fraction)])
+  with pytest.raises(ZsljaxError, match=f"{path.name}: .*expected.*cut off"):
+    np.asarray(read_arrays(path, ["x"])["x"])
+
+
+@pytest.mark.parametrize(
+  "content",
+  [
+    b"<html>" + b"a download that needs a login " * 20,
+    b"\x00" * 4096,
+    bytes(range(256)) * 8,
+    b"PK\x03\x04" + b"\x00" * 300,
+  ],
+  ids=["html", "zeros", "bytes", "zip"],
+)
+@pytest.mark.parametrize("name", ["a.npy", *SAVED])
+def test_garbage_is_refused(tmp_path, name, content):
+  (tmp_path / name).write_bytes(content)
+  with pytest.raises(ZsljaxError, match=rf"{name}: not readable \({len(content)} byt"):
+    read_arrays(tmp_path / name)
+
+
+def test_an_npy_has_one_field_that_is_not_read_at_once(tmp_path):
+  np.save(tmp_path / "x.npy", NUMBERS["wide"])
+  found = read_arrays(tmp_path / "x.npy", ["features"], ["names"])
+  assert list(found) == ["features"] and isinstance(found["features"], np.memmap)
+  assert list(read_arrays(tmp_path / "x.npy")) == ["array"]
+
+
+@pytest.mark.parametrize("name", ["p.npy", "p.npz"])
+def test_python_objects_are_never_read(tmp_path, name):
+  save = np.save if name.endswith("npy") else np.savez
+  save(tmp_path / name, np.array([{}]), allow_pickle=True)
+  with pytest.raises(ZsljaxError, match=f"{name}: not readable .*it holds Python obj"):
+    read_arrays(tmp_path / name)
+
+
+def test_other_and_missing_files_are_refused(tmp_path):
+  for name in ("resnet.mat", "notes.txt"):
+    (tmp_path / name).touch()
+  with pytest.raises(ZsljaxError, match=r"ending '.txt', expected one of .npy .npz"):
+    read_arrays(tmp_path / "notes.txt")
+  message = r"res101.mat: found no such file, expected .*; the folder holds resnet.mat$"
+  with pytest.raises(ZsljaxError, match=message):
+    read_arrays(tmp_path / "res101.mat")
+  with pytest.raises(ZsljaxError, match="no such file, expected a .h5 file$"):
+    read_arrays(tmp_path / "nowhere" / "x.h5")
+
+
+def test_texts_of_other_storages(tmp_path):
+  np.savez(tmp_path / "a.npz", names=np.array([n.encode() for n in NAMES]))
+  assert read_arrays(tmp_path / "a.npz")["names"].tolist() == NAMES
+  with h5py.File(tmp_path / "a.h5", "w") as file:
+    file["names"] = np.array(["ape", "bat"], "S")
+  assert read_arrays(tmp_path / "a.h5")["names"].tolist() == ["ape", "bat"]
+  cells = np.empty((2, 1), object)
+  cells[:, 0] = "ape", ""
+  scipy.io.savemat(tmp_path / "a.mat", {"x": cells, "y": np.array(["bat", "ape  "])})
+  found = read_arrays(tmp_path / "a.mat")
+  assert [found[f].tolist() for f in "xy"] == [["ape", ""], ["bat", "ape"]]
+
+
+@pytest.mark.parametrize(
+  ("array", "check", "message"),
+  [
+    (np.ones(3), {"shape": "N D or N R D"}, "float64 of shape (3,), expected numbers"),
+    (np.ones((0, 2)), {"shape": "N D"}, "of shape (0, 2), expected numbers [N, D]"),
+    (np.ones((3, 2)), {"shape": "4 D"}, "of shape (3, 2), expected numbers [4, D]"),
+    (np.ones((3, 2), "U1"), {"shape": "N D"}, "found <U1 of shape (3, 2)"),
+    (np.ones(3, int), {"shape": "N", "kind": "float"}, "expected floating point num"),
+    (np.ones(3), {"shape": "N", "kind": "text"}, "found float64 of shape (3,), expect"),
+    (np.ones(3, bool), {"shape": "N", "kind": "whole"}, "found bool of shape"),
+    (np.float32([1, 1.5]), {"shape": "N", "kind": "whole"}, "1.5 (1 such), expected w"),
+    (np.array([1, np.nan]), {"shape": "N", "kind": "whole"}, "found nan (1 such)"),
+    (np.array([[0], [1]]), {"lowest": 1, "hint": ": x"}, "numbers from 1 on [N]:"),
+    (np.array([2, 3]), {"lowest": 0, "highest": 2}, "3 (1 such), expected whole numbe"),
+    (np.array([1, np.inf]), {"shape": "N", "finite": True}, "inf (1 such), expected f"),
+  ],
+)  # fmt: skip
+def test_fields_that_are_something_else(array, check, message, tmp_path):
+  check = {"shape": "N", "kind": "whole"} | check if "lowest" in check else check
+  with h5py.File(tmp_path / "x.h5", "w") as file:
+    stored = [array]
+    if array.dtype.kind != "U":
+      stored.append(file.create_dataset("x", data=array))
+    for value in stored:
+      with pytest.raises(ZsljaxError) as error:
+        check_array("x.h5: x", value, **check)
+      assert str(error.value).startswith("x.h5: x: found") and message in str(
+        error.value
+      )
+
+
+def test_good_fields_are_returned():
+  column = np.array([[1.0], [3.0]])
+  assert check_array("x", column, "N 1", finite=True) is column
+  whole = check_array("x", column, "2", "whole", lowest=1, highest=3)
+  assert whole.dtype == np.int64 and whole.tolist() == [1, 3]
+  assert check_array("x", np.array([7, 8]), "N", "text").tolist() == ["7", "8"]
