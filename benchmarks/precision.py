@@ -32,7 +32,7 @@ from zsljax.io.files import write_json, write_text
 from zsljax.reporting.rows import Row, read_rows
 from zsljax.runs.experiment import Experiment
 from zsljax.runs.judging import Judge
-from zsljax.runs.vmapped import Variant, VmappedRuns
+from zsljax.runs.vmapped import RunSettings, VmappedRuns
 
 # Bits of an operand's mantissa; all have float32's 8 bits of exponent. The second is a
 # control: what a last bit changes, any other order of sums may change as well.
@@ -134,7 +134,7 @@ def measured(data_dir: pathlib.Path, systems: Mapping[str, Sequence[Row]]) -> li
       print(f"{name}, {precision}: {len(seeds)} seeds, {step} steps", flush=True)
       runs = VmappedRuns(
         run,
-        [Variant(seed) for seed in seeds],
+        [RunSettings(seed) for seed in seeds],
         total,
         functools.partial(rounded, mantissa=mantissa),
       )

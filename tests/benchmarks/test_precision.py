@@ -17,7 +17,7 @@ from zsljax.evaluation import decisions_of
 from zsljax.models import Batch
 from zsljax.runs.experiment import Experiment
 from zsljax.runs.judging import Judge
-from zsljax.runs.vmapped import Variant, VmappedRuns
+from zsljax.runs.vmapped import RunSettings, VmappedRuns
 from zsljax.training import (
   init_state,
   make_train_step,
@@ -191,7 +191,7 @@ def test_float32_is_what_runs_together_have(precision, stand_in, tmp_path):
   config.batch_size = 16
   config.mesh.data = 1
   run = Experiment.build(config.to_dict())
-  runs = VmappedRuns(run, [Variant(0), Variant(1)], 100)
+  runs = VmappedRuns(run, [RunSettings(0), RunSettings(1)], 100)
   ((_, state),) = runs.states([20])
   expected = [j.calibrated(0.1) for j in runs.judgements(Judge.of(run, "test"), state)]
   rows = [

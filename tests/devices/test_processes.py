@@ -202,7 +202,7 @@ def test_run_continues_on_another_number_of_processes(tmp_path):
     run[0].send_signal(signal.SIGTERM)
     codes, outputs = ended(run)
     assert codes == [143] * processes, outputs
-    said.append("was begun by 2 processes, now there are 1" in outputs[0])
+    said.append("was begun with other processes 2 -> 1" in outputs[0])
   assert said == [False, True, False]
 
 

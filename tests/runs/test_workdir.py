@@ -40,7 +40,7 @@ def test_other_versions_are_a_warning(tmp_path):
   manifest = json.loads(path.read_text())
   manifest["versions"]["jax"] = "0.1"
   path.write_text(json.dumps(manifest))
-  with pytest.warns(UserWarning, match="jax 0.1 ->"):
+  with pytest.warns(UserWarning, match="versions.jax 0.1 ->"):
     open_workdir(tmp_path, CONFIG, DATASET)
 
 

@@ -104,7 +104,7 @@ def watching(system, spec, classes, mesh, spoil=False, count=11):
     "features": np.random.default_rng(1).random((count, *spec.feature_shape)),
     "labels": np.zeros(count, np.int32),
   }
-  images = training.Images.placed(table, 4, mesh, count)
+  images = training.DeviceImages.placed(table, 4, mesh, count)
 
   def outputs(params, images):
     def score(batch):
@@ -160,7 +160,7 @@ def test_images_are_gone_through_once(devices, count, size):
     "features": np.arange(2.0 * count, dtype=np.float32).reshape(count, 2),
     "labels": np.arange(count, dtype=np.int32),
   }
-  images = training.Images.placed(table, size, make_mesh(devices), count)
+  images = training.DeviceImages.placed(table, size, make_mesh(devices), count)
   assert images.rows.shape[1] <= size and images.rows.shape[1] % devices == 0
   found = jax.device_get(jax.jit(lambda images: images.map(lambda b: b))(images))
   np.testing.assert_array_equal(found.labels[found.mask], table["labels"])
@@ -400,7 +400,7 @@ def test_resident_table_must_fit(monkeypatch):
     training.place_table(table, make_mesh(1))
   table["labels"] = np.zeros(10, np.int32)
   with pytest.raises(ZsljaxError, match="images to be scored: found 0.28 kB"):
-    training.Images.placed(table, 5, make_mesh(1), 10)
+    training.DeviceImages.placed(table, 5, make_mesh(1), 10)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

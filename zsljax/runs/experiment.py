@@ -24,12 +24,23 @@ from zsljax.errors import in_bytes, require
 from zsljax.evaluation import CALIBRATIONS
 from zsljax.models import MULTI_LABEL, Spec, System, build_system
 from zsljax.reporting.rows import Row, make_row
-from zsljax.runs.workdir import library_versions, read_manifest, run_identity
+from zsljax.runs.workdir import flat, library_versions, read_manifest, run_identity
 from zsljax.training import (
-  Images,
+  DeviceImages,
   check_divides,
 )
 from zsljax.training.checkpoints import abstract
+
+# The lowest values of fields that are counts.
+_LOWEST = {
+  "seed": 0,
+  "epochs": 1,
+  "log_every": 1,
+  "checkpoint.every_epochs": 1,
+  "checkpoint.keep": 1,
+  "evaluation.batch_size": 1,
+  "evaluation.every_epochs": 0,
+}
 
 
 def spec_of(feature_shape: tuple[int, ...], classes: ClassSpace) -> Spec:
@@ -98,6 +109,10 @@ class Experiment:
     Raises:
       ZsljaxError: a field does not fit; the dataset is not there.
     """
+    fields = flat(config)
+    for field, lowest in _LOWEST.items():
+      found = fields[field]
+      require(found >= lowest, f"config.{field}", found, f"{lowest} or more")
     trained_in = nearest(config["matmul_precision"])
     system = build_system(config["system"])
     dataset = open_dataset(config["data"])
@@ -208,7 +223,7 @@ class Experiment:
     batches = evaluation_batches(self.dataset, splits, self._scored_at_once)
     return classes, splits, batches
 
-  def placed_images(self, split: str) -> tuple[ClassSpace, Images]:
+  def placed_images(self, split: str) -> tuple[ClassSpace, DeviceImages]:
     """The same classes and images, on the devices.
 
     Raises:
@@ -224,7 +239,7 @@ class Experiment:
       f"{in_bytes(size)} of features",
       f"at most {in_bytes(free)}, what is free in this host's memory",
     )
-    images = Images.placed(
+    images = DeviceImages.placed(
       load(self.dataset, splits, host, hosts),
       self._scored_at_once,
       self.mesh,

@@ -19,7 +19,7 @@ from zsljax.evaluation import Curve, Decisions
 from zsljax.models import Batch, System
 from zsljax.runs.experiment import Experiment
 from zsljax.training import (
-  Images,
+  DeviceImages,
 )
 
 SINGLE_LABEL, EMBEDDINGS, MULTI_LABEL = "xian", "embeddings", "lesa"
@@ -71,7 +71,7 @@ class Judge:
 
   run: Experiment
   classes: ClassSpace
-  images: Images
+  images: DeviceImages
   labels: Batch
   protocol: str
   metric: str
@@ -106,12 +106,12 @@ class Judge:
     return cls(run, classes, images, labels, protocol, metric)
 
   @functools.cached_property
-  def inputs(self) -> tuple[Images, ClassSpace]:
+  def inputs(self) -> tuple[DeviceImages, ClassSpace]:
     """What ``outputs`` goes through, on the devices."""
     classes = self.classes.without_names()
     return self.images, jax.device_put(classes, replicated(self.run.mesh))
 
-  def outputs(self, system: System, params, images: Images, classes: ClassSpace):
+  def outputs(self, system: System, params, images: DeviceImages, classes: ClassSpace):
     """What ``judgement`` needs of a system; traced, with ``self.inputs``."""
     function = {
       SINGLE_LABEL: evaluation.decisions_of,

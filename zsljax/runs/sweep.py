@@ -35,7 +35,7 @@ from zsljax.reporting.curves import write_curve
 from zsljax.reporting.rows import CHOSEN, Row, add_rows, read_chosen, read_rows
 from zsljax.runs.experiment import Experiment
 from zsljax.runs.judging import EMBEDDINGS, SINGLE_LABEL, Judge, Judgement
-from zsljax.runs.vmapped import Variant, VmappedRuns, vmappable_fields
+from zsljax.runs.vmapped import RunSettings, VmappedRuns, vmappable_fields
 from zsljax.runs.workdir import flat, open_workdir
 from zsljax.training.checkpoints import Checkpoints
 
@@ -228,7 +228,7 @@ def _try(
   judge, count = Judge.of(run, "val"), config["selection"]["seeds"]
   numbers = vmappable_fields(run.system)
   variants = [
-    Variant(config["seed"] + i, {k: v for k, v in point.items() if k in numbers})
+    RunSettings(config["seed"] + i, {k: v for k, v in point.items() if k in numbers})
     for point in points
     for i in range(count)
   ]
@@ -263,7 +263,7 @@ def _test(
 ) -> None:
   """Trains on trainval, and adds the runs and their rows to ``workdir``."""
   judge = Judge.of(run, "test")
-  runs = VmappedRuns(run, [Variant(seed) for seed in seeds], stops[-1])
+  runs = VmappedRuns(run, [RunSettings(seed) for seed in seeds], stops[-1])
   of_stop: dict[int, list[Judgement]] = {}
   rows: list[Row] = []
   with step_bar(len(seeds) * stops[-1], f"training {len(seeds)} seeds") as bar:

@@ -47,13 +47,13 @@ def feed(
   """
   queue: deque[Batch] = deque()
   last_host, last_placed = None, None
-  for batch in itertools.chain(batches, [None] * depth):
-    if batch is not None:
-      if batch is not last_host:
-        last_host, last_placed = batch, to_mesh(batch, mesh, num_examples)
-      queue.append(last_placed)
-    if queue and (batch is None or len(queue) > depth):
+  for batch in batches:
+    if batch is not last_host:
+      last_host, last_placed = batch, to_mesh(batch, mesh, num_examples)
+    queue.append(last_placed)
+    if len(queue) > depth:
       yield queue.popleft()
+  yield from queue
 
 
 def place_table(
@@ -63,16 +63,16 @@ def place_table(
   field: str = "config.data.cache",
   instead: str = "host or none",
 ) -> Table:
-  """The columns of a set of images on the devices.
+  """The columns of a set of images, placed on the devices.
 
   Args:
     table: of this host's share of the images.
     mesh: the devices.
-    host_rows: rows of the largest host's table; each has its part of what is then split
-      over the ``data`` axis, padded to as many rows for every device. When None the
-      table is whole on every device, and there is one host.
-    field: that an error names, if they do not fit.
-    instead: what it expects.
+    host_rows: rows of the largest host's table; the table is then split over the
+      ``data`` axis, padded to as many rows for every device. When None it is whole on
+      every device, and there is one host.
+    field: named by the error if they do not fit.
+    instead: expected by that error.
 
   Raises:
     ZsljaxError: they are larger than the free memory of a device.
@@ -102,22 +102,15 @@ def place_table(
 
 
 def rows_of_table(
-  table: Mapping[str, jax.Array], rows: jax.Array, num_examples: int
-) -> Batch:
-  """The batch of some rows ``[B]`` of a placed table."""
-  picked = {name: column[rows] for name, column in table.items()}
-  return Batch(**picked, mask=jnp.ones(rows.shape, bool), num_examples=num_examples)
-
-
-def rows_of_split_table(
   table: Mapping[str, jax.Array],
   rows: jax.Array,
-  mesh: jax.sharding.Mesh,
   num_examples: int,
+  split_over: jax.sharding.Mesh | None = None,
 ) -> Batch:
-  """As ``rows_of_table``, of a table that is split over the ``data`` axis.
+  """The batch of some rows ``[B]`` of a placed table.
 
-  Each device contributes the rows that it has, to the batch's part of every device.
+  Of a table that is split over the ``data`` axis of ``split_over``, each device
+  contributes the rows that it has, to the batch's part of every device.
   """
 
   def pick(part: Table, rows: jax.Array) -> Table:
@@ -131,37 +124,26 @@ def rows_of_split_table(
 
     return jax.tree.map(column, part)
 
-  split = over_batch(mesh).spec
-  picked = jax.shard_map(pick, mesh=mesh, in_specs=split, out_specs=split)(table, rows)
-  return Batch(**picked, mask=jnp.ones(rows.shape, bool), num_examples=num_examples)
-
-
-def _batch(
-  table: Table,
-  rows: jax.Array,
-  mesh: jax.sharding.Mesh,
-  split: bool,
-  num_examples: int,
-) -> Batch:
-  """The batch of some rows of a table that is or is not split."""
-  if split:
-    batch = rows_of_split_table(table, rows, mesh, num_examples)
+  if split_over is None:
+    picked = {name: column[rows] for name, column in table.items()}
   else:
-    batch = rows_of_table(table, rows, num_examples)
-  return jax.lax.with_sharding_constraint(batch, over_batch(mesh))
+    split = over_batch(split_over).spec
+    pick = jax.shard_map(pick, mesh=split_over, in_specs=split, out_specs=split)
+    picked = pick(table, rows)
+  return Batch(**picked, mask=jnp.ones(rows.shape, bool), num_examples=num_examples)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Images:
-  """Images on the devices that are gone through within a compiled call.
+class DeviceImages:
+  """Images on the devices, for a compiled call that goes through all of them.
 
   Attributes:
     table: their columns, see ``place_table``.
     rows: of the table, in equal batches ``[n, B]``; padded.
-    mask: which of the rows are images, ``[n, B]`` bool.
+    mask: True where a row is an image, ``[n, B]``.
     mesh: the devices.
-    split: whether each device has a part of the table.
+    split: True where each device has a part of the table.
   """
 
   table: Table
@@ -173,8 +155,8 @@ class Images:
   @classmethod
   def placed(
     cls, table: HostBatch, batch_size: int, mesh: jax.sharding.Mesh, host_rows: int
-  ) -> Images:
-    """Puts them there.
+  ) -> DeviceImages:
+    """Places a table of images.
 
     Args:
       table: of this host's share of the images.
@@ -207,11 +189,13 @@ class Images:
     return cls(placed, rows, mask, mesh, split)
 
   def map(self, function: Callable[[Batch], Any]) -> Any:
-    """What ``function`` makes of each batch, one after the other, ``[n, ...]``."""
+    """Outputs of ``function`` for each batch, one after the other, ``[n, ...]``."""
 
     def of_batch(rows_and_mask: tuple[jax.Array, jax.Array]) -> Any:
       rows, mask = rows_and_mask
-      batch = _batch(self.table, rows, self.mesh, self.split, num_examples=0)
+      split_over = self.mesh if self.split else None
+      batch = rows_of_table(self.table, rows, 0, split_over)
+      batch = jax.lax.with_sharding_constraint(batch, over_batch(self.mesh))
       batch = dataclasses.replace(batch, mask=mask)
       # As for a batch that was sent, see ``DeviceInputs.steps``.
       return jax.lax.optimization_barrier(function(jax.lax.optimization_barrier(batch)))
@@ -221,7 +205,7 @@ class Images:
 
 @dataclasses.dataclass(frozen=True)
 class HostInputs:
-  """Batches that come from the host, some ahead of their steps.
+  """Batches from the host, sent to the devices ahead of their steps.
 
   Attributes:
     batches: this host's, from a step on, the same ones every time.
@@ -234,7 +218,7 @@ class HostInputs:
   num_examples: int
 
   def pieces(self, start: int, stop: Callable[[int], int]) -> Iterator[tuple[Any, int]]:
-    """What each call of ``steps`` from step ``start`` on takes, and its steps: one."""
+    """Batches from step ``start`` on, each with the number of its steps: one."""
     del stop
     batches = feed(self.batches(start), self.mesh, self.num_examples)
     yield from ((batch, 1) for batch in batches)
@@ -244,12 +228,12 @@ class HostInputs:
     return piece
 
   def steps(self, step: TrainStep) -> TrainStep:
-    """``step`` for a piece; its metrics have one more axis, the steps."""
+    """One call of ``step``; its metrics have one more axis, the steps."""
 
     def one(
-      state: TrainState, piece: Batch, classes: ClassSpace
+      state: TrainState, batch: Batch, classes: ClassSpace
     ) -> tuple[TrainState, Metrics]:
-      state, metrics = step(state, piece, classes)
+      state, metrics = step(state, batch, classes)
       return state, jax.tree.map(lambda value: value[None], metrics)
 
     return one
@@ -257,7 +241,7 @@ class HostInputs:
 
 @dataclasses.dataclass(frozen=True)
 class DeviceInputs:
-  """A training set that lies on the devices: many steps are one compiled call.
+  """A training set on the devices, where many steps are one compiled call.
 
   Attributes:
     table: reads this host's features and labels.
@@ -277,7 +261,7 @@ class DeviceInputs:
   host_rows: int | None = None
 
   def pieces(self, start: int, stop: Callable[[int], int]) -> Iterator[tuple[Any, int]]:
-    """What each call of ``steps`` from step ``start`` on takes, and how many steps.
+    """Arguments of each call of ``steps``, each with its number of steps.
 
     Args:
       start: the first step.
@@ -302,7 +286,7 @@ class DeviceInputs:
     return self._batch(table, rows[0])
 
   def steps(self, step: TrainStep) -> TrainStep:
-    """``step`` over a piece, one after the other; metrics stacked ``[steps]``."""
+    """Calls of ``step`` one after the other; metrics stacked ``[steps]``."""
 
     def scan(
       state: TrainState, piece: tuple[Table, jax.Array], classes: ClassSpace
@@ -320,8 +304,9 @@ class DeviceInputs:
     return scan
 
   def _batch(self, table: Table, rows: jax.Array) -> Batch:
-    split = self.host_rows is not None
-    return _batch(table, rows, self.mesh, split, self.num_examples)
+    split_over = None if self.host_rows is None else self.mesh
+    batch = rows_of_table(table, rows, self.num_examples, split_over)
+    return jax.lax.with_sharding_constraint(batch, over_batch(self.mesh))
 
 
 def check_divides(batch_size: int, mesh: jax.sharding.Mesh, field: str) -> None:
