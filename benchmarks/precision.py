@@ -25,7 +25,6 @@ from jax.extend import core
 from page import DOCS, between_marks
 
 from zsljax.benchmark.ceilings import equations
-from zsljax.devices.host_memory import keep_freed
 from zsljax.devices.precision import PRECISIONS
 from zsljax.errors import ZsljaxError, require
 from zsljax.io.files import write_json, write_text
@@ -179,7 +178,6 @@ def _mean(values: Sequence[float], form: str) -> str:
 
 def main() -> None:
   """Measures, or reads what was measured, and writes."""
-  keep_freed()
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   what = parser.add_mutually_exclusive_group(required=True)
   what.add_argument("--data_dir", type=pathlib.Path, metavar="DATA")

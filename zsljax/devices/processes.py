@@ -1,9 +1,10 @@
 """Several processes as one run, connected by JAX's own service.
 
-The service notices a process that is lost, by heartbeats, and ends all others: the user
-sees its message, which names the lost task, after at most ``_HEARTBEAT`` seconds
-(sooner when a sum over all devices fails first; then there is a traceback and a hint).
-It also tells every process that one of them received SIGTERM, and agrees on a step.
+The service ends all processes when one of them gives no sign of life. The user sees at
+the start of each what will happen then, and at its end "Terminating process because the
+JAX distributed service detected fatal errors" with a stack, or, where a sum over all
+devices fails sooner, a traceback and a hint. The service also tells every process that
+one of them received SIGTERM, and finds a call that all can still reach.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ _JOIN, _HEARTBEAT, _LEAVE = 50, 20, 20
 # Tasks that a launcher started together with this one.
 _TASKS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 _AGAIN = (
-  "The checkpoints are whole: start all processes again with the same command, and the "
-  "run continues."
+  "Checkpoints are whole: start all processes again with the same command, and the run "
+  "continues."
 )
 
 
@@ -78,6 +79,11 @@ def joined(
       return
     coordinator = AUTO
   own = {} if coordinator == AUTO else _checked(flags)
+  note = (
+    f"waiting up to {_JOIN} s for the other processes of this run (--coordinator="
+    f"{coordinator}). When one is lost, JAX ends all within a minute. {_AGAIN}"
+  )
+  print(paragraph(note), file=sys.stderr, flush=True)
   try:
     jax.distributed.initialize(
       **own,
@@ -91,11 +97,6 @@ def joined(
       f"all processes of the run to start within {_JOIN} s with the same HOST:PORT of "
       "process 0 and --num_processes, and an own --process_id"
     ) from error
-  if is_writer():
-    print(
-      f"{jax.process_count()} processes; should one be lost, JAX ends all. {_AGAIN}",
-      flush=True,
-    )
   try:
     yield
   except Stopped:

@@ -150,6 +150,8 @@ def train(
     state = warm(state, first, classes)
 
   # Step, and evaluate where the schedule says so, in one compiled call.
+  sigterm = Sigterm()
+  bar = step_bar(schedule.total_steps, "training", start, shown=is_writer())
   steps = inputs.steps(make_train_step(system, optimizer, schedule.tolerance))
 
   def steps_and_outputs(state, piece, classes, images):
@@ -171,18 +173,15 @@ def train(
       compiled[count, watched] = _compiled(traced, arguments, bar)
     return compiled[count, watched](*arguments)
 
-  # Log; checkpoint, where nothing may be in flight: the log must reach as far.
+  # Log, and checkpoint where nothing is in flight: the log must reach as far.
   def pauses(step):
     nonlocal stopping
     stopping = sigterm.told()
     return stopping or schedule.tolerance > 0 or schedule.saved(step)
 
   stopping = False
-  with (
-    Sigterm() as sigterm,
-    step_bar(schedule.total_steps, "training", start, shown=is_writer()) as bar,
-  ):
-    report = _Report(schedule, log(start), bar, watch)
+  report = _Report(schedule, log(start), bar, watch)
+  with sigterm, bar:
     states = advance(call, state, pieces, start, pauses, report)
     for step, state in states:
       ended = report.converged or step == schedule.total_steps
