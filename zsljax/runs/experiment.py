@@ -1,4 +1,4 @@
-"""What a config describes, built: the ground of train.py and eval.py."""
+"""An experiment: the system, the dataset and the devices that a config names."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _LOWEST = {
 
 
 def spec_of(feature_shape: tuple[int, ...], classes: ClassSpace) -> Spec:
-  """What systems must know of a dataset with these classes."""
+  """The spec of a dataset with these classes."""
   return Spec(
     tuple(feature_shape),
     classes.embeddings.shape[1],
@@ -60,7 +60,7 @@ def check_labels(system: System, dataset: StoredDataset) -> None:
     (system.task == MULTI_LABEL) == dataset.multi_label,
     f"{dataset.folder}: images",
     f"{several[dataset.multi_label]} each",
-    f"{several[system.task == MULTI_LABEL]}, what {system.name} is for",
+    f"{several[system.task == MULTI_LABEL]}, which {system.name} is for",
   )
 
 
@@ -88,10 +88,10 @@ class Experiment:
     system: the system.
     dataset: the stored dataset.
     classes: the training class space.
-    spec: what the system's parameters depend on.
+    spec: sizes that the system's parameters depend on.
     mesh: the devices.
-    trained_in: what the matrix products of training are computed in, which is more
-      exact than the config asks for where the devices had nothing else.
+    trained_in: the precision of matrix products in training, more exact than the
+      config asks for where the devices had nothing else.
   """
 
   config: dict[str, Any]
@@ -153,7 +153,7 @@ class Experiment:
 
   @classmethod
   def of_run(cls, workdir: pathlib.Path, data_dir: str | None = None) -> Experiment:
-    """What the run in ``workdir`` was, on the devices that are here.
+    """The experiment of the run in ``workdir``, on the devices that are here.
 
     Args:
       workdir: the folder of a training run.
@@ -214,7 +214,7 @@ class Experiment:
   def images(
     self, split: str
   ) -> tuple[ClassSpace, tuple[str, ...], Iterator[HostBatch]]:
-    """What is scored when ``split``, ``test`` or ``val``, is evaluated.
+    """Classes and images of an evaluation on ``split``, ``test`` or ``val``.
 
     Returns:
       The classes, the stored splits, and batches of all their images in stored order.
@@ -224,7 +224,7 @@ class Experiment:
     return classes, splits, batches
 
   def placed_images(self, split: str) -> tuple[ClassSpace, DeviceImages]:
-    """The same classes and images, on the devices.
+    """Classes and images of ``images``, on the devices.
 
     Raises:
       ZsljaxError: the images do not fit there.
@@ -302,9 +302,9 @@ class Experiment:
     return -(-self.config["evaluation"]["batch_size"] // devices) * devices
 
   def param_shapes(self) -> Any:
-    """What ``Checkpoints.restore_params`` needs."""
+    """Shapes and shardings for ``Checkpoints.restore_params``."""
     return param_shapes(self.system, self.spec, self.mesh)
 
   def identity(self) -> dict[str, Any]:
-    """What a checkpoint must agree with, to be this experiment's."""
+    """Fields that tell this experiment from others, kept in its checkpoints."""
     return run_identity({"config": self.config, "dataset": self.dataset.metadata})

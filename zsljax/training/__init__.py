@@ -3,6 +3,7 @@
 from zsljax.training.inputs import (
   DeviceImages,
   DeviceInputs,
+  HostBatch,
   HostInputs,
   check_divides,
   feed,
@@ -23,6 +24,7 @@ from zsljax.training.step import make_train_step
 __all__ = [
   "DeviceImages",
   "DeviceInputs",
+  "HostBatch",
   "Schedule",
   "HostInputs",
   "TrainState",
