@@ -24,7 +24,7 @@ Table = dict[str, jax.Array]
 
 
 def to_mesh(batch: HostBatch, mesh: jax.sharding.Mesh, num_examples: int) -> Batch:
-  """This host's rows as part of one global batch over the ``data`` axis."""
+  """One global batch over the ``data`` axis, of which this host has some rows."""
   sharding = over_batch(mesh)
 
   def place(array: np.ndarray) -> jax.Array:

@@ -132,7 +132,9 @@ def train(
   if saved is None:
     state = jax.jit(initial_state, out_shardings=layout)()
   else:
-    state = _restored(checkpoints, abstract(shapes, layout), saved)
+    target = abstract(shapes, layout)
+    params, rest = checkpoints.restore(target.params, without_params(target), saved)
+    state = TrainState(params=params, **rest)
   start = int(state.step)
   if start >= schedule.total_steps:
     return state
@@ -170,7 +172,10 @@ def train(
     watched = schedule.watched(step + count)
     arguments = state, piece, classes, watch.images if watched else None
     if (count, watched) not in compiled:
-      compiled[count, watched] = _compiled(traced, arguments, bar)
+      bar.set_postfix_str("compiling")
+      began = time.perf_counter()
+      compiled[count, watched] = traced.lower(*arguments).compile()
+      bar.set_postfix_str(f"compiled in {time.perf_counter() - began:.1f} s")
     return compiled[count, watched](*arguments)
 
   # Log, and checkpoint where nothing is in flight: the log must reach as far.
@@ -293,17 +298,3 @@ class _Report:
           f"{name} is {metrics[name]} at step {step}, expected a finite number: "
           "lower config.optimizer.learning_rate or look at the features"
         )
-
-
-def _restored(checkpoints: Checkpoints, shapes: TrainState, step: int) -> TrainState:
-  params, rest = checkpoints.restore(shapes.params, without_params(shapes), step)
-  return TrainState(params=params, **rest)
-
-
-def _compiled(traced: Callable, arguments: tuple[Any, ...], bar: tqdm.tqdm) -> Callable:
-  """The program of a jitted function; the bar says how long compiling took."""
-  bar.set_postfix_str("compiling")
-  start = time.perf_counter()
-  compiled = traced.lower(*arguments).compile()
-  bar.set_postfix_str(f"compiled in {time.perf_counter() - start:.1f} s")
-  return compiled
