@@ -1,4 +1,4 @@
-"""How float32 matrix products are computed; parameters, sums and the rest are float32.
+"""Precision of matrix products; parameters, sums and all else are float32.
 
 On a GPU, what JAX itself calls ``bfloat16`` multiplies float32 numbers in TF32; the
 algorithms named here do what they say, or do not compile.

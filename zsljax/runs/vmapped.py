@@ -170,7 +170,7 @@ class VmappedRuns:
     """The training images: a table for every device, or one batch of everything."""
     if not self.run.config["batch_size"]:
       return training.to_mesh(next(data.batches()), self.run.mesh, data.num_examples)
-    return training.place_table(data.table(), self.run.mesh)
+    return training.DeviceTable.placed(data.table(), self.run.mesh).columns
 
   def _rows(self) -> Iterator[jax.Array | None]:
     """Rows of every run's batch ``[seeds, B]`` in each step; None for all rows."""

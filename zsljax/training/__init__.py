@@ -3,11 +3,11 @@
 from zsljax.training.inputs import (
   DeviceImages,
   DeviceInputs,
+  DeviceTable,
   HostBatch,
   HostInputs,
   check_divides,
   feed,
-  place_table,
   rows_of_table,
   to_mesh,
 )
@@ -24,6 +24,7 @@ from zsljax.training.step import make_train_step
 __all__ = [
   "DeviceImages",
   "DeviceInputs",
+  "DeviceTable",
   "HostBatch",
   "Schedule",
   "HostInputs",
@@ -35,7 +36,6 @@ __all__ = [
   "init_state",
   "make_optimizer",
   "make_train_step",
-  "place_table",
   "rows_of_table",
   "to_mesh",
   "train",
