@@ -17,7 +17,7 @@ from zsljax.data import (
   evaluation_batches,
   open_dataset,
 )
-from zsljax.data.pipeline import CACHE_LIMIT, HostBatch, available_memory, load
+from zsljax.data.pipeline import CACHE_LIMIT, available_memory, load
 from zsljax.devices.mesh import free_memory, make_mesh, over_classes
 from zsljax.devices.precision import nearest
 from zsljax.errors import in_bytes, require
@@ -27,6 +27,7 @@ from zsljax.reporting.rows import Row, make_row
 from zsljax.runs.workdir import flat, library_versions, read_manifest, run_identity
 from zsljax.training import (
   DeviceImages,
+  HostBatch,
   check_divides,
 )
 from zsljax.training.checkpoints import abstract
