@@ -27,9 +27,9 @@ import numpy as np
 from zsljax.errors import Stopped, ZsljaxError, paragraph, require
 
 AUTO = "auto"
-# Seconds: for all to come; without a sign of life, until a process is lost; for all to
-# leave. Together the last two are less than a minute.
-_JOIN, _HEARTBEAT, _LEAVE = 50, 20, 20
+# Seconds, each less than a minute: for all to come; without a sign of life, until a
+# process is lost; for all to leave.
+_JOIN, _HEARTBEAT, _LEAVE = 50, 40, 30
 # Tasks that a launcher started together with this one.
 _TASKS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 _AGAIN = (
