@@ -28,7 +28,6 @@ from zsljax.benchmark.ceilings import Product, square_product
 from zsljax.benchmark.shapes import NUM_EXAMPLES, random_classes
 from zsljax.benchmark.step import computed_with
 from zsljax.benchmark.timing import time_calls
-from zsljax.devices.host_memory import keep_freed
 from zsljax.devices.precision import supported
 from zsljax.io.files import write_json
 from zsljax.models import Batch
@@ -279,7 +278,6 @@ PARTS = {
 
 def main(argv: list[str] | None = None) -> None:
   """Runs the parts."""
-  keep_freed()
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR")
   parser.add_argument("--tiny", action="store_true", help="sizes for a CPU")

@@ -29,7 +29,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from zsljax.benchmark import PRESETS, Shapes, Variant, measure, run, table
-from zsljax.devices.host_memory import keep_freed
 from zsljax.errors import ZsljaxError, require
 from zsljax.io.files import explained, write_json, write_text
 
@@ -133,12 +132,15 @@ def elsewhere(
   Args:
     *calls: system, preset, and fields of the preset's shapes and of the variant.
     devices: of the host.
-    keep: whether the process keeps the memory that it freed.
+    keep: False for a process that gives memory back, whatever GLIBC_TUNABLES says.
   """
   host_devices = f"--xla_force_host_platform_device_count={devices}"
+  environment = os.environ | {"XLA_FLAGS": host_devices}
+  if not keep:
+    environment.pop("GLIBC_TUNABLES", None)
   done = subprocess.run(
-    [sys.executable, __file__, "--elsewhere", json.dumps([keep, calls])],
-    env=os.environ | {"XLA_FLAGS": host_devices},
+    [sys.executable, __file__, "--elsewhere", json.dumps(calls)],
+    env=environment,
     check=True,
     stdout=subprocess.PIPE,
     text=True,
@@ -381,12 +383,8 @@ def main() -> None:
   parser.add_argument("--elsewhere", type=json.loads, help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.elsewhere:
-    keep, calls = args.elsewhere
-    if keep:
-      keep_freed()
-    print(json.dumps([here(*call) for call in calls]))
+    print(json.dumps([here(*call) for call in args.elsewhere]))
     return
-  keep_freed()
   kept = DOCS / "performance" / "cpu.json"
   if not args.redraw:
     figures = measured()

@@ -12,7 +12,6 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "zsljax"
 FLOORS = [
   {
     "errors",
-    "host_memory",
     "numerics",
     "precision",
     "classes",

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 import importlib
 import pathlib
 
-from zsljax.devices.host_memory import keep_freed
 from zsljax.errors import ZsljaxError, shown_to_user
 
 
@@ -845,7 +844,6 @@ def _add_storage(parser: argparse.ArgumentParser, name: str | None) -> None:
 @shown_to_user
 def main(argv: list[str] | None = None) -> None:
   """Runs the verb that ``argv`` names."""
-  keep_freed()
   parser = _parser()
   args, args.fields = parser.parse_known_args(argv)
   strange = [

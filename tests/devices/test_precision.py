@@ -126,5 +126,5 @@ def test_a_run_says_what_was_asked_for_and_what_was_computed(tmp_path, capsys):
   assert row["provenance"]["products"] == expected | {"training": "bfloat16"}
   features = np.zeros((1, 64), np.float32)
   assert zsljax.load(tmp_path / "w").predict(features).classes[0]
-  with pytest.warns(UserWarning, match="products in bfloat16, here they are in float"):
+  with pytest.warns(UserWarning, match="products bfloat16 -> float32"):
     train(config, tmp_path / "w")

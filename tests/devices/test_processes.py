@@ -1,10 +1,10 @@
 """Runs of two processes on this machine, and what ends them."""
 
+import dataclasses
 import importlib
 import json
 import os
 import pathlib
-import random
 import signal
 import socket
 import subprocess
@@ -15,7 +15,6 @@ import chex
 import numpy as np
 import pytest
 
-from zsljax import training
 from zsljax.cli.flags import read_config
 from zsljax.data import TrainingData
 from zsljax.devices import processes as distributed
@@ -30,7 +29,6 @@ evaluate = importlib.import_module("zsljax.runs.evaluate")
 ROOT = pathlib.Path(__file__).parents[2]
 FIELDS = ("optimizer.name=adam", "batch_size=64", "checkpoint.every_epochs=5")
 DATA = {"semantic_softmax": "digits", "cosine": "digits", "sdl": "multidigit"}
-SIGNALS = 20
 _STARTED: list[subprocess.Popen] = []
 
 
@@ -99,47 +97,23 @@ def final(workdir):
   return checkpoints.latest_step(), checkpoints.restore_params(run.param_shapes())
 
 
-class BothHosts:
-  """The batches of two hosts as those of one."""
+def in_one_process(config, workdir, monkeypatch):
+  """Parameters after one process was trained on the batches of two."""
+  of_host = TrainingData.batches
 
-  def __init__(self, run):
-    config = run.config
-    self._hosts = [
-      TrainingData(
-        run.dataset, "trainval", config["batch_size"], config["seed"], host=host,
-        num_hosts=2,
-      )
-      for host in range(2)
-    ]  # fmt: skip
+  def both(data, step=0):
+    hosts = (dataclasses.replace(data, host=i, num_hosts=2) for i in range(2))
+    for parts in zip(*(of_host(host, step) for host in hosts), strict=True):
+      yield {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
-  def __call__(self, step):
-    for both in zip(*(host.batches(step) for host in self._hosts), strict=True):
-      yield {name: np.concatenate([one[name] for one in both]) for name in both[0]}
-
-
-def in_one_process(config, workdir):
-  run = Experiment.build(config)
-  data = run.training_data()
-  optimizer = training.make_optimizer(config["optimizer"], config["batch_size"], 30)
-  checkpoints = Checkpoints(workdir, run.identity())
-  state = training.train(
-    run.system,
-    optimizer,
-    lambda: training.init_state(run.system, optimizer, run.spec, config["seed"]),
-    training.HostInputs(BothHosts(run), run.mesh, data.num_examples),
-    run.classes,
-    training.Schedule(total_steps=30, log_every=10, save_every=30),
-    checkpoints,
-    lambda start: None,
-    run.mesh,
-  )
-  checkpoints.close()
-  return state.params
+  monkeypatch.setattr(TrainingData, "batches", both)
+  config["data"]["cache"] = "host"
+  return train.train(config, workdir).params
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cache", ["none", "device"])
-def test_two_processes_equal_one(tmp_path, cache):
+def test_two_processes_equal_one(tmp_path, cache, monkeypatch):
   fields = ("epochs=2", f"data.cache={cache}")
   codes, outputs = ended(start(tmp_path / "two", *fields))
   assert codes == [0, 0], outputs
@@ -150,7 +124,7 @@ def test_two_processes_equal_one(tmp_path, cache):
   overrides.append(f"--config.data.dir={tmp_path / 'data'}")
   config = read_config(f"{ROOT}/configs/semantic_softmax.py:digits", overrides)
   assert step == 30
-  expected = in_one_process(config, tmp_path / "one")
+  expected = in_one_process(config, tmp_path / "one", monkeypatch)
   chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -195,15 +169,15 @@ def test_sigterm_saves_and_the_run_continues(tmp_path, cache, processes):
 
 @pytest.mark.slow
 def test_run_continues_on_another_number_of_processes(tmp_path):
-  said = []
-  for processes in (2, 1, 2):
-    run = start(tmp_path / "w", "epochs=200", processes=processes)
-    wait_for_step(run, tmp_path / "w", steps_on_disk(tmp_path / "w") + 75)
-    run[0].send_signal(signal.SIGTERM)
-    codes, outputs = ended(run)
-    assert codes == [143] * processes, outputs
-    said.append("was begun by 2 processes, now there are 1" in outputs[0])
-  assert said == [False, True, False]
+  run = start(tmp_path / "w", "epochs=200")
+  wait_for_step(run, tmp_path / "w", 75)
+  run[0].send_signal(signal.SIGTERM)
+  codes, outputs = ended(run)
+  assert codes == [143, 143], outputs
+  codes, outputs = ended(start(tmp_path / "w", "epochs=200", processes=1))
+  assert codes == [0], outputs
+  assert "was begun with other processes 2 -> 1" in outputs[0]
+  assert steps_on_disk(tmp_path / "w") == 3000
 
 
 @pytest.mark.slow
@@ -216,10 +190,8 @@ def test_lost_process_ends_the_other(tmp_path, lost):
   codes, outputs = ended([run[1 - lost]])
   assert time.monotonic() < began + 60
   assert codes != [0]
-  assert f"because process {lost} " in outputs[0]
   assert "start all processes again with the same command" in outputs[0]
-  assert outputs[0].count("because process") == 1
-  run[lost].communicate()
+  assert "JAX distributed service detected fatal errors" in outputs[0]
 
 
 @pytest.mark.slow
@@ -227,13 +199,11 @@ def test_lost_process_ends_the_other(tmp_path, lost):
   ("field", "message"),
   [
     ("seed=3", "config.seed: found 3 on process 1, expected 0 as on process 0"),
-    ("batch_size=63", "config.batch_size: found 63, expected 0"),
+    ("batch_size=63", "config.batch_size: found 63 on process 1, expected 64 as on"),
   ],
 )
 def test_processes_that_differ_end_with_the_field(tmp_path, field, message):
-  began = time.monotonic()
-  codes, outputs = ended(start(tmp_path / "w", each=[field]))
-  assert time.monotonic() < began + 60
+  codes, outputs = ended(start(tmp_path / "w", each=[field]), timeout=90)
   assert 0 not in codes
   for output in outputs:
     assert message in output
@@ -244,30 +214,8 @@ def test_processes_that_differ_end_with_the_field(tmp_path, field, message):
 def test_process_that_is_alone_says_so(tmp_path):
   first, second = start(tmp_path / "w")
   second.kill()
-  second.communicate()
   codes, outputs = ended([first])
-  assert codes == [3] and "did not come together within 50 s" in outputs[0]
-
-
-@pytest.mark.slow
-def test_random_signals_change_nothing(tmp_path):
-  fields = ("epochs=300", "log_every=100")  # 60 checkpoints.
-  codes, outputs = ended(start(tmp_path / "whole", *fields))
-  assert codes == [0, 0], outputs
-  rng, cut = random.Random(0), tmp_path / "cut"
-  for number, save in enumerate(sorted(rng.sample(range(1, 55), SIGNALS))):
-    run = start(cut, *fields)
-    wait_for_step(run, cut, 75 * save)
-    time.sleep(0.1 * rng.random())
-    hit = rng.choice(run)
-    hit.send_signal(signal.SIGTERM if number % 2 else signal.SIGKILL)
-    codes, outputs = ended(run)
-    print(f"signal {number + 1} at step {steps_on_disk(cut)} ended them with {codes}")
-    # -15: before training began.
-    assert codes == [143, 143] or {-9, -15} & set(codes), outputs
-  codes, outputs = ended(start(cut, *fields))
-  assert codes == [0, 0], outputs
-  chex.assert_trees_all_equal(final(cut), final(tmp_path / "whole"))
+  assert codes != [0] and "waiting up to 50 s for the other processes" in outputs[0]
 
 
 @pytest.mark.parametrize(
@@ -289,43 +237,27 @@ def test_one_process_stays_alone(monkeypatch):
   with distributed.joined():
     distributed.require_agreement({"anything": 1})
   monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
-  assert distributed.launched_tasks() == 4
-
-
-def test_evaluation_refuses_several_processes(monkeypatch):
-  monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
-  with pytest.raises(ZsljaxError, match="eval.py: found 2 processes, expected one"):
+  with pytest.raises(ZsljaxError, match="eval.py: found 4 processes, expected one"):
     importlib.import_module("eval").main([])
 
 
-class Store:
-  """What the other processes told."""
-
-  def __init__(self, told):
-    self._told = told
-
-  def key_value_set(self, key, value):
-    self._told[key] = value
-
-  def blocking_key_value_get(self, key, timeout):
-    return self._told[key]
-
-
 def test_agreement_names_the_field_that_differs(monkeypatch):
-  monkeypatch.setattr(distributed.jax, "process_count", lambda: 3)
-  told = {f"zsljax/fields/{i}": json.dumps({"a": 1, "b": i // 2}) for i in range(3)}
-  monkeypatch.setattr(distributed, "_store", lambda: Store(told))
+  told = [json.dumps({"a": 1, "b": i // 2}).encode() for i in range(3)]
+  gathered = {
+    0: np.array([len(text) for text in told]),
+    1: np.stack([np.frombuffer(text, np.uint8) for text in told]),
+  }
+  monkeypatch.setattr(
+    distributed.multihost_utils, "process_allgather", lambda own: gathered[own.ndim]
+  )
   with pytest.raises(ZsljaxError, match="^b: found 1 on process 2, expected 0 as on"):
     distributed.require_agreement({"a": 1, "b": 0})
-  told["zsljax/fields/2"] = told["zsljax/fields/1"]
-  distributed.require_agreement({"a": 1, "b": 0})
 
 
 def test_sigterm_is_noticed_and_given_back():
   before = signal.getsignal(signal.SIGTERM)
   with distributed.Sigterm() as sigterm:
-    assert not sigterm.agreed(None)
+    assert not sigterm.told()
     os.kill(os.getpid(), signal.SIGTERM)
-    assert sigterm.agreed(None)
-    assert sigterm.agreed(np.array(True)) and not sigterm.agreed(np.array(False))
+    assert sigterm.told()
   assert signal.getsignal(signal.SIGTERM) == before

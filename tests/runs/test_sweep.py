@@ -14,7 +14,7 @@ from zsljax.io.files import read_lines
 from zsljax.reporting.rows import read_rows, summarize
 from zsljax.runs.experiment import Experiment
 from zsljax.runs.sweep import grid_points, sweep
-from zsljax.runs.vmapped import Variant, VmappedRuns, vmappable_fields
+from zsljax.runs.vmapped import RunSettings, VmappedRuns, vmappable_fields
 
 train = importlib.import_module("zsljax.runs.train")
 eval_script = importlib.import_module("zsljax.runs.evaluate")
@@ -101,7 +101,7 @@ def test_runs_trained_together_are_those_trained_apart(name, tmp_path):
   assert values.keys() <= vmappable_fields(run.system)
   total = run.training_data().total_steps(config["epochs"])
   points = [{field: both[i] for field, both in values.items()} for i in range(2)]
-  variants = [Variant(seed, point) for point in points for seed in (0, 3)]
+  variants = [RunSettings(seed, point) for point in points for seed in (0, 3)]
   runs = VmappedRuns(run, variants, total)
   (_, states) = list(runs.states([1, total]))[-1]
   assert runs.finite.all()
@@ -120,7 +120,7 @@ def test_runs_over_several_devices_are_those_on_one():
   states = []
   for devices in (1, 4):
     config["mesh"]["data"] = devices
-    runs = VmappedRuns(Experiment.build(config), [Variant(0), Variant(1)], 8)
+    runs = VmappedRuns(Experiment.build(config), [RunSettings(0), RunSettings(1)], 8)
     ((_, state),) = runs.states([8])
     states.append(state.params)
   chex.assert_trees_all_close(*states, rtol=1e-4, atol=1e-5)
@@ -128,7 +128,7 @@ def test_runs_over_several_devices_are_those_on_one():
 
 def test_converged_runs_stand_still():
   config = shortened(semantic_softmax, "digits", optimizer__tolerance=1e-3)
-  variants = [Variant(0, {"system.l2_weights": weight}) for weight in (1e-2, 10.0)]
+  variants = [RunSettings(0, {"system.l2_weights": weight}) for weight in (1e-2, 10.0)]
   runs = VmappedRuns(Experiment.build(config), variants, 500)
   found = [(stop, np.asarray(state.step)) for stop, state in runs.states([40, 500])]
   (_, early), (last, late) = found
@@ -139,7 +139,7 @@ def test_converged_runs_stand_still():
 def test_numbers_of_several_runs_are_not_split_over_devices():
   config = zero_shot(mesh={"data": 2, "model": 2})
   with pytest.raises(ZsljaxError, match=r"config.mesh.model: found 2, expected 1"):
-    VmappedRuns(Experiment.build(config), [Variant(0)], 8)
+    VmappedRuns(Experiment.build(config), [RunSettings(0)], 8)
 
 
 class Interrupted(Exception):

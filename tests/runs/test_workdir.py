@@ -34,13 +34,14 @@ def test_other_config_or_data_is_refused(tmp_path, config, dataset, message):
     open_workdir(tmp_path, config, dataset)
 
 
-def test_other_versions_are_a_warning(tmp_path):
+def test_other_circumstances_are_a_warning(tmp_path):
   open_workdir(tmp_path, CONFIG, DATASET)
   path = tmp_path / "manifest.json"
   manifest = json.loads(path.read_text())
   manifest["versions"]["jax"] = "0.1"
+  manifest["processes"] = 2
   path.write_text(json.dumps(manifest))
-  with pytest.warns(UserWarning, match="jax 0.1 ->"):
+  with pytest.warns(UserWarning, match="versions.jax 0.1 -> .*, processes 2 -> 1: the"):
     open_workdir(tmp_path, CONFIG, DATASET)
 
 
@@ -60,13 +61,10 @@ def test_unreadable_manifest_is_named(tmp_path, content, message):
     read_manifest(tmp_path)
 
 
-def test_checkpoints_without_a_manifest_are_not_adopted(tmp_path):
+def test_folders_that_cannot_be_used(tmp_path):
   (tmp_path / "checkpoints").mkdir()
   with pytest.raises(ZsljaxError, match="holds checkpoints but no manifest.json"):
     open_workdir(tmp_path, CONFIG, DATASET)
-
-
-def test_workdir_that_cannot_be_made(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(ZsljaxError, match="could not be written"):
     open_workdir(tmp_path / "file" / "w", CONFIG, DATASET)

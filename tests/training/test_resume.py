@@ -22,7 +22,7 @@ train = importlib.import_module("zsljax.runs.train")
 evaluate = importlib.import_module("zsljax.runs.evaluate")
 
 ROOT = pathlib.Path(__file__).parents[2]
-KILLS = 20
+KILLS = 8
 
 
 @pytest.mark.parametrize(

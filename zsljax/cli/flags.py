@@ -11,7 +11,6 @@ from absl import flags, logging
 import jax
 from ml_collections import config_flags
 
-from zsljax.devices.host_memory import keep_freed
 from zsljax.errors import ZsljaxError, did_you_mean, shown_to_user
 
 # Compiled programs are kept here, unless JAX_COMPILATION_CACHE_DIR says otherwise.
@@ -33,7 +32,6 @@ def parse_flags(argv: list[str]) -> list[str]:
 
   For ``app.run(main, flags_parser=parse_flags)``.
   """
-  keep_freed()
   arguments = shown_to_user(_parse)(argv)
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)

@@ -76,7 +76,7 @@ def free_memory(mesh: Mesh) -> int | None:
 
 
 def over_classes(tree: Any, class_params: Collection[str], mesh: Mesh) -> Any:
-  """How the parameters, or a state that holds them, lie on the mesh.
+  """Shardings of the parameters, or of a state that holds them, on the mesh.
 
   Args:
     tree: of arrays or their shapes.

@@ -1,4 +1,4 @@
-"""How float32 matrix products are computed; parameters, sums and the rest are float32.
+"""Precision of matrix products; parameters, sums and all else are float32.
 
 On a GPU, what JAX itself calls ``bfloat16`` multiplies float32 numbers in TF32; the
 algorithms named here do what they say, or do not compile.
@@ -13,7 +13,7 @@ import jax
 
 from zsljax.errors import ZsljaxError, did_you_mean
 
-# What JAX calls them, the most exact first.
+# Names in JAX, the most exact first.
 PRECISIONS = {
   "float32": "highest",
   "tensorfloat32": "TF32_TF32_F32",
@@ -23,15 +23,14 @@ _SUPPORTED = {"cpu": ("float32",), "tpu": ("float32", "bfloat16")}
 
 
 def supported() -> tuple[str, ...]:
-  """Those that the devices here compute in, the most exact first."""
+  """Precisions that the devices here compute in, the most exact first."""
   return _SUPPORTED.get(jax.default_backend(), tuple(PRECISIONS))
 
 
 def nearest(precision: str) -> str:
-  """What the devices here compute in where ``precision`` is asked for.
+  """``precision``, or the next more exact one that the devices here compute in.
 
-  It, or the next more exact one that they have: a run trained on a GPU is evaluated
-  anywhere.
+  So a run that was trained on a GPU can be evaluated anywhere.
 
   Raises:
     ZsljaxError: there is no such precision.
@@ -48,7 +47,7 @@ def nearest(precision: str) -> str:
 
 @contextlib.contextmanager
 def computed_in(precision: str) -> Iterator[None]:
-  """Within it, what is traced takes its matrix products in ``nearest(precision)``.
+  """Lets functions traced within it multiply in ``nearest(precision)``.
 
   Raises:
     ZsljaxError: there is no such precision.
@@ -58,7 +57,7 @@ def computed_in(precision: str) -> Iterator[None]:
 
 
 def note(precision: str) -> str:
-  """A few words where another precision takes the place of the one asked for."""
+  """A few words if another precision takes the place of the one asked for."""
   found = nearest(precision)
   if found == precision:
     return ""

@@ -1,22 +1,22 @@
-"""Several processes as one run: joining, agreeing, and noticing that one is lost.
+"""Several processes as one run, connected by JAX's own service.
 
-JAX's own service connects the processes; this asks it to. What it lacks is done here
-over its key-value store: every process tells that it is alive and, when it fails, why,
-and a thread in each ends its process when another is gone. Without that, a process
-would wait for the lost one in the middle of a sum over all devices.
+The service ends all processes when one of them gives no sign of life. The user sees at
+the start of each what will happen then, and at its end "Terminating process because the
+JAX distributed service detected fatal errors" with a stack, or, where a sum over all
+devices fails sooner, a traceback and a hint. The service also tells every process that
+one of them received SIGTERM, and finds a call that all can still reach.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 import contextlib
+import itertools
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
-import time
 import traceback
 from typing import Any
 
@@ -24,22 +24,18 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from zsljax.devices.mesh import over_batch
 from zsljax.errors import Stopped, ZsljaxError, paragraph, require
 
 AUTO = "auto"
-# Seconds: for all to come; between signs of life; without one, until a process is lost;
-# for others to read why this one ends.
-_JOIN, _BEAT, _LOST, _FAREWELL = 50, 1, 30, 4
-# Milliseconds for what only waits while the others live, as `_Watch` sees to.
-_PATIENCE = 86_400_000
+# Seconds, each less than a minute: for all to come; without a sign of life, until a
+# process is lost; for all to leave.
+_JOIN, _HEARTBEAT, _LEAVE = 50, 40, 30
 # Tasks that a launcher started together with this one.
 _TASKS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 _AGAIN = (
-  "The checkpoints are whole: start all processes again with the same command, and the "
-  "run continues."
+  "Checkpoints are whole: start all processes again with the same command, and the run "
+  "continues."
 )
-_ALIVE, _FAILED, _FIELDS = "zsljax/alive/", "zsljax/failed/", "zsljax/fields/"
 
 
 def launched_tasks() -> int:
@@ -48,7 +44,7 @@ def launched_tasks() -> int:
 
 
 def is_writer() -> bool:
-  """Whether this process writes files and talks to the user."""
+  """Tells if this process writes files and talks to the user."""
   return jax.process_index() == 0
 
 
@@ -58,7 +54,7 @@ def joined(
   num_processes: int | None = None,
   process_id: int | None = None,
 ) -> Iterator[None]:
-  """One of several processes in its body, if there are several.
+  """Connects the processes of a run while its body runs, if there are several.
 
   When the body raises on one of them, all end, each with a message.
 
@@ -72,250 +68,125 @@ def joined(
   Raises:
     ZsljaxError: the arguments do not fit, or the others cannot be reached.
   """
-  if {coordinator, num_processes, process_id} == {None}:
+  flags = {
+    "coordinator": coordinator,
+    "num_processes": num_processes,
+    "process_id": process_id,
+  }
+  if set(flags.values()) == {None}:
     if launched_tasks() == 1:
       yield
       return
     coordinator = AUTO
-  _initialize(coordinator, num_processes, process_id)
-  watch = _Watch()
-  watch.start()
-  try:
-    yield
-  except Stopped:
-    watch.leave()  # All of them stop.
-    raise
-  except BaseException as error:
-    watch.fail(error)
-  watch.leave()
-
-
-def _initialize(
-  coordinator: str | None, num_processes: int | None, process_id: int | None
-) -> None:
-  own = {}
-  if coordinator != AUTO:
-    flags = {
-      "coordinator": coordinator,
-      "num_processes": num_processes,
-      "process_id": process_id,
-    }
-    for flag, value in flags.items():
-      others = ", ".join(f"--{name}" for name in flags if name != flag)
-      require(value is not None, f"--{flag}", "nothing", f"a value, as {others} have")
-    host, _, port = coordinator.rpartition(":")
-    require(
-      bool(host) and port.isdecimal(), "--coordinator", repr(coordinator), "HOST:PORT"
-    )
-    require(
-      0 <= process_id < num_processes,
-      "--process_id",
-      process_id,
-      f"0 to {num_processes - 1}, of --num_processes={num_processes}",
-    )
-    own = {
-      "coordinator_address": coordinator,
-      "num_processes": num_processes,
-      "process_id": process_id,
-      "cluster_detection_method": "deactivate",
-    }
-  late = threading.Timer(
-    _JOIN,
-    _end,
-    [
-      f"the processes of this run did not come together within {_JOIN} s: expected all "
-      "of them to start with the same --coordinator=HOST:PORT and --num_processes, and "
-      "an own --process_id"
-    ],
+  own = {} if coordinator == AUTO else _checked(flags)
+  note = (
+    f"waiting up to {_JOIN} s for the other processes of this run (--coordinator="
+    f"{coordinator}). When one is lost, JAX ends all within a minute. {_AGAIN}"
   )
-  late.daemon = True
-  late.start()
+  print(paragraph(note), file=sys.stderr, flush=True)
   try:
     jax.distributed.initialize(
       **own,
-      initialization_timeout=3 * _JOIN,  # `late` comes before it,
-      heartbeat_timeout_seconds=3 * _LOST,  # and `_Watch` before this.
+      initialization_timeout=_JOIN,
+      heartbeat_timeout_seconds=_HEARTBEAT,
+      shutdown_timeout_seconds=_LEAVE,
     )
   except (RuntimeError, ValueError) as error:
     raise ZsljaxError(
       f"--coordinator={coordinator}: {str(error).splitlines()[0][:300]}, expected "
-      "HOST:PORT of process 0, and one --process_id for each of --num_processes"
+      f"all processes of the run to start within {_JOIN} s with the same HOST:PORT of "
+      "process 0 and --num_processes, and an own --process_id"
     ) from error
-  finally:
-    late.cancel()
-  # Until training begins there is nothing to save.
-  signal.signal(signal.SIGTERM, signal.SIG_DFL)
+  try:
+    yield
+  except Stopped:
+    jax.distributed.shutdown()  # All of them stop.
+    raise
+  except BaseException as error:
+    if isinstance(error, ZsljaxError):
+      message = f"error: {error}"
+    else:
+      traceback.print_exception(error)
+      message = f"error: this process, or one that it waited for, failed. {_AGAIN}"
+    print(paragraph(message), file=sys.stderr, flush=True)
+    with contextlib.suppress(RuntimeError):  # Those that still run do not come.
+      jax.distributed.shutdown()
+    os._exit(2)  # Computations that wait for other processes may never end.
+  jax.distributed.shutdown()
 
 
-def _store():
-  """The key-value store of all processes, which JAX gives no public name."""
-  from jax._src import distributed
-
-  return distributed.global_state.client
+def _checked(flags: Mapping[str, Any]) -> dict[str, Any]:
+  """Arguments of ``jax.distributed.initialize`` from the three flags."""
+  for flag, value in flags.items():
+    others = ", ".join(f"--{name}" for name in flags if name != flag)
+    require(value is not None, f"--{flag}", "nothing", f"a value, as {others} have")
+  address, count, own = flags.values()
+  host, _, port = address.rpartition(":")
+  require(bool(host) and port.isdecimal(), "--coordinator", repr(address), "HOST:PORT")
+  require(
+    0 <= own < count,
+    "--process_id",
+    own,
+    f"0 to {count - 1}, of --num_processes={count}",
+  )
+  return {
+    "coordinator_address": address,
+    "num_processes": count,
+    "process_id": own,
+    "cluster_detection_method": "deactivate",
+  }
 
 
 def require_agreement(fields: Mapping[str, Any]) -> None:
   """Raises, on every process, unless all have the same values (JSON) of ``fields``."""
-  if jax.process_count() == 1:
-    return
-  store = _store()
-  store.key_value_set(f"{_FIELDS}{jax.process_index()}", json.dumps(fields))
-  told = [
-    json.loads(store.blocking_key_value_get(f"{_FIELDS}{process}", _PATIENCE))
-    for process in range(jax.process_count())
+  text = np.frombuffer(json.dumps(fields).encode(), np.uint8)
+  sizes = multihost_utils.process_allgather(np.int32(len(text))).ravel()
+  padded = np.pad(text, (0, sizes.max() - len(text)))
+  texts = multihost_utils.process_allgather(padded).reshape(len(sizes), -1)
+  first, *others = [
+    json.loads(text[:size].tobytes()) for text, size in zip(texts, sizes, strict=True)
   ]
-  for process, other in enumerate(told):
-    for field in sorted(told[0].keys() | other.keys()):
-      here, there = told[0].get(field), other.get(field)
+  for process, other in enumerate(others, 1):
+    for field in sorted(first.keys() | other.keys()):
+      expected, found = first.get(field), other.get(field)
       require(
-        here == there,
+        found == expected,
         field,
-        f"{there!r} on process {process}",
-        f"{here!r} as on process 0",
+        f"{found!r} on process {process}",
+        f"{expected!r} as on process 0",
       )
 
 
-def wait_for_all(what: str) -> None:
-  """Returns when every process has come here."""
-  multihost_utils.sync_global_devices(what)
-
-
 class Sigterm:
-  """Notices, while it is entered, that a process was told to end.
+  """Notices, while it is entered, that the run was told to end.
 
-  Several processes agree on it within a step: each brings what it knows, and a compiled
-  call takes whether any of them was told.
+  One process has a handler of its own. Of several, JAX's service listens to SIGTERM and
+  finds a call that all of them can still reach.
   """
 
   def __enter__(self) -> Sigterm:
     """Takes the signal over."""
-    self._told = False
-    # Elsewhere Python lets nobody.
-    self._main = threading.current_thread() is threading.main_thread()
-    if self._main:
+    self._told, self._calls = False, itertools.count(1)
+    # Python lets only the main thread handle signals.
+    main = threading.current_thread() is threading.main_thread()
+    self._own = main and jax.process_count() == 1
+    if self._own:
       self._before = signal.signal(signal.SIGTERM, self._notice)
     return self
 
   def __exit__(self, *exception: object) -> None:
     """Gives the signal back."""
-    if self._main:
+    if self._own:
       signal.signal(signal.SIGTERM, self._before)
 
   def _notice(self, *signal: object) -> None:
     self._told = True
 
-  def told(self, mesh: jax.sharding.Mesh) -> jax.Array | None:
-    """Whether each process was told, over the ``data`` axis; None for one process."""
+  def told(self) -> bool:
+    """Tells if the run is to end now, the same on every process.
+
+    All processes call it equally often, after each compiled call.
+    """
     if jax.process_count() == 1:
-      return None
-    devices = mesh.shape["data"] // jax.process_count()
-    return jax.make_array_from_process_local_data(
-      over_batch(mesh), np.full(devices, self._told)
-    )
-
-  def agreed(self, any_told: jax.Array | None) -> bool:
-    """Whether to end, the same on every process, given whether any was told."""
-    return self._told if any_told is None else bool(any_told)
-
-
-class _Epitaph:
-  """Words that appear should this process die without any.
-
-  JAX aborts it when process 0 is gone, often before ``_Watch`` can speak. A shell reads
-  from a pipe that closes with the process, whatever ended it.
-  """
-
-  def __init__(self, text: str):
-    shell = ["sh", "-c", 'read -r _ || printf "%s\\n" "$0" >&2', text]
-    self._shell = subprocess.Popen(shell, stdin=subprocess.PIPE, start_new_session=True)
-
-  def drop(self) -> None:
-    """They are not needed."""
-    if self._shell.poll() is None:
-      self._shell.communicate(b"\n")
-
-
-class _Watch(threading.Thread):
-  """Tells other processes that this one lives, and ends it when one of them is lost."""
-
-  def __init__(self):
-    super().__init__(daemon=True, name="watch over other processes")
-    self._own, self._done = str(jax.process_index()), threading.Event()
-    self._heard: dict[str, tuple[str, float]] = {}
-    self._epitaph = _Epitaph(
-      paragraph(
-        f"error: process {self._own} of this run was ended, by what is written above, "
-        f"by a kill, or because process 0 is gone. {_AGAIN}"
-      )
-    )
-
-  def run(self) -> None:
-    """Goes on until ``leave``."""
-    beat = 0
-    while not self._done.is_set():
-      beat += 1
-      try:
-        self._tell(str(beat))
-        self._look()
-        # Waits, and hears at once when the store is gone.
-        _store().blocking_key_value_get("zsljax/nothing", 1000 * _BEAT)
-      except jax.errors.JaxRuntimeError as error:
-        if not self._done.is_set() and "DEADLINE_EXCEEDED" not in str(error):
-          self._end(f"process 0 is gone, which connects the others. {_AGAIN}")
-
-  def leave(self) -> None:
-    """Ends the watch, when every process has come to its end."""
-    _store().wait_at_barrier("zsljax/end", _PATIENCE)
-    self._done.set()
-    self.join()
-    jax.distributed.shutdown()
-    self._epitaph.drop()
-
-  def fail(self, error: BaseException) -> None:
-    """Ends this process because of ``error``, and the others with it."""
-    if not isinstance(error, ZsljaxError | KeyboardInterrupt):
-      # Most likely one that follows from another's: the watch then ends this process.
-      print(f"waiting for other processes after: {error}"[:300], file=sys.stderr)
-      time.sleep(_LOST + 10 * _BEAT)
-      traceback.print_exception(error)
-    self._done.set()
-    self._epitaph.drop()
-    with contextlib.suppress(jax.errors.JaxRuntimeError):  # Process 0 is gone.
-      _store().key_value_set(_FAILED + self._own, f"{error}" or type(error).__name__)
-    print(paragraph(f"error: {error}"), file=sys.stderr, flush=True)
-    time.sleep(_FAREWELL)
-    os._exit(2)
-
-  def _tell(self, sign: str) -> None:
-    _store().key_value_set(_ALIVE + self._own, sign, allow_overwrite=True)
-
-  def _look(self) -> None:
-    for process, reason in self._others(_FAILED):
-      self._end(f"process {process} of this run ended: {reason}")
-    now = time.monotonic()
-    for process, sign in self._others(_ALIVE):
-      before, since = self._heard.get(process, (None, now))
-      if sign != before:
-        self._heard[process] = sign, now
-      elif now - since > _LOST:
-        self._end(
-          f"process {process} has given no sign of life for {_LOST} s. {_AGAIN}"
-        )
-
-  def _end(self, reason: str) -> None:
-    self._epitaph.drop()
-    _end(reason)
-
-  def _others(self, prefix: str) -> list[tuple[str, str]]:
-    told = [
-      (key.rsplit("/", 1)[1], value)
-      for key, value in _store().key_value_dir_get(prefix)
-    ]
-    return [(process, value) for process, value in told if process != self._own]
-
-
-def _end(reason: str) -> None:
-  """Ends this process, whatever it waits for."""
-  message = f"error: this process ends, because {reason}"
-  print(paragraph(message), file=sys.stderr, flush=True)
-  os._exit(3)
+      return self._told
+    return multihost_utils.reached_preemption_sync_point(next(self._calls))

@@ -37,7 +37,7 @@ class EvaluationSet:
   metric: str
   calibration: Calibration
   classes: ClassSpace
-  images: training.Images
+  images: training.DeviceImages
   mask: np.ndarray
   labels: np.ndarray
   mesh: jax.sharding.Mesh
@@ -69,13 +69,13 @@ class EvaluationSet:
     return cls(evaluator, metric, calibration, classes, images, mask, labels, mesh)
 
   @functools.cached_property
-  def inputs(self) -> tuple[training.Images, ClassSpace]:
+  def inputs(self) -> tuple[training.DeviceImages, ClassSpace]:
     """Images and classes on the devices, for ``outputs``."""
     classes = self.classes.without_names()
     return self.images, jax.device_put(classes, replicated(self.mesh))
 
   def outputs(
-    self, system: System, params: Any, images: training.Images, classes: ClassSpace
+    self, system: System, params: Any, images: training.DeviceImages, classes: ClassSpace
   ) -> Any:
     """The evaluator's outputs ``[n, B, ...]`` of ``self.inputs``; traced."""
     return images.map(

@@ -1,4 +1,4 @@
-"""What a config describes, built: the ground of train.py and eval.py."""
+"""An experiment: the system, the dataset and the devices that a config names."""
 
 from __future__ import annotations
 
@@ -17,23 +17,35 @@ from zsljax.data import (
   evaluation_batches,
   open_dataset,
 )
-from zsljax.data.pipeline import CACHE_LIMIT, HostBatch, available_memory, load
+from zsljax.data.pipeline import CACHE_LIMIT, available_memory, load
 from zsljax.devices.mesh import free_memory, make_mesh, over_classes
 from zsljax.devices.precision import nearest
 from zsljax.errors import in_bytes, require
 from zsljax.evaluation import CALIBRATIONS, Report
 from zsljax.models import MULTI_LABEL, Spec, System, build_system
 from zsljax.reporting.rows import Row, make_row
-from zsljax.runs.workdir import library_versions, read_manifest, run_identity
+from zsljax.runs.workdir import flat, library_versions, read_manifest, run_identity
 from zsljax.training import (
-  Images,
+  DeviceImages,
+  HostBatch,
   check_divides,
 )
 from zsljax.training.checkpoints import abstract
 
+# The lowest values of fields that are counts.
+_LOWEST = {
+  "seed": 0,
+  "epochs": 1,
+  "log_every": 1,
+  "checkpoint.every_epochs": 1,
+  "checkpoint.keep": 1,
+  "evaluation.batch_size": 1,
+  "evaluation.every_epochs": 0,
+}
+
 
 def spec_of(feature_shape: tuple[int, ...], classes: ClassSpace) -> Spec:
-  """What systems must know of a dataset with these classes."""
+  """The spec of a dataset with these classes."""
   return Spec(
     tuple(feature_shape),
     classes.embeddings.shape[1],
@@ -49,7 +61,7 @@ def check_labels(system: System, dataset: StoredDataset) -> None:
     (system.task == MULTI_LABEL) == dataset.multi_label,
     f"{dataset.folder}: images",
     f"{several[dataset.multi_label]} each",
-    f"{several[system.task == MULTI_LABEL]}, what {system.name} is for",
+    f"{several[system.task == MULTI_LABEL]}, which {system.name} is for",
   )
 
 
@@ -77,10 +89,10 @@ class Experiment:
     system: the system.
     dataset: the stored dataset.
     classes: the training class space.
-    spec: what the system's parameters depend on.
+    spec: sizes that the system's parameters depend on.
     mesh: the devices.
-    trained_in: what the matrix products of training are computed in, which is more
-      exact than the config asks for where the devices had nothing else.
+    trained_in: the precision of matrix products in training, more exact than the
+      config asks for where the devices had nothing else.
   """
 
   config: dict[str, Any]
@@ -98,6 +110,10 @@ class Experiment:
     Raises:
       ZsljaxError: a field does not fit; the dataset is not there.
     """
+    fields = flat(config)
+    for field, lowest in _LOWEST.items():
+      found = fields[field]
+      require(found >= lowest, f"config.{field}", found, f"{lowest} or more")
     trained_in = nearest(config["matmul_precision"])
     system = build_system(config["system"])
     dataset = open_dataset(config["data"])
@@ -138,7 +154,7 @@ class Experiment:
 
   @classmethod
   def of_run(cls, workdir: pathlib.Path, data_dir: str | None = None) -> Experiment:
-    """What the run in ``workdir`` was, on the devices that are here.
+    """The experiment of the run in ``workdir``, on the devices that are here.
 
     Args:
       workdir: the folder of a training run.
@@ -199,7 +215,7 @@ class Experiment:
   def images(
     self, split: str
   ) -> tuple[ClassSpace, tuple[str, ...], Iterator[HostBatch]]:
-    """What is scored when ``split``, ``test`` or ``val``, is evaluated.
+    """Classes and images of an evaluation on ``split``, ``test`` or ``val``.
 
     Returns:
       The classes, the stored splits, and batches of all their images in stored order.
@@ -208,8 +224,8 @@ class Experiment:
     batches = evaluation_batches(self.dataset, splits, self._scored_at_once)
     return classes, splits, batches
 
-  def placed_images(self, split: str) -> tuple[ClassSpace, Images]:
-    """The same classes and images, on the devices.
+  def placed_images(self, split: str) -> tuple[ClassSpace, DeviceImages]:
+    """Classes and images of ``images``, on the devices.
 
     Raises:
       ZsljaxError: the images do not fit there.
@@ -224,7 +240,7 @@ class Experiment:
       f"{in_bytes(size)} of features",
       f"at most {in_bytes(free)}, what is free in this host's memory",
     )
-    images = Images.placed(
+    images = DeviceImages.placed(
       load(self.dataset, splits, host, hosts),
       self._scored_at_once,
       self.mesh,
@@ -291,9 +307,9 @@ class Experiment:
     return -(-self.config["evaluation"]["batch_size"] // devices) * devices
 
   def param_shapes(self) -> Any:
-    """What ``Checkpoints.restore_params`` needs."""
+    """Shapes and shardings for ``Checkpoints.restore_params``."""
     return param_shapes(self.system, self.spec, self.mesh)
 
   def identity(self) -> dict[str, Any]:
-    """What a checkpoint must agree with, to be this experiment's."""
+    """Fields that tell this experiment from others, kept in its checkpoints."""
     return run_identity({"config": self.config, "dataset": self.dataset.metadata})

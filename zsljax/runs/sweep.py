@@ -37,7 +37,7 @@ from zsljax.reporting.curves import write_curve
 from zsljax.reporting.rows import CHOSEN, Row, add_rows, read_chosen, read_rows
 from zsljax.runs.evaluation_set import EvaluationSet
 from zsljax.runs.experiment import Experiment
-from zsljax.runs.vmapped import Variant, VmappedRuns, vmappable_fields
+from zsljax.runs.vmapped import RunSettings, VmappedRuns, vmappable_fields
 from zsljax.runs.workdir import flat, open_workdir
 from zsljax.training.checkpoints import Checkpoints
 
@@ -226,7 +226,7 @@ def _try(
   images, count = EvaluationSet.placed(run, "val"), config["selection"]["seeds"]
   numbers = vmappable_fields(run.system)
   variants = [
-    Variant(config["seed"] + i, {k: v for k, v in point.items() if k in numbers})
+    RunSettings(config["seed"] + i, {k: v for k, v in point.items() if k in numbers})
     for point in points
     for i in range(count)
   ]
@@ -262,7 +262,7 @@ def _test(
   """Trains on trainval, and adds the runs and their rows to ``workdir``."""
   images = EvaluationSet.placed(run, "test")
   embedded = dataclasses.replace(images, evaluator=make_evaluator(EMBEDDINGS))
-  runs = VmappedRuns(run, [Variant(seed) for seed in seeds], stops[-1])
+  runs = VmappedRuns(run, [RunSettings(seed) for seed in seeds], stops[-1])
   of_stop: dict[int, list[Report]] = {}
   rows: list[Row] = []
   with step_bar(len(seeds) * stops[-1], f"training {len(seeds)} seeds") as bar:

@@ -7,6 +7,7 @@ import pathlib
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 import optax
 
 from zsljax import training
@@ -30,13 +31,6 @@ _PLACES = {
 }
 # Steps in a compiled call, where an epoch is longer: a run is stopped between calls.
 _AT_ONCE = 256
-_AT_LEAST_ONE = (
-  "epochs",
-  "log_every",
-  "checkpoint.every_epochs",
-  "checkpoint.keep",
-  "evaluation.batch_size",
-)
 
 
 def train(config: dict[str, Any], workdir: pathlib.Path) -> training.TrainState:
@@ -45,15 +39,15 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> training.TrainState:
   Args:
     config: all fields, nested, as plain values.
     workdir: the run's folder.
+
+  Raises:
+    ZsljaxError: a field does not fit, or a process has another config; another run's
+      folder; the loss is not finite.
+    Stopped: the run received SIGTERM, and is saved.
   """
-  for field in _AT_LEAST_ONE:
-    value = config
-    for key in field.split("."):
-      value = value[key]
-    require(value >= 1, f"config.{field}", value, "1 or more")
-  require(config["seed"] >= 0, "config.seed", config["seed"], "0 or more")
+  own = config | {"data": config["data"] | {"dir": None}}
+  distributed.require_agreement(flat({"config": own, "version": library_versions()}))
   every = config["evaluation"]["every_epochs"]
-  require(every >= 0, "config.evaluation.every_epochs", every, "0 or more")
   require(
     not every or config["data"]["train_split"] == "train",
     "config.evaluation.every_epochs",
@@ -65,13 +59,7 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> training.TrainState:
   optimizer = training.make_optimizer(
     config["optimizer"], config["batch_size"], data.total_steps(config["epochs"])
   )
-  distributed.require_agreement(
-    {
-      **flat(run.config | {"data": run.config["data"] | {"dir": None}}, "config."),
-      **flat(library_versions(), "version of "),
-      "fingerprint of the data": run.dataset.fingerprint,
-    }
-  )
+  distributed.require_agreement({"fingerprint of the data": run.dataset.fingerprint})
   lock = contextlib.nullcontext()
   if distributed.is_writer():
     lock = locked(workdir / ".lock", f"{workdir}: another process is training there")
@@ -79,7 +67,7 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> training.TrainState:
     if distributed.is_writer():
       meta, classes = run.dataset.metadata, run.dataset.classes
       open_workdir(workdir, run.config, meta, classes)
-    distributed.wait_for_all("the run's folder")
+    multihost_utils.sync_global_devices("the run's folder")
     read_manifest(workdir)  # Or the processes do not share the folder.
     return _train(run, data, optimizer, workdir)
 
@@ -156,6 +144,6 @@ def _watch(run: Experiment) -> training.PeriodicEval:
 
 
 def print_on_writer(line: str) -> None:
-  """Prints where the process is the one that talks to the user."""
+  """Prints on the process that talks to the user."""
   if distributed.is_writer():
     print(line, flush=True)

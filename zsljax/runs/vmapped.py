@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -19,12 +19,8 @@ from zsljax.errors import require
 from zsljax.models import Batch, System, with_fields
 from zsljax.runs.evaluation_set import EvaluationSet
 from zsljax.runs.experiment import Experiment
-from zsljax.training import (
-  TrainState,
-)
+from zsljax.training import TrainState
 
-# Steps that may wait on the devices, as in `training.train`.
-_IN_FLIGHT = 8
 _OPTIMIZER_NUMBERS = ("learning_rate", "weight_decay")
 
 
@@ -37,12 +33,12 @@ def vmappable_fields(system: System) -> set[str]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Variant:
-  """In what one run differs from those that it is trained with.
+class RunSettings:
+  """Settings of one run, where it differs from those that it is trained with.
 
   Attributes:
     seed: takes the place of ``config.seed``.
-    numbers: values of some of ``vmappable_fields``, the same ones in every variant.
+    numbers: values of some of ``vmappable_fields``, the same ones for every run.
   """
 
   seed: int
@@ -53,59 +49,50 @@ class VmappedRuns:
   """R runs of one experiment, trained in one compiled step.
 
   Each has the initial parameters, the batches and the randomness that ``train.py`` has
-  with its seed and numbers; what they compute agrees with it up to the rounding of
-  sums. The training images lie on the devices, whole.
+  with its seed and numbers; its numbers agree with that up to the rounding of sums. The
+  training images lie on the devices, whole.
 
   Attributes:
     run: the experiment.
-    variants: R.
-    finite: which runs' losses and updates have been finite so far, ``[R]`` bool.
+    finite: False for runs whose loss or update was not finite, ``[R]`` bool.
   """
 
   def __init__(
     self,
     run: Experiment,
-    variants: Sequence[Variant],
+    settings: Sequence[RunSettings],
     total_steps: int,
     transform: Callable[[Callable], Callable] = lambda function: function,
   ):
     """Reads the training images.
 
     Args:
-      run: an experiment; the values of its config that a variant has are not looked at.
-      variants: R of them.
-      total_steps: that the schedule of the learning rate is made for.
-      transform: what the initial state, the step and outputs go through before they
-        are compiled.
+      run: an experiment; ``settings`` go before its config.
+      settings: of R runs.
+      total_steps: number of steps in the schedule of the learning rate.
+      transform: applied to the initial state, the step and outputs before they are
+        compiled.
 
     Raises:
       ZsljaxError: the images do not fit into memory; parameters or hosts are split.
     """
-    require(
-      run.mesh.shape["model"] == 1,
-      "config.mesh.model",
-      run.mesh.shape["model"],
-      "1 where several runs are trained together",
-    )
-    require(
-      jax.process_count() == 1,
-      "hosts",
-      jax.process_count(),
-      "1 where several runs are trained together",
-    )
-    self.run, self.variants = run, tuple(variants)
-    self.finite = np.ones(len(self.variants), bool)
+    for field, parts in (
+      ("config.mesh.model", run.mesh.shape["model"]),
+      ("hosts", jax.process_count()),
+    ):
+      require(parts == 1, field, parts, "1 where several runs are trained together")
+    self.run = run
+    self.finite = np.ones(len(settings), bool)
     self._total_steps, self._transform = total_steps, transform
+    self._seeds = np.array([one.seed for one in settings])
     self._numbers = {
-      field: jnp.array([v.numbers[field] for v in self.variants], jnp.float32)
-      for field in self.variants[0].numbers
+      field: jnp.array([one.numbers[field] for one in settings], jnp.float32)
+      for field in settings[0].numbers
     }
-    seeds = sorted({v.seed for v in self.variants})
-    self._which = np.array([seeds.index(v.seed) for v in self.variants], np.int32)
-    data = [run.with_seed(seed).training_data() for seed in seeds]
-    self._num_examples = data[0].num_examples
-    self._order = data
-    self._images = self._placed(data[0])
+    seeds, which = np.unique(self._seeds, return_inverse=True)
+    self._which = which.astype(np.int32)
+    self._data = [run.with_seed(int(seed)).training_data() for seed in seeds]
+    self._images = self._placed(self._data[0])
     self._classes = jax.device_put(run.classes, replicated(run.mesh))
     self._outputs: dict[str, Callable] = {}  # By protocol.
 
@@ -119,39 +106,43 @@ class VmappedRuns:
       progress: is told of steps as they are done, or no longer needed.
 
     Yields:
-      Of each stop its number and the states, stacked ``[R, ...]``; they are gone when
+      For each stop its number and the states, stacked ``[R, ...]``; they are gone when
       the next is asked for.
     """
     config = self.run.config
     tolerance = 0.0 if config["batch_size"] else config["optimizer"]["tolerance"]
+    constant = self._numbers, self._images, self._classes
     rows = self._rows()
     first = next(rows)
-    state = jax.jit(self._transform(self._initial))(
-      np.array([v.seed for v in self.variants]),
-      self._numbers,
-      first,
-      self._images,
-      self._classes,
-    )
+    state = jax.jit(self._transform(self._initial))(self._seeds, first, *constant)
     step = functools.partial(self._step, tolerance)
     step = jax.jit(self._transform(step), donate_argnums=0)
-    in_flight: deque = deque()
-    converged = np.zeros(len(self.variants), bool)
-    done, batch = 0, first
-    for stop in stops:
-      while done < stop and not converged.all():
-        state, metrics = step(state, self._numbers, batch, self._images, self._classes)
-        in_flight.append(metrics)
-        done += 1
-        batch = next(rows)
-        progress(1)
-        if len(in_flight) >= (1 if tolerance else _IN_FLIGHT):
-          converged = self._settle(in_flight.popleft())
-      while in_flight:
-        converged = self._settle(in_flight.popleft())
-      progress(stop - done)
-      done = stop
-      yield stop, state
+    stops, told, ended = list(stops), 0, False
+
+    def call(state, rows, before, count):
+      nonlocal told
+      told = before + count
+      progress(count)
+      return step(state, rows, *constant)
+
+    def settle(before, metrics):
+      nonlocal ended
+      ended = self._settle(metrics).all()
+      return before if ended else None
+
+    def pauses(done):
+      return tolerance > 0 or done in stops
+
+    pieces = ((rows, 1) for rows in itertools.chain([first], rows))
+    states = training.advance(call, state, pieces, 0, pauses, settle)
+    for done, state in states:
+      while stops and (ended or done == stops[0]):
+        stop = stops.pop(0)
+        progress(max(0, stop - told))
+        told = max(told, stop)
+        yield stop, state
+      if not stops:
+        return
 
   def outputs(self, images: EvaluationSet, state: TrainState) -> list[Any]:
     """The evaluator's outputs of each run, on the host; None of those not finite.
@@ -180,21 +171,20 @@ class VmappedRuns:
     """The training images: a table for every device, or one batch of everything."""
     if not self.run.config["batch_size"]:
       return training.to_mesh(next(data.batches()), self.run.mesh, data.num_examples)
-    return training.place_table(data.table(), self.run.mesh)
+    return training.DeviceTable.placed(data.table(), self.run.mesh).columns
 
   def _rows(self) -> Iterator[jax.Array | None]:
-    """Of each step the rows of every run's batch ``[seeds, B]``; None for all rows."""
+    """Rows of every run's batch ``[seeds, B]`` in each step; None for all rows."""
     if not self.run.config["batch_size"]:
-      while True:
-        yield None
+      yield from itertools.repeat(None)
     over_batch = NamedSharding(self.run.mesh, PartitionSpec(None, "data"))
-    for rows in zip(*(data.rows() for data in self._order), strict=True):
+    for rows in zip(*(data.rows() for data in self._data), strict=True):
       yield jax.device_put(np.stack(rows).astype(np.int32), over_batch)
 
   def _batch(self, rows, which, images) -> Batch:
     if rows is None:
       return images
-    return training.rows_of_table(images, rows[which], self._num_examples)
+    return training.rows_of_table(images, rows[which], self._data[0].num_examples)
 
   def _system(self, numbers) -> System:
     prefix = "system."
@@ -215,7 +205,7 @@ class VmappedRuns:
       config, self.run.config["batch_size"], self._total_steps
     )
 
-  def _initial(self, seeds, numbers, rows, images, classes) -> TrainState:
+  def _initial(self, seeds, rows, numbers, images, classes) -> TrainState:
     def one(seed, numbers, which):
       system, optimizer = self._system(numbers), self._optimizer(numbers)
       state = training.init_state(system, optimizer, self.run.spec, seed)
@@ -224,7 +214,7 @@ class VmappedRuns:
 
     return jax.vmap(one)(seeds, numbers, self._which)
 
-  def _step(self, tolerance, state, numbers, rows, images, classes):
+  def _step(self, tolerance, state, rows, numbers, images, classes):
     def one(state, numbers, which):
       step = training.make_train_step(
         self._system(numbers), self._optimizer(numbers), tolerance
@@ -234,10 +224,9 @@ class VmappedRuns:
     return jax.vmap(one)(state, numbers, self._which)
 
   def _settle(self, metrics) -> np.ndarray:
-    """Waits for a step's metrics; which runs have converged."""
+    """Waits for a step's metrics; gives True for runs that need no further step."""
     metrics = jax.device_get(metrics)
-    nothing = np.zeros(len(self.variants), bool)
-    converged = metrics.get("converged", nothing)
+    converged = metrics.get("converged", np.zeros(len(self.finite), bool))
     updated = np.isfinite(metrics["update_norm"]) | converged
     self.finite &= np.isfinite(metrics["loss"]) & updated
     return converged | ~self.finite

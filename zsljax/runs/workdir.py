@@ -1,4 +1,4 @@
-"""A run's folder: what was run, with what, on which data."""
+"""A run's folder and its manifest: the config, the data and the versions of a run."""
 
 from __future__ import annotations
 
@@ -33,10 +33,9 @@ _LIBRARIES = (
   "tensorflow-cpu",
   "tensorflow-datasets",
 )
-# Where data lie may change between two starts, what they are may not; and what is
-# evaluated on the way.
+# Fields that may change between two starts: places, and evaluation on the way.
 _FREE_FIELDS = ("data.dir", "data.cache", "evaluation.every_epochs")
-# What changes no run, but a sweep.
+# Fields that change no run, but a sweep.
 _FREE_PARTS = ("grid.", "selection.")
 
 
@@ -89,14 +88,11 @@ def open_workdir(
       classes.save(workdir / CLASSES)
     write_json(path, manifest)
     return
-  before = read_manifest(workdir, sweep)
-  old, new = flat(before["config"]), flat(manifest["config"])
+  before = {"processes": 1} | read_manifest(workdir, sweep)
   differing = [
-    f"config.{field} is {new.get(field)!r}, there {old.get(field)!r}"
-    for field in sorted(old.keys() | new.keys())
-    if old.get(field) != new.get(field)
-    and field not in _FREE_FIELDS
-    and (sweep or not field.startswith(_FREE_PARTS))
+    f"config.{field} is {now!r}, there {old!r}"
+    for field, old, now in _changes(before["config"], manifest["config"])
+    if field not in _FREE_FIELDS and (sweep or not field.startswith(_FREE_PARTS))
   ]
   if differing:
     raise ZsljaxError(
@@ -109,33 +105,31 @@ def open_workdir(
       f"{workdir}: made with other data (fingerprint {old[:12]}), found "
       f"{new[:12]}: expected the same dataset, or another --workdir"
     )
-  if before.get("processes", 1) != manifest["processes"]:
-    warnings.warn(
-      f"{workdir} was begun by {before.get('processes', 1)} processes, now there are "
-      f"{manifest['processes']}: the run continues, with other batches",
-      stacklevel=2,
-    )
-  if before["products"] != manifest["products"]:
-    warnings.warn(
-      f"{workdir} was begun with products in {before['products']}, here they are in "
-      f"{manifest['products']}: the run continues, but numbers differ",
-      stacklevel=2,
-    )
   changed = [
-    f"{library} {before['versions'].get(library)} -> {version}"
-    for library, version in manifest["versions"].items()
-    if before["versions"].get(library) != version
+    f"{field} {old} -> {now}"
+    for part in ("versions", "processes", "products")
+    for field, old, now in _changes({part: before[part]}, {part: manifest[part]})
   ]
   if changed:
     warnings.warn(
-      f"{workdir} was begun with other versions ({', '.join(changed)}): the run "
-      "continues, but bits may differ",
+      f"{workdir} was begun with other {', '.join(changed)}: the run continues; other "
+      "versions and products change numbers, other processes change the batches",
       stacklevel=2,
     )
 
 
+def _changes(
+  before: Mapping[str, Any], now: Mapping[str, Any]
+) -> list[tuple[str, Any, Any]]:
+  """Dotted names of the fields that differ, with both values."""
+  old, new = flat(before), flat(now)
+  fields = sorted(old.keys() | new.keys())
+  both = [(field, old.get(field), new.get(field)) for field in fields]
+  return [(field, a, b) for field, a, b in both if a != b]
+
+
 def run_identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
-  """What a checkpoint must agree with, to be that of a manifest's run."""
+  """Fields that tell a manifest's run from others, kept in its checkpoints."""
   config = manifest["config"]
   return {
     "system": config["system"],
@@ -145,7 +139,7 @@ def run_identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_manifest(workdir: pathlib.Path, sweep: bool = False) -> dict[str, Any]:
-  """What ``open_workdir`` wrote: ``config``, ``dataset``, ``versions``.
+  """The manifest that ``open_workdir`` wrote: ``config``, ``dataset``, ``versions``.
 
   Raises:
     ZsljaxError: the folder holds no run, or one of another schema.

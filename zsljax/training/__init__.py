@@ -1,16 +1,17 @@
 """Training: state, step, loop, optimizers, and the way onto the mesh."""
 
 from zsljax.training.inputs import (
+  DeviceImages,
   DeviceInputs,
+  DeviceTable,
+  HostBatch,
   HostInputs,
-  Images,
   check_divides,
   feed,
-  place_table,
   rows_of_table,
   to_mesh,
 )
-from zsljax.training.loop import PeriodicEval, Schedule, train
+from zsljax.training.loop import PeriodicEval, Schedule, advance, train
 from zsljax.training.optimizers import make_optimizer
 from zsljax.training.state import (
   TrainState,
@@ -21,18 +22,20 @@ from zsljax.training.state import (
 from zsljax.training.step import make_train_step
 
 __all__ = [
-  "Images",
+  "DeviceImages",
   "DeviceInputs",
+  "DeviceTable",
+  "HostBatch",
   "Schedule",
   "HostInputs",
   "TrainState",
   "PeriodicEval",
+  "advance",
   "check_divides",
   "feed",
   "init_state",
   "make_optimizer",
   "make_train_step",
-  "place_table",
   "rows_of_table",
   "to_mesh",
   "train",

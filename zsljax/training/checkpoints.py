@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+import contextlib
 import pathlib
 import shutil
 from typing import Any
@@ -11,7 +13,7 @@ from orbax import checkpoint as ocp
 
 from zsljax.errors import ZsljaxError
 
-# What Orbax and TensorStore raise when a write or a read fails.
+# Errors of Orbax and TensorStore when a write or a read fails.
 _FAILURES = (OSError, ValueError, RuntimeError, KeyError, TypeError)
 
 
@@ -36,12 +38,8 @@ class Checkpoints:
     """
     self.folder = workdir.absolute() / "checkpoints"
     self._run = run
-    self._manager = ocp.CheckpointManager(
-      self.folder,
-      options=ocp.CheckpointManagerOptions(
-        max_to_keep=keep, create=True, enable_async_checkpointing=True
-      ),
-    )
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+    self._manager = ocp.CheckpointManager(self.folder, options=options)
 
   def latest_step(self) -> int | None:
     """The step of the newest complete checkpoint."""
@@ -53,17 +51,15 @@ class Checkpoints:
     Raises:
       ZsljaxError: this one or the one before could not be written.
     """
-    try:
-      self._manager.save(
-        step,
-        args=ocp.args.Composite(
-          params=ocp.args.StandardSave(params),
-          rest=ocp.args.StandardSave(rest),
-          run=ocp.args.JsonSave(self._run),
-        ),
-      )
-    except _FAILURES as error:
-      raise self._write_error(error) from error
+    items = ocp.args.Composite(
+      params=ocp.args.StandardSave(params),
+      rest=ocp.args.StandardSave(rest),
+      run=ocp.args.JsonSave(self._run),
+    )
+    with self._writing():
+      # Unforced, Orbax would ask JAX itself if a process is to end, by step numbers;
+      # `Sigterm` asks by numbers of calls.
+      self._manager.save(step, args=items, force=True)
 
   def wait(self) -> None:
     """Returns when everything begun is on disk.
@@ -71,76 +67,66 @@ class Checkpoints:
     Raises:
       ZsljaxError: it could not be written.
     """
-    try:
+    with self._writing():
       self._manager.wait_until_finished()
-    except _FAILURES as error:
-      raise self._write_error(error) from error
 
   def restore_params(self, params: Any, step: int | None = None) -> Any:
     """The parameters at ``step`` (the latest when None).
 
     Args:
       params: a pytree of ``jax.ShapeDtypeStruct`` with shardings.
-      step: which checkpoint.
+      step: number of steps before the checkpoint.
 
     Raises:
       ZsljaxError: there is none, it is another run's, or it cannot be read.
     """
-    args = {"params": ocp.args.StandardRestore(params)}
-    return self._restore(self._existing(step), args)["params"]
+    return self._restore(step, params=params)["params"]
 
   def restore(self, params: Any, rest: Any, step: int) -> tuple[Any, Any]:
     """Parameters and the rest of the state; as ``restore_params``."""
-    args = {
-      "params": ocp.args.StandardRestore(params),
-      "rest": ocp.args.StandardRestore(rest),
-    }
-    restored = self._restore(self._existing(step), args)
+    restored = self._restore(step, params=params, rest=rest)
     return restored["params"], restored["rest"]
 
-  def _existing(self, step: int | None) -> int:
+  def _restore(self, step: int | None, **items: Any) -> Any:
     steps = sorted(self._manager.all_steps())
     if not steps:
       raise ZsljaxError(f"{self.folder}: no checkpoint yet, expected one")
-    if step is None:
-      return steps[-1]
+    step = steps[-1] if step is None else step
     if step not in steps:
       raise ZsljaxError(f"{self.folder}: no checkpoint of step {step}, found {steps}")
-    return step
-
-  def _restore(self, step: int, args: dict[str, Any]) -> Any:
     folder = self.folder / str(step)
     try:
-      run = self._manager.restore(
-        step, args=ocp.args.Composite(run=ocp.args.JsonRestore())
-      )["run"]
+      run_item = ocp.args.Composite(run=ocp.args.JsonRestore())
+      run = self._manager.restore(step, args=run_item)["run"]
+      for field, expected in self._run.items():
+        if run.get(field) != expected:
+          raise ZsljaxError(
+            f"{folder}: belongs to another run: its {field} is "
+            f"{run.get(field)!r}, expected {expected!r}"
+          )
+      items = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
+      return self._manager.restore(step, args=ocp.args.Composite(**items))
+    except ZsljaxError:
+      raise
     except _FAILURES as error:
-      raise self._read_error(folder, error) from error
-    for field, expected in self._run.items():
-      if run.get(field) != expected:
-        raise ZsljaxError(
-          f"{folder}: belongs to another run: its {field} is "
-          f"{run.get(field)!r}, expected {expected!r}"
-        )
+      raise ZsljaxError(
+        f"{folder}: cannot be read as a checkpoint of this run "
+        f"({_first_line(error)}). If the folder was damaged, remove it and the "
+        "run continues from the one before."
+      ) from error
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    """Names the folder and its free space where a write fails."""
     try:
-      return self._manager.restore(step, args=ocp.args.Composite(**args))
+      yield
     except _FAILURES as error:
-      raise self._read_error(folder, error) from error
-
-  def _write_error(self, error: Exception) -> ZsljaxError:
-    free = shutil.disk_usage(self.folder).free
-    return ZsljaxError(
-      f"{self.folder}: could not write a checkpoint ({_first_line(error)}); "
-      f"{free / 2**20:.1f} MiB are free there. The checkpoints before it are "
-      "whole: make room and start the same command again."
-    )
-
-  def _read_error(self, folder: pathlib.Path, error: Exception) -> ZsljaxError:
-    return ZsljaxError(
-      f"{folder}: cannot be read as a checkpoint of this run "
-      f"({_first_line(error)}). If the folder was damaged, remove it and the "
-      "run continues from the one before."
-    )
+      free = shutil.disk_usage(self.folder).free
+      raise ZsljaxError(
+        f"{self.folder}: could not write a checkpoint ({_first_line(error)}); "
+        f"{free / 2**20:.1f} MiB are free there. The checkpoints before it are "
+        "whole: make room and start the same command again."
+      ) from error
 
   def close(self) -> None:
     """Waits for writes and frees the background threads."""

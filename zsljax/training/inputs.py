@@ -20,11 +20,10 @@ from zsljax.training.state import TrainState
 from zsljax.training.step import Metrics, TrainStep
 
 HostBatch = dict[str, np.ndarray]
-Table = dict[str, jax.Array]
 
 
 def to_mesh(batch: HostBatch, mesh: jax.sharding.Mesh, num_examples: int) -> Batch:
-  """This host's rows as part of one global batch over the ``data`` axis."""
+  """One global batch over the ``data`` axis, of which this host has some rows."""
   sharding = over_batch(mesh)
 
   def place(array: np.ndarray) -> jax.Array:
@@ -47,134 +46,141 @@ def feed(
   """
   queue: deque[Batch] = deque()
   last_host, last_placed = None, None
-  for batch in itertools.chain(batches, [None] * depth):
-    if batch is not None:
-      if batch is not last_host:
-        last_host, last_placed = batch, to_mesh(batch, mesh, num_examples)
-      queue.append(last_placed)
-    if queue and (batch is None or len(queue) > depth):
+  for batch in batches:
+    if batch is not last_host:
+      last_host, last_placed = batch, to_mesh(batch, mesh, num_examples)
+    queue.append(last_placed)
+    if len(queue) > depth:
       yield queue.popleft()
-
-
-def place_table(
-  table: HostBatch,
-  mesh: jax.sharding.Mesh,
-  host_rows: int | None = None,
-  field: str = "config.data.cache",
-  instead: str = "host or none",
-) -> Table:
-  """The columns of a set of images on the devices.
-
-  Args:
-    table: of this host's share of the images.
-    mesh: the devices.
-    host_rows: rows of the largest host's table; each has its part of what is then split
-      over the ``data`` axis, padded to as many rows for every device. When None the
-      table is whole on every device, and there is one host.
-    field: that an error names, if they do not fit.
-    instead: what it expects.
-
-  Raises:
-    ZsljaxError: they are larger than the free memory of a device.
-  """
-  layout, rows = replicated(mesh), host_rows
-  size = sum(column.nbytes for column in table.values())
-  if host_rows is not None:
-    layout = over_batch(mesh)
-    devices = mesh.shape["data"] // jax.process_count()
-    rows = -(-host_rows // devices) * devices
-    size //= devices
-  free = free_memory(mesh)
-  require(
-    free is None or size <= free,
-    field,
-    f"{in_bytes(size)} of features on a device",
-    f"{instead}: {in_bytes(free or 0)} are free there",
-  )
-  placed = {}
-  for name, column in table.items():
-    column = column.astype(jax.dtypes.canonicalize_dtype(column.dtype), copy=False)
-    if rows is not None:
-      missing = [(0, rows - len(column))] + [(0, 0)] * (column.ndim - 1)
-      column = np.pad(column, missing)
-    placed[name] = jax.make_array_from_process_local_data(layout, column)
-  return jax.block_until_ready(placed)
+  yield from queue
 
 
 def rows_of_table(
-  table: Mapping[str, jax.Array], rows: jax.Array, num_examples: int
+  columns: Mapping[str, jax.Array], rows: jax.Array, num_examples: int
 ) -> Batch:
-  """The batch of some rows ``[B]`` of a placed table."""
-  picked = {name: column[rows] for name, column in table.items()}
+  """The batch of some rows ``[B]`` of columns that are whole on every device."""
+  picked = {name: column[rows] for name, column in columns.items()}
   return Batch(**picked, mask=jnp.ones(rows.shape, bool), num_examples=num_examples)
-
-
-def rows_of_split_table(
-  table: Mapping[str, jax.Array],
-  rows: jax.Array,
-  mesh: jax.sharding.Mesh,
-  num_examples: int,
-) -> Batch:
-  """As ``rows_of_table``, of a table that is split over the ``data`` axis.
-
-  Each device contributes the rows that it has, to the batch's part of every device.
-  """
-
-  def pick(part: Table, rows: jax.Array) -> Table:
-    rows = jax.lax.all_gather(rows, "data", tiled=True)
-
-    def column(values: jax.Array) -> jax.Array:
-      own = rows - jax.lax.axis_index("data") * len(values)
-      own = jnp.where(own < 0, len(values), own)  # Beyond the end, as others' rows are.
-      picked = values.at[own].get(mode="fill", fill_value=0)
-      return jax.lax.psum_scatter(picked, "data", tiled=True)
-
-    return jax.tree.map(column, part)
-
-  split = over_batch(mesh).spec
-  picked = jax.shard_map(pick, mesh=mesh, in_specs=split, out_specs=split)(table, rows)
-  return Batch(**picked, mask=jnp.ones(rows.shape, bool), num_examples=num_examples)
-
-
-def _batch(
-  table: Table,
-  rows: jax.Array,
-  mesh: jax.sharding.Mesh,
-  split: bool,
-  num_examples: int,
-) -> Batch:
-  """The batch of some rows of a table that is or is not split."""
-  if split:
-    batch = rows_of_split_table(table, rows, mesh, num_examples)
-  else:
-    batch = rows_of_table(table, rows, num_examples)
-  return jax.lax.with_sharding_constraint(batch, over_batch(mesh))
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Images:
-  """Images on the devices that are gone through within a compiled call.
+class DeviceTable:
+  """Columns of a set of images on the devices.
 
   Attributes:
-    table: their columns, see ``place_table``.
-    rows: of the table, in equal batches ``[n, B]``; padded.
-    mask: which of the rows are images, ``[n, B]`` bool.
+    columns: features, labels and the like, a row for each image.
     mesh: the devices.
-    split: whether each device has a part of the table.
+    split: True where each device has a part, along ``data``; else each has all.
   """
 
-  table: Table
-  rows: jax.Array
-  mask: jax.Array
+  columns: dict[str, jax.Array]
   mesh: jax.sharding.Mesh = dataclasses.field(metadata={"static": True})
   split: bool = dataclasses.field(metadata={"static": True})
 
   @classmethod
   def placed(
+    cls,
+    table: HostBatch,
+    mesh: jax.sharding.Mesh,
+    host_rows: int | None = None,
+    field: str = "config.data.cache",
+    instead: str = "host or none",
+  ) -> DeviceTable:
+    """Places the images of all hosts.
+
+    Args:
+      table: of this host's share of the images.
+      mesh: the devices.
+      host_rows: rows of the largest host's table; the table is then split, and padded
+        to as many rows for every device. When None it is whole on every device, and
+        there is one host.
+      field: named by the error if they do not fit.
+      instead: expected by that error.
+
+    Raises:
+      ZsljaxError: they are larger than the free memory of a device.
+    """
+    layout, rows = replicated(mesh), 0
+    size = sum(column.nbytes for column in table.values())
+    if host_rows is not None:
+      layout = over_batch(mesh)
+      devices = mesh.shape["data"] // jax.process_count()
+      rows = -(-host_rows // devices) * devices
+      size //= devices
+    free = free_memory(mesh)
+    require(
+      free is None or size <= free,
+      field,
+      f"{in_bytes(size)} of features on a device",
+      f"{instead}: {in_bytes(free or 0)} are free there",
+    )
+    placed = {}
+    for name, column in table.items():
+      column = column.astype(jax.dtypes.canonicalize_dtype(column.dtype), copy=False)
+      if len(column) < rows:
+        missing = np.zeros((rows - len(column), *column.shape[1:]), column.dtype)
+        column = np.concatenate([column, missing])
+      placed[name] = jax.make_array_from_process_local_data(layout, column)
+    return cls(jax.block_until_ready(placed), mesh, host_rows is not None)
+
+  def rows(self, own: np.ndarray) -> jax.Array:
+    """Rows ``[n, B]`` of batches, of which this host has rows of its own table."""
+    begin = jax.process_index() * len(self.columns["labels"]) // jax.process_count()
+    return _spread((begin + own).astype(np.int32), self.mesh)
+
+  def batch(self, rows: jax.Array, num_examples: int) -> Batch:
+    """The batch of some rows ``[B]``.
+
+    Of a split table, each device contributes its rows to every device's part.
+    """
+
+    def pick(columns: dict[str, jax.Array], rows: jax.Array) -> dict[str, jax.Array]:
+      rows = jax.lax.all_gather(rows, "data", tiled=True)
+
+      def of(values: jax.Array) -> jax.Array:
+        own = rows - jax.lax.axis_index("data") * len(values)
+        own = jnp.where(own < 0, len(values), own)  # Beyond the end: others' rows.
+        picked = values.at[own].get(mode="fill", fill_value=0)
+        return jax.lax.psum_scatter(picked, "data", tiled=True)
+
+      return jax.tree.map(of, columns)
+
+    if self.split:
+      split = over_batch(self.mesh).spec
+      pick = jax.shard_map(pick, mesh=self.mesh, in_specs=split, out_specs=split)
+      mask = jnp.ones(rows.shape, bool)
+      batch = Batch(**pick(self.columns, rows), mask=mask, num_examples=num_examples)
+    else:
+      batch = rows_of_table(self.columns, rows, num_examples)
+    return jax.lax.with_sharding_constraint(batch, over_batch(self.mesh))
+
+
+def _spread(array: np.ndarray, mesh: jax.sharding.Mesh) -> jax.Array:
+  """An array ``[n, B]`` over the ``data`` axis, of which this host has a part."""
+  return jax.make_array_from_process_local_data(over_batch(mesh, axis=1), array)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DeviceImages:
+  """Images on the devices, for a compiled call that goes through all of them.
+
+  Attributes:
+    table: their columns.
+    rows: of the table, in equal batches ``[n, B]``; padded.
+    mask: True where a row is an image, ``[n, B]``.
+  """
+
+  table: DeviceTable
+  rows: jax.Array
+  mask: jax.Array
+
+  @classmethod
+  def placed(
     cls, table: HostBatch, batch_size: int, mesh: jax.sharding.Mesh, host_rows: int
-  ) -> Images:
-    """Puts them there.
+  ) -> DeviceImages:
+    """Places a table of images.
 
     Args:
       table: of this host's share of the images.
@@ -185,34 +191,27 @@ class Images:
     Raises:
       ZsljaxError: they are larger than the free memory of a device.
     """
-    split, hosts = mesh.shape["data"] > 1, jax.process_count()
-    placed = place_table(
+    placed = DeviceTable.placed(
       table,
       mesh,
-      host_rows if split else None,
+      host_rows if mesh.shape["data"] > 1 else None,
       "images to be scored",
       "fewer, or while training config.evaluation.every_epochs=0",
     )
-    begin = jax.process_index() * len(placed["labels"]) // hosts
+    hosts = jax.process_count()
     batches = -(-host_rows * hosts // batch_size)
     devices = mesh.shape["data"] // hosts
     size = -(-host_rows // (batches * devices)) * devices
     places = np.arange(batches * size, dtype=np.int32).reshape(batches, size)
     mask = places < len(table["labels"])
-    layout = over_batch(mesh, axis=1)
-    rows, mask = (
-      jax.make_array_from_process_local_data(layout, array)
-      for array in (begin + np.where(mask, places, 0), mask)
-    )
-    return cls(placed, rows, mask, mesh, split)
+    return cls(placed, placed.rows(np.where(mask, places, 0)), _spread(mask, mesh))
 
   def map(self, function: Callable[[Batch], Any]) -> Any:
-    """What ``function`` makes of each batch, one after the other, ``[n, ...]``."""
+    """Outputs of ``function`` for each batch, one after the other, ``[n, ...]``."""
 
     def of_batch(rows_and_mask: tuple[jax.Array, jax.Array]) -> Any:
       rows, mask = rows_and_mask
-      batch = _batch(self.table, rows, self.mesh, self.split, num_examples=0)
-      batch = dataclasses.replace(batch, mask=mask)
+      batch = dataclasses.replace(self.table.batch(rows, num_examples=0), mask=mask)
       # As for a batch that was sent, see ``DeviceInputs.steps``.
       return jax.lax.optimization_barrier(function(jax.lax.optimization_barrier(batch)))
 
@@ -221,7 +220,7 @@ class Images:
 
 @dataclasses.dataclass(frozen=True)
 class HostInputs:
-  """Batches that come from the host, some ahead of their steps.
+  """Batches from the host, sent to the devices ahead of their steps.
 
   Attributes:
     batches: this host's, from a step on, the same ones every time.
@@ -234,7 +233,7 @@ class HostInputs:
   num_examples: int
 
   def pieces(self, start: int, stop: Callable[[int], int]) -> Iterator[tuple[Any, int]]:
-    """What each call of ``steps`` from step ``start`` on takes, and its steps: one."""
+    """Batches from step ``start`` on, each with the number of its steps: one."""
     del stop
     batches = feed(self.batches(start), self.mesh, self.num_examples)
     yield from ((batch, 1) for batch in batches)
@@ -244,12 +243,12 @@ class HostInputs:
     return piece
 
   def steps(self, step: TrainStep) -> TrainStep:
-    """``step`` for a piece; its metrics have one more axis, the steps."""
+    """One call of ``step``; its metrics have one more axis, the steps."""
 
     def one(
-      state: TrainState, piece: Batch, classes: ClassSpace
+      state: TrainState, batch: Batch, classes: ClassSpace
     ) -> tuple[TrainState, Metrics]:
-      state, metrics = step(state, piece, classes)
+      state, metrics = step(state, batch, classes)
       return state, jax.tree.map(lambda value: value[None], metrics)
 
     return one
@@ -257,7 +256,7 @@ class HostInputs:
 
 @dataclasses.dataclass(frozen=True)
 class DeviceInputs:
-  """A training set that lies on the devices: many steps are one compiled call.
+  """A training set on the devices, where many steps are one compiled call.
 
   Attributes:
     table: reads this host's features and labels.
@@ -266,7 +265,7 @@ class DeviceInputs:
     mesh: the devices.
     num_examples: N.
     at_once: the most steps in a call.
-    host_rows: see ``place_table``.
+    host_rows: see ``DeviceTable.placed``.
   """
 
   table: Callable[[], HostBatch]
@@ -277,7 +276,7 @@ class DeviceInputs:
   host_rows: int | None = None
 
   def pieces(self, start: int, stop: Callable[[int], int]) -> Iterator[tuple[Any, int]]:
-    """What each call of ``steps`` from step ``start`` on takes, and how many steps.
+    """Arguments of each call of ``steps``, each with its number of steps.
 
     Args:
       start: the first step.
@@ -286,42 +285,35 @@ class DeviceInputs:
     Raises:
       ZsljaxError: the table is larger than the free memory of a device.
     """
-    table = place_table(self.table(), self.mesh, self.host_rows)
-    # Where this host's rows begin in a table that is split.
-    begin = jax.process_index() * len(table["labels"]) // jax.process_count()
-    rows, layout = self.rows(start), over_batch(self.mesh, axis=1)
+    table = DeviceTable.placed(self.table(), self.mesh, self.host_rows)
+    rows = self.rows(start)
     while True:
       count = min(self.at_once, stop(start) - start)
-      some = begin + np.stack(list(itertools.islice(rows, count))).astype(np.int32)
-      yield (table, jax.make_array_from_process_local_data(layout, some)), count
+      yield (table, table.rows(np.stack(list(itertools.islice(rows, count))))), count
       start += count
 
-  def first(self, piece: tuple[Table, jax.Array]) -> Batch:
+  def first(self, piece: tuple[DeviceTable, jax.Array]) -> Batch:
     """The first batch of a piece."""
     table, rows = piece
-    return self._batch(table, rows[0])
+    return table.batch(rows[0], self.num_examples)
 
   def steps(self, step: TrainStep) -> TrainStep:
-    """``step`` over a piece, one after the other; metrics stacked ``[steps]``."""
+    """Calls of ``step`` one after the other; metrics stacked ``[steps]``."""
 
     def scan(
-      state: TrainState, piece: tuple[Table, jax.Array], classes: ClassSpace
+      state: TrainState, piece: tuple[DeviceTable, jax.Array], classes: ClassSpace
     ) -> tuple[TrainState, Metrics]:
       table, rows = piece
 
       def one(state: TrainState, rows: jax.Array) -> tuple[TrainState, Metrics]:
-        # Nothing moves between the step and what is around it: it is compiled as for a
-        # batch that was sent, and has the same bits.
-        inputs = state, self._batch(table, rows), classes
+        # Nothing moves between the step and the operations around it: it is compiled as
+        # for a batch that was sent, and has the same bits.
+        inputs = state, table.batch(rows, self.num_examples), classes
         return jax.lax.optimization_barrier(step(*jax.lax.optimization_barrier(inputs)))
 
       return jax.lax.scan(one, state, rows)
 
     return scan
-
-  def _batch(self, table: Table, rows: jax.Array) -> Batch:
-    split = self.host_rows is not None
-    return _batch(table, rows, self.mesh, split, self.num_examples)
 
 
 def check_divides(batch_size: int, mesh: jax.sharding.Mesh, field: str) -> None:

@@ -1,15 +1,17 @@
-"""The training loop: restore or initialise, step, log, checkpoint."""
+"""The training loop: restore or initialize, step, log, evaluate, checkpoint."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
+import itertools
 import math
 import time
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+import tqdm
 
 from zsljax.classes import ClassSpace
 from zsljax.devices.mesh import over_classes, replicated
@@ -26,10 +28,12 @@ from zsljax.training.step import make_train_step
 # nothing, and queued collectives on CPU devices time out.
 _BEHIND = 7
 
+State = TypeVar("State")
+
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-  """When a run ends, logs and saves.
+  """Steps at which a run logs, saves, is evaluated and ends.
 
   Attributes:
     total_steps: the last step.
@@ -52,27 +56,27 @@ class Schedule:
     return min(self.total_steps, *(step + n - step % n for n in periods))
 
   def saved(self, step: int) -> bool:
-    """Whether the state after ``step`` steps is saved."""
+    """True if the state after ``step`` steps is saved."""
     return step % self.save_every == 0 or step == self.total_steps
 
   def logged(self, step: int) -> bool:
-    """Whether the metrics of a step, counted from 0, are logged."""
+    """True if the metrics of a step, counted from 0, are logged."""
     return step % self.log_every == 0 or step + 1 == self.total_steps
 
   def watched(self, step: int) -> bool:
-    """Whether the state after ``step`` steps is evaluated."""
+    """True if the state after ``step`` steps is evaluated."""
     last = step == self.total_steps
     return self.watch_every > 0 and (last or step % self.watch_every == 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class PeriodicEval:
-  """What is evaluated while a run trains, in the same call as the steps before it.
+  """An evaluation while a run trains, in the same call as the steps before it.
 
   Attributes:
     images: arrays on the devices.
-    outputs: what is computed of the parameters and ``images``; traced.
-    metrics: of the outputs, on the host.
+    outputs: a function of the parameters and ``images``, traced.
+    metrics: a function of the outputs, on the host.
     shown: the metric that stands beside the progress.
   """
 
@@ -107,10 +111,10 @@ def train(
     classes: the training class space.
     schedule: when to end, log and save.
     checkpoints: where to save and resume.
-    log: opens the metrics log, given the step at which the run starts; None on
+    log: opens the metrics log, given the step at which the run starts; gives None on
       processes that write none.
     mesh: the devices.
-    watch: what to evaluate, where the schedule says when.
+    watch: an evaluation, at the steps that the schedule names.
 
   Returns:
     The final state, saved as the latest checkpoint.
@@ -120,112 +124,81 @@ def train(
       read.
     Stopped: a process received SIGTERM; the state was saved.
   """
+  # Restore, or initialize.
   everywhere = replicated(mesh)
   shapes = jax.eval_shape(initial_state)
   layout = over_classes(shapes, system.class_params, mesh)
-  state = _restore(checkpoints, abstract(shapes, layout))
-  fresh = state is None
-  if fresh:
+  saved = checkpoints.latest_step()
+  if saved is None:
     state = jax.jit(initial_state, out_shardings=layout)()
-  start, saved = int(state.step), checkpoints.latest_step()
+  else:
+    target = abstract(shapes, layout)
+    params, rest = checkpoints.restore(target.params, without_params(target), saved)
+    state = TrainState(params=params, **rest)
+  start = int(state.step)
   if start >= schedule.total_steps:
     return state
   classes = jax.device_put(classes, everywhere)
-  over_piece = inputs.steps(make_train_step(system, optimizer, schedule.tolerance))
+  pieces = inputs.pieces(start, schedule.stop)
+  if saved is None:
+    first, count = next(pieces)
+    pieces = itertools.chain([(first, count)], pieces)
+    warm = jax.jit(
+      lambda state, piece, classes: warm_start(
+        system, optimizer, state, inputs.first(piece), classes
+      ),
+      out_shardings=layout,
+    )
+    state = warm(state, first, classes)
 
-  def call(state, piece, classes, told, images):
-    """The steps of a piece, an evaluation, and whether any process was told to end."""
-    state, metrics = over_piece(state, piece, classes)
-    outputs = None
-    if images is not None:
-      state = jax.lax.optimization_barrier(state)  # Steps have the bits of others.
-      outputs = watch.outputs(state.params, images)
-    return state, metrics, outputs, None if told is None else told.any()
+  # Step, and evaluate where the schedule says so, in one compiled call.
+  sigterm = Sigterm()
+  bar = step_bar(schedule.total_steps, "training", start, shown=is_writer())
+  steps = inputs.steps(make_train_step(system, optimizer, schedule.tolerance))
 
-  steps = jax.jit(
-    call, donate_argnums=0, out_shardings=(layout, everywhere, everywhere, everywhere)
+  def steps_and_outputs(state, piece, classes, images):
+    state, metrics = steps(state, piece, classes)
+    if images is None:
+      return state, (metrics, None)
+    state = jax.lax.optimization_barrier(state)  # Steps have the bits of others.
+    return state, (metrics, watch.outputs(state.params, images))
+
+  traced = jax.jit(
+    steps_and_outputs, donate_argnums=0, out_shardings=(layout, everywhere)
   )
   compiled: dict[tuple[int, bool], Callable] = {}
-  pieces = inputs.pieces(start, schedule.stop)
-  metrics_log = log(start)
-  in_flight: deque = deque()
 
-  with (
-    Sigterm() as sigterm,
-    step_bar(schedule.total_steps, "training", start, shown=is_writer()) as bar,
-  ):
-    piece, count = next(pieces)
-    if fresh:
-      warm = jax.jit(
-        lambda state, piece, classes: warm_start(
-          system, optimizer, state, inputs.first(piece), classes
-        ),
-        out_shardings=layout,
-      )
-      state = warm(state, piece, classes)
+  def call(state, piece, step, count):
+    watched = schedule.watched(step + count)
+    arguments = state, piece, classes, watch.images if watched else None
+    if (count, watched) not in compiled:
+      bar.set_postfix_str("compiling")
+      began = time.perf_counter()
+      compiled[count, watched] = traced.lower(*arguments).compile()
+      bar.set_postfix_str(f"compiled in {time.perf_counter() - began:.1f} s")
+    return compiled[count, watched](*arguments)
 
-    def settle(last: int) -> int | None:
-      """Waits for calls that began by step ``last``; the step that had converged."""
-      nonlocal stopping
-      while in_flight and in_flight[0][0] <= last:
-        first, metrics, outputs, told = in_flight.popleft()
-        metrics = jax.device_get(metrics)
-        stopping = stopping or sigterm.agreed(told)
-        count = len(metrics["loss"])
-        for i in range(count):
-          of_step = {name: values[i].item() for name, values in metrics.items()}
-          converged = _converged(first + i, of_step)
-          if outputs is not None and i == count - 1:
-            evaluated = watch.metrics(jax.device_get(outputs))
-            shown[watch.shown] = f"{evaluated[watch.shown]:.2f}"
-            of_step |= evaluated
-          if metrics_log and (
-            schedule.logged(first + i) or converged or watch and watch.shown in of_step
-          ):
-            metrics_log.write(first + i, of_step)
-          if converged:
-            bar.update(i)
-            return first + i
-        shown["loss"] = f"{of_step['loss']:.6g}"
-        bar.set_postfix(shown, refresh=False)
-        bar.update(count)
-      return None
+  # Log, and checkpoint where nothing is in flight: the log must reach as far.
+  def pauses(step):
+    nonlocal stopping
+    stopping = sigterm.told()
+    return stopping or schedule.tolerance > 0 or schedule.saved(step)
 
-    shown: dict[str, str] = {}
-    step, stopping = start, False
-    while not stopping:
-      watched = schedule.watched(step + count)
-      inputs_of_call = (
-        *(state, piece, classes),
-        sigterm.told(mesh),
-        watch.images if watched else None,
-      )
-      if (count, watched) not in compiled:
-        compiled[count, watched] = _compiled(steps, inputs_of_call, bar)
-      state, metrics, outputs, told = compiled[count, watched](*inputs_of_call)
-      in_flight.append((step, metrics, outputs, told))
-      # The log must reach as far as a checkpoint.
-      wait = schedule.tolerance or schedule.saved(step + count)
-      converged = settle(step - (0 if wait else _BEHIND))
-      step += count
-      stopping = stopping or told is None and sigterm.agreed(told)
-      if converged is not None:
-        bar.total = step = converged
-        break
-      if step == schedule.total_steps:
-        break
-      if schedule.saved(step):
+  stopping = False
+  report = _Report(schedule, log(start), bar, watch)
+  with sigterm, bar:
+    states = advance(call, state, pieces, start, pauses, report)
+    for step, state in states:
+      ended = report.converged or step == schedule.total_steps
+      if (ended or stopping or schedule.saved(step)) and step != saved:
         checkpoints.save(step, state.params, without_params(state))
         saved = step
-      if not stopping:
-        piece, count = next(pieces)
-    settle(step)
-    if saved != step:
-      checkpoints.save(step, state.params, without_params(state))
+      if ended or stopping:
+        break
     checkpoints.wait()  # A second SIGTERM must not end this.
-  if metrics_log:
-    metrics_log.close()
-  if stopping and converged is None and step < schedule.total_steps:
+  if report.log:
+    report.log.close()
+  if not ended:
     raise Stopped(
       f"stopped by SIGTERM at step {step} of {schedule.total_steps}, which is saved: "
       "start the same command again and the run continues"
@@ -233,29 +206,95 @@ def train(
   return state
 
 
-def _converged(step: int, metrics: dict[str, float]) -> bool:
-  """Takes out of one step's metrics whether it converged; the rest must be finite."""
-  converged = metrics.pop("converged", False)
-  for name in ("loss",) if converged else ("loss", "update_norm"):
-    if not math.isfinite(metrics[name]):
-      raise ZsljaxError(
-        f"{name} is {metrics[name]} at step {step}, expected a finite number: "
-        "lower config.optimizer.learning_rate or look at the features"
-      )
-  return converged
+def advance(
+  call: Callable[[State, Any, int, int], tuple[State, Any]],
+  state: State,
+  pieces: Iterable[tuple[Any, int]],
+  step: int,
+  pauses: Callable[[int], bool],
+  settle: Callable[[int, Any], int | None],
+) -> Iterator[tuple[int, State]]:
+  """Steps through ``pieces``; a bounded number of steps waits on the devices.
+
+  Args:
+    call: the next state and some results, from a state, a piece, the number of steps
+      before it and of its steps.
+    state: to begin with.
+    pieces: inputs of calls, each with its number of steps.
+    step: number of steps before ``state``.
+    pauses: asked after each call, with the number of steps done: True to give that
+      state, with all results up to it settled.
+    settle: takes the first step and the results of each call, in order; gives the
+      number of steps after which training has converged, or None.
+
+  Yields:
+    At each pause, and when training has converged, the number of steps done and the
+    state after them, which is gone when the next is asked for.
+  """
+  in_flight: deque = deque()
+  for piece, count in pieces:
+    state, results = call(state, piece, step, count)
+    in_flight.append((step, results))
+    paused = pauses(step + count)
+    last = step if paused else step - _BEHIND
+    step += count
+    while in_flight and in_flight[0][0] <= last:
+      converged = settle(*in_flight.popleft())
+      if converged is not None:
+        yield converged, state
+        return
+    if paused:
+      yield step, state
 
 
-def _restore(checkpoints, shapes: TrainState) -> TrainState | None:
-  step = checkpoints.latest_step()
-  if step is None:
+class _Report:
+  """Checks the metrics of steps, writes them to the log and shows them.
+
+  Attributes:
+    log: the metrics log, or None.
+    converged: True after a step that had converged.
+  """
+
+  def __init__(
+    self,
+    schedule: Schedule,
+    log: MetricsLog | None,
+    bar: tqdm.tqdm,
+    watch: PeriodicEval | None,
+  ):
+    self.log, self.converged = log, False
+    self._schedule, self._bar, self._watch = schedule, bar, watch
+    self._shown: dict[str, str] = {}
+
+  def __call__(self, first: int, results: tuple[Any, Any]) -> int | None:
+    """Settles a call whose first step is ``first``; see ``advance``."""
+    stacked, outputs = results
+    stacked = jax.device_get(stacked)
+    count = len(stacked["loss"])
+    for i in range(count):
+      metrics = {name: values[i].item() for name, values in stacked.items()}
+      self.converged = metrics.pop("converged", False)
+      self._check(first + i, metrics)
+      evaluated = {}
+      if outputs is not None and i == count - 1:
+        evaluated = self._watch.metrics(jax.device_get(outputs))
+        self._shown[self._watch.shown] = f"{evaluated[self._watch.shown]:.2f}"
+      if self.log and (evaluated or self.converged or self._schedule.logged(first + i)):
+        self.log.write(first + i, metrics | evaluated)
+      if self.converged:
+        self._bar.update(i)
+        self._bar.total = first + i
+        return first + i
+    self._shown["loss"] = f"{metrics['loss']:.6g}"
+    self._bar.set_postfix(self._shown, refresh=False)
+    self._bar.update(count)
     return None
-  params, rest = checkpoints.restore(shapes.params, without_params(shapes), step)
-  return TrainState(params=params, **rest)
 
-
-def _compiled(steps, inputs, bar):
-  bar.set_postfix_str("compiling")
-  start = time.perf_counter()
-  compiled = steps.lower(*inputs).compile()
-  bar.set_postfix_str(f"compiled in {time.perf_counter() - start:.1f} s")
-  return compiled
+  def _check(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Raises unless the loss, and an update that was made, are finite."""
+    for name in ("loss",) if self.converged else ("loss", "update_norm"):
+      if not math.isfinite(metrics[name]):
+        raise ZsljaxError(
+          f"{name} is {metrics[name]} at step {step}, expected a finite number: "
+          "lower config.optimizer.learning_rate or look at the features"
+        )

@@ -69,7 +69,7 @@ def _rate(config: Mapping[str, Any], total_steps: int) -> optax.ScalarOrSchedule
 
 
 def _cycle(start: float, middle: float, end: float, total_steps: int) -> optax.Schedule:
-  """Along half cosines from ``start`` to ``middle`` to ``end``, as PyTorch counts.
+  """Half cosines from ``start`` to ``middle`` to ``end``, as PyTorch counts steps.
 
   The middle is at step ``_RISE * total_steps - 1``, a fraction, the end at the last.
   """
@@ -101,23 +101,19 @@ def make_optimizer(
   Raises:
     ZsljaxError: unknown name or schedule, or L-BFGS on minibatches.
   """
+  for field, known in (("name", OPTIMIZERS), ("schedule", SCHEDULES)):
+    if config[field] not in known:
+      raise ZsljaxError(
+        f"config.optimizer.{field}: unknown {config[field]!r}. "
+        f"{did_you_mean(config[field], known)}"
+      )
   name = config["name"]
-  if name not in OPTIMIZERS:
-    raise ZsljaxError(
-      f"config.optimizer.name: unknown optimizer {name!r}. "
-      f"{did_you_mean(name, OPTIMIZERS)}"
-    )
   require(
     name != "lbfgs" or not batch_size,
     "config.batch_size",
     batch_size,
     "0 (the whole training set) with the optimizer lbfgs",
   )
-  if config["schedule"] not in SCHEDULES:
-    raise ZsljaxError(
-      f"config.optimizer.schedule: unknown schedule {config['schedule']!r}. "
-      f"{did_you_mean(config['schedule'], SCHEDULES)}"
-    )
   clip = config["clip_norm"]
   require(
     clip is None or clip > 0, "config.optimizer.clip_norm", clip, "more than 0, or None"

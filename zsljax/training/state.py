@@ -1,4 +1,4 @@
-"""What a training run carries from step to step."""
+"""The state that a training run carries from step to step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Array = jax.Array
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-  """Everything that the next step depends on, beside the batch.
+  """Arrays that the next step depends on, beside the batch.
 
   Attributes:
     step: number of updates so far, scalar int32.

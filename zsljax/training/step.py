@@ -15,7 +15,7 @@ from zsljax.training.state import TrainState
 
 Array = jax.Array
 Metrics = dict[str, Array]
-# From a state and what it steps on (a batch, or what makes several) to the next state.
+# From a state and a batch, or inputs that make several, to the next state.
 TrainStep = Callable[[TrainState, Any, ClassSpace], tuple[TrainState, Metrics]]
 
 
@@ -27,9 +27,9 @@ def make_train_step(
   """A pure function from state and batch to the next state and its metrics.
 
   The metrics are those of the parameters before the update: ``loss``, its parts,
-  ``grad_norm`` and ``update_norm``. With a ``tolerance``, ``converged`` says whether
-  ``grad_norm`` is at most ``tolerance * max(1, |loss|)``; then the state stays what it
-  was, so that a run ends at the same parameters wherever it was interrupted.
+  ``grad_norm`` and ``update_norm``. With a ``tolerance``, ``converged`` is True where
+  ``grad_norm`` is at most ``tolerance * max(1, |loss|)``; then the state stays as it
+  is, so that a run ends at the same parameters wherever it was interrupted.
   """
 
   def train_step(state, batch, classes):
