@@ -236,18 +236,6 @@ def test_parts_sum_to_the_loss():
   np.testing.assert_allclose(sum(parts.values()), total, rtol=1e-6)
 
 
-def test_step_flops_count_the_matrix_products():
-  batch, attributes, classes, dim, width = 8, 3, 6, 5, 4
-  spec = Spec((dim,), attributes, classes)
-  # Prototypes and scores forward, the scores' gradient to the prototypes, and
-  # theirs to the map.
-  products = 2 * classes * attributes * dim + 2 * batch * classes * dim
-  assert SemanticSoftmax().step_flops(spec, batch) == 2 * products
-  products = 2 * classes * attributes * width + 3 * batch * classes * width
-  products += 2 * batch * dim * width
-  assert SemanticSoftmax(hidden=(width,)).step_flops(spec, batch) == 2 * products
-
-
 def reconstruction_error(inputs, layer):
   """Smallest mean squared error of a linear decoder behind ``layer``."""
   hidden = 1 / (1 + np.exp(-(inputs @ layer["kernel"] + layer["bias"])))
@@ -302,8 +290,3 @@ def test_pretraining_ignores_masked_rows(float64):
     system.warm_start(params, batch, space, rng),
     rtol=1e-6,
   )
-
-
-def test_without_pretraining_nothing_changes():
-  system, params, batch, space = make(hidden=(4,))
-  assert system.warm_start(params, batch, space, jax.random.key(1)) is params

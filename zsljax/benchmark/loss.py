@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -88,7 +89,7 @@ def run(preset: str, seconds: float = 10.0) -> dict[str, Any]:
       ranking(label_scores(matrices, vectors), positives[: len(matrices)])
     )
 
-  calls, forms = {}, {}
+  calls, temporaries = {}, {}
   for name, function, inputs in (
     ("scores", scores_alone, matrices),
     ("loss", loss, matrices),
@@ -96,11 +97,11 @@ def run(preset: str, seconds: float = 10.0) -> dict[str, Any]:
     ("all_pairs", total(all_pairs_ranking), matrices[:few]),
   ):
     compiled = jax.jit(jax.value_and_grad(function)).lower(inputs).compile()
-    calls[name] = lambda compiled=compiled, inputs=inputs: compiled(inputs)
-    forms[name] = {"temporary_bytes": compiled.memory_analysis().temp_size_in_bytes}
-  for name, timing in time_calls(calls, seconds).items():
-    scale = images / few if name == "all_pairs" else 1
-    forms[name]["seconds"] = scale * timing.median
+    calls[name] = functools.partial(compiled, inputs)
+    temporaries[name] = compiled.memory_analysis().temp_size_in_bytes
+  timings = time_calls(calls, seconds)
+  medians = {name: timing.median for name, timing in timings.items()}
+  medians["all_pairs"] *= images / few
   return {
     "preset": preset,
     "images": images,
@@ -110,14 +111,19 @@ def run(preset: str, seconds: float = 10.0) -> dict[str, Any]:
     "most_positives": positives.shape[1],
     "images_of_all_pairs": few,
     "device": jax.devices()[0].device_kind,
-    "forms": forms,
+    "timings": {name: dataclasses.asdict(timing) for name, timing in timings.items()},
+    "seconds": medians,
+    "temporary_bytes": temporaries,
+    "loss_over_scores": medians["loss"] / medians["scores"],
+    "padded_over_loss": medians["padded"] / medians["loss"],
+    "all_pairs_over_loss": medians["all_pairs"] / medians["loss"],
   }
 
 
 def show(figures: dict[str, Any]) -> str:
   """Formats the figures as lines for the terminal."""
-  few, images, forms = (
-    figures[name] for name in ("images_of_all_pairs", "images", "forms")
+  few, images, seconds = (
+    figures[name] for name in ("images_of_all_pairs", "images", "seconds")
   )
   lines = [
     f"{figures['preset']}: batch {images}, {figures['rows']} rows, {figures['labels']} "
@@ -126,10 +132,10 @@ def show(figures: dict[str, Any]) -> str:
     f"{'':<40} {'time':>10}     {'to the loss':>11}  {'memory':>11}",
   ]
   for name, text in _NAMES.items():
-    seconds, size = forms[name]["seconds"], forms[name]["temporary_bytes"]
+    ratio = seconds[name] / seconds["loss"]
     lines.append(
-      f"{text:<40} {1e3 * seconds:>10.2f} ms  "
-      f"{seconds / forms['loss']['seconds']:>11.2f}  {size / 1e6:>8.1f} MB"
+      f"{text:<40} {1e3 * seconds[name]:>10.2f} ms  {ratio:>11.2f}  "
+      f"{figures['temporary_bytes'][name] / 1e6:>8.1f} MB"
     )
   if few < images:
     lines.append(

@@ -119,15 +119,14 @@ def compare(paths: Sequence[pathlib.Path]) -> str:
 
 def _read(path: pathlib.Path) -> Mapping[str, Any]:
   """Reads a file of figures."""
+  expected = "what --json wrote"
   try:
     figures = json.loads(path.read_text())
   except OSError as error:
-    raise ZsljaxError(
-      f"{path}: {error.strerror}, expected what --json wrote"
-    ) from error
+    raise ZsljaxError(f"{path}: {error.strerror}, expected {expected}") from error
   except ValueError:
     figures = None
-  require(isinstance(figures, dict), f"{path}", "no JSON object", "what --json wrote")
+  require(isinstance(figures, dict), f"{path}", "no JSON object", expected)
   return figures
 
 
