@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
+from jax.test_util import check_grads
 import numpy as np
 import optax
 import pytest
@@ -84,23 +85,9 @@ def test_objective_equals_numpy(form, hidden, float64):
 @pytest.mark.parametrize("hidden", [(), (4, 3)])
 def test_gradients_are_numerical_gradients(form, hidden, float64):
   system, params, batch, classes = make(form, hidden)
-  objective = loss(system, batch, classes)
-  gradient = jax.grad(objective)(params)
-  for path, value in jax.tree_util.tree_leaves_with_path(params):
-    numerical = np.zeros(value.shape)
-    for at in np.ndindex(*value.shape):
-      step = 1e-5
-
-      def moved(by, at=at, path=path):
-        return objective(
-          jax.tree_util.tree_map_with_path(
-            lambda p, v: v.at[at].add(by) if p == path else v, params
-          )
-        )
-
-      numerical[at] = (moved(step) - moved(-step)) / (2 * step)
-    found = dict(jax.tree_util.tree_leaves_with_path(gradient))[path]
-    np.testing.assert_allclose(found, numerical, rtol=1e-6, atol=1e-8)
+  check_grads(
+    loss(system, batch, classes), (params,), order=1, modes=["rev"], rtol=1e-6
+  )
 
 
 def test_official_gradient_is_the_one_of_the_released_code(float64):

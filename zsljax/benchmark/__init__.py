@@ -3,7 +3,7 @@
 Needs neither data nor TensorFlow; with a stored dataset its streaming is timed too.
 """
 
-from zsljax.benchmark.run import Variant, main, measure, run
+from zsljax.benchmark.run import Variant, measure, run
 from zsljax.benchmark.shapes import PRESETS, Shapes, random_labels
 from zsljax.benchmark.step import make_step, useful_flops
 from zsljax.benchmark.table import compare, markdown, show, table
@@ -15,7 +15,6 @@ __all__ = [
   "Timing",
   "Variant",
   "compare",
-  "main",
   "make_step",
   "markdown",
   "measure",

@@ -17,7 +17,6 @@ import numpy as np
 from zsljax.benchmark.shapes import PRESETS, random_classes, random_labels
 from zsljax.benchmark.timing import time_calls
 from zsljax.errors import ZsljaxError, did_you_mean
-from zsljax.io.files import write_json
 from zsljax.models import SDL, Batch, label_scores
 from zsljax.models.sdl import marked
 
@@ -143,11 +142,3 @@ def show(figures: dict[str, Any]) -> str:
       "the memory not."
     )
   return "\n".join(lines)
-
-
-def main(args) -> None:
-  """Runs the ``benchmark-loss`` verb."""
-  figures = run(args.preset)
-  print(show(figures))
-  if args.json:
-    write_json(args.json, figures)

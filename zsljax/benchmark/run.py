@@ -14,12 +14,10 @@ from zsljax.benchmark.ceilings import Product, copy_call, square_product
 from zsljax.benchmark.feeding import from_host, from_store
 from zsljax.benchmark.shapes import PRESETS, Shapes
 from zsljax.benchmark.step import Step, make_step, useful_flops
-from zsljax.benchmark.table import compare, show
 from zsljax.benchmark.timing import time_calls
 from zsljax.devices.mesh import make_mesh
 from zsljax.devices.precision import computed_in, supported
 from zsljax.errors import ZsljaxError, did_you_mean, require
-from zsljax.io.files import write_json
 from zsljax.models import System
 from zsljax.training import check_divides
 
@@ -213,23 +211,3 @@ def _stored(
   stored = find(data_dir, name, features)
   check_labels(system, stored)
   return stored
-
-
-def main(args) -> None:
-  """Runs the ``benchmark`` verb."""
-  if args.compare:
-    print(compare(args.compare))
-    return
-  variant = Variant(args.precision, args.seeds, args.data_devices, args.model_devices)
-  figures = run(
-    args.system,
-    args.preset,
-    args.batch_size,
-    args.data_dir,
-    args.dataset,
-    args.features,
-    variant,
-  )
-  print(show(figures))
-  if args.json:
-    write_json(args.json, figures)
