@@ -1,4 +1,4 @@
-"""Small numerical pieces that several systems share."""
+"""Small numerical functions that several systems share."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,37 +11,58 @@ Array = jax.Array
 
 
 def inverse_length(x: Array, axis: int = -1) -> Array:
-  """1 / |x| along ``axis``, which stays with size 1; 0, with gradient 0, for x = 0."""
+  """Computes 1 / |x| along ``axis``, which stays with size 1.
+
+  The value and the gradient are 0 for x = 0.
+
+  >>> print(inverse_length(jnp.array([[3.0, 4.0], [0.0, 0.0]])).ravel())
+  [0.2 0. ]
+  """
   squares = jnp.sum(x * x, axis, keepdims=True)
   positive = squares > 0
   return jnp.where(positive, jax.lax.rsqrt(jnp.where(positive, squares, 1)), 0)
 
 
 def l2_normalize(x: Array, axis: int = -1) -> Array:
-  """Scales vectors along ``axis`` to unit length; a zero vector stays zero."""
+  """Scales vectors along ``axis`` to unit length; a zero vector stays zero.
+
+  >>> print(l2_normalize(jnp.array([2.0, 0.0])))
+  [1. 0.]
+  """
   return x * inverse_length(x, axis)
 
 
 def masked_mean(values: Array, mask: Array) -> Array:
-  """The mean of ``values`` [B] over the rows where ``mask`` [B] is true.
+  """Averages ``values`` [B] over the rows where ``mask`` [B] is true.
 
-  0 where no row is, so that a batch of nothing but padding stays finite.
+  The mean of no row is 0, so that a batch of nothing but padding stays finite.
+
+  >>> print(masked_mean(jnp.array([1.0, 3.0, 9.0]), jnp.array([True, True, False])))
+  2.0
   """
   total = jnp.sum(jnp.where(mask, values, 0))
   return total / jnp.maximum(jnp.sum(mask), 1)
 
 
 def masked_log_mean(logs: Array, mask: Array) -> Array:
-  """The logarithm of the mean of ``exp(logs)`` [B] over the rows of ``mask`` [B].
+  """Computes the logarithm of the mean of ``exp(logs)`` [B] over ``mask`` [B].
 
-  -inf where there is no row.
+  The result is -inf where there is no row.
+
+  >>> print(masked_log_mean(jnp.zeros(2), jnp.array([True, True])))
+  0.0
   """
   total = jax.nn.logsumexp(logs, where=mask)
   return total - jnp.log(jnp.maximum(jnp.sum(mask), 1).astype(logs.dtype))
 
 
 def minimize(objective: Callable[[Any], Array], params: Any, steps: int) -> Any:
-  """``params`` after ``steps`` of L-BFGS on ``objective``; can be jitted."""
+  """Takes ``steps`` of L-BFGS on ``objective`` from ``params``; can be jitted.
+
+  >>> x = minimize(lambda x: (x - 2.0) ** 2, jnp.array(0.0), 5)
+  >>> print(f"{x:.3f}")
+  2.000
+  """
   optimizer = optax.lbfgs()
 
   def step(_, carry):

@@ -2,7 +2,7 @@ import pytest
 
 from zsljax.errors import ZsljaxError
 
-MARKS = ("machine", "systems", "fresh_memory", "input", "seeds")
+MARKS = ("machine", "systems", "input", "seeds")
 
 
 @pytest.fixture
@@ -18,7 +18,6 @@ def row(system="msdn", preset="cub7", milliseconds=2.0, **fields):
     "preset": preset,
     "batch_size": 5,
     "precision": "float32",
-    "attention": "xla",
     "seeds": 1,
     "cpu_load_average": 1.5,
     "step_seconds": {"median": seconds, "low": seconds / 2, "high": 2 * seconds},
@@ -30,7 +29,6 @@ def row(system="msdn", preset="cub7", milliseconds=2.0, **fields):
     "examples_per_second_of_one_seed": 5.0,
     "gain_of_seeds_together": 500.0,
     "input": {**rates, "source": "from memory", "together_over_sum": 0.75},
-    "bytes_per_device": {"arguments": 10**6, "temporaries": 10**6},
   } | fields
 
 
@@ -39,7 +37,6 @@ def figures(page, **fields):
     "cores": 2,
     "jax": "1.2.3",
     "systems": [row(), row("sdl", "nus", 30.0, **fields)],
-    "fresh_memory": [row()],
     "input": [row()],
     "seeds": [row()],
     "growth": [
@@ -47,11 +44,6 @@ def figures(page, **fields):
       for what, curves in page.GROWTH.items()
       for system, preset, values in curves
       for value in values
-    ]
-    + [
-      row(system, preset, 8.0, grows="devices", value=value)
-      for system, preset, *_ in page.SPLIT
-      for value in page.DEVICES
     ],
   }
 
@@ -87,15 +79,24 @@ def test_the_page_of_the_project_has_its_marks(page):
 
 
 @pytest.mark.parametrize(
-  ("what", "field"),
+  ("what", "field", "found"),
   [
-    ("classes", "num_classes"),
-    ("attributes", "num_attributes"),
-    ("batch", "batch_size"),
+    ("classes", "num_classes", 1234),
+    ("attributes", "num_attributes", 1234),
+    ("batch", "batch_size", 1234),
+    ("regions", "feature_shape", (1234, 2048)),
   ],
 )
-def test_one_size_grows(page, what, field):
-  shapes = page.PRESETS["cub"]
+def test_one_size_grows(page, what, field, found):
+  shapes = page.PRESETS["cub7"]
   grown = page.changed(shapes, what, 1234)
-  assert getattr(grown, field) == 1234
-  assert grown.feature_shape == shapes.feature_shape
+  assert getattr(grown, field) == found
+  assert (grown.feature_shape == shapes.feature_shape) == (what != "regions")
+
+
+@pytest.mark.slow
+def test_measures_to_its_end(page):
+  figures = page.measured(0.0, tiny=True)
+  assert {row["grows"] for row in figures["growth"]} == page.GROWTH.keys()
+  marks = "".join(f"<!-- {name} -->\n\n<!-- end -->\n" for name in MARKS)
+  assert "| semantic_softmax | cub | 8 |" in page.written(marks, figures)

@@ -98,7 +98,7 @@ def test_equations_are_solved_in_float32(devices, class_space):
 def precisions_in(program):
   return {
     equation.params["precision"]
-    for equation in equations(program.jaxpr)
+    for equation, _ in equations(program.jaxpr)
     if equation.primitive.name == "dot_general"
   }
 

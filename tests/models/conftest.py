@@ -1,7 +1,3 @@
-import math
-
-import jax
-import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -48,28 +44,3 @@ def padded():
     )
 
   return pad
-
-
-@pytest.fixture
-def product_flops():
-  """Counts the operations of the matrix products that a function is traced to."""
-
-  def products(jaxpr):
-    for equation in jaxpr.eqns:
-      if equation.primitive.name == "dot_general":
-        yield equation
-      for inner in jax.extend.core.jaxprs_in_params(equation.params):
-        yield from products(inner)
-
-  def count(function, *arguments):
-    total = 0
-    for equation in products(jax.make_jaxpr(function)(*arguments).jaxpr):
-      (contracted, _), (batch, _) = equation.params["dimension_numbers"]
-      left, right = (v.aval.shape for v in equation.invars)
-      summed = math.prod(left[i] for i in contracted)
-      free = [len(s) - len(contracted) - len(batch) for s in (left, right)]
-      if contracted and all(free):  # Of vectors none is counted.
-        total += 2 * math.prod(equation.outvars[0].aval.shape) * summed
-    return total
-
-  return count

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from zsljax.classes import ClassSpace
-from zsljax.errors import ZsljaxError
-from zsljax.models import AttendedAutoencoder, Batch, Spec, build_system
+from zsljax.models import AttendedAutoencoder, Batch, Spec
 from zsljax.models.attention import attended_features
 
 VARIANTS = {
@@ -243,29 +242,3 @@ def test_thousand_classes_need_little_memory(similarity):
   )
   assert memory.argument_size_in_bytes > 4 * batch_size * regions * dim
   assert total < 1.5 * 2**30
-
-
-def test_pooled_features_are_refused():
-  with pytest.raises(ZsljaxError, match="expected regions"):
-    AttendedAutoencoder().init(jax.random.key(0), Spec((5,), 3, 4))
-
-
-@pytest.mark.parametrize(
-  ("field", "value"), [("similarity", "cosin"), ("scale", -1.0), ("hidden", -2)]
-)
-def test_wrong_fields_are_named(field, value):
-  with pytest.raises(ZsljaxError, match=f"config.system.{field}: found"):
-    build_system({"name": "attended_autoencoder", field: value})
-
-
-@pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
-def test_step_flops_are_the_products_of_the_gradient(
-  region_problem, product_flops, fields
-):
-  batch, classes, spec = region_problem()
-  system = AttendedAutoencoder(**fields)
-  params = system.init(jax.random.key(0), spec)
-  found = product_flops(
-    jax.grad(lambda p: system.loss(p, batch, classes, None)[0]), params
-  )
-  assert system.step_flops(spec, len(batch.labels)) == found

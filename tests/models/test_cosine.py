@@ -378,18 +378,6 @@ def test_classes_must_divide_over_the_axis():
   assert make_mesh(-1, 2).shape == {"data": 2, "model": 2}
 
 
-@pytest.mark.parametrize("prototypes", ["learned", "generated"])
-@pytest.mark.parametrize("encoder", ["none", "mlp"])
-def test_step_flops_are_those_of_the_products(encoder, prototypes, product_flops):
-  system, params = make(encoder=encoder, prototypes=prototypes)
-  space = ClassSpace.create(
-    [str(i) for i in range(12)], np.random.default_rng(0).standard_normal((12, 4))
-  )
-  batch = batch_of(space)
-  gradient = jax.grad(lambda p: system.loss(p, batch, space, None)[0])
-  assert product_flops(gradient, params) == system.step_flops(SPEC, 8)
-
-
 @pytest.mark.parametrize("side", [4, 5])
 def test_convolutions_are_those_of_lax(side):
   system = CosineClassifier("normface", "conv", embedding_size=8, prototypes="learned")
@@ -411,40 +399,3 @@ def test_convolutions_are_those_of_lax(side):
   expected = images.reshape(6, -1) @ last["kernel"] + last["bias"][None]
   found = system.embed({"encoder": params}, pixels)
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_step_flops_of_convolutions():
-  """Of an 8 x 8 image: 9 x 1 x 32 at 64 places, 9 x 32 x 64 at 16, and the rest."""
-  system = CosineClassifier("normface", "conv", embedding_size=16, prototypes="learned")
-  first, second, last, cosines = 64 * 9 * 32, 16 * 9 * 32 * 64, 4 * 64 * 16, 10 * 16
-  expected = 2 * 3 * (first + second + last + cosines) - 2 * first
-  assert system.step_flops(Spec((64,), 4, 10), 1) == expected
-
-
-@pytest.mark.parametrize(
-  ("fields", "message"),
-  [
-    ({"loss_name": "arcfase"}, "config.system.loss_name: unknown loss 'arcfase'. Did"),
-    ({"loss_name": "cosface", "margin": 3.0}, "config.system.margin: found 3.0"),
-    ({"loss_name": "normface", "margin": 0.1}, "config.system.margin: found 0.1, exp"),
-    ({"scale": 0.0}, "config.system.scale: found 0.0, expected more than 0"),
-    ({"encoder": "cnn"}, "config.system.encoder: found 'cnn', expected one of none"),
-    (
-      {"sample_share": 0.0},
-      "config.system.sample_share: found 0.0, expected more than",
-    ),
-    ({"sample_share": 0.5}, "sample_share: found 0.5, expected 1 with generated"),
-    ({"prototypes": "fixed"}, "config.system.prototypes: found 'fixed'"),
-    ({"embedding_size": 0}, "config.system.embedding_size: found 0"),
-  ],
-)
-def test_bad_fields_are_named(fields, message):
-  with pytest.raises(ZsljaxError, match=message):
-    build_system({"name": "cosine", "preset": "zero_shot"} | fields)
-
-
-def test_convolutions_want_square_images():
-  system = CosineClassifier("normface", "conv")
-  for shape in ((10,), (3, 9)):
-    with pytest.raises(ZsljaxError, match="found 'conv' with features of shape"):
-      system.init(jax.random.key(0), Spec(shape, 4, 12))

@@ -12,8 +12,7 @@ import optax
 import pytest
 
 from zsljax.classes import ClassSpace
-from zsljax.errors import ZsljaxError
-from zsljax.models import MSDN, Batch, Spec, build_system
+from zsljax.models import Batch, Spec, build_system
 from zsljax.training import (
   init_state,
   make_train_step,
@@ -273,28 +272,6 @@ def test_large_scores_are_finite(region_problem, preset, scale):
   chex.assert_tree_all_finite(gradient)
 
 
-@pytest.mark.parametrize(
-  ("change", "message"),
-  [
-    ({"attribute_vectors": None}, "attribute vectors: found none"),
-    ({"feature_shape": (6,)}, "expected regions"),
-  ],
-)
-def test_init_refuses_what_it_cannot_use(region_problem, change, message):
-  _, _, spec = region_problem()
-  with pytest.raises(ZsljaxError, match=message):
-    MSDN().init(jax.random.key(0), dataclasses.replace(spec, **change))
-
-
-@pytest.mark.parametrize(
-  ("field", "value"),
-  [("distance", "l2"), ("fusion", 1.5), ("weight_calibration", -1.0)],
-)
-def test_wrong_fields_are_named(field, value):
-  with pytest.raises(ZsljaxError, match=f"config.system.{field}: found"):
-    build_system({"name": "msdn", field: value})
-
-
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("regions", [49, 196])
 def test_compiled_step_never_makes_attended_features(preset, regions, optimizer):
@@ -429,16 +406,3 @@ def test_golden(path, dtype, optimizer, float64):
   assert {"S_pp1", "S_pp2"} <= checked
   for kind in ("loss_step", "grad_", "after3_"):  # A test of nothing would pass.
     assert any(name.startswith(kind) for name in checked), kind
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_step_flops_are_the_products_of_the_gradient(
-  region_problem, product_flops, preset
-):
-  batch, classes, spec = region_problem()
-  system = build_system({"name": "msdn", "preset": preset})
-  params = system.init(jax.random.key(0), spec)
-  found = product_flops(
-    jax.grad(lambda p: system.loss(p, batch, classes, None)[0]), params
-  )
-  assert system.step_flops(spec, len(batch.labels)) == found

@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
+from jax.test_util import check_grads
 import numpy as np
 import optax
 import pytest
@@ -84,23 +85,9 @@ def test_objective_equals_numpy(form, hidden, float64):
 @pytest.mark.parametrize("hidden", [(), (4, 3)])
 def test_gradients_are_numerical_gradients(form, hidden, float64):
   system, params, batch, classes = make(form, hidden)
-  objective = loss(system, batch, classes)
-  gradient = jax.grad(objective)(params)
-  for path, value in jax.tree_util.tree_leaves_with_path(params):
-    numerical = np.zeros(value.shape)
-    for at in np.ndindex(*value.shape):
-      step = 1e-5
-
-      def moved(by, at=at, path=path):
-        return objective(
-          jax.tree_util.tree_map_with_path(
-            lambda p, v: v.at[at].add(by) if p == path else v, params
-          )
-        )
-
-      numerical[at] = (moved(step) - moved(-step)) / (2 * step)
-    found = dict(jax.tree_util.tree_leaves_with_path(gradient))[path]
-    np.testing.assert_allclose(found, numerical, rtol=1e-6, atol=1e-8)
+  check_grads(
+    loss(system, batch, classes), (params,), order=1, modes=["rev"], rtol=1e-6
+  )
 
 
 def test_official_gradient_is_the_one_of_the_released_code(float64):
@@ -236,18 +223,6 @@ def test_parts_sum_to_the_loss():
   np.testing.assert_allclose(sum(parts.values()), total, rtol=1e-6)
 
 
-def test_step_flops_count_the_matrix_products():
-  batch, attributes, classes, dim, width = 8, 3, 6, 5, 4
-  spec = Spec((dim,), attributes, classes)
-  # Prototypes and scores forward, the scores' gradient to the prototypes, and
-  # theirs to the map.
-  products = 2 * classes * attributes * dim + 2 * batch * classes * dim
-  assert SemanticSoftmax().step_flops(spec, batch) == 2 * products
-  products = 2 * classes * attributes * width + 3 * batch * classes * width
-  products += 2 * batch * dim * width
-  assert SemanticSoftmax(hidden=(width,)).step_flops(spec, batch) == 2 * products
-
-
 def reconstruction_error(inputs, layer):
   """Smallest mean squared error of a linear decoder behind ``layer``."""
   hidden = 1 / (1 + np.exp(-(inputs @ layer["kernel"] + layer["bias"])))
@@ -302,8 +277,3 @@ def test_pretraining_ignores_masked_rows(float64):
     system.warm_start(params, batch, space, rng),
     rtol=1e-6,
   )
-
-
-def test_without_pretraining_nothing_changes():
-  system, params, batch, space = make(hidden=(4,))
-  assert system.warm_start(params, batch, space, jax.random.key(1)) is params

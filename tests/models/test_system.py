@@ -1,7 +1,12 @@
+import dataclasses
+import math
+
+import jax
+import numpy as np
 import pytest
 
 from zsljax.errors import ZsljaxError
-from zsljax.models import build_system
+from zsljax.models import MSDN, Spec, System, build_system, register, system_names
 
 
 def test_preset_fills_what_is_none_and_nothing_else():
@@ -13,16 +18,98 @@ def test_preset_fills_what_is_none_and_nothing_else():
   assert explicit.prototype_form == "per_sample"
 
 
+AE, COSINE = "attended_autoencoder", "cosine"
+
+
 @pytest.mark.parametrize(
-  ("wrong", "message"),
+  ("name", "fields", "message"),
   [
-    ({"name": "semantic_sofmax"}, "Did you mean 'semantic_softmax'"),
-    ({"preset": "papr"}, "Did you mean 'paper'"),
-    ({"l2_weight": 1.0}, "Did you mean 'l2_weights'"),
-    ({"l2_weights": -1.0}, "config.system.l2_weights: found -1.0"),
-    ({"prototype_form": "per_image"}, "expected one of per_sample"),
+    ("semantic_sofmax", {}, "Did you mean 'semantic_softmax'"),
+    ("semantic_softmax", {"preset": "papr"}, "Did you mean 'paper'"),
+    ("semantic_softmax", {"l2_weight": 1.0}, "Did you mean 'l2_weights'"),
+    ("semantic_softmax", {"l2_weights": -1.0}, "l2_weights: found -1.0, expected 0 or"),
+    ("semantic_softmax", {"prototype_form": "per_image"}, "expected one of per_sample"),
+    ("semantic_softmax", {"sparsity": 1.0}, "sparsity: found 1.0, expected between 0"),
+    (
+      AE,
+      {"similarity": "cosin"},
+      "found 'cosin', expected one of dot, cosine",
+    ),
+    (AE, {"scale": -1.0}, "scale: found -1.0"),
+    (AE, {"hidden": -2}, "hidden: found -2"),
+    ("msdn", {"distance": "l2"}, "distance: found 'l2', expected one of probabilities"),
+    ("msdn", {"fusion": 1.5}, "fusion: found 1.5, expected between 0 and 1"),
+    ("msdn", {"fusion": math.nan}, "fusion: found nan"),
+    ("msdn", {"weight_calibration": -1.0}, "weight_calibration: found -1.0"),
+    ("sdl", {"rows": 0}, "rows: found 0, expected 1 or more"),
+    ("sdl", {"variance_weight": 1.5}, "found 1.5, expected between 0 and 1"),
+    ("sdl", {"factor": 0.0}, "factor: found 0.0, expected more than 0"),
+    ("sdl", {"unannotated": "absent"}, "found 'absent', expected one of negative"),
+    ("eszsl", {"gamma": 0.0}, "gamma: found 0.0, expected more than 0"),
+    ("eszsl", {"targets": "one"}, "targets: found 'one', expected one of signed"),
+    ("sae", {"lambda_": -1.0}, "lambda_: found -1.0"),
+    ("sae", {"space": "both"}, "space: found 'both'"),
+    ("nearest_mean", {"ridge": 0.0}, "ridge: found 0.0"),
+    (COSINE, {"loss_name": "arcfase"}, "loss_name: unknown loss 'arcfase'. Did"),
+    (COSINE, {"loss_name": "cosface", "margin": 3.0}, "margin: found 3.0"),
+    (COSINE, {"loss_name": "normface", "margin": 0.1}, "margin: found 0.1, expected N"),
+    (COSINE, {"scale": 0.0}, "scale: found 0.0, expected more than 0"),
+    (COSINE, {"encoder": "cnn"}, "encoder: found 'cnn', expected one of none"),
+    (COSINE, {"sample_share": 0.0}, "found 0.0, expected more than 0 and at most 1"),
+    (COSINE, {"sample_share": 0.5}, "found 0.5, expected 1 with generated prototypes"),
+    (COSINE, {"prototypes": "fixed"}, "prototypes: found 'fixed'"),
+    (COSINE, {"embedding_size": 0}, "embedding_size: found 0"),
   ],
 )
-def test_build_says_what_is_wrong(wrong, message):
+def test_build_says_what_is_wrong(name, fields, message):
+  preset = "zero_shot" if name == COSINE else "paper"
+  with pytest.raises(ZsljaxError, match=message) as error:
+    build_system({"name": name, "preset": preset} | fields)
+  assert str(error.value).startswith("config.system.")
+
+
+VECTORS = np.ones((3, 2), np.float32)
+
+
+@pytest.mark.parametrize(
+  ("config", "spec", "message"),
+  [
+    ({"name": AE}, Spec((5,), 3, 4), "features: found shape .5,., expected regions"),
+    ({"name": "msdn"}, Spec((5,), 3, 4, VECTORS), "expected regions"),
+    ({"name": "msdn"}, Spec((9, 5), 3, 4), "attribute vectors: found none"),
+    *(
+      (
+        {"name": COSINE, "preset": "embedding"},
+        Spec(shape, 3, 4),
+        "found 'conv' with features of shape",
+      )
+      for shape in ((10,), (3, 9))
+    ),
+  ],
+)
+def test_init_refuses_a_dataset_that_lacks_something(config, spec, message):
   with pytest.raises(ZsljaxError, match=message):
-    build_system({"name": "semantic_softmax", "preset": "paper"} | wrong)
+    build_system(config).init(jax.random.key(0), spec)
+
+
+class Incomplete(System):
+  name = "incomplete"
+
+  def init(self, rng, spec):
+    return {}
+
+  def prepare(self, params, classes):
+    return classes.embeddings
+
+
+def test_a_class_that_lacks_a_part_is_told_all_of_them():
+  missing = r"Incomplete: found no presets, score\(\), loss\(\), @dataclasses.dataclass"
+  with pytest.raises(ZsljaxError, match=missing):
+    register(Incomplete)
+  assert "incomplete" not in system_names()
+  nameless = type("Nameless", (MSDN,), {"loss": None})
+  with pytest.raises(ZsljaxError, match=r"Nameless: found no loss\(\), expected"):
+    register(nameless)
+  alone = dataclasses.make_dataclass("Alone", [])
+  with pytest.raises(ZsljaxError, match=r"name, presets, init\(\).* scores, task"):
+    register(alone)

@@ -1,13 +1,12 @@
-"""Throughput, against what the machine it runs on can do.
+"""Throughput of a training step, beside the ceilings of the machine.
 
 Needs neither data nor TensorFlow; with a stored dataset its streaming is timed too.
 """
 
-from zsljax.benchmark.compare import compare
-from zsljax.benchmark.run import Variant, main, measure, run
+from zsljax.benchmark.run import Variant, measure, run
 from zsljax.benchmark.shapes import PRESETS, Shapes, random_labels
-from zsljax.benchmark.step import make_step
-from zsljax.benchmark.table import show, table
+from zsljax.benchmark.step import make_step, useful_flops
+from zsljax.benchmark.table import compare, markdown, show, table
 from zsljax.benchmark.timing import Timing, time_calls
 
 __all__ = [
@@ -16,12 +15,13 @@ __all__ = [
   "Timing",
   "Variant",
   "compare",
-  "main",
   "make_step",
+  "markdown",
   "measure",
   "random_labels",
   "run",
   "show",
   "table",
   "time_calls",
+  "useful_flops",
 ]

@@ -1,26 +1,21 @@
-"""What a machine can do: its rates of matrix products and of copying memory."""
+"""Ceilings of a machine: its rates of matrix products and of copying memory."""
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Iterator
 import dataclasses
 import math
 from typing import Any
 
 import jax
+import jax.extend
 import jax.numpy as jnp
-
-
-def _sizes(small: bool) -> tuple[int, int]:
-  """Side of the square product, and bytes of the copy: too large for any cache."""
-  if small:
-    return 128, 2**16
-  return (2048, 2**28) if jax.default_backend() == "cpu" else (8192, 2**30)
 
 
 @dataclasses.dataclass(frozen=True)
 class Product:
-  """A matrix product: the shapes of its two sides, and which axes meet.
+  """A matrix product: the shapes of its two sides, and the axes summed over.
 
   ``dimensions`` is as in ``jax.lax.dot_general``.
   """
@@ -31,14 +26,12 @@ class Product:
 
   def __str__(self) -> str:
     sides = ("x".join(map(str, side)) for side in (self.left, self.right))
-    return f"{' . '.join(sides)} over {math.prod(self._summed())}"
-
-  def _summed(self) -> list[int]:
-    return [self.left[axis] for axis in self.dimensions[0][0]]
+    summed = math.prod(self.left[axis] for axis in self.dimensions[0][0])
+    return f"{' . '.join(sides)} over {summed}"
 
   @property
   def flops(self) -> float:
-    """Of one such product."""
+    """Additions and multiplications of one such product."""
     (_, summed), (_, shared) = self.dimensions
     rest = [
       size for axis, size in enumerate(self.right) if axis not in (*summed, *shared)
@@ -46,7 +39,7 @@ class Product:
     return 2.0 * math.prod(self.left) * math.prod(rest)
 
   def call(self, dtype: Any = jnp.float32) -> Callable[[], jax.Array]:
-    """A call that computes it on random numbers, on the first device."""
+    """Compiles the product; the call multiplies random numbers on the first device."""
     keys = jax.random.split(jax.random.key(0))
     sides = [
       jax.random.normal(key, shape, dtype)
@@ -62,27 +55,23 @@ class Product:
     return lambda: compiled(*sides)
 
 
+def _sizes(small: bool) -> tuple[int, int]:
+  """Side of the square product, and bytes of the copy: too large for any cache."""
+  if small:
+    return 128, 2**16
+  return (2048, 2**28) if jax.default_backend() == "cpu" else (8192, 2**30)
+
+
 def square_product(small: bool = False) -> Product:
-  """Of two large square matrices; ``small`` ones tell nothing, but do it quickly."""
+  """Product of two large square matrices; ``small`` ones are for tests alone."""
   side, _ = _sizes(small)
   return Product((side, side), (side, side), (((1,), (0,)), ((), ())))
 
 
-def products_in(function: Callable, *args: Any) -> dict[Product, int]:
-  """How often ``function`` computes which product; loops count once."""
-  counts: dict[Product, int] = {}
-  for equation in equations(jax.make_jaxpr(function)(*args).jaxpr):
-    if equation.primitive.name == "dot_general":
-      left, right = (x.aval.shape for x in equation.invars)
-      product = Product(left, right, equation.params["dimension_numbers"])
-      counts[product] = counts.get(product, 0) + 1
-  return counts
-
-
 def copy_call(small: bool = False) -> tuple[Callable[[], jax.Array], float]:
-  """A call that reads and writes a large array where it lies, and the bytes it moves.
+  """Builds a call that reads and writes a large array in place, and counts its bytes.
 
-  In place, because the first touch of fresh memory would be timed with it.
+  A copy to fresh memory would be timed with the first touch of that memory.
   """
   _, size = _sizes(small)
   array = jnp.ones(size // 4)
@@ -96,13 +85,24 @@ def copy_call(small: bool = False) -> tuple[Callable[[], jax.Array], float]:
   return call, 2.0 * size
 
 
-def equations(jaxpr: Any) -> Iterator[Any]:
-  """Those of a traced program and of all that it holds."""
+def products_in(function: Callable, *args: Any) -> dict[Product, int]:
+  """Counts the matrix products of a function traced at ``args``, arrays or shapes."""
+  counts: dict[Product, int] = collections.Counter()
+  for equation, times in equations(jax.make_jaxpr(function)(*args).jaxpr):
+    if equation.primitive.name == "dot_general":
+      left, right = (x.aval.shape for x in equation.invars)
+      counts[Product(left, right, equation.params["dimension_numbers"])] += times
+  return counts
+
+
+def equations(jaxpr: Any, times: int = 1) -> Iterator[tuple[Any, int]]:
+  """Yields each equation of a traced program, and the number of times it runs.
+
+  The body of a scan runs as often as the scan is long; that of a while loop, whose
+  length is not known, counts once.
+  """
   for equation in jaxpr.eqns:
-    yield equation
-    for inner in jax.tree.leaves(
-      list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
-    ):
-      inner = getattr(inner, "jaxpr", inner)
-      if hasattr(inner, "eqns"):
-        yield from equations(inner)
+    yield equation, times
+    length = equation.params["length"] if equation.primitive.name == "scan" else 1
+    for inner in jax.extend.core.jaxprs_in_params(equation.params):
+      yield from equations(inner, times * length)

@@ -1,4 +1,4 @@
-"""The input pipeline alone, the step alone, and both together."""
+"""Rates of the input pipeline alone, of the step alone, and of both together."""
 
 from __future__ import annotations
 
@@ -13,51 +13,16 @@ import numpy as np
 from zsljax.benchmark.shapes import NUM_EXAMPLES, random_table, rows_of
 from zsljax.benchmark.step import Step
 from zsljax.models import MULTI_LABEL, Batch, Spec, System
-from zsljax.training import (
-  feed,
-)
+from zsljax.training import feed
 from zsljax.training.inputs import HostBatch
 
 _ROUNDS = 3
-# Of a random training set in the host's memory, at most.
+# Most bytes of a random training set in the host's memory.
 _TABLE_BYTES = 2**29
 
 
-def input_rates(
-  batches: Callable[[], Iterator[Batch]], one_step: Callable, number: int
-) -> dict[str, float]:
-  """Seconds for ``number`` batches: input alone, steps alone, both together.
-
-  Args:
-    batches: starts the input pipeline, batches on the device.
-    one_step: takes a step on a batch.
-    number: of batches.
-  """
-
-  def consume(use: Callable[[Batch], Any]) -> float:
-    stream = batches()
-    jax.block_until_ready(use(next(stream)))
-    start = time.perf_counter()
-    for _ in range(number):
-      last = use(next(stream))
-    jax.block_until_ready(last)
-    return time.perf_counter() - start
-
-  first = next(batches())
-  start = time.perf_counter()
-  for _ in range(number):
-    last = one_step(first)
-  jax.block_until_ready(last)
-  step_only = time.perf_counter() - start
-  return {
-    "input_seconds": consume(lambda batch: batch.features),
-    "step_seconds": step_only,
-    "together_seconds": consume(one_step),
-  }
-
-
 def from_store(stored: Any, batch_size: int, step: Step) -> dict[str, Any]:
-  """Rates of batches streamed from a stored dataset by tf.data."""
+  """Measures rates of batches streamed from a stored dataset by tf.data."""
   from zsljax.data import TrainingData
 
   data = TrainingData(stored, "trainval", batch_size, seed=0, cache="none")
@@ -73,9 +38,15 @@ def from_host(
   number: int,
   small: bool = False,
 ) -> dict[str, Any]:
-  """Rates of ``number`` random batches gathered from a table in the host's memory.
+  """Measures rates of random batches gathered from a table in the host's memory.
 
-  A ``small`` table is one batch.
+  Args:
+    system: the system that is trained.
+    spec: shapes of features and classes.
+    step: its compiled step.
+    num_seen: classes with images.
+    number: batches to time.
+    small: whether the table is one batch, for tests.
   """
   batch_size = len(step.batch.labels)
   rows = min(NUM_EXAMPLES, _TABLE_BYTES * batch_size // step.feature_bytes)
@@ -95,19 +66,38 @@ def from_host(
 def _rates(
   source: str, batches: Callable[[], Iterator[HostBatch]], number: int, step: Step
 ) -> dict[str, Any]:
+  """Times ``number`` batches three times; medians of seconds and rows a second."""
   mesh = step.batch.features.sharding.mesh
-
-  def on_device() -> Iterator[Batch]:
-    return feed(batches(), mesh, NUM_EXAMPLES)
-
-  rounds = [input_rates(on_device, step.call, number) for _ in range(_ROUNDS)]
-  seconds = {k: statistics.median(r[k] for r in rounds) for k in rounds[0]}
+  rounds = []
+  for _ in range(_ROUNDS):
+    first = next(feed(batches(), mesh, NUM_EXAMPLES))
+    rounds.append(
+      {
+        "input": _seconds(feed(batches(), mesh, NUM_EXAMPLES), number, _features),
+        "step": _seconds(iter([first] * (number + 1)), number, step.call),
+        "together": _seconds(feed(batches(), mesh, NUM_EXAMPLES), number, step.call),
+      }
+    )
+  seconds = {part: statistics.median(r[part] for r in rounds) for part in rounds[0]}
   rows = number * len(step.batch.labels)
   return {
     "source": source,
     "rows": rows,
-    **seconds,
-    **{k.replace("seconds", "rows_per_second"): rows / v for k, v in seconds.items()},
-    "together_over_sum": seconds["together_seconds"]
-    / (seconds["input_seconds"] + seconds["step_seconds"]),
+    **{f"{part}_seconds": value for part, value in seconds.items()},
+    **{f"{part}_rows_per_second": rows / value for part, value in seconds.items()},
+    "together_over_sum": seconds["together"] / (seconds["input"] + seconds["step"]),
   }
+
+
+def _features(batch: Batch) -> jax.Array:
+  return batch.features
+
+
+def _seconds(stream: Iterator[Batch], number: int, use: Callable[[Batch], Any]):
+  """Times ``use`` of ``number`` batches, after one that is not timed."""
+  jax.block_until_ready(use(next(stream)))
+  start = time.perf_counter()
+  for _ in range(number):
+    last = use(next(stream))
+  jax.block_until_ready(last)
+  return time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""The ranking loss of SDL against other ways to compute it, in one process.
+"""The ranking loss of SDL against other ways to compute it.
 
 Each computes the loss and its gradient with respect to the images' matrices.
 """
@@ -7,23 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zsljax.benchmark import PRESETS, random_labels, time_calls
-from zsljax.classes import ClassSpace
+from zsljax.benchmark.shapes import PRESETS, random_classes, random_labels
+from zsljax.benchmark.timing import time_calls
 from zsljax.errors import ZsljaxError, did_you_mean
-from zsljax.io.files import write_json
 from zsljax.models import SDL, Batch, label_scores
 from zsljax.models.sdl import marked
 
 Array = jax.Array
 
-ROWS = 7
-# Images on which all pairs are computed, and then multiplied up: more do not fit.
+_ROWS = 7
+# Images on which all pairs are computed; more do not fit into memory.
 _FEW = {"nus": 128, "openimages": 2}
 _NAMES = {
   "scores": "the scores alone",
@@ -34,7 +34,7 @@ _NAMES = {
 
 
 def padded_ranking(scores: Array, positives: Array) -> Array:
-  """Each positive slot [B, M] against all labels, ``[B]``."""
+  """Compares each positive slot [B, M] with all labels, ``[B]``."""
   own = jnp.take_along_axis(scores, jnp.maximum(positives, 0), 1)
   positive = marked(positives, scores.shape[1])
   negative_scores = jnp.where(positive, -jnp.inf, scores)
@@ -43,32 +43,36 @@ def padded_ranking(scores: Array, positives: Array) -> Array:
 
 
 def all_pairs_ranking(scores: Array, positives: Array) -> Array:
-  """Each label against each other, ``[B]``, those that are no pair masked."""
+  """Compares each label with each other, ``[B]``; masks those that are no pair."""
   positive = marked(positives, scores.shape[1])
   pairs = jax.nn.softplus(scores[:, None, :] - scores[:, :, None])
   is_pair = positive[:, :, None] & ~positive[:, None, :]
   return jnp.sum(pairs, (1, 2), where=is_pair)
 
 
-def run(preset: str) -> dict[str, Any]:
-  """Times and memory of all forms, as JSON values."""
+def run(preset: str, seconds: float = 10.0) -> dict[str, Any]:
+  """Measures seconds and bytes of temporaries of each form, as JSON values.
+
+  Args:
+    preset: ``nus`` or ``openimages``.
+    seconds: time to spend.
+  """
   if preset not in _FEW:
     raise ZsljaxError(
       f"--preset: no multi-label shapes {preset!r}. {did_you_mean(preset, _FEW)}"
     )
-  shapes = PRESETS[preset]
+  shapes, few = PRESETS[preset], _FEW[preset]
   images, labels = shapes.batch_size, shapes.num_seen
-  rng = np.random.default_rng(0)
-  vectors = rng.standard_normal((labels, shapes.num_attributes)).astype(np.float32)
-  classes = ClassSpace.create([str(i) for i in range(labels)], vectors)
+  spec = dataclasses.replace(shapes.spec(), num_classes=labels)
+  classes = random_classes(spec, labels)
   vectors = classes.unit_embeddings()
   positives = jnp.asarray(random_labels(images, labels))
-  matrices = jnp.asarray(
-    rng.standard_normal((images, ROWS, shapes.num_attributes)), jnp.float32
-  )
+  rng = np.random.default_rng(0)
+  size = images, _ROWS, shapes.num_attributes
+  matrices = jnp.asarray(rng.standard_normal(size, np.float32))
   # Makes the gradient of the scores alone as dense as that of a loss.
-  slope = jnp.asarray(rng.standard_normal((images, labels)), jnp.float32)
-  system = SDL(rows=ROWS, variance_weight=0.3)
+  slope = jnp.asarray(rng.standard_normal((images, labels), np.float32))
+  system = SDL(rows=_ROWS, variance_weight=0.3)
 
   def scores_alone(matrices):
     return jnp.sum(label_scores(matrices, vectors) * slope)
@@ -79,52 +83,47 @@ def run(preset: str) -> dict[str, Any]:
     weight = system.variance_weight
     return jnp.mean((1 - weight) * ranking + weight * variance)
 
-  def other(ranking):
-    def total(matrices):
-      few = positives[: len(matrices)]
-      return jnp.sum(ranking(label_scores(matrices, vectors), few))
+  def total(ranking: Callable) -> Callable:
+    return lambda matrices: jnp.sum(
+      ranking(label_scores(matrices, vectors), positives[: len(matrices)])
+    )
 
-    return total
-
-  few = _FEW[preset]
-  compiled = {
-    "scores": _gradient(scores_alone, matrices),
-    "loss": _gradient(loss, matrices),
-    "padded": _gradient(other(padded_ranking), matrices),
-    "all_pairs": _gradient(other(all_pairs_ranking), matrices[:few]),
-  }
-  together = {name: compiled[name][0] for name in ("scores", "loss", "padded")}
-  timings = time_calls(together, seconds=10)
-  timings |= time_calls({"all_pairs": compiled["all_pairs"][0]}, seconds=1)
-  seconds = {name: timing.median for name, timing in timings.items()}
-  seconds["all_pairs"] *= images / few
+  calls, temporaries = {}, {}
+  for name, function, inputs in (
+    ("scores", scores_alone, matrices),
+    ("loss", loss, matrices),
+    ("padded", total(padded_ranking), matrices),
+    ("all_pairs", total(all_pairs_ranking), matrices[:few]),
+  ):
+    compiled = jax.jit(jax.value_and_grad(function)).lower(inputs).compile()
+    calls[name] = functools.partial(compiled, inputs)
+    temporaries[name] = compiled.memory_analysis().temp_size_in_bytes
+  timings = time_calls(calls, seconds)
+  medians = {name: timing.median for name, timing in timings.items()}
+  medians["all_pairs"] *= images / few
   return {
     "preset": preset,
     "images": images,
-    "rows": ROWS,
+    "rows": _ROWS,
     "labels": labels,
     "positives": int(jnp.sum(positives >= 0)),
     "most_positives": positives.shape[1],
-    "device": jax.devices()[0].device_kind,
     "images_of_all_pairs": few,
+    "device": jax.devices()[0].device_kind,
     "timings": {name: dataclasses.asdict(timing) for name, timing in timings.items()},
-    "seconds": seconds,
-    "temporary_bytes": {name: size for name, (_, size) in compiled.items()},
-    "loss_over_scores": seconds["loss"] / seconds["scores"],
-    "padded_over_loss": seconds["padded"] / seconds["loss"],
-    "all_pairs_over_loss": seconds["all_pairs"] / seconds["loss"],
+    "seconds": medians,
+    "temporary_bytes": temporaries,
+    "loss_over_scores": medians["loss"] / medians["scores"],
+    "padded_over_loss": medians["padded"] / medians["loss"],
+    "all_pairs_over_loss": medians["all_pairs"] / medians["loss"],
   }
 
 
-def _gradient(function: Callable, matrices: Array) -> tuple[Callable[[], Any], int]:
-  """A call that computes value and gradient, and the memory that it takes."""
-  compiled = jax.jit(jax.value_and_grad(function)).lower(matrices).compile()
-  return lambda: compiled(matrices), compiled.memory_analysis().temp_size_in_bytes
-
-
 def show(figures: dict[str, Any]) -> str:
-  """The figures as lines for the terminal."""
-  few, images = figures["images_of_all_pairs"], figures["images"]
+  """Formats the figures as lines for the terminal."""
+  few, images, seconds = (
+    figures[name] for name in ("images_of_all_pairs", "images", "seconds")
+  )
   lines = [
     f"{figures['preset']}: batch {images}, {figures['rows']} rows, {figures['labels']} "
     f"labels, {figures['positives']} positives (at most {figures['most_positives']} an "
@@ -132,9 +131,9 @@ def show(figures: dict[str, Any]) -> str:
     f"{'':<40} {'time':>10}     {'to the loss':>11}  {'memory':>11}",
   ]
   for name, text in _NAMES.items():
-    ratio = figures["seconds"][name] / figures["seconds"]["loss"]
+    ratio = seconds[name] / seconds["loss"]
     lines.append(
-      f"{text:<40} {1e3 * figures['seconds'][name]:>10.2f} ms  {ratio:>11.2f}  "
+      f"{text:<40} {1e3 * seconds[name]:>10.2f} ms  {ratio:>11.2f}  "
       f"{figures['temporary_bytes'][name] / 1e6:>8.1f} MB"
     )
   if few < images:
@@ -143,11 +142,3 @@ def show(figures: dict[str, Any]) -> str:
       "the memory not."
     )
   return "\n".join(lines)
-
-
-def main(args) -> None:
-  """The ``benchmark-loss`` verb."""
-  figures = run(args.preset)
-  print(show(figures))
-  if args.json:
-    write_json(args.json, figures)

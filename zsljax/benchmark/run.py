@@ -1,4 +1,4 @@
-"""All figures of one system's step, and the ``benchmark`` verb."""
+"""Figures of one system's training step, beside the ceilings of the machine."""
 
 from __future__ import annotations
 
@@ -10,37 +10,35 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from zsljax.benchmark.ceilings import (
-  Product,
-  copy_call,
-  square_product,
-)
-from zsljax.benchmark.compare import compare
+from zsljax.benchmark.ceilings import Product, copy_call, square_product
 from zsljax.benchmark.feeding import from_host, from_store
 from zsljax.benchmark.shapes import PRESETS, Shapes
-from zsljax.benchmark.step import Step, computed_with, make_step
-from zsljax.benchmark.table import show
+from zsljax.benchmark.step import Step, make_step, useful_flops
 from zsljax.benchmark.timing import time_calls
 from zsljax.devices.mesh import make_mesh
+from zsljax.devices.precision import computed_in, supported
 from zsljax.errors import ZsljaxError, did_you_mean, require
-from zsljax.io.files import write_json
-from zsljax.models import AttendsToRegions, Spec, System
-from zsljax.training import (
-  check_divides,
-)
+from zsljax.models import System
+from zsljax.training import check_divides
 
-# Of a step's own products, how many of the largest are timed for the ceiling.
+# Number of a step's own products, the largest, that are timed for the ceiling.
 _OWN_PRODUCTS = 2
-# How long steps run beside the input pipeline, in seconds; and how many at most.
+# Duration of steps beside the input pipeline in seconds, and most steps.
 _INPUT_SECONDS, _INPUT_STEPS = 1.0, 50
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-  """How a step is computed: the benchmark's flags of the same names."""
+  """Ways to compute a step.
+
+  Attributes:
+    precision: precision of matrix products, a key of ``zsljax.devices.PRECISIONS``.
+    seeds: runs that are trained as one program.
+    data_devices: devices over which a batch is split.
+    model_devices: devices over which parameters with a row for each class are split.
+  """
 
   precision: str = "float32"
-  attention: str = "xla"
   seeds: int = 1
   data_devices: int = 1
   model_devices: int = 1
@@ -57,100 +55,94 @@ def run(
   seconds: float = 4.0,
   small: bool = False,
 ) -> dict[str, Any]:
-  """All figures for one system, as JSON values; units are in their names.
+  """Measures all figures of one system, as JSON values with units in their names.
 
   Args:
     system_name: as in a config.
     preset: one of ``PRESETS``.
-    batch_size: the preset's when None.
-    data_dir: where ``dataset`` lies; its shapes go before the preset's, and its
+    batch_size: images in a step; the preset's when None.
+    data_dir: folder of ``dataset``, whose shapes replace the preset's and whose
       streaming is timed.
     dataset: name of the stored set.
-    features: of the stored set, where it has several.
-    variant: of the step.
-    seconds: how long the step and the ceilings are timed, in turns.
-    small: take ceilings and input from small arrays, for tests.
+    features: features of the stored set, where it has several.
+    variant: ways to compute the step.
+    seconds: time to spend on the step and the ceilings, in turns.
+    small: whether ceilings and input are taken from small arrays, for tests.
   """
   if preset not in PRESETS:
     raise ZsljaxError(
       f"--preset: unknown shapes {preset!r}. {did_you_mean(preset, PRESETS)}"
     )
   shapes = PRESETS[preset]
+  if batch_size:
+    shapes = dataclasses.replace(shapes, batch_size=batch_size)
   system = shapes.system(system_name)
-  require(
-    variant.attention == "xla" or isinstance(system, AttendsToRegions),
-    "--attention",
-    variant.attention,
-    f"xla with {system_name}, which does not attend over regions",
-  )
-  batch_size = batch_size or shapes.batch_size
-  if not data_dir:
-    figures, step = measure(
-      system, shapes, shapes.spec(), batch_size, variant, seconds, small=small
+  stored = _stored(system, data_dir, dataset, features) if data_dir else None
+  figures, step = measure(system, shapes, variant, seconds, stored, small)
+  if variant.seeds == 1 and stored:
+    figures["input"] = from_store(stored, shapes.batch_size, step)
+  elif variant.seeds == 1:
+    number = _INPUT_SECONDS / figures["step_seconds"]["median"]
+    number = int(min(max(number, 2), _INPUT_STEPS))
+    figures["input"] = from_host(
+      system, shapes.spec(), step, shapes.num_seen, number, small
     )
-    if variant.seeds == 1:
-      number = _INPUT_SECONDS / figures["step_seconds"]["median"]
-      number = int(min(max(number, 2), _INPUT_STEPS))
-      figures["input"] = from_host(
-        system, shapes.spec(), step, shapes.num_seen, number, small
-      )
-  else:
-    stored, spec = _stored(system, data_dir, dataset, features)
-    figures, step = measure(
-      system, shapes, spec, batch_size, variant, seconds, stored, small
-    )
-    if variant.seeds == 1:
-      figures["input"] = from_store(stored, batch_size, step)
-  return {"system": system_name, "preset": None if data_dir else preset, **figures}
+  return {"system": system_name, "preset": None if stored else preset, **figures}
 
 
 def measure(
   system: System,
   shapes: Shapes,
-  spec: Spec,
-  batch_size: int,
-  variant: Variant,
-  seconds: float,
+  variant: Variant = Variant(),
+  seconds: float = 4.0,
   stored: Any = None,
   small: bool = False,
 ) -> tuple[dict[str, Any], Step]:
-  """Figures of the step alone, beside the ceilings of the machine, and the step.
+  """Measures the step alone, beside the ceilings of the machine.
 
   Args:
-    system: what is trained.
-    shapes: its number of seen classes counts where nothing is ``stored``.
-    spec: shapes of features and classes.
-    batch_size: images in a step of one seed.
-    variant: of the step.
-    seconds: how long to time.
-    stored: the dataset whose label widths and precision to take.
-    small: take the ceilings from small arrays, for tests.
+    system: the system that is trained.
+    shapes: sizes of features, classes and batch (of one seed).
+    variant: ways to compute the step.
+    seconds: time to spend, in turns.
+    stored: a stored dataset, whose shapes and types replace all but the batch size.
+    small: whether ceilings are taken from small arrays, for tests.
+
+  Returns:
+    The figures, and the compiled step.
+
+  Raises:
+    ZsljaxError: the devices do not compute in this precision (another in its place
+      would falsify the figures), or the batch does not split over them.
   """
+  known, precision = supported(), variant.precision
+  require(
+    precision in known, "--precision", repr(precision), f"{' or '.join(known)} here"
+  )
   mesh = make_mesh(variant.data_devices, variant.model_devices)
-  check_divides(batch_size, mesh, "--batch_size")
-  dtype = jnp.dtype("bfloat16" if variant.precision == "bfloat16" else "float32")
+  check_divides(shapes.batch_size, mesh, "--batch_size")
+  dtype = product_dtype = jnp.dtype(
+    "bfloat16" if precision == "bfloat16" else "float32"
+  )
+  spec, num_seen, widths = shapes.spec(), shapes.num_seen, None
   if stored:
+    from zsljax.runs.experiment import spec_of
+
+    spec, num_seen = spec_of(stored.feature_shape, stored.classes), None
     dtype = jax.dtypes.canonicalize_dtype(stored.storage_dtype)
+    widths = stored.metadata["label_widths"]
 
   def built(seeds: int) -> Step:
     return make_step(
-      system,
-      spec,
-      batch_size,
-      dtype,
-      None if stored else shapes.num_seen,
-      stored.metadata["label_widths"] if stored else None,
-      mesh,
-      seeds,
+      system, spec, shapes.batch_size, dtype, num_seen, widths, mesh, seeds
     )
 
-  with computed_with(variant.precision, variant.attention):
+  with computed_in(precision):
     step = built(variant.seeds)
     calls = {"step": step.call}
     if variant.seeds > 1:
       calls["one_seed"] = built(1).call
     products = [square_product(small), *largest(step.products)]
-    product_dtype = jnp.bfloat16 if variant.precision == "bfloat16" else jnp.float32
     calls |= {str(product): product.call(product_dtype) for product in products}
   calls["copy"], copied = copy_call(small)
   timings = time_calls(calls, seconds)
@@ -160,10 +152,9 @@ def measure(
   ceiling = machines * max(rates.values())
   copy_rate = machines * copied / timings["copy"].median
   timing = timings["step"]
-  images = variant.seeds * batch_size
-  flops = variant.seeds * system.step_flops(spec, batch_size)
+  flops = variant.seeds * useful_flops(system, spec, shapes.batch_size, num_seen)
   figures = {
-    "batch_size": batch_size,
+    "batch_size": shapes.batch_size,
     "feature_shape": list(spec.feature_shape),
     "feature_dtype": str(dtype),
     "num_attributes": spec.num_attributes,
@@ -174,9 +165,12 @@ def measure(
     "cpu_load_average": os.getloadavg()[0],
     "compile_seconds": step.compile_seconds,
     "bytes_per_device": step.bytes_per_device,
-    "peak_bytes_since_start": _peak_bytes(),
+    # Of the first device; a CPU does not say.
+    "peak_bytes_since_start": (jax.devices()[0].memory_stats() or {}).get(
+      "peak_bytes_in_use"
+    ),
     "step_seconds": dataclasses.asdict(timing),
-    "examples_per_second": images / timing.median,
+    "examples_per_second": variant.seeds * shapes.batch_size / timing.median,
     "useful_flops_per_step": flops,
     "flops_per_second": flops / timing.median,
     "matmul_flops_per_second": ceiling,
@@ -185,63 +179,35 @@ def measure(
     "useful_bytes_per_step": step.least_bytes,
     "copy_bytes_per_second": copy_rate,
     "fraction_of_copy_rate": step.least_bytes / timing.median / copy_rate,
+    # The least time that arithmetic and memory leave, were they to overlap fully.
+    "floor_seconds": max(flops / ceiling, step.least_bytes / copy_rate),
   }
-  # The least time that arithmetic and memory leave, were they to overlap fully.
-  figures["floor_seconds"] = max(flops / ceiling, step.least_bytes / copy_rate)
   if variant.seeds > 1:
-    one = batch_size / timings["one_seed"].median
+    one = shapes.batch_size / timings["one_seed"].median
     figures["examples_per_second_of_one_seed"] = one
     figures["gain_of_seeds_together"] = figures["examples_per_second"] / one
   return figures, step
 
 
 def largest(products: dict[Product, int]) -> list[Product]:
-  """Those in which most of the arithmetic lies, the largest first."""
+  """Products with most of the arithmetic, the largest first."""
   return sorted(products, key=lambda p: products[p] * p.flops, reverse=True)[
     :_OWN_PRODUCTS
   ]
 
 
-def _peak_bytes() -> int | None:
-  """Of the first device's memory; a CPU does not say."""
-  return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-
-
-def _stored(system: System, data_dir: pathlib.Path, name: str, features: str | None):
+def _stored(
+  system: System, data_dir: pathlib.Path, name: str, features: str | None
+) -> Any:
+  """Finds a stored dataset and checks that the system takes its labels."""
   try:
     from zsljax.data.store import find
-    from zsljax.runs.experiment import check_labels, spec_of
-
-    stored = find(data_dir, name, features)
-    check_labels(system, stored)
-    return stored, spec_of(stored.feature_shape, stored.classes)
+    from zsljax.runs.experiment import check_labels
   except ImportError as error:
     raise ZsljaxError(
       f"--data_dir={data_dir}: {error}; reading a stored dataset needs TensorFlow "
       "and TFDS, leave --data_dir out to time random features from memory"
     ) from error
-
-
-def main(args) -> None:
-  """The ``benchmark`` verb."""
-  if args.compare:
-    print(compare(args.compare))
-    return
-  figures = run(
-    args.system,
-    args.preset,
-    args.batch_size,
-    args.data_dir,
-    args.dataset,
-    args.features,
-    Variant(
-      args.precision,
-      args.attention,
-      args.seeds,
-      args.data_devices,
-      args.model_devices,
-    ),
-  )
-  print(show(figures))
-  if args.json:
-    write_json(args.json, figures)
+  stored = find(data_dir, name, features)
+  check_labels(system, stored)
+  return stored

@@ -14,7 +14,7 @@ from zsljax.training.inputs import HostBatch
 
 # N, by which terms that a paper sums over the training set are scaled.
 NUM_EXAMPLES = 10_000
-# Labels of an image, on average, where it has several.
+# Mean number of labels of an image with several.
 _LABELS = 5
 
 
@@ -22,7 +22,13 @@ _LABELS = 5
 class Shapes:
   """Sizes of a published training set, and its usual batch.
 
-  ``system_fields`` are what a system needs to be of these sizes.
+  Attributes:
+    feature_shape: shape of one image's features, ``(D,)`` or ``(R, D)``.
+    num_attributes: A.
+    num_classes: C.
+    num_seen: classes with training images.
+    batch_size: images in a step.
+    system_fields: fields that a system needs to be of these sizes.
   """
 
   feature_shape: tuple[int, ...]
@@ -33,7 +39,7 @@ class Shapes:
   system_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def spec(self) -> Spec:
-    """With random word vectors of 300 numbers."""
+    """Builds the shapes that a system takes, with random word vectors of length 300."""
     vectors = np.random.default_rng(0).standard_normal((self.num_attributes, 300))
     return Spec(
       self.feature_shape,
@@ -43,7 +49,7 @@ class Shapes:
     )
 
   def system(self, name: str) -> System:
-    """A system as its authors' code has it, or as the paper where there is none."""
+    """Builds a system as its authors' code has it, or else as the paper has it."""
     if self.system_fields:
       return build_system({"name": name, **self.system_fields})
     if name == "cosine":
@@ -72,7 +78,12 @@ PRESETS = {
 
 
 def random_classes(spec: Spec, num_seen: int | None = None) -> ClassSpace:
-  """Described by random numbers; three quarters are seen when ``num_seen`` is None."""
+  """Makes classes with random descriptions.
+
+  Args:
+    spec: number of classes and attributes.
+    num_seen: seen classes; three quarters when None.
+  """
   rng = np.random.default_rng(0)
   num_seen = num_seen or max(1, 3 * spec.num_classes // 4)
   return ClassSpace.create(
@@ -85,9 +96,11 @@ def random_classes(spec: Spec, num_seen: int | None = None) -> ClassSpace:
 def random_labels(
   batch_size: int, num_seen: int, width: int | None = None
 ) -> np.ndarray:
-  """Several labels for each image, 1 and a Poisson number, padded with -1.
+  """Draws several labels for each image, 1 and a Poisson number.
 
-  They are padded to ``width``, or to the most of them.
+  Returns:
+    ``[batch_size, width]``, padded with -1; the width is the largest number of labels
+    when None.
   """
   rng = np.random.default_rng(0)
   most = min(num_seen, width or num_seen)
@@ -106,15 +119,15 @@ def random_table(
   dtype: np.dtype,
   label_widths: Mapping[str, int] | None = None,
 ) -> HostBatch:
-  """Columns of a random training set, as ``zsljax.training.inputs`` takes them.
+  """Makes the columns of a random training set for ``zsljax.training.inputs``.
 
   Args:
-    system: decides whether an image has several labels.
+    system: a system, whose task decides whether an image has several labels.
     spec: shapes of features and classes.
     rows: images.
     num_seen: classes with images.
-    dtype: of the features.
-    label_widths: of a stored multi-label set's columns.
+    dtype: type of the features.
+    label_widths: widths of a stored multi-label set's columns.
   """
   rng = np.random.default_rng(0)
   features = rng.standard_normal((rows, *spec.feature_shape), np.float32)
@@ -130,6 +143,6 @@ def random_table(
 
 
 def rows_of(table: HostBatch, rows: np.ndarray) -> HostBatch:
-  """The host batch of some rows of a table."""
+  """Gathers rows of a table as a host batch."""
   batch = {name: column[rows] for name, column in table.items()}
   return batch | {"mask": np.ones(rows.shape, bool)}

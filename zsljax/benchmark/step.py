@@ -1,11 +1,11 @@
-"""A training step on random data, compiled, with what is known of it beforehand."""
+"""A compiled training step on random data, and its useful operations and bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-import contextlib
 import dataclasses
 import functools
+import math
 import time
 from typing import Any
 
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from zsljax.benchmark.ceilings import Product, products_in
+from zsljax.benchmark.ceilings import Product, equations, products_in
 from zsljax.benchmark.shapes import (
   NUM_EXAMPLES,
   random_classes,
@@ -22,33 +22,9 @@ from zsljax.benchmark.shapes import (
   rows_of,
 )
 from zsljax.devices.mesh import make_mesh, over_classes, replicated
-from zsljax.devices.precision import computed_in, supported
 from zsljax.errors import require
-from zsljax.models import Batch, Spec, System
-from zsljax.training import (
-  init_state,
-  make_train_step,
-  to_mesh,
-)
-
-ATTENTION = ("xla", "pallas")
-
-
-@contextlib.contextmanager
-def computed_with(precision: str, attention: str = "xla"):
-  """Within it, what is traced takes its matrix products and its attention so.
-
-  Raises:
-    ZsljaxError: the devices do not compute in this precision; another in its place
-      would falsify a measurement.
-  """
-  known = supported()
-  require(
-    precision in known, "--precision", repr(precision), f"{' or '.join(known)} here"
-  )
-  require(attention in ATTENTION, "--attention", repr(attention), "xla or pallas")
-  with computed_in(precision):
-    yield
+from zsljax.models import MULTI_LABEL, Batch, Spec, System
+from zsljax.training import init_state, make_train_step, to_mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +33,13 @@ class Step:
 
   Attributes:
     call: takes one step, on a batch or on the random one, and returns its loss.
-    compile_seconds: how long compilation took.
-    bytes_per_device: of memory, as the compiler plans it: ``arguments`` (state and
-      batch, written over by the next state) and ``temporaries``.
-    products: the matrix products of loss and gradient, and how often each.
-    state_bytes: of parameters, optimizer and random key.
-    feature_bytes: of one batch.
-    batch: the random one.
+    compile_seconds: duration of compilation.
+    bytes_per_device: memory that the compiler plans: ``arguments`` (state and batch,
+      overwritten by the next state) and ``temporaries``.
+    products: the matrix products of the step, and the number of each.
+    state_bytes: bytes of parameters, optimizer and random key.
+    feature_bytes: bytes of the features of one batch.
+    batch: the random batch.
   """
 
   call: Callable[..., jax.Array]
@@ -76,9 +52,53 @@ class Step:
 
   @property
   def least_bytes(self) -> float:
-    """What any step must move: features read forward and backward, the state read and
-    written once. Activations are not counted: they could stay on the chip."""
+    """Bytes that any step must move.
+
+    Features are read forward and backward, the state is read and written once.
+    Activations are not counted: they could stay on the chip.
+    """
     return 2.0 * (self.feature_bytes + self.state_bytes)
+
+
+def useful_flops(
+  system: System, spec: Spec, batch_size: int, num_seen: int | None = None
+) -> float:
+  """Counts the operations of one gradient of a system's loss.
+
+  The count is of additions and multiplications in the matrix products and convolutions
+  of the program that JAX traces; nothing is computed.
+
+  Args:
+    system: the system.
+    spec: shapes of features and classes.
+    batch_size: images in a step.
+    num_seen: seen classes; three quarters when None.
+  """
+  labels = (batch_size, 1) if system.task == MULTI_LABEL else (batch_size,)
+  batch = Batch(
+    jax.ShapeDtypeStruct((batch_size, *spec.feature_shape), jnp.float32),
+    jax.ShapeDtypeStruct(labels, jnp.int32),
+    jax.ShapeDtypeStruct((batch_size,), bool),
+    NUM_EXAMPLES,
+  )
+  key, classes = jax.random.key(0), random_classes(spec, num_seen)
+  params = jax.eval_shape(lambda: system.init(key, spec))
+  gradient = jax.value_and_grad(system.loss, has_aux=True)
+  program = jax.make_jaxpr(gradient)(params, batch, classes, key)
+  return sum(times * _flops(found) for found, times in equations(program.jaxpr))
+
+
+def _flops(equation: Any) -> float:
+  """Operations of an equation of a traced program: product, convolution, or else 0."""
+  if equation.primitive.name == "dot_general":
+    left, right = (x.aval.shape for x in equation.invars)
+    return Product(left, right, equation.params["dimension_numbers"]).flops
+  if equation.primitive.name == "conv_general_dilated":
+    kernel = equation.invars[1].aval.shape
+    outputs = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+    places = math.prod(equation.outvars[0].aval.shape)
+    return 2.0 * places * math.prod(kernel) / outputs
+  return 0.0
 
 
 def make_step(
@@ -91,15 +111,15 @@ def make_step(
   mesh: jax.sharding.Mesh | None = None,
   seeds: int = 1,
 ) -> Step:
-  """A training step on random features, with Adam.
+  """Compiles a training step on random features, with Adam.
 
   Args:
-    system: what is trained.
+    system: the system that is trained.
     spec: shapes of features and classes.
     batch_size: images in a step.
-    dtype: of the features.
-    num_seen: of the classes; three quarters when None.
-    label_widths: of a stored multi-label set's columns.
+    dtype: type of the features.
+    num_seen: seen classes; three quarters when None.
+    label_widths: widths of a stored multi-label set's columns.
     mesh: the devices; one when None.
     seeds: runs that are trained together, each on a batch of its own.
   """
@@ -116,14 +136,12 @@ def make_step(
   classes = jax.device_put(classes, replicated(mesh))
   optimizer = optax.with_extra_args_support(optax.adam(1e-4))
   initial = functools.partial(init_state, system, optimizer, spec)
-  train_step = make_train_step(system, optimizer)
-  numbers = 0
+  train_step, seed = make_train_step(system, optimizer), 0
   if seeds > 1:
-    initial = jax.vmap(initial)
+    initial, seed = jax.vmap(initial), jnp.arange(seeds)
     train_step = jax.vmap(train_step, (0, 0, None))
-    numbers = jnp.arange(seeds)
-  layout = over_classes(jax.eval_shape(initial, numbers), system.class_params, mesh)
-  state = jax.jit(initial, out_shardings=layout)(numbers)
+  layout = over_classes(jax.eval_shape(initial, seed), system.class_params, mesh)
+  state = jax.jit(initial, out_shardings=layout)(seed)
   start = time.perf_counter()
   compiled = (
     jax.jit(train_step, donate_argnums=0, out_shardings=(layout, replicated(mesh)))

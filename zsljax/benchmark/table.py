@@ -1,12 +1,14 @@
-"""Figures as people read them."""
+"""Figures as text: one step, a table of steps, two files side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import json
+import pathlib
 from typing import Any
 
 from zsljax.benchmark.timing import Timing
-from zsljax.errors import in_bytes
+from zsljax.errors import ZsljaxError, in_bytes, require
 
 _COLUMNS = (
   "system", "shapes", "batch", "computed", "step ms", "(quartiles)", "floor ms",
@@ -15,15 +17,15 @@ _COLUMNS = (
 
 
 def show(figures: dict[str, Any]) -> str:
-  """The figures as lines for the terminal."""
+  """Formats the figures of one step as lines for the terminal."""
   step, memory = Timing(**figures["step_seconds"]), figures["bytes_per_device"]
   shape = " x ".join(map(str, figures["feature_shape"]))
   lines = [
     f"{figures['system']}: batch {figures['batch_size']}, features {shape}, "
     f"{figures['num_attributes']} attributes, {figures['num_classes']} classes, "
-    f"{figures['feature_dtype']}, products in {figures['precision']}, attention by "
-    f"{figures['attention']}, {figures['devices']} device(s) ({figures['device']}), "
-    f"load average {figures['cpu_load_average']:.1f}",
+    f"{figures['feature_dtype']}, products in {figures['precision']}, "
+    f"{figures['devices']} device(s) ({figures['device']}), load average "
+    f"{figures['cpu_load_average']:.1f}",
     f"compile            {figures['compile_seconds']:.2f} s",
     f"memory             {in_bytes(memory['arguments'])} for state and batch, "
     f"{in_bytes(memory['temporaries'])} beside them, on each device",
@@ -65,16 +67,20 @@ def show(figures: dict[str, Any]) -> str:
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> str:
-  """Figures of several steps, a line each, as a Markdown table."""
-  lines = [_COLUMNS, tuple("---" for _ in _COLUMNS), *map(_cells, rows)]
+  """Formats figures of several steps, a line each, as a Markdown table."""
+  return markdown(_COLUMNS, map(_cells, rows))
+
+
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+  """Formats a Markdown table."""
+  lines = [columns, ["---"] * len(columns), *rows]
   return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+  """Cells of a line of ``table``."""
   step = row["step_seconds"]
   computed = [row["precision"]]
-  if row["attention"] != "xla":
-    computed.append(row["attention"])
   if row["seeds"] > 1:
     computed.append(f"{row['seeds']} seeds")
   return (
@@ -90,3 +96,49 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     f"{100 * row['fraction_of_matmul_rate']:.1f} %",
     f"{100 * row['fraction_of_copy_rate']:.1f} %",
   )
+
+
+def compare(paths: Sequence[pathlib.Path]) -> str:
+  """Formats the figures in two files that ``--json`` wrote, with their ratios.
+
+  Raises:
+    ZsljaxError: there are not two, or one is no such file.
+  """
+  require(len(paths) == 2, "--compare", f"{len(paths)} file(s)", "two: a.json,b.json")
+  first, second = (dict(_leaves(_read(path))) for path in paths)
+  names = [*first, *(name for name in second if name not in first)]
+  width = max(map(len, names), default=0)
+  lines = [f"{'':<{width}}  {paths[0].name:>24}  {paths[1].name:>24}   ratio"]
+  for name in names:
+    a, b = first.get(name, "absent"), second.get(name, "absent")
+    numbers = all(isinstance(x, (int, float)) for x in (a, b))
+    ratio = f"{b / a:8.3f}" if numbers and a else ""
+    lines.append(f"{name:<{width}}  {_shown(a):>24}  {_shown(b):>24}{ratio}")
+  return "\n".join(lines)
+
+
+def _read(path: pathlib.Path) -> Mapping[str, Any]:
+  """Reads a file of figures."""
+  expected = "what --json wrote"
+  try:
+    figures = json.loads(path.read_text())
+  except OSError as error:
+    raise ZsljaxError(f"{path}: {error.strerror}, expected {expected}") from error
+  except ValueError:
+    figures = None
+  require(isinstance(figures, dict), f"{path}", "no JSON object", expected)
+  return figures
+
+
+def _leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+  """Yields the figures of nested mappings with dotted names."""
+  for name, inner in value.items():
+    if isinstance(inner, dict):
+      yield from _leaves(inner, f"{prefix}{name}.")
+    else:
+      yield f"{prefix}{name}", inner
+
+
+def _shown(value: Any) -> str:
+  """Formats a figure in at most 24 characters."""
+  return f"{value:.6g}" if isinstance(value, float) else str(value)[:24]

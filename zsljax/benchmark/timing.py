@@ -1,4 +1,4 @@
-"""Repeated calls, in turns."""
+"""Timing of repeated calls, in turns."""
 
 from __future__ import annotations
 
@@ -31,26 +31,24 @@ def time_calls(
 ) -> dict[str, Timing]:
   """Times calls (which return JAX arrays) in turns, after a warm-up.
 
-  In turns, because the speed of a machine that others share changes with time: what
-  is compared should have met the same moments.
+  The speed of a machine that others share changes with time; in turns, all calls meet
+  the same moments.
 
   Args:
-    calls: each run to its end each time.
-    seconds: how long to measure; at least 5 rounds.
+    calls: functions by name; each is waited for.
+    seconds: time to spend; at least 5 rounds are timed.
   """
   for call in calls.values():
     for _ in range(_WARM_UP):
       jax.block_until_ready(call())
   times: dict[str, list[float]] = {name: [] for name in calls}
-  begin = time.perf_counter()
-  while (
-    len(next(iter(times.values()))) < _LEAST_ROUNDS
-    or time.perf_counter() < begin + seconds
-  ):
+  begin, rounds = time.perf_counter(), 0
+  while rounds < _LEAST_ROUNDS or time.perf_counter() < begin + seconds:
     for name, call in calls.items():
       start = time.perf_counter()
       jax.block_until_ready(call())
       times[name].append(time.perf_counter() - start)
+    rounds += 1
   quartiles = {name: statistics.quantiles(t, n=4) for name, t in times.items()}
   return {
     name: Timing(median, low, high) for name, (low, median, high) in quartiles.items()

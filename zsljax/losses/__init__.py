@@ -1,4 +1,4 @@
-"""Elementary losses: unreduced, one value per example, pure."""
+"""Elementary losses: pure functions that return one value for each example."""
 
 from zsljax.losses.calibration import unseen_cross_entropy, unseen_log_mass
 from zsljax.losses.classification import class_cross_entropy

@@ -15,7 +15,7 @@ Array = jax.Array
 
 
 def unseen_log_mass(scores: Array, seen: Array) -> Array:
-  r"""Logarithm of the probability of all unseen classes together.
+  r"""Computes the logarithm of the probability of all unseen classes together.
 
   .. math:: \log \sum_{u \notin \text{seen}} \frac{e^{s_u}}{\sum_c e^{s_c}}
 
@@ -28,13 +28,18 @@ def unseen_log_mass(scores: Array, seen: Array) -> Array:
 
   Returns:
     One value per example, ``[B]``, at most 0.
+
+  Examples:
+    >>> mass = unseen_log_mass(jnp.zeros((1, 4)), jnp.array([True, True, True, False]))
+    >>> print(jnp.exp(mass))
+    [0.25]
   """
   chex.assert_rank([scores, seen], [2, 1])
   return jax.nn.logsumexp(jax.nn.log_softmax(scores), -1, where=~seen[None, :])
 
 
 def unseen_cross_entropy(scores: Array, seen: Array) -> Array:
-  r"""Cross-entropy summed over the unseen classes, the paper's loss.
+  r"""Computes the cross-entropy summed over the unseen classes, the paper's loss.
 
   .. math:: -\sum_{u \notin \text{seen}} \log \frac{e^{s_u}}{\sum_c e^{s_c}}
 
@@ -44,6 +49,10 @@ def unseen_cross_entropy(scores: Array, seen: Array) -> Array:
 
   Returns:
     One value per example, ``[B]``.
+
+  Examples:
+    >>> print(unseen_cross_entropy(jnp.zeros((1, 2)), jnp.array([True, False])))
+    [0.6931472]
   """
   chex.assert_rank([scores, seen], [2, 1])
   return -jnp.sum(jax.nn.log_softmax(scores), -1, where=~seen[None, :])

@@ -9,7 +9,7 @@ Array = jax.Array
 
 
 def class_cross_entropy(scores: Array, positions: Array, among: Array) -> Array:
-  r"""Cross-entropy of a softmax over some of the classes.
+  r"""Computes the cross-entropy of a softmax over some of the classes.
 
   .. math:: -\log \frac{e^{s_{y}}}{\sum_{c \in \text{among}} e^{s_c}}
 
@@ -20,6 +20,11 @@ def class_cross_entropy(scores: Array, positions: Array, among: Array) -> Array:
 
   Returns:
     One value per example, ``[B]``.
+
+  Examples:
+    >>> among = jnp.array([True, True, False])
+    >>> print(class_cross_entropy(jnp.zeros((1, 3)), jnp.array([0]), among))
+    [0.6931472]
   """
   chex.assert_rank([scores, positions, among], [2, 1, 1])
   inside = jnp.where(among[None, :], scores, -jnp.inf)

@@ -1,4 +1,4 @@
-"""How far two classifiers of the same classes are apart.
+"""Distances of two classifiers of the same classes.
 
 References:
   Chen et al., `MSDN: Mutually Semantic Distillation Network for Zero-Shot Learning
@@ -15,7 +15,7 @@ Array = jax.Array
 
 
 def jensen_shannon(scores: Array, others: Array) -> Array:
-  r"""Jensen-Shannon divergence of two softmaxes, in nats.
+  r"""Computes the Jensen-Shannon divergence of two softmaxes, in nats.
 
   .. math:: \tfrac12 KL(p \| m) + \tfrac12 KL(q \| m), \quad m = \tfrac12 (p + q)
 
@@ -25,6 +25,10 @@ def jensen_shannon(scores: Array, others: Array) -> Array:
 
   Returns:
     One value per example, ``[B]``, between 0 and log 2.
+
+  Examples:
+    >>> print(jensen_shannon(jnp.array([[99.0, 0.0]]), jnp.array([[0.0, 99.0]])))
+    [0.6931472]
   """
   chex.assert_equal_shape([scores, others])
   log_p, log_q = jax.nn.log_softmax(scores), jax.nn.log_softmax(others)
@@ -36,7 +40,7 @@ def jensen_shannon(scores: Array, others: Array) -> Array:
 
 
 def probability_distance(scores: Array, others: Array) -> Array:
-  r"""Squared distance :math:`\|p - q\|^2` of two softmaxes.
+  r"""Computes the squared distance :math:`\|p - q\|^2` of two softmaxes.
 
   Args:
     scores: ``[B, C]``, whose softmax is p.
@@ -44,13 +48,17 @@ def probability_distance(scores: Array, others: Array) -> Array:
 
   Returns:
     One value per example, ``[B]``.
+
+  Examples:
+    >>> print(probability_distance(jnp.array([[99.0, 0.0]]), jnp.array([[0.0, 99.0]])))
+    [2.]
   """
   chex.assert_equal_shape([scores, others])
   return jnp.sum((jax.nn.softmax(scores) - jax.nn.softmax(others)) ** 2, -1)
 
 
 def weighted_score_distance(scores: Array, others: Array) -> Array:
-  r"""The distance of the released code: differences weighted by their own size.
+  r"""Computes the distance of the released code, differences weighted by their size.
 
   .. math:: \sum_c \frac{|d_c|^3}{\|d\|_2}, \quad d = s - t
 
@@ -62,6 +70,10 @@ def weighted_score_distance(scores: Array, others: Array) -> Array:
 
   Returns:
     One value per example, ``[B]``.
+
+  Examples:
+    >>> print(weighted_score_distance(jnp.array([[3.0, 0.0]]), jnp.zeros((1, 2))))
+    [9.]
   """
   chex.assert_equal_shape([scores, others])
   difference = scores - others

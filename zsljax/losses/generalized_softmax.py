@@ -8,10 +8,13 @@ where :math:`s_j` is the similarity of an example to class j, y its own class,
 :math:`T_p` and :math:`T_n` transforms of positive and negative similarities, and
 :math:`\gamma` a scale. Each known loss is a pair of transforms.
 
+``make_loss`` builds a member of the family by its name and checks its settings; the
+members themselves are formulas, which also take traced settings.
+
 References:
   Zhang, Yang, Zhang, Cao, "SO-softmax loss for discriminable embedding learning in
   CNNs" (Pattern Recognition 131, 2022), for the generalized form. Its formulas were
-  not at hand: what is built on it here is named a reconstruction where it is one.
+  not at hand: members built on it are named reconstructions.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 import dataclasses
 import functools
+import inspect
 import math
 
 import chex
@@ -39,10 +43,16 @@ class GeneralizedSoftmax:
   """One member of the family.
 
   Attributes:
-    positive: T_p, of the similarity to the own class.
-    negative: T_n, of the similarity to another class.
+    positive: T_p, applied to the similarity to the own class.
+    negative: T_n, applied to the similarity to another class.
     scale: gamma.
     cosine: whether similarities are cosines; else they are inner products.
+
+  Examples:
+    >>> loss = make_loss("normface", scale=2.0)
+    >>> own = jnp.array([[True, False]])
+    >>> print(loss(jnp.array([[0.5, 0.5]]), own, ~own))  # log 2
+    [0.6931472]
   """
 
   positive: Transform
@@ -57,18 +67,18 @@ class GeneralizedSoftmax:
     others: Array,
     log_weights: Array | None = None,
   ) -> Array:
-    """The loss of each example.
+    """Computes the loss of each example.
 
     Only elementwise operations and sums over the classes, so that similarities whose
     classes lie on several devices stay where they are.
 
     Args:
-      similarities: ``[B, C]``; cosines, unless ``cosine`` is false. Worked on in
+      similarities: ``[B, C]``; cosines, unless ``cosine`` is false. Computed in
         float32 at least.
-      own: which class is the example's own, ``[B, C]`` bool, one in each row.
-      others: which classes are negatives, ``[B, C]`` or ``[1, C]`` bool.
-      log_weights: logarithms of how often each negative counts, ``[1, C]``, for those
-        that stand for more than themselves; once when None.
+      own: marks the example's own class, ``[B, C]`` bool, one in each row.
+      others: marks the negative classes, ``[B, C]`` or ``[1, C]`` bool.
+      log_weights: logarithm of the number of classes that a negative stands for,
+        ``[1, C]``; each stands for itself when None.
 
     Returns:
       ``[B]``. Without a negative it is 0; NaN for an example without an own class, so
@@ -90,7 +100,7 @@ class GeneralizedSoftmax:
 
 
 def _log_sum_exp(x: Array) -> Array:
-  """Over the last axis; -inf, with gradient 0, where all of it is -inf."""
+  """Log-sum-exp over the last axis; -inf, with gradient 0, where all of it is -inf."""
   largest = jax.lax.stop_gradient(jnp.max(x, 1, keepdims=True))
   largest = jnp.where(jnp.isfinite(largest), largest, 0)
   total = jnp.sum(jnp.exp(x - largest), 1)
@@ -99,24 +109,26 @@ def _log_sum_exp(x: Array) -> Array:
 
 
 def identity(s: Array) -> Array:
-  """S."""
+  """Returns the similarity itself."""
   return s
 
 
 def softmax() -> GeneralizedSoftmax:
-  """Softmax cross-entropy of inner products."""
+  """Softmax cross-entropy of inner products: T_p = T_n = s."""
   return GeneralizedSoftmax(identity, identity, 1.0, cosine=False)
 
 
 def normface(scale: float = 30.0) -> GeneralizedSoftmax:
-  """Softmax of cosines (Wang et al. 2017): T_p = T_n = s."""
-  _check(scale)
+  """NormFace, softmax of cosines (Wang et al. 2017): T_p = T_n = s."""
   return GeneralizedSoftmax(identity, identity, scale)
 
 
 def cosface(scale: float = 30.0, margin: float = 0.35) -> GeneralizedSoftmax:
-  """CosFace, AM-Softmax (Wang et al. 2018): T_p = s - m."""
-  _check(scale, margin=(margin, 0, 2))
+  """CosFace, AM-Softmax (Wang et al. 2018): T_p = s - m.
+
+  >>> print(f"{cosface(margin=0.35).positive(0.75):.2f}")
+  0.40
+  """
   return GeneralizedSoftmax(lambda s: s - margin, identity, scale)
 
 
@@ -125,8 +137,10 @@ def arcface(scale: float = 30.0, margin: float = 0.5) -> GeneralizedSoftmax:
 
   Where the angle would pass pi it falls on as :math:`s - m \sin m`, as in the authors'
   code.
+
+  >>> print(f"{arcface(margin=math.pi / 6).positive(0.5):.2f}")  # A right angle.
+  0.00
   """
-  _check(scale, margin=(margin, 0, math.pi / 2))
   return GeneralizedSoftmax(
     functools.partial(_wider_angle, margin=margin), identity, scale
   )
@@ -136,9 +150,10 @@ def sphereface(scale: float = 30.0, margin: int = 2) -> GeneralizedSoftmax:
   r"""SphereFace, A-Softmax (Liu et al. 2017), with a scale in place of the length |x|.
 
   .. math:: T_p = (-1)^k \cos(m \theta) - 2k, \quad k = \lfloor m \theta / \pi \rfloor
+
+  >>> print(sphereface(margin=2).positive(jnp.array([1.0, 0.0, -1.0])))
+  [ 1. -1. -3.]
   """
-  _check(scale, margin=(margin, 1, 8))
-  require(margin == int(margin), "margin", margin, "a whole number for sphereface")
   return GeneralizedSoftmax(
     functools.partial(_multiplied_angle, times=int(margin)), identity, scale
   )
@@ -150,18 +165,16 @@ def combined(
   margin: float = 0.3,
   cosine_margin: float = 0.2,
 ) -> GeneralizedSoftmax:
-  r"""The combined margin (Deng et al. 2019).
+  r"""Combined margin (Deng et al. 2019).
 
   .. math:: T_p = \cos(m_1 \theta + m_2) - m_3
 
-  It rises with s only where the angle stays below pi.
+  with :math:`m_1` the times, :math:`m_2` the margin, :math:`m_3` the cosine margin. It
+  rises with s only where the angle stays below pi.
+
+  >>> print(f"{combined(margin=0.0, cosine_margin=0.25).positive(0.5):.2f}")
+  0.25
   """
-  _check(
-    scale,
-    times=(times, 1, 8),
-    margin=(margin, 0, math.pi / 2),
-    cosine_margin=(cosine_margin, 0, 2),
-  )
 
   def positive(s: Array) -> Array:
     angle = jnp.arccos(jnp.clip(s, -1 + _EDGE, 1 - _EDGE))
@@ -180,8 +193,10 @@ def circle(
 
   No gradient flows into the weights in brackets. With ``stop_gradient=False`` it does,
   and inside the clamps the transforms are the quadratics of ``so_softmax``.
+
+  >>> print(circle(margin=0.25).positive(0.75), circle(margin=0.25).negative(0.25))
+  0.0 0.0
   """
-  _check(scale, margin=(margin, 0, 1))
   weight = jax.lax.stop_gradient if stop_gradient else identity
 
   def positive(s: Array) -> Array:
@@ -204,7 +219,7 @@ def so_softmax(
 ) -> GeneralizedSoftmax:
   r"""SO-softmax (Zhang et al. 2022). A reconstruction.
 
-  Each similarity is drawn to a goal of its own by a square:
+  A square draws each of both similarities to a goal of its own:
 
   .. math::
     T_p = m^2 - a_p (O_p - s)^2, \qquad T_n = a_n (s - O_n)^2 - m^2
@@ -215,23 +230,10 @@ def so_softmax(
   The paper's abstract says that both similarities are constrained by quadratic
   transformations towards goals, and at the same time; the clamp, the gradient through
   the square, and all values are choices made here.
+
+  >>> print(so_softmax(margin=0.5).positive(1.0), so_softmax(margin=0.5).negative(0.0))
+  0.25 -0.25
   """
-  _check(
-    scale,
-    margin=(margin, 0, 1),
-    positive_goal=(positive_goal, -1, 2),
-    negative_goal=(negative_goal, -2, 1),
-    positive_weight=(positive_weight, 0, math.inf),
-    negative_weight=(negative_weight, 0, math.inf),
-  )
-  goals = negative_goal, positive_goal
-  if not any(isinstance(goal, jax.core.Tracer) for goal in goals):
-    require(
-      negative_goal < positive_goal,
-      "negative_goal",
-      negative_goal,
-      f"less than the positive_goal {positive_goal}",
-    )
 
   def missing(distance: Array) -> Array:
     return jnp.maximum(distance, 0) if one_sided else distance
@@ -255,16 +257,13 @@ def cs_softmax(
 
   .. math:: T_p = a_p s - m, \qquad T_n = a_n s + m
 
-  Of the paper it is known that positive and negative similarity are computed apart,
+  Of the paper only this is known: positive and negative similarity are computed apart,
   with a margin and a scale. Its weight-update factor, whose meaning is not known, is
-  not here.
+  left out.
+
+  >>> print(cs_softmax(margin=0.25).negative(0.5))
+  0.75
   """
-  _check(
-    scale,
-    margin=(margin, 0, 2),
-    positive_weight=(positive_weight, 0, math.inf),
-    negative_weight=(negative_weight, 0, math.inf),
-  )
   return GeneralizedSoftmax(
     lambda s: positive_weight * s - margin,
     lambda s: negative_weight * s + margin,
@@ -288,55 +287,76 @@ FAMILY: dict[str, Callable[..., GeneralizedSoftmax]] = {
 }
 RECONSTRUCTIONS = ("so_softmax", "cs_softmax")
 
+# Smallest and largest value of each member's settings; a scale is more than 0.
+_WEIGHTS = {"positive_weight": (0, math.inf), "negative_weight": (0, math.inf)}
+_RANGES: dict[str, dict[str, tuple[float, float]]] = {
+  "cosface": {"margin": (0, 2)},
+  "arcface": {"margin": (0, math.pi / 2)},
+  "sphereface": {"margin": (1, 8)},
+  "combined": {"times": (1, 8), "margin": (0, math.pi / 2), "cosine_margin": (0, 2)},
+  "circle": {"margin": (0, 1)},
+  "so_softmax": {
+    "margin": (0, 1),
+    "positive_goal": (-1, 2),
+    "negative_goal": (-2, 1),
+    **_WEIGHTS,
+  },
+  "cs_softmax": {"margin": (0, 2), **_WEIGHTS},
+}
+
 
 def make_loss(name: str, where: str = "", **settings) -> GeneralizedSoftmax:
-  """A member of the family by name; settings that are None take its defaults.
+  """Builds a member of the family by its name and checks its settings.
 
   Args:
     name: a key of ``FAMILY``.
-    where: what stands before a setting's name in messages.
-    **settings: of the member.
+    where: prefix of a setting's name in messages.
+    **settings: settings of the member; one that is None takes the member's default.
 
   Raises:
     ZsljaxError: the name or a setting is unknown, or a value outside its range.
+
+  Examples:
+    >>> make_loss("cosface", margin=0.2).scale
+    30.0
   """
   if name not in FAMILY:
     raise ZsljaxError(
       f"{where}loss_name: unknown loss {name!r}. {did_you_mean(name, FAMILY)}"
     )
   given = {key: value for key, value in settings.items() if value is not None}
-  known = FAMILY[name].__annotations__.keys() - {"return"}
-  for key in given:
-    require(
-      key in known,
-      f"{where}{key}",
-      given[key],
-      f"None: {name} has {', '.join(sorted(known)) or 'no settings'}",
-    )
-  try:
-    return FAMILY[name](**given)
-  except ZsljaxError as error:
-    raise ZsljaxError(f"{where}{error}") from error
-
-
-def _check(scale: float, **ranges: tuple[float, float, float]) -> None:
-  """Raises where a value is outside its range; traced values pass."""
-  if not isinstance(scale, jax.core.Tracer):
-    require(scale > 0, "scale", scale, "more than 0")
-  for field, (value, low, high) in ranges.items():
-    if not isinstance(value, jax.core.Tracer):
-      require(low <= value <= high, field, value, f"between {low:g} and {high:g}")
+  defaults = {
+    key: parameter.default
+    for key, parameter in inspect.signature(FAMILY[name]).parameters.items()
+  }
+  known = ", ".join(sorted(defaults)) or "no settings"
+  for key, value in given.items():
+    require(key in defaults, f"{where}{key}", value, f"None: {name} has {known}")
+  values = defaults | given
+  if "scale" in values:
+    require(values["scale"] > 0, f"{where}scale", values["scale"], "more than 0")
+  for key, (low, high) in _RANGES.get(name, {}).items():
+    expected = f"between {low:g} and {high:g}"
+    require(low <= values[key] <= high, f"{where}{key}", values[key], expected)
+  if name == "sphereface":
+    whole, expected = values["margin"] % 1 == 0, "a whole number for sphereface"
+    require(whole, f"{where}margin", values["margin"], expected)
+  if name == "so_softmax":
+    negative, positive = values["negative_goal"], values["positive_goal"]
+    expected = f"less than the positive_goal {positive}"
+    require(negative < positive, f"{where}negative_goal", negative, expected)
+  return FAMILY[name](**given)
 
 
 def _wider_angle(s: Array, margin: float) -> Array:
-  """cos(theta + margin) while that angle is at most pi."""
+  """Computes cos(theta + margin) while that angle is at most pi."""
   sine = jnp.sqrt(jnp.maximum(1 - s**2, _EDGE))
   wider = s * jnp.cos(margin) - sine * jnp.sin(margin)
   return jnp.where(s >= -jnp.cos(margin), wider, s - margin * jnp.sin(margin))
 
 
 def _multiplied_angle(s: Array, times: int) -> Array:
-  """(-1)^k cos(times theta) - 2k; the cosine as the Chebyshev polynomial of s."""
+  """Computes (-1)^k cos(times theta) - 2k with the Chebyshev polynomial of s."""
   before, cosine = jnp.ones_like(s), s
   for _ in range(times - 1):
     before, cosine = cosine, 2 * s * cosine - before

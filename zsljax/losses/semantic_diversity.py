@@ -1,4 +1,4 @@
-"""Ranking of an image's labels, weighted by how diverse they are.
+"""Ranking of an image's labels, weighted by their semantic diversity.
 
 References:
   Ben-Cohen et al., `Semantic Diversity Learning for Zero-Shot Multi-Label
@@ -15,30 +15,34 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
-# Positive labels that are worked on at once.
+# Positive labels in one block of the loop.
 _BLOCK = 128
 
 
 def pairwise_ranking(
   positive_scores: Array, positive: Array, negative_scores: Array
 ) -> Array:
-  r"""How far negative labels score above positive ones, summed over all pairs.
+  r"""Sums a ranking loss over all pairs of a positive and a negative label.
 
   .. math:: \sum_{p} \sum_{n} \log(1 + e^{s_n - s_p})
 
-  Time and memory grow with (positive labels in the batch) x (labels): a loop takes
-  blocks of the batch's positives, as many as there are, and gathers the gradient on
-  the way, so there is no reverse pass to store it for. It cannot be differentiated
-  forwards or twice. Where a batch is split over devices, each goes through all of its
-  positives.
+  Time grows with (positive labels in the batch) x (labels): a loop takes the batch's
+  positives in blocks and sums the gradient on the way, so that no pair is stored for a
+  reverse pass. The loss cannot be differentiated forwards or twice. Where a batch is
+  split over devices, each goes through all of its positives.
 
   Args:
     positive_scores: scores of the positive labels, ``[B, M]``.
-    positive: which of them are labels and which padding, ``[B, M]`` bool.
+    positive: true for labels and false for padding, ``[B, M]`` bool.
     negative_scores: ``[B, C]``, minus infinity where a label is not a negative.
 
   Returns:
     One value per example, ``[B]``; 0 without a positive or without a negative.
+
+  Examples:
+    >>> positive, negative = jnp.zeros((1, 1)), jnp.zeros((1, 3))
+    >>> print(pairwise_ranking(positive, positive == 0, negative))  # 3 log 2
+    [2.0794415]
   """
   chex.assert_rank([positive_scores, positive, negative_scores], 2)
   chex.assert_equal_shape([positive_scores, positive])
@@ -91,16 +95,22 @@ _ranking.defvjp(_ranking_and_gradients, _times_gradients)
 
 
 def _differences(rows, flat, positive_scores, negative_scores) -> Array:
-  """Negative minus positive score for a block of positives; padding is -inf."""
+  """Subtracts a block's positive scores from negative ones; padding gives -inf."""
   own = positive_scores.ravel().at[flat].get(mode="fill", fill_value=jnp.inf)
   return negative_scores.at[rows].get(mode="clip") - own[:, None]
 
 
 def _over_positives(block: Callable, positive: Array, carry):
-  """Applies ``block`` to the true entries of ``positive`` [B, M], some at a time.
+  """Applies ``block`` to the true entries of ``positive`` [B, M], a block at a time.
 
-  ``block`` gets the row and the flat place of each, and the carry; B and B * M,
-  outside their ranges, stand for none.
+  Args:
+    block: takes the rows and the flat positions of ``_BLOCK`` entries, and the carry;
+      B and B * M, outside their ranges, stand for padding.
+    positive: ``[B, M]`` bool.
+    carry: the first carry.
+
+  Returns:
+    The last carry.
   """
   count, size = jnp.sum(positive), positive.size
   room = -(-size // _BLOCK) * _BLOCK
@@ -114,7 +124,7 @@ def _over_positives(block: Callable, positive: Array, carry):
 
 
 def semantic_diversity(positives: Array, vectors: Array) -> Array:
-  r"""The weight of an image: 1 plus the variance of its labels' vectors.
+  r"""Computes an image's weight: 1 plus the variance of its labels' vectors.
 
   .. math:: \omega = 1 + \sum_j \mathrm{Var}_{p}(w_{p,j})
 
@@ -124,10 +134,14 @@ def semantic_diversity(positives: Array, vectors: Array) -> Array:
 
   Args:
     positives: rows of ``vectors`` for each image's labels, ``[B, M]``; -1 is padding.
-    vectors: ``[C, V]``.
+    vectors: word vectors of the labels, ``[C, V]``.
 
   Returns:
     ``[B]``; 1 with fewer than two labels.
+
+  Examples:
+    >>> print(semantic_diversity(jnp.array([[0, 1], [0, -1]]), jnp.eye(2)))
+    [2. 1.]
   """
   chex.assert_rank([positives, vectors], 2)
   positives, vectors = jnp.asarray(positives), jax.lax.stop_gradient(vectors)
@@ -150,7 +164,7 @@ def semantic_diversity(positives: Array, vectors: Array) -> Array:
 
 
 def matrix_variance(matrices: Array) -> Array:
-  r"""How unlike the rows of an embedding matrix are.
+  r"""Computes the variance among the rows of an embedding matrix.
 
   .. math:: \| \mathrm{Var}_k(A_{k,:}) \|_1
 
@@ -159,6 +173,10 @@ def matrix_variance(matrices: Array) -> Array:
 
   Returns:
     The unbiased variances over the K rows, summed over V, ``[B]``; 0 for one row.
+
+  Examples:
+    >>> print(matrix_variance(jnp.array([[[0.0, 1.0], [2.0, 1.0]]])))
+    [2.]
   """
   chex.assert_rank(matrices, 3)
   deviations = matrices - jnp.mean(matrices, 1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The terms of the Semantic Softmax Loss.
+"""Terms of the Semantic Softmax Loss.
 
 References:
   Ji, Sun, Yu, Guo, Pang, `Semantic Softmax Loss for Zero-Shot Learning
@@ -14,7 +14,7 @@ Array = jax.Array
 
 
 def prototype_distance(features: Array, prototypes: Array) -> Array:
-  r"""Squared distance :math:`\|x_i - \alpha_{y_i}\|^2` to the own prototype.
+  r"""Computes the squared distance :math:`\|x_i - \alpha_{y_i}\|^2` to the prototype.
 
   Args:
     features: ``[B, D]``.
@@ -22,13 +22,17 @@ def prototype_distance(features: Array, prototypes: Array) -> Array:
 
   Returns:
     One value per example, ``[B]``.
+
+  Examples:
+    >>> print(prototype_distance(jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 0.0]])))
+    [5.]
   """
   chex.assert_equal_shape([features, prototypes])
   return jnp.sum((features - prototypes) ** 2, -1)
 
 
 def prototype_cross_term(features: Array, prototypes: Array) -> Array:
-  r"""The part :math:`-2 x_i^\top \alpha_{y_i}` of ``prototype_distance``.
+  r"""Computes the part :math:`-2 x_i^\top \alpha_{y_i}` of ``prototype_distance``.
 
   The released code counts this part once per image and the rest once per class.
 
@@ -38,17 +42,21 @@ def prototype_cross_term(features: Array, prototypes: Array) -> Array:
 
   Returns:
     One value per example, ``[B]``.
+
+  Examples:
+    >>> print(prototype_cross_term(jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 1.0]])))
+    [-10.]
   """
   chex.assert_equal_shape([features, prototypes])
   return -2 * jnp.sum(features * prototypes, -1)
 
 
 def bernoulli_divergence(target: float, rates: Array) -> Array:
-  r"""Kullback-Leibler divergence of hidden units' mean activations from a target.
+  r"""Computes the divergence of hidden units' mean activations from a target.
 
   .. math:: \rho \log\frac{\rho}{r} + (1-\rho) \log\frac{1-\rho}{1-r}
 
-  The penalty that makes an auto-encoder sparse.
+  The Kullback-Leibler penalty that makes an auto-encoder sparse.
 
   Args:
     target: :math:`\rho`, in (0, 1).
@@ -56,6 +64,10 @@ def bernoulli_divergence(target: float, rates: Array) -> Array:
 
   Returns:
     One value per unit, of the shape of ``rates``.
+
+  Examples:
+    >>> print(bernoulli_divergence(0.5, jnp.array([0.5])))
+    [0.]
   """
   rates = jnp.clip(rates, 1e-6, 1 - 1e-6)
   return target * jnp.log(target / rates) + (1 - target) * jnp.log(

@@ -1,4 +1,4 @@
-"""The systems, each a pure function of features and a class space."""
+"""Zero-shot systems, each a pure function of features and a class space."""
 
 from zsljax.models.attended_autoencoder import AttendedAutoencoder
 from zsljax.models.closed_form import ESZSL, SAE, NearestMean
@@ -16,6 +16,7 @@ from zsljax.models.system import (
   Spec,
   System,
   build_system,
+  register,
   system_names,
   with_fields,
 )
@@ -39,6 +40,7 @@ __all__ = [
   "System",
   "build_system",
   "label_scores",
+  "register",
   "system_names",
   "with_fields",
 ]

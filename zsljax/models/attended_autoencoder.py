@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from zsljax.classes import ClassSpace
-from zsljax.errors import require
 from zsljax.losses import class_cross_entropy
 from zsljax.models.attention import (
   AttentionMaps,
@@ -19,21 +18,20 @@ from zsljax.models.attention import (
   check_regions,
   project,
 )
+from zsljax.models.fields import check_fields
 from zsljax.models.system import Array, Batch, Params, Spec, System, register
 from zsljax.numerics import l2_normalize, masked_mean
 
-SIMILARITIES = ("dot", "cosine")
-
 
 class _Prepared(NamedTuple):
-  """What is compared with regions, and what is done with what was found.
+  """Classes ready to be compared with regions.
 
   Attributes:
     queries: ``[C, D]``.
-    readouts: of the visual-semantic map, for each class ``[C, D]`` where similarities
-      are products, else for each attribute ``[A, D]``.
-    constant: what the map adds, ``[1, C]`` or ``[1, A]``.
-    descriptions: of length one, ``[C, A]``.
+    readouts: rows of the visual-semantic map, one for each class ``[C, D]`` where
+      similarities are products, else one for each attribute ``[A, D]``.
+    constant: the map's bias, ``[1, C]`` or ``[1, A]``.
+    descriptions: descriptions of length one, ``[C, A]``.
   """
 
   queries: Array
@@ -70,15 +68,15 @@ class AttendedAutoencoder(System):
     weight_alignment: :math:`\alpha`, 0.5 in the paper.
     weight_reconstruction: :math:`\eta`, 1 in the paper; 0 is its ablation without
       semantics reconstruction.
-    coupled: the visual-semantic map is the decoder (the paper's model); else it is
-      another map of the same form, as in its ablation.
+    coupled: whether the visual-semantic map is the decoder (the paper's model); else
+      it is another map of the same form, as in its ablation.
     hidden: 0: the encoder is one sigmoid layer to visual space, whose output is the
       auto-encoder's one hidden layer. Else the width of a sigmoid layer that is
       followed by a linear one: the other reading of "one hidden layer".
     similarity: s: ``cosine``, the paper's example, or ``dot``.
     scale: factor of the similarity in softmax and prediction. Without one a cosine
       softmax over 40 classes cannot fall below 1.8 nats.
-    normalize_regions: regions at unit length, as in DAZLE and MSDN.
+    normalize_regions: whether regions have unit length, as in DAZLE and MSDN.
     region_scale: factor of the regions (after that).
   """
 
@@ -101,17 +99,11 @@ class AttendedAutoencoder(System):
   region_scale: float = 1.0
 
   def __post_init__(self):
-    require(
-      self.similarity in SIMILARITIES,
-      "config.system.similarity",
-      repr(self.similarity),
-      f"one of {', '.join(SIMILARITIES)}",
+    check_fields(
+      self,
+      {"similarity": ("dot", "cosine")},
+      not_negative=(*self.vmappable, "hidden"),
     )
-    for field in (
-      "weight_alignment", "weight_reconstruction", "hidden", "scale", "region_scale",
-    ):  # fmt: skip
-      value = getattr(self, field)
-      require(value >= 0, f"config.system.{field}", value, "0 or more")
 
   def init(self, rng: Array, spec: Spec) -> Params:
     check_regions(spec.feature_shape, self.name)
@@ -141,7 +133,7 @@ class AttendedAutoencoder(System):
     return self._prepared(params, self._encode(params, descriptions), descriptions)
 
   def score(self, features: Array, prepared: _Prepared) -> Array:
-    """s(h_d(x~ of class c), k_c) of all images and classes."""
+    """Similarity s(h_d(x~ of class c), k_c) of all images and classes, ``[B, C]``."""
     affinities, values = self._project(features, prepared.queries, prepared.readouts)
     if self.similarity == "dot":
       return self.scale * (attended_scores(affinities, values) + prepared.constant)
@@ -179,28 +171,11 @@ class AttendedAutoencoder(System):
   def region_attention(
     self, params: Params, features: Array, classes: ClassSpace
   ) -> dict[str, AttentionMaps]:
-    """How each class shares its attention among the regions."""
+    """Attention of each class over the regions of each image."""
     queries = self._encode(params, classes.unit_embeddings())
     (affinities,) = self._project(features, queries)
     weights = jax.nn.softmax(affinities, 1).mT
     return {"class_to_visual": AttentionMaps(weights, "classes")}
-
-  def step_flops(self, spec: Spec, batch_size: int) -> float:
-    count, dim = spec.feature_shape
-    classes, width = spec.num_classes, spec.num_attributes
-    regions = batch_size * count
-    if self.similarity == "dot":
-      # Two maps of the regions, and the read-outs.
-      attention = 2 * 2 * regions * dim * classes + 2 * classes * width * dim
-    else:
-      attention = 2 * regions * dim * (classes + width) + 3 * regions * classes * width
-    # Features and descriptions need no gradient.
-    encoder = 2 * width * dim
-    if self.hidden:
-      encoder = 2 * width * self.hidden + 3 * self.hidden * dim
-    manifold = classes * (3 * dim + width)
-    decoder = 3 * width * dim
-    return 2.0 * (attention + classes * (encoder + manifold + decoder))
 
   def _encode(self, params: Params, descriptions: Array) -> Array:
     """Queries ``[C, D]`` of descriptions ``[C, A]``."""

@@ -1,12 +1,12 @@
 r"""Dense attention: every query looks at every region of every image.
 
-``attended_features`` is the definition. The systems use that a linear read-out of an
-attended feature is the attended read-out of the regions,
+``attended_features`` is the definition. A linear read-out of an attended feature is the
+attended read-out of the regions,
 
 .. math:: w^\top \sum_r a_r x_r = \sum_r a_r\, w^\top x_r,
 
-so they ``project`` the regions first and never make the attended features, B x Q x D
-numbers; ``attended_scores`` is that with one number for each region and query.
+so systems ``project`` the regions first, take ``attended_scores`` of the products, and
+never make the attended features, B x Q x D numbers.
 
 References:
   Li & Wang, "Joint Learning of Attended Zero-Shot Features and Visual-Semantic
@@ -36,13 +36,13 @@ OVER_REGIONS, OVER_QUERIES = 1, 2
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class AttentionMaps:
-  """How much each query and each region of an image attend to each other.
+  """Attention weights between queries and regions of images.
 
   Attributes:
     weights: in [0, 1], ``[B, Q, R]``; ``[Q, R]`` of one image.
-    queries: what the queries are, ``attributes`` or ``classes``.
-    over: what the weights add up to one over: the ``regions``, for each query; or the
-      ``queries``, for each region.
+    queries: the kind of the queries, ``attributes`` or ``classes``.
+    over: the axis on which weights add up to one: the ``regions``, for each query; or
+      the ``queries``, for each region.
   """
 
   weights: Array
@@ -51,7 +51,7 @@ class AttentionMaps:
 
   @property
   def uniform(self) -> float:
-    """The weight of attention that prefers nothing."""
+    """Weight in a map that prefers nothing."""
     return 1 / self.weights.shape[-1 if self.over == "regions" else -2]
 
 
@@ -67,20 +67,20 @@ def check_regions(feature_shape: tuple[int, ...], system: str) -> None:
 
 
 def attend(query: Array, regions: Array) -> Array:
-  r"""One image as one query sees it: :math:`X\,\mathrm{softmax}(X^\top h)`.
+  r"""Attended feature of one image: :math:`X\,\mathrm{softmax}(X^\top h)`.
 
   Args:
     query: h, ``[D]``.
     regions: the columns of X, ``[R, D]``.
 
   Returns:
-    The attended feature, ``[D]``.
+    ``[D]``.
   """
   return jax.nn.softmax(regions @ query) @ regions
 
 
 def attended_features(queries: Array, regions: Array) -> Array:
-  """``attend`` for all queries ``[Q, D]`` and images ``[B, R, D]``: ``[B, Q, D]``."""
+  """Attended features ``[B, Q, D]`` of queries ``[Q, D]``, regions ``[B, R, D]``."""
   of_image = jax.vmap(attend, (0, None))
   return jax.vmap(of_image, (None, 0))(queries, regions)
 
@@ -93,8 +93,8 @@ def project(regions: Array, *maps: Array, normalize: bool = False) -> list[Array
   Args:
     regions: ``[B, R, D]``.
     *maps: ``[Q, D]`` each.
-    normalize: take regions at unit length (a zero region stays zero). The products
-      are scaled, not the regions, of which there are more.
+    normalize: whether regions count at unit length (a zero region stays zero). The
+      products are scaled in place of the regions, which have more numbers.
 
   Returns:
     ``[B, R, Q]`` for each map.
@@ -112,15 +112,15 @@ def project(regions: Array, *maps: Array, normalize: bool = False) -> list[Array
 def attended_scores(
   affinities: Array, scores: Array, over: int = OVER_REGIONS
 ) -> Array:
-  r"""Scores of regions, weighted by attention and summed over the regions.
+  r"""Sums the scores of regions, weighted by attention.
 
   .. math:: \psi_{bq} = \sum_r \mathrm{softmax}(A_b)_{rq}\, S_{brq}
 
   Args:
     affinities: A, ``[B, R, Q]``.
     scores: S, ``[B, R, Q]``.
-    over: what the softmax shares attention among: the regions, for each query; or
-      the queries, for each region.
+    over: the axis of the softmax: the regions, for each query; or the queries, for
+      each region.
 
   Returns:
     ``[B, Q]``.

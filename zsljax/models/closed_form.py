@@ -1,4 +1,4 @@
-"""Baselines that are solved, not trained: they check data, metric and protocol."""
+"""Baselines in closed form, which check data, metric and protocol."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import jax.numpy as jnp
 from zsljax.classes import ClassSpace
 from zsljax.devices.precision import computed_in
 from zsljax.errors import require
-from zsljax.models.layers import pooled
+from zsljax.models.fields import check_fields
+from zsljax.models.layers import unit_rows
 from zsljax.models.system import Array, Batch, Params, Spec, System, register
 from zsljax.numerics import l2_normalize, masked_mean
 
 TARGETS = {"signed": -1.0, "binary": 0.0}
-SPACES = ("visual", "semantic")
 
 
 class ClosedForm(System):
   """A system whose parameters are a formula of the training set.
 
   Training is one step: ``warm_start`` solves, given all training images at once
-  (``config.batch_size=0``), and the loss, by which the solution is reported, has no
-  gradient. Rows of the features have length one.
+  (``config.batch_size=0``), and the loss, which only reports the fit, has no gradient.
+  Rows of the features have length one.
 
   The formula is computed in float32, whatever precision the config asks for. With the
   weights that validation chooses, ESZSL's accuracies agree with float64 to 0.01; with
@@ -44,14 +44,14 @@ class ClosedForm(System):
       len(batch.labels),
       f"0: {self.name} is solved from all training images at once",
     )
-    features = jnp.where(batch.mask[:, None], _unit_rows(batch.features), 0)
+    features = jnp.where(batch.mask[:, None], unit_rows(batch.features), 0)
     with computed_in("float32"):
       return self.solve(params, features, batch, classes)
 
   def solve(
     self, params: Params, features: Array, batch: Batch, classes: ClassSpace
   ) -> Params:
-    """The parameters.
+    """Computes the parameters.
 
     Args:
       params: of ``init``, for their shapes.
@@ -62,7 +62,7 @@ class ClosedForm(System):
     raise NotImplementedError
 
   def fit(self, params: Params, batch: Batch, classes: ClassSpace) -> Array:
-    """How well the solution explains each image, ``[N]``; lower is better."""
+    """Error of the solution on each image, ``[N]``; lower is better."""
     raise NotImplementedError
 
   def loss(
@@ -88,8 +88,8 @@ class ESZSL(ClosedForm):
   Attributes:
     gamma: on the features' side.
     lambda_: on the descriptors' side.
-    targets: what Y holds for a class that is not the image's: -1 (``signed``, as in the
-      paper) or 0 (``binary``); for the image's own class 1.
+    targets: Y of a class that is not the image's: -1 (``signed``, as in the paper) or 0
+      (``binary``); Y of the image's own class is 1.
   """
 
   name: ClassVar[str] = "eszsl"
@@ -100,15 +100,7 @@ class ESZSL(ClosedForm):
   targets: str = "signed"
 
   def __post_init__(self):
-    require(
-      self.targets in TARGETS,
-      "config.system.targets",
-      repr(self.targets),
-      f"one of {', '.join(TARGETS)}",
-    )
-    for field in ("gamma", "lambda_"):
-      value = getattr(self, field)
-      require(value > 0, f"config.system.{field}", value, "more than 0")
+    check_fields(self, {"targets": tuple(TARGETS)}, positive=("gamma", "lambda_"))
 
   def init(self, rng: Array, spec: Spec) -> Params:
     del rng
@@ -135,11 +127,7 @@ class ESZSL(ClosedForm):
 
   def score(self, features: Array, prepared: tuple[Array, Array]) -> Array:
     mapping, descriptions = prepared
-    return _unit_rows(features) @ mapping @ descriptions.T
-
-  def step_flops(self, spec: Spec, batch_size: int) -> float:
-    width = spec.feature_shape[-1]
-    return 2.0 * batch_size * width * (width + spec.num_classes)
+    return unit_rows(features) @ mapping @ descriptions.T
 
   def _targets(self, batch: Batch, classes: ClassSpace) -> Array:
     own = classes.positions(batch.labels)[:, None] == jnp.arange(len(classes))[None]
@@ -162,8 +150,9 @@ class SAE(ClosedForm):
 
   Attributes:
     lambda_: the weight of the map to descriptors.
-    space: where image and class are compared, by cosine: ``visual`` (the class's
-      descriptor is mapped to features) or ``semantic`` (the image to a descriptor).
+    space: the space in which image and class are compared by cosine: ``visual`` (the
+      class's descriptor is mapped to features) or ``semantic`` (the image to a
+      descriptor).
   """
 
   name: ClassVar[str] = "sae"
@@ -173,13 +162,7 @@ class SAE(ClosedForm):
   space: str = "visual"
 
   def __post_init__(self):
-    require(
-      self.space in SPACES,
-      "config.system.space",
-      repr(self.space),
-      f"one of {', '.join(SPACES)}",
-    )
-    require(self.lambda_ > 0, "config.system.lambda_", self.lambda_, "more than 0")
+    check_fields(self, {"space": ("visual", "semantic")}, positive=("lambda_",))
 
   def init(self, rng: Array, spec: Spec) -> Params:
     del rng
@@ -200,7 +183,7 @@ class SAE(ClosedForm):
     return {"map": left @ (target / jnp.maximum(values, floor)) @ right.T}
 
   def fit(self, params: Params, batch: Batch, classes: ClassSpace) -> Array:
-    features, mapping = _unit_rows(batch.features), params["map"]
+    features, mapping = unit_rows(batch.features), params["map"]
     own = classes.unit_embeddings()[classes.positions(batch.labels)]
     encoded = jnp.sum((features @ mapping.T - own) ** 2, 1)
     return jnp.sum((features - own @ mapping) ** 2, 1) + self.lambda_ * encoded
@@ -212,14 +195,10 @@ class SAE(ClosedForm):
     return mapping, descriptions
 
   def score(self, features: Array, prepared: tuple[Array, Array]) -> Array:
-    (mapping, descriptions), features = prepared, _unit_rows(features)
+    (mapping, descriptions), features = prepared, unit_rows(features)
     if self.space == "semantic":
       features = l2_normalize(features @ mapping.T)
     return features @ descriptions.T
-
-  def step_flops(self, spec: Spec, batch_size: int) -> float:
-    width, attributes = spec.feature_shape[-1], spec.num_attributes
-    return 2.0 * batch_size * (width**2 + attributes**2 + attributes * width)
 
 
 @register
@@ -229,10 +208,10 @@ class NearestMean(ClosedForm):
 
   A seen class's mean is that of its images; an unseen class's is a ridge regression of
   the seen means on their descriptors, centred on both sides. The score is minus the
-  squared distance. What a method adds beyond averaging shows against it.
+  squared distance. A comparison with this baseline shows a method's gain over averages.
 
   Attributes:
-    ridge: of the regression, on descriptors of length one.
+    ridge: weight of the regression's penalty, on descriptors of length one.
   """
 
   name: ClassVar[str] = "nearest_mean"
@@ -241,7 +220,7 @@ class NearestMean(ClosedForm):
   ridge: float = 0.1
 
   def __post_init__(self):
-    require(self.ridge > 0, "config.system.ridge", self.ridge, "more than 0")
+    check_fields(self, positive=("ridge",))
 
   def init(self, rng: Array, spec: Spec) -> Params:
     del rng
@@ -282,30 +261,23 @@ class NearestMean(ClosedForm):
     return -jnp.take_along_axis(scores, positions[:, None], 1)[:, 0]
 
   def prepare(self, params: Params, classes: ClassSpace) -> Array:
-    """The means ``[C, D]``."""
+    """Means of the classes, ``[C, D]``."""
     centred = classes.unit_embeddings() - params["description"][None]
     predicted = params["feature"][None] + centred @ params["map"]
     known = jnp.asarray(classes.seen) & (params["has_mean"][classes.ids] > 0)
     return jnp.where(known[:, None], params["means"][classes.ids], predicted)
 
   def score(self, features: Array, prepared: Array) -> Array:
-    products = _unit_rows(features) @ prepared.T
+    products = unit_rows(features) @ prepared.T
     return 2 * products - jnp.sum(prepared**2, 1)[None] - 1
-
-  def step_flops(self, spec: Spec, batch_size: int) -> float:
-    return 2.0 * batch_size * spec.feature_shape[-1] * spec.num_classes
-
-
-def _unit_rows(features: Array) -> Array:
-  return l2_normalize(pooled(features))
 
 
 def _seen_rows(classes: ClassSpace, rows: Array) -> Array:
-  """``rows`` [C, ...] with zeros for classes that are not seen."""
+  """Replaces the rows ``[C, ...]`` of classes that are not seen by zeros."""
   return jnp.where(jnp.asarray(classes.seen)[:, None], rows, 0)
 
 
 def _ridge(gram: Array, weight, target: Array) -> Array:
-  """(gram + weight I)^-1 target, for a symmetric gram."""
+  """Solves (gram + weight I) x = target, for a symmetric gram."""
   regular = gram + weight * jnp.eye(len(gram))
   return jax.scipy.linalg.solve(regular, target, assume_a="pos")

@@ -1,4 +1,4 @@
-"""Cosine classifiers: embeddings, a prototype for each class, one of many losses."""
+"""Cosine classifiers: embeddings, a prototype for each class, a choice of losses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from zsljax.classes import ClassSpace
 from zsljax.errors import require
-from zsljax.losses import GeneralizedSoftmax, make_loss
+from zsljax.losses import FAMILY, GeneralizedSoftmax, make_loss
+from zsljax.models.fields import check_fields
 from zsljax.models.layers import PYTORCH_LINEAR, pooled
 from zsljax.models.system import (
   CLOSED_SET,
@@ -27,9 +28,7 @@ from zsljax.models.system import (
 )
 from zsljax.numerics import l2_normalize, masked_mean
 
-ENCODERS = ("none", "mlp", "conv")
-PROTOTYPES = ("learned", "generated")
-# Settings of a loss, by the names that `zsljax.losses.make_loss` gives them.
+# Settings of a loss, named as in `zsljax.losses.make_loss`.
 SETTINGS = (
   "scale",
   "margin",
@@ -44,7 +43,7 @@ SETTINGS = (
 )
 _CHANNELS = (32, 64)
 _KERNEL = 3
-# Into which classes are divided, at the most, to sample them.
+# Most groups of classes that are sampled apart.
 _GROUPS = 64
 
 
@@ -54,41 +53,44 @@ class CosineClassifier(System):
   r"""Embeddings compared with class prototypes, trained by a generalized softmax.
 
   An encoder makes the embedding of an image. A class has a prototype: a learned vector
-  (closed-set embedding learning), or what a network makes of the class's description
-  (zero-shot learning: unseen classes get one too). The loss is a member of the family
-  in ``zsljax.losses.generalized_softmax``, over seen classes.
+  (closed-set embedding learning), or the output of a network for the class's
+  description (zero-shot learning: unseen classes get one too). The loss is a member of
+  the family in ``zsljax.losses.generalized_softmax``, over seen classes.
 
   ``class_norm`` is the model of Skorokhodov & Elhoseiny, "Class Normalization for
   (Continual?) Generalized Zero-Shot Learning" (ICLR 2021), after its released code:
   features as they are, and a generator that standardises its activations over classes.
-  Differs: that code keeps running statistics for the test; here they are those of the
-  seen classes under the parameters at hand, which the running ones lag behind.
+  One difference: that code keeps running statistics for the test; here the statistics
+  are those of the seen classes under the present parameters, which running ones follow
+  late.
 
   Attributes:
     loss_name: a member of the family.
-    encoder: ``none`` takes the features for the embedding; ``mlp``, layers of
+    encoder: ``none`` takes the features for the embedding; ``mlp`` has layers of
       ``hidden`` widths with ReLU and a linear one; ``conv``, for features that are the
       pixels of square grey images, two convolutions and a linear layer. Regions are
       averaged.
-    hidden: of ``mlp``.
-    embedding_size: d, of ``mlp`` and ``conv``.
+    hidden: widths of the hidden layers of ``mlp``.
+    embedding_size: d of ``mlp`` and ``conv``.
     prototypes: ``learned`` or ``generated``.
     generator_hidden: width of the generator's two hidden layers.
-    class_normalization: standardises the generator's second layer over the seen
-      classes, before and after its ReLU.
-    nonnegative: ends the generator with a ReLU, for features that are not negative.
-    sample_share: of learned prototypes, the share of negatives that take part in a
-      step, see ``sample_classes``.
-    scale: of the loss, as all that follow; None takes the member's own value.
-    margin: see the members.
-    times: of ``combined``.
-    cosine_margin: of ``combined``.
-    positive_goal: of ``so_softmax``.
-    negative_goal: of ``so_softmax``.
-    positive_weight: of ``so_softmax`` and ``cs_softmax``.
-    negative_weight: of ``so_softmax`` and ``cs_softmax``.
-    one_sided: of ``so_softmax``.
-    stop_gradient: of ``circle``.
+    class_normalization: whether the generator's second layer is standardised over the
+      seen classes, before and after its ReLU.
+    nonnegative: whether the generator ends with a ReLU, for features that are not
+      negative.
+    sample_share: share of negatives that take part in a step, for learned prototypes;
+      see ``sample_classes``.
+    scale: scale of the loss. None takes the member's own value, here and below.
+    margin: margin of ``cosface``, ``arcface``, ``sphereface``, ``combined``,
+      ``circle``, ``so_softmax`` and ``cs_softmax``.
+    times: setting of ``combined``.
+    cosine_margin: setting of ``combined``.
+    positive_goal: setting of ``so_softmax``.
+    negative_goal: setting of ``so_softmax``.
+    positive_weight: setting of ``so_softmax`` and ``cs_softmax``.
+    negative_weight: setting of ``so_softmax`` and ``cs_softmax``.
+    one_sided: setting of ``so_softmax``.
+    stop_gradient: setting of ``circle``.
   """
 
   name: ClassVar[str] = "cosine"
@@ -124,34 +126,29 @@ class CosineClassifier(System):
   stop_gradient: bool | None = None
 
   def __post_init__(self):
-    for field, choices in (("encoder", ENCODERS), ("prototypes", PROTOTYPES)):
-      value = getattr(self, field)
-      require(
-        value in choices,
-        f"config.system.{field}",
-        repr(value),
-        f"one of {', '.join(choices)}",
-      )
-    for field in ("embedding_size", "generator_hidden"):
-      value = getattr(self, field)
-      require(value >= 1, f"config.system.{field}", value, "1 or more")
-    require(
-      0 < self.sample_share <= 1,
-      "config.system.sample_share",
-      self.sample_share,
-      "more than 0 and at most 1",
+    check_fields(
+      self,
+      {"encoder": ("none", "mlp", "conv"), "prototypes": ("learned", "generated")},
+      at_least_one=("embedding_size", "generator_hidden"),
     )
-    require(
-      self.sample_share == 1 or self.task == CLOSED_SET,
-      "config.system.sample_share",
-      self.sample_share,
-      "1 with generated prototypes",
-    )
-    self.family_member()  # Checks its settings.
+    share, field = self.sample_share, "config.system.sample_share"
+    require(0 < share <= 1, field, share, "more than 0 and at most 1")
+    closed_set = self.task == CLOSED_SET
+    require(share == 1 or closed_set, field, share, "1 with generated prototypes")
+    make_loss(self.loss_name, "config.system.", **self._settings)
+
+  @property
+  def _settings(self) -> dict[str, Any]:
+    """Settings of the loss that are given."""
+    values = {name: getattr(self, name) for name in SETTINGS}
+    return {name: value for name, value in values.items() if value is not None}
 
   @property
   def vmappable(self) -> tuple[str, ...]:
-    """The loss's settings; sphereface's margin is a number of steps."""
+    """Settings of the loss that are numbers of an equation.
+
+    A margin of sphereface is a number of steps.
+    """
     fixed = {"one_sided", "stop_gradient"}
     if self.loss_name == "sphereface":
       fixed.add("margin")
@@ -162,13 +159,8 @@ class CosineClassifier(System):
     return CLOSED_SET if self.prototypes == "learned" else SINGLE_LABEL
 
   def family_member(self) -> GeneralizedSoftmax:
-    """The loss.
-
-    Raises:
-      ZsljaxError: it does not exist or lacks a setting, or a value is out of range.
-    """
-    settings = {name: getattr(self, name) for name in SETTINGS}
-    return make_loss(self.loss_name, "config.system.", **settings)
+    """Builds the loss from settings that ``__post_init__`` checked."""
+    return FAMILY[self.loss_name](**self._settings)
 
   def init(self, rng: Array, spec: Spec) -> Params:
     keys = jax.random.split(rng)
@@ -191,7 +183,7 @@ class CosineClassifier(System):
     return params
 
   def embed(self, params: Params, features: Array) -> Array:
-    """Embeddings ``[B, d]`` of features, as long as they come out."""
+    """Embeds features: ``[B, d]``, of any length."""
     if self.encoder == "none":
       return pooled(features)
     return self._encoder.apply({"params": params["encoder"]}, features)
@@ -231,33 +223,6 @@ class CosineClassifier(System):
     loss = masked_mean(losses, batch.mask)
     return loss, {self.loss_name: loss}
 
-  def step_flops(self, spec: Spec, batch_size: int) -> float:
-    width = self._width(spec)
-    layers = []
-    if self.encoder == "mlp":
-      widths = (spec.feature_shape[-1], *self.hidden, width)
-      layers = [batch_size * a * b for a, b in zip(widths, widths[1:], strict=False)]
-    elif self.encoder == "conv":
-      side = math.isqrt(spec.feature_shape[-1])
-      before = 1
-      for channels in _CHANNELS:
-        layers.append(batch_size * side**2 * _KERNEL**2 * before * channels)
-        before, side = channels, -(-side // 2)
-      layers.append(batch_size * side**2 * before * width)
-    similarities = batch_size * spec.num_classes * width
-    generator = []
-    if self.task != CLOSED_SET:
-      hidden = self.generator_hidden
-      widths = (spec.num_attributes, hidden, hidden, width)
-      generator = [
-        spec.num_classes * a * b for a, b in zip(widths, widths[1:], strict=False)
-      ]
-    # Forward, the gradient of each kernel, and of what enters all but the first layer
-    # of the encoder and of the generator.
-    total = 3 * (sum(layers) + sum(generator) + similarities)
-    total -= sum(parts[0] for parts in (layers, generator) if parts)
-    return 2.0 * (total if layers else total - similarities)
-
   def _width(self, spec: Spec) -> int:
     if self.encoder == "none":
       return spec.feature_shape[-1]
@@ -283,7 +248,7 @@ class CosineClassifier(System):
     )
 
   def _prototypes(self, params: Params, classes: ClassSpace) -> Array:
-    """``[C, d]``; a row for each class id where they are learned."""
+    """Prototypes ``[C, d]``; a row for each class id where they are learned."""
     if self.task == CLOSED_SET:
       return params["prototypes"]
     # Rows of length sqrt(A), so that their numbers are of the order of one.
@@ -298,7 +263,7 @@ class CosineClassifier(System):
 def _similarities(
   member: GeneralizedSoftmax, embeddings: Array, prototypes: Array
 ) -> Array:
-  """``[B, C]``."""
+  """Cosines or inner products of embeddings and prototypes, ``[B, C]``."""
   if member.cosine:
     embeddings, prototypes = l2_normalize(embeddings), l2_normalize(prototypes)
   return embeddings @ prototypes.T
@@ -307,21 +272,23 @@ def _similarities(
 def sample_classes(
   rng: Array, labels: Array, seen: Array, share: float
 ) -> tuple[Array, Array]:
-  """Classes that take part in a step: all of the batch's own, and some of the others.
+  """Draws the classes of a step: all of the batch's own, and some of the others.
 
-  As in Partial FC (An et al. 2021), the sampled softmax of large face-recognition
-  systems, within groups of neighbouring ids, so that prototypes which lie split over
+  The draw is within groups of neighbouring ids, so that prototypes which lie split over
   devices are gathered where they are. A negative that was drawn stands for all that
   could have been: weighted so, the sum over negatives in the denominator of the
   softmax is unbiased. Its logarithm, and hence the loss and its gradient, is biased by
-  a term of the order of the sum's relative variance. (Partial FC has no weights: its
-  sum is low by the share.)
+  a term of the order of the sum's relative variance.
+
+  References:
+    An et al., Partial FC (2021), the sampled softmax of large face-recognition systems.
+    It has no weights: its sum is low by the share.
 
   Args:
-    rng: of the draw.
+    rng: a random key.
     labels: class ids of the batch, ``[B]``.
     seen: ``[C]`` bool; others are never drawn before all seen ones.
-    share: of a group's classes that are drawn; at least B + 1 are, or all.
+    share: share of a group's classes that are drawn; at least B + 1 are, or all.
 
   Returns:
     Ids ``[G, K]``, and the logarithms of their weights ``[G, K]``.
@@ -344,7 +311,7 @@ def sample_classes(
 
 
 def _rows_of(prototypes: Array, ids: Array) -> Array:
-  """Rows ``[G * K, d]`` of prototypes ``[C, d]``, each group's within the group."""
+  """Gathers rows ``[G * K, d]`` of prototypes ``[C, d]`` within each group."""
   groups = prototypes.reshape(len(ids), -1, prototypes.shape[1])
   within = ids - groups.shape[1] * jnp.arange(len(ids))[:, None]
   rows = jnp.take_along_axis(groups, within[:, :, None], 1)
@@ -352,7 +319,7 @@ def _rows_of(prototypes: Array, ids: Array) -> Array:
 
 
 class _Encoder(nn.Module):
-  """Features [B, D] or [B, R, D] to embeddings [B, d]."""
+  """Maps features [B, D] or [B, R, D] to embeddings [B, d]."""
 
   hidden: tuple[int, ...]
   size: int
@@ -366,7 +333,7 @@ class _Encoder(nn.Module):
 
 
 class _Convolution(nn.Module):
-  """Images [B, h, w, c] to [B, h, w, channels], zeros around them.
+  """Convolves images [B, h, w, c] to [B, h, w, channels], zeros around them.
 
   A matrix product of patches: runs that are trained together have a kernel each, for
   which compilers have products but no fast convolution.
@@ -388,7 +355,7 @@ class _Convolution(nn.Module):
 
 
 def _half_size(images: Array) -> Array:
-  """The maximum of each 2 x 2 pixels [B, h, w, c], of fewer at an odd end."""
+  """Takes the maximum of each 2 x 2 pixels [B, h, w, c], of fewer at an odd end."""
   count, height, width, channels = images.shape
   odd = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
   images = jnp.pad(images, odd, constant_values=-jnp.inf)
@@ -397,7 +364,7 @@ def _half_size(images: Array) -> Array:
 
 
 class _ConvolutionalEncoder(nn.Module):
-  """Pixels [B, side * side] to embeddings [B, d]."""
+  """Maps pixels [B, side * side] to embeddings [B, d]."""
 
   size: int
 
@@ -412,7 +379,7 @@ class _ConvolutionalEncoder(nn.Module):
 
 
 class _Generator(nn.Module):
-  """Class descriptions [C, A] to prototypes [C, d]."""
+  """Maps class descriptions [C, A] to prototypes [C, d]."""
 
   hidden: int
   size: int
@@ -436,12 +403,12 @@ class _Generator(nn.Module):
 
 
 def class_standardise(activations: Array, seen: Array) -> Array:
-  """Class standardisation: minus the mean, over the variance (not its root).
+  """Standardises classes: minus the mean, over the variance (not its root).
 
   Args:
     activations: ``[C, H]``.
-    seen: ``[C]`` bool, the classes whose mean and variance are taken. Where none is
-      seen the result is NaN: new classes alone have no statistics.
+    seen: marks the classes whose mean and variance are taken, ``[C]`` bool. Where none
+      is seen the result is NaN: new classes alone have no statistics.
 
   References:
     Skorokhodov & Elhoseiny (ICLR 2021), as in the released code, with its 1e-5.

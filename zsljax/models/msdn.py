@@ -1,4 +1,4 @@
-"""MSDN: attributes attend to regions, regions to attributes, and both teach."""
+"""MSDN: two attention nets, attributes to regions and back, that teach each other."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from zsljax.models.attention import (
   check_regions,
   project,
 )
+from zsljax.models.fields import check_fields
 from zsljax.models.system import Array, Batch, Params, Spec, System, register
 from zsljax.numerics import l2_normalize, masked_log_mean, masked_mean
 
@@ -88,9 +89,9 @@ class MSDN(System):
       net has the rest.
     bias: b, added for unseen and subtracted for seen classes. It is in calibration,
       distillation and prediction; the cross-entropy is without it.
-    normalize_vectors: attribute vectors at unit length in every step, not only at
-      first.
-    clip_descriptors: negative class descriptors count as 0 (AWA2 in the code).
+    normalize_vectors: whether attribute vectors have unit length in every step, not
+      only at first.
+    clip_descriptors: whether negative class descriptors count as 0 (AWA2 in the code).
     visual_to_attribute: ``attended_score`` (code): :math:`\Psi_k = \sum_r
       \mathrm{softmax}_k(v_k^\top W_{21} f_r)\, v_k^\top W_{11} f_r`. ``mapped``
       (paper, recalled): the attended attribute vector gives one score a region,
@@ -107,9 +108,9 @@ class MSDN(System):
       ``fan_in`` (the paper says nothing): all normal with variance 1 / V, for word
       vectors of V numbers; from 0 the paper's second net would never leave.
 
-  What differs beside these fields lies in the data: the paper speaks of GloVe vectors
-  and the released files hold word2vec (google-news-300), the words of an attribute
-  summed; the released runs use 14 x 14 regions, not 7 x 7; batches are drawn
+  Other differences lie in the data: the paper speaks of GloVe vectors and the released
+  files hold word2vec (google-news-300), the words of an attribute summed; the released
+  runs use 14 x 14 regions, not 7 x 7; batches are drawn
   independently (``config.data.sampling``), on SUN and AWA2 balanced over classes; the
   released top-k evaluation on SUN fuses half and half, all else there 0.7 and 0.3.
   """
@@ -151,18 +152,8 @@ class MSDN(System):
   initializer: str = "fan_in"
 
   def __post_init__(self):
-    for field, choices in _CHOICES.items():
-      value = getattr(self, field)
-      require(
-        value in choices,
-        f"config.system.{field}",
-        repr(value),
-        f"one of {', '.join(choices)}",
-      )
-    for field in ("weight_calibration", "weight_distillation", "bias"):
-      value = getattr(self, field)
-      require(value >= 0, f"config.system.{field}", value, "0 or more")
-    require(0 <= self.fusion <= 1, "config.system.fusion", self.fusion, "0 to 1")
+    weights = "weight_calibration", "weight_distillation", "bias"
+    check_fields(self, _CHOICES, not_negative=weights, shares=("fusion",))
 
   def init(self, rng: Array, spec: Spec) -> Params:
     check_regions(spec.feature_shape, self.name)
@@ -256,7 +247,7 @@ class MSDN(System):
   def region_attention(
     self, params: Params, features: Array, classes: ClassSpace
   ) -> dict[str, AttentionMaps]:
-    """Of both nets: regions for each attribute, and attributes for each region."""
+    """Attention of both nets, over regions and over attributes."""
     maps = self.prepare(params, classes).maps
     over = {
       "attribute_to_visual": (OVER_REGIONS, "regions"),
@@ -270,16 +261,6 @@ class MSDN(System):
       )
       for net, (axis, among) in over.items()
     }
-
-  def step_flops(self, spec: Spec, batch_size: int) -> float:
-    count, dim = spec.feature_shape
-    attributes, width = spec.attribute_vectors.shape
-    maps = 5 if self.visual_to_attribute == "mapped" else 4
-    # Features and class descriptors need no gradient.
-    regions = 2 * batch_size * count * dim * attributes
-    queries = 3 * attributes * width * dim
-    classes = 2 * 2 * batch_size * attributes * spec.num_classes
-    return 2.0 * (maps * (regions + queries) + classes)
 
   def _attribute_to_visual(self, features: Array, maps: Sequence[Array]) -> Array:
     """Attribute scores ``[B, A]`` of the net whose attributes attend to regions."""

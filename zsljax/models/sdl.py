@@ -10,8 +10,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from zsljax.classes import ClassSpace
-from zsljax.errors import require
 from zsljax.losses import matrix_variance, pairwise_ranking, semantic_diversity
+from zsljax.models.fields import check_fields
 from zsljax.models.layers import PYTORCH_LINEAR, pooled
 from zsljax.models.system import (
   MULTI_LABEL,
@@ -24,15 +24,13 @@ from zsljax.models.system import (
 )
 from zsljax.numerics import masked_mean
 
-UNANNOTATED = ("negative", "ignore")
-
 
 def label_scores(matrices: Array, vectors: Array) -> Array:
-  """The best match of a label among the rows of an image's matrix.
+  """Scores labels by their best match among the rows of an image's matrix.
 
   Args:
     matrices: ``[B, K, V]``.
-    vectors: of the labels, ``[C, V]``.
+    vectors: word vectors of the labels, ``[C, V]``.
 
   Returns:
     ``max_k a_k . w_c``, ``[B, C]``.
@@ -68,8 +66,8 @@ class SDL(System):
     rows: K; 2 on MS-COCO, 7 on NUS-WIDE.
     variance_weight: lambda, the share of the matrix variance; 0.01 on MS-COCO.
     factor: f, 1 (paper, recalled) or 2 (code).
-    unannotated: what a label that is neither annotated as present nor as absent is in
-      training: a ``negative`` (paper and code) or nothing (``ignore``). Where a set
+    unannotated: the role in training of a label annotated neither as present nor as
+      absent: a ``negative`` (paper and code) or none (``ignore``). Where a set
       annotates no absences, every label that is not present is a negative.
   """
 
@@ -87,21 +85,12 @@ class SDL(System):
   unannotated: str = "negative"
 
   def __post_init__(self):
-    require(self.rows >= 1, "config.system.rows", self.rows, "1 or more")
-    require(
-      0 <= self.variance_weight <= 1,
-      "config.system.variance_weight",
-      self.variance_weight,
-      "between 0 and 1",
-    )
-    require(
-      self.factor > 0, "config.system.factor", self.factor, "a number greater than 0"
-    )
-    require(
-      self.unannotated in UNANNOTATED,
-      "config.system.unannotated",
-      repr(self.unannotated),
-      f"one of {', '.join(UNANNOTATED)}",
+    check_fields(
+      self,
+      {"unannotated": ("negative", "ignore")},
+      positive=("factor",),
+      at_least_one=("rows",),
+      shares=("variance_weight",),
     )
 
   def init(self, rng: Array, spec: Spec) -> Params:
@@ -133,13 +122,17 @@ class SDL(System):
   def terms(
     self, matrices: Array, vectors: Array, batch: Batch, classes: ClassSpace
   ) -> tuple[Array, Array, Array]:
-    """The ranking term, the matrix variance, and which images count, each ``[B]``.
+    """Computes the terms of the loss.
 
     Args:
-      matrices: of the images, ``[B, K, V]``.
-      vectors: of the labels, ``[C, V]``.
-      batch: their labels.
-      classes: the training class space.
+      matrices: matrices of the images, ``[B, K, V]``.
+      vectors: word vectors of the labels, ``[C, V]``.
+      batch: labels of the images; features are not used.
+      classes: the training classes.
+
+    Returns:
+      The ranking term, the matrix variance, and whether the image has a seen label and
+      so counts, each ``[B]``.
     """
     seen = jnp.asarray(classes.seen)
 
@@ -164,20 +157,13 @@ class SDL(System):
     weight = semantic_diversity(positives, vectors) / jnp.maximum(count, 1)
     return weight * ranking, matrix_variance(matrices), count > 0
 
-  def step_flops(self, spec: Spec, batch_size: int) -> float:
-    matrix = self.rows * spec.num_attributes
-    head = batch_size * spec.feature_shape[-1] * matrix
-    scores = batch_size * matrix * spec.num_classes
-    # Forward; the gradient of the kernel, and of the matrices.
-    return 2.0 * (2 * head + 2 * scores)
-
   def _matrices(self, params: Params, features: Array, vectors: Array) -> Array:
     network = _Network(self.rows, vectors.shape[1])
     return network.apply({"params": params}, features)
 
 
 class _Network(nn.Module):
-  """Features [B, D] or [B, R, D] to matrices [B, K, V]."""
+  """Maps features [B, D] or [B, R, D] to matrices [B, K, V]."""
 
   rows: int
   width: int
@@ -194,7 +180,7 @@ class _Network(nn.Module):
 
 
 def marked(positions: Array, count: int) -> Array:
-  """Where ``positions`` [B, M] point to, ``[B, count]`` bool; -1 points nowhere."""
+  """Marks the columns at ``positions`` [B, M]: ``[B, count]`` bool; -1 marks none."""
   rows = jnp.arange(len(positions))[:, None]
   columns = jnp.where(positions >= 0, positions, count)
   return (

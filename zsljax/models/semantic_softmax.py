@@ -1,4 +1,4 @@
-"""Semantic softmax: class weights of a softmax made from class descriptors."""
+"""Semantic softmax: a softmax whose class weights come from class descriptors."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ from zsljax.losses import (
   prototype_cross_term,
   prototype_distance,
 )
-from zsljax.models.layers import pooled
+from zsljax.models.fields import check_fields
+from zsljax.models.layers import pooled, unit_rows
 from zsljax.models.system import Array, Batch, Params, Spec, System, register
-from zsljax.numerics import l2_normalize, masked_mean, minimize
-
-PROTOTYPE_FORMS = ("per_sample", "per_class", "norm_only")
+from zsljax.numerics import masked_mean, minimize
 
 
 class _Network(nn.Module):
-  """Visual features [B, D] and descriptors [C, A] in one visual space."""
+  """Maps features [B, D] and descriptors [C, A] to one visual space."""
 
   hidden: tuple[int, ...]
   init_scale: float
@@ -69,20 +68,20 @@ class SemanticSoftmax(System):
   Attributes:
     l2_weights: lambda, on all kernels.
     l2_prototypes: gamma, the pull to the visual prototypes.
-    prototype_form: what gamma multiplies (with a factor 1/2). ``per_sample``
-      is the sum over images of the squared distance to the own prototype
-      (paper). ``per_class`` counts the squared norm of a prototype once per
-      class and the cross-term once per image: the cost whose gradient the
-      released linear code follows (its printed cost is another). ``norm_only``
-      has the squared norms alone, as the released deep code.
+    prototype_form: the term that gamma multiplies (with a factor 1/2). ``per_sample``
+      is the sum over images of the squared distance to the own prototype (paper).
+      ``per_class`` counts the squared norm of a prototype once per class and the
+      cross-term once per image: the cost whose gradient the released linear code
+      follows (its printed cost is another). ``norm_only`` has the squared norms alone,
+      as the released deep code.
     hidden: widths of sigmoid layers on the features before the softmax; empty
       is the paper's linear model.
     pretrain_steps: L-BFGS steps in which each hidden layer is first trained as a
       sparse auto-encoder of the layer below, as the released deep code does.
       Reconstruction: its settings are not known, the decoder here is linear.
     pretrain_l2: L2 on the auto-encoder's kernels.
-    sparsity: mean activation that a hidden unit is drawn to in pre-training.
-    sparsity_weight: strength of that; 0 is a plain auto-encoder.
+    sparsity: target of a hidden unit's mean activation in pre-training.
+    sparsity_weight: weight of the pull to it; 0 is a plain auto-encoder.
     init_scale: standard deviation of the initial map, 0.005 in the code.
   """
 
@@ -105,25 +104,14 @@ class SemanticSoftmax(System):
   init_scale: float = 0.005
 
   def __post_init__(self):
-    require(
-      self.prototype_form in PROTOTYPE_FORMS,
-      "config.system.prototype_form",
-      repr(self.prototype_form),
-      f"one of {', '.join(PROTOTYPE_FORMS)}",
-    )
-    require(
-      0 < self.sparsity < 1, "config.system.sparsity", self.sparsity, "between 0 and 1"
-    )
-    for field in (
-      "l2_weights",
-      "l2_prototypes",
-      "pretrain_steps",
-      "pretrain_l2",
-      "sparsity_weight",
+    numbers = (
+      "l2_weights", "l2_prototypes", "pretrain_steps", "pretrain_l2", "sparsity_weight",
       "init_scale",
-    ):
-      value = getattr(self, field)
-      require(value >= 0, f"config.system.{field}", value, "0 or more")
+    )  # fmt: skip
+    forms = "per_sample", "per_class", "norm_only"
+    check_fields(self, {"prototype_form": forms}, not_negative=numbers)
+    inside = 0 < self.sparsity < 1
+    require(inside, "config.system.sparsity", self.sparsity, "between 0 and 1")
 
   def init(self, rng: Array, spec: Spec) -> Params:
     features = jnp.zeros((1, *spec.feature_shape))
@@ -136,7 +124,7 @@ class SemanticSoftmax(System):
     del classes
     if not self.pretrain_steps:
       return params
-    params, inputs = dict(params), l2_normalize(pooled(batch.features))
+    params, inputs = dict(params), unit_rows(batch.features)
     for i in range(len(self.hidden)):
       layer = params[f"hidden_{i}"]
       kernel = layer["kernel"]
@@ -192,20 +180,6 @@ class SemanticSoftmax(System):
     parts["prototypes"] = self.l2_prototypes / 2 * pull
     return sum(parts.values()), parts
 
-  def step_flops(self, spec: Spec, batch_size: int) -> float:
-    *hidden, width = spec.feature_shape[-1], *self.hidden
-    prototypes = spec.num_classes * spec.num_attributes * width
-    scores = batch_size * spec.num_classes * width
-    layers = batch_size * sum(a * b for a, b in zip(hidden, self.hidden, strict=True))
-    # Forward; the gradient of each kernel; that of each activation but the
-    # features and descriptors, which are data.
-    forward = prototypes + scores + layers
-    to_kernels = prototypes + layers
-    to_activations = scores
-    if self.hidden:
-      to_activations += scores + layers - batch_size * hidden[0] * self.hidden[0]
-    return 2.0 * (forward + to_kernels + to_activations)
-
   def _autoencoder_loss(self, params: Params, inputs: Array, mask: Array) -> Array:
     """Mean squared reconstruction error, L2 of the kernels, and sparsity."""
     hidden = _sigmoid_layer(params["encoder"], inputs)
@@ -224,19 +198,19 @@ class SemanticSoftmax(System):
     return _Network(self.hidden, self.init_scale)
 
   def _embed(self, params: Params, features: Array) -> Array:
-    """Hidden features [B, D]."""
-    features = l2_normalize(pooled(features))
+    """Features after the hidden layers, ``[B, D]``."""
+    features = unit_rows(features)
     for i in range(len(self.hidden)):
       features = _sigmoid_layer(params[f"hidden_{i}"], features)
     return features
 
   def _prototypes(self, params: Params, classes: ClassSpace) -> Array:
-    """Visual prototypes [C, D]."""
+    """Visual prototypes, ``[C, D]``."""
     return classes.unit_embeddings() @ params["prototypes"]["kernel"]
 
 
 def _sigmoid_layer(layer: Params, inputs: Array) -> Array:
-  """[B, D] through one hidden layer of ``_Network``."""
+  """Applies one hidden layer of ``_Network`` to ``[B, D]``."""
   return nn.sigmoid(inputs @ layer["kernel"] + layer["bias"][None])
 
 

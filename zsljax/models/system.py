@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zsljax.classes import ClassSpace
-from zsljax.errors import ZsljaxError, did_you_mean
+from zsljax.errors import ZsljaxError, did_you_mean, require
 
 Array = jax.Array
 Params = Any
@@ -24,7 +24,7 @@ Params = Any
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-  """What a system must know of a dataset to make its parameters.
+  """Shapes and word vectors of a dataset, from which a system makes its parameters.
 
   Attributes:
     feature_shape: of one example: ``(D,)`` pooled or ``(R, D)`` regions.
@@ -62,13 +62,13 @@ class Batch:
   absent: Array | None = None
 
   def astype(self, dtype: jnp.dtype) -> Batch:
-    """The batch with its features converted."""
+    """Returns the batch with its features converted."""
     return dataclasses.replace(self, features=self.features.astype(dtype))
 
 
 # Tasks of a system: one label an image, with unseen classes; any number of labels an
-# image; or one label an image and no class but those of training, whose embeddings
-# are what is evaluated.
+# image; or one label an image and no class but those of training, where embeddings
+# are evaluated.
 SINGLE_LABEL, MULTI_LABEL, CLOSED_SET = "single_label", "multi_label", "closed_set"
 TASKS = (SINGLE_LABEL, MULTI_LABEL, CLOSED_SET)
 
@@ -76,60 +76,90 @@ TASKS = (SINGLE_LABEL, MULTI_LABEL, CLOSED_SET)
 class System(Protocol):
   """One published method.
 
-  An instance is a frozen dataclass of hyper-parameters and holds no arrays.
-  ``presets`` maps a preset's name to the fields in which the paper and the
-  authors' code differ; a config that leaves such a field None takes the
-  preset's value. ``task`` is one of ``TASKS``. ``class_params`` names the
-  parameters that have a row for each class id; these may lie split over devices.
+  A system is a frozen dataclass of hyper-parameters that holds no arrays, decorated
+  with ``register``. It writes ``init``, ``prepare``, ``score`` and ``loss``; the other
+  functions and class variables have defaults where it inherits from this class. All
+  functions are pure and are traced by JAX. Two further abilities are optional, each a
+  protocol of its own: ``Embeds`` and ``AttendsToRegions``.
 
-  ``vmappable`` names the fields that enter the equations as plain numbers: runs that
-  are trained together may differ in them (``with_fields``).
+  Shapes: B images, C classes of a class space, D width of a feature, R regions, A
+  attributes.
 
-  Two further abilities are optional, each a protocol of its own: ``Embeds`` and
-  ``AttendsToRegions``.
+  Attributes:
+    name: the value of ``config.system.name`` that selects the system.
+    presets: by a preset's name, the fields in which the paper and the authors' code
+      differ. A config that leaves such a field None takes the preset's value. The
+      preset ``paper`` is the one taken when a config names none.
+    task: one of ``TASKS``.
+    class_params: names of parameters with a row for each class id, which may lie split
+      over devices.
+    vmappable: fields that enter the equations as plain numbers, so that runs trained
+      together may differ in them (``with_fields``).
   """
 
   name: ClassVar[str]
+  presets: ClassVar[Mapping[str, Mapping[str, Any]]]
   task: ClassVar[str] = SINGLE_LABEL
   class_params: ClassVar[tuple[str, ...]] = ()
   vmappable: ClassVar[tuple[str, ...]] = ()
-  presets: ClassVar[Mapping[str, Mapping[str, Any]]]
 
   def init(self, rng: Array, spec: Spec) -> Params:
-    """Initial parameters, a pytree of arrays."""
+    """Makes the initial parameters, a pytree of arrays.
+
+    Args:
+      rng: a random key.
+      spec: shapes of features and classes.
+
+    Raises:
+      ZsljaxError: the dataset lacks something that the system needs.
+    """
 
   def warm_start(
     self, params: Params, batch: Batch, classes: ClassSpace, rng: Array
   ) -> Params:
-    """Parameters to begin training with, given a run's first batch.
+    """Makes the parameters to begin training with; by default the initial ones.
 
-    In full-batch training that is the whole training set. By default they are the
-    initial ones.
+    Args:
+      params: of ``init``.
+      batch: the first batch; all training images where training is full-batch.
+      classes: the training classes.
+      rng: a random key.
     """
     del batch, classes, rng
     return params
 
   def scores(self, params: Params, features: Array, classes: ClassSpace) -> Array:
-    """``[B, C]``, one column per class of the space; higher is more likely."""
+    """Scores ``[B, C]`` of images, a column for each class; higher is more likely."""
     return self.score(features, self.prepare(params, classes))
 
   def prepare(self, params: Params, classes: ClassSpace) -> Any:
-    """What ``score`` needs of parameters and classes, whatever the images."""
+    """Computes the part of a score that no image changes, a pytree of arrays."""
 
   def score(self, features: Array, prepared: Any) -> Array:
-    """The scores ``[B, C]`` of images against what ``prepare`` made."""
+    """Scores images against prepared classes.
+
+    Args:
+      features: ``[B, D]`` or ``[B, R, D]``.
+      prepared: the result of ``prepare`` for C classes.
+
+    Returns:
+      ``[B, C]``; higher is more likely.
+    """
 
   def loss(
     self, params: Params, batch: Batch, classes: ClassSpace, rng: Array
   ) -> tuple[Array, dict[str, Array]]:
-    """The objective (scalar) and its named parts over the global batch.
+    """Computes the objective over the global batch.
 
-    ``classes`` holds the seen classes and those that stand for the unseen ones;
-    rows where the batch's mask is false count for nothing.
+    Args:
+      params: of ``init``.
+      batch: images and labels; rows whose mask is false must count for nothing.
+      classes: the seen classes and those that stand for the unseen ones.
+      rng: a random key, new in each step.
+
+    Returns:
+      The objective, a scalar, and its parts by name, scalars that are logged.
     """
-
-  def step_flops(self, spec: Spec, batch_size: int) -> float:
-    """Useful operations of one gradient of ``loss``, counted analytically."""
 
 
 @runtime_checkable
@@ -137,7 +167,7 @@ class Embeds(Protocol):
   """A system that gives images embeddings."""
 
   def embed(self, params: Params, features: Array) -> Array:
-    """Embeddings ``[B, d]``, to be compared by their cosine."""
+    """Embeds images: ``[B, d]``, to be compared by their cosine."""
 
 
 @runtime_checkable
@@ -147,11 +177,11 @@ class AttendsToRegions(Protocol):
   def region_attention(
     self, params: Params, features: Array, classes: ClassSpace
   ) -> dict[str, Any]:
-    """The ``attention.AttentionMaps`` of each of its nets, by name."""
+    """Computes the ``attention.AttentionMaps`` of each attention net, by its name."""
 
 
 def with_fields(system: System, fields: Mapping[str, Array]) -> System:
-  """The system with some ``vmappable`` fields replaced by traced ones.
+  """Returns the system with some ``vmappable`` fields replaced by traced ones.
 
   Their range is not checked: build the system with each value once before.
   """
@@ -162,28 +192,55 @@ def with_fields(system: System, fields: Mapping[str, Array]) -> System:
 
 
 _SYSTEMS: dict[str, type] = {}
+_WRITTEN = ("init", "prepare", "score", "loss")
+_GIVEN = ("warm_start", "scores", "task", "class_params", "vmappable")
+
+
+def check_contract(system: type) -> None:
+  """Raises a ``ZsljaxError`` that names everything a system's class lacks."""
+  missing = [name for name in ("name", "presets") if not hasattr(system, name)]
+  for name in _WRITTEN:
+    own = getattr(system, name, None)
+    if not callable(own) or own is getattr(System, name):
+      missing.append(f"{name}()")
+  missing += [name for name in _GIVEN if not hasattr(system, name)]
+  if not dataclasses.is_dataclass(system):
+    missing.append("@dataclasses.dataclass(frozen=True)")
+  require(
+    not missing,
+    f"system {system.__module__}.{system.__qualname__}",
+    f"no {', '.join(missing)}",
+    "all that zsljax.models.System names",
+  )
 
 
 def register(system: type) -> type:
-  """Class decorator that enters a system under its ``name``."""
+  """Enters a system under its ``name``, where a config finds it; a class decorator.
+
+  It stands above ``@dataclasses.dataclass(frozen=True)``.
+
+  Raises:
+    ZsljaxError: the class lacks a function, ``name`` or ``presets``.
+  """
+  check_contract(system)
   _SYSTEMS[system.name] = system
   return system
 
 
 def system_names() -> tuple[str, ...]:
-  """The names that ``build_system`` takes."""
+  """Names that ``build_system`` takes."""
   return tuple(sorted(_SYSTEMS))
 
 
 def build_system(config: Mapping[str, Any]) -> System:
-  """The system that ``config`` describes.
+  """Builds the system that a config describes.
 
   Args:
     config: ``name``, ``preset`` and the system's own fields. A field that is
       absent or None takes the preset's value, or else the system's default.
 
   Raises:
-    ZsljaxError: the name, the preset or a field is unknown.
+    ZsljaxError: the name, the preset or a field is unknown, or a value out of range.
   """
   config = dict(config)
   name, preset = config.pop("name"), config.pop("preset", "paper")
