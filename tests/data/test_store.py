@@ -240,7 +240,7 @@ def test_truncated_shard(copy, cut):
 def test_missing_shard(copy, split):
   (path,) = copy.glob(f"*-{split}.*")
   path.unlink()
-  with pytest.raises(ZsljaxError, match=f"{path.name}: missing, expected 1 shards"):
+  with pytest.raises(ZsljaxError, match=f"{path.name}: found no such file, expected 1"):
     StoredDataset.open(copy)
 
 
@@ -250,7 +250,7 @@ FILES = ("metadata.json", "classes.npz", "dataset_info.json", "features.json")
 @pytest.mark.parametrize("file", FILES)
 def test_missing_description(copy, file):
   (copy / file).unlink()
-  with pytest.raises(ZsljaxError, match=f"{copy}: no {file}, expected"):
+  with pytest.raises(ZsljaxError, match=f"{copy}.*{file}.*, expected"):
     StoredDataset.open(copy)
 
 
