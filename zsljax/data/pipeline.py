@@ -258,7 +258,7 @@ class TrainingData:
 
   @functools.cached_property
   def _rows_of(self) -> dict[int, np.ndarray]:
-    """This host's rows of each class that has training images."""
+    """Rows of each class that has training images, of this host."""
     labels = self.store.labels(*self._share)
     classes = np.unique(self.store.labels(self._splits))
     rows = {int(c): np.flatnonzero(labels == c) for c in classes}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
 import functools
@@ -152,16 +152,45 @@ def _write(
   tf, tfds = tensorflow()
   widths = label_widths(feature_set)
   records = Records(feature_set.features, feature_set.labels, tuple(widths), dtype)
-  if widths:
-    label_features = dict.fromkeys(widths, tfds.features.Sequence(np.int64))
-  else:
-    label_features = {"label": tfds.features.Scalar(np.int64)}
+  splits = feature_set.splits
+  try:
+    with contextlib.ExitStack() as stack:
+      scratch = tempfile.TemporaryDirectory(prefix=".scratch", dir=folder.parents[1])
+      scratch = pathlib.Path(stack.enter_context(scratch))
+      if beam_options is None:
+        examples = {s: _examples(records, s, rows) for s, rows in splits.items()}
+      else:
+        examples = beam.made_by_workers(records, splits, scratch)
+        stack.enter_context(beam.failures())
+      stack.enter_context(_quiet())
+      config = tfds.download.DownloadConfig(
+        try_download_gcs=False, compute_stats="skip", beam_options=beam_options
+      )
+      _builder(feature_set, folder, dtype, fingerprint, examples).download_and_prepare(
+        download_dir=scratch, download_config=config
+      )
+  except (OSError, RuntimeError, tf.errors.OpError) as error:
+    raise ZsljaxError(
+      f"{folder}: could not be written ({error}); nothing of it was kept"
+    ) from error
+
+
+def _builder(
+  feature_set: FeatureSet,
+  folder: pathlib.Path,
+  dtype: np.dtype,
+  fingerprint: str,
+  examples: Mapping[str, Any],
+):
+  """Returns the TFDS builder of a set with the keyed ``examples`` of each split."""
+  tfds = tensorflow()[1]
+  shape, widths = feature_set.features.shape[1:], label_widths(feature_set)
+  labels = dict.fromkeys(widths, tfds.features.Sequence(np.int64))
+  number = tfds.features.Scalar(np.int64)
   features = {
-    "features": tfds.features.Tensor(
-      shape=feature_set.features.shape[1:], dtype=dtype, encoding="bytes"
-    ),
-    **label_features,
-    "row": tfds.features.Scalar(np.int64),
+    "features": tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes"),
+    **(labels or {"label": number}),
+    "row": number,
   }
   metadata = {
     "schema": SCHEMA,
@@ -174,7 +203,7 @@ def _write(
     "sources": dict(feature_set.sources),
     "source_dtype": str(feature_set.features.dtype),
     "storage_dtype": str(dtype),
-    "feature_shape": list(feature_set.features.shape[1:]),
+    "feature_shape": list(shape),
     "validation_classes": list(feature_set.validation_classes),
     "label_widths": widths,
     "notes": list(feature_set.notes),
@@ -183,10 +212,14 @@ def _write(
   }
 
   class Metadata(tfds.core.MetadataDict):
-    """Classes and index beside the shards, and the source of it all."""
+    """Description of the set, saved with all that stands beside the shards."""
 
     def save_metadata(self, data_dir):
-      _write_companions(feature_set, pathlib.Path(data_dir))
+      feature_set.classes.save(pathlib.Path(data_dir) / _CLASSES_FILE)
+      if feature_set.image_files is not None:
+        names = np.char.encode(feature_set.image_files, "utf-8")
+        np.savez(pathlib.Path(data_dir) / _IMAGES_FILE, image_files=names)
+      _write_index(pathlib.Path(data_dir))
       super().save_metadata(data_dir)
 
   class FeatureSetBuilder(tfds.dataset_builders.AdhocBuilder, skip_registration=True):
@@ -200,39 +233,16 @@ def _write(
         metadata=Metadata(metadata),
       )
 
-  try:
-    with contextlib.ExitStack() as stack:
-      scratch = tempfile.TemporaryDirectory(prefix=".scratch", dir=folder.parents[1])
-      scratch = pathlib.Path(stack.enter_context(scratch))
-      if beam_options is None:
-        splits = {
-          split: _examples(records, split, rows)
-          for split, rows in feature_set.splits.items()
-        }
-      else:
-        splits = beam.made_by_workers(records, feature_set.splits, scratch)
-        stack.enter_context(beam.failures())
-      stack.enter_context(_quiet())
-      builder = FeatureSetBuilder(
-        name=feature_set.name,
-        version=VERSION,
-        config=tfds.core.BuilderConfig(name=folder.parent.name, version=VERSION),
-        data_dir=folder.parents[2],
-        description=f"{feature_set.name}: {feature_set.features_kind} features, "
-        f"classes described by {feature_set.class_embedding}.",
-        features=tfds.features.FeaturesDict(features),
-        split_datasets=splits,
-      )
-      builder.download_and_prepare(
-        download_dir=scratch,
-        download_config=tfds.download.DownloadConfig(
-          try_download_gcs=False, compute_stats="skip", beam_options=beam_options
-        ),
-      )
-  except (OSError, RuntimeError, tf.errors.OpError) as error:
-    raise ZsljaxError(
-      f"{folder}: could not be written ({error}); nothing of it was kept"
-    ) from error
+  return FeatureSetBuilder(
+    name=feature_set.name,
+    version=VERSION,
+    config=tfds.core.BuilderConfig(name=folder.parent.name, version=VERSION),
+    data_dir=folder.parents[2],
+    description=f"{feature_set.name}: {feature_set.features_kind} features, "
+    f"classes described by {feature_set.class_embedding}.",
+    features=tfds.features.FeaturesDict(features),
+    split_datasets=examples,
+  )
 
 
 def _examples(
@@ -257,16 +267,8 @@ def _quiet() -> Iterator[None]:
     logging.set_verbosity(verbosity)
 
 
-def _write_companions(feature_set: FeatureSet, folder: pathlib.Path) -> None:
-  """Writes what belongs to the finished shards in ``folder``.
-
-  These are the classes, the images' names, and an index of each shard's records, so
-  that single ones can be read.
-  """
-  feature_set.classes.save(folder / _CLASSES_FILE)
-  if feature_set.image_files is not None:
-    with (folder / _IMAGES_FILE).open("wb") as file:
-      np.savez(file, image_files=np.char.encode(feature_set.image_files, "utf-8"))
+def _write_index(folder: pathlib.Path) -> None:
+  """Lists each shard's records in a file, so that single ones can be read."""
   tf, _ = tensorflow()
   fields = {
     "row": tf.io.FixedLenFeature((), tf.int64),
@@ -287,8 +289,7 @@ def _write_companions(feature_set: FeatureSet, folder: pathlib.Path) -> None:
     index[f"{path.name}:offset"] = np.append(0, ends[:-1])
     index[f"{path.name}:row"] = rows
     index[f"{path.name}:label"] = labels
-  with (folder / _INDEX_FILE).open("wb") as file:
-    np.savez(file, **index)
+  np.savez(folder / _INDEX_FILE, **index)
 
 
 class Piece(NamedTuple):
@@ -334,12 +335,8 @@ class StoredDataset:
       found == SCHEMA, f"{path}: schema", found, f"{SCHEMA}: import the set again"
     )
     for file in ("dataset_info.json", "features.json", _CLASSES_FILE, _INDEX_FILE):
-      require(
-        (folder / file).is_file(),
-        str(folder),
-        f"no {file}",
-        "a dataset stored by `zsljax data`",
-      )
+      expected = "a dataset stored by `zsljax data`"
+      require((folder / file).is_file(), str(folder), f"no {file}", expected)
     with _readable(folder / "dataset_info.json"):
       info = tensorflow()[1].builder_from_directory(folder).info
       parts = [info.splits[split] for split in _splits_of(metadata)]
@@ -441,7 +438,7 @@ class StoredDataset:
     if not self.metadata["named_images"]:
       return None
     path = self.folder / _IMAGES_FILE
-    with _readable(path), path.open("rb") as file, np.load(file) as arrays:
+    with _readable(path), np.load(path) as arrays:
       names = arrays["image_files"]
     return np.char.decode(names[self.source_rows(splits)], "utf-8")
 
@@ -465,7 +462,7 @@ class StoredDataset:
   def _entries(self, field: str, pieces: list[Piece]) -> np.ndarray:
     """Reads a field of the index for all records of some pieces."""
     path = self.folder / _INDEX_FILE
-    with _readable(path), path.open("rb") as file, np.load(file) as index:
+    with _readable(path), np.load(path) as index:
       return np.concatenate(
         [
           index[f"{pathlib.Path(p.path).name}:{field}"][p.first : p.first + p.count]
