@@ -112,21 +112,19 @@ def test_several_files_a_split(feature_set, store_in_shards, tmp_path):
   check_content(stored, source, np.float32)
 
 
-def test_classes_are_kept(feature_set, tmp_path):
-  source = feature_set(attribute_vectors=np.arange(6.0).reshape(3, 2))
+@pytest.mark.parametrize(
+  ("names", "vectors"),
+  [(("big", "wild", "grey"), np.arange(6.0).reshape(3, 2)), ((), None)],
+)
+def test_classes_are_kept(feature_set, tmp_path, names, vectors):
+  source = feature_set(attribute_names=names, attribute_vectors=vectors)
   classes = prepare(source, tmp_path).classes
   for field in ("embeddings", "seen", "ids", "attribute_vectors"):
-    expected = getattr(source.classes, field)
-    np.testing.assert_array_equal(getattr(classes, field), expected)
-    assert getattr(classes, field).dtype == expected.dtype
-  assert classes.names == source.classes.names
-  assert classes.attribute_names == ("big", "wild", "grey")
-
-
-def test_absent_attribute_names_stay_absent(feature_set, tmp_path):
-  classes = prepare(feature_set(attribute_names=()), tmp_path).classes
-  assert classes.attribute_names == ()
-  assert classes.attribute_vectors is None
+    np.testing.assert_array_equal(
+      getattr(classes, field), getattr(source.classes, field)
+    )
+  assert classes.embeddings.dtype == source.classes.embeddings.dtype
+  assert (classes.names, classes.attribute_names) == (source.classes.names, names)
 
 
 def test_description(feature_set, tmp_path):
@@ -142,12 +140,9 @@ def test_description(feature_set, tmp_path):
     assert words in text
 
 
-def test_sizes(one):
+def test_sizes_and_training_classes(one):
   assert [one.size(split) for split in SPLITS] == [21, 11, 12, 22]
   assert one.size("train", "val") == 32
-
-
-def test_training_classes(one):
   assert one.training_classes("trainval") is one.classes
   fold = one.training_classes("train")
   np.testing.assert_array_equal(fold.ids, [0, 1, 3, 4])
@@ -174,25 +169,16 @@ def test_same_content_is_stored_in_the_same_order(feature_set, one, tmp_path):
 
 def test_other_content_needs_overwrite(feature_set, tmp_path):
   first = prepare(feature_set(), tmp_path)
-  with pytest.raises(ZsljaxError, match=r"found another dataset.*--overwrite"):
-    prepare(feature_set(seed=1), tmp_path)
-  check_content(StoredDataset.open(first.folder), feature_set(), np.float32)
-
-
-def test_overwrite_replaces_content_and_classes(feature_set, tmp_path):
-  prepare(feature_set(), tmp_path)
   other = feature_set(seed=1, per_class=15)
+  with pytest.raises(ZsljaxError, match=r"found another dataset.*--overwrite"):
+    prepare(other, tmp_path)
+  check_content(StoredDataset.open(first.folder), feature_set(), np.float32)
   stored = prepare(other, tmp_path, overwrite=True)
   assert stored.fingerprint == other.fingerprint()
   np.testing.assert_array_equal(stored.classes.embeddings, other.classes.embeddings)
   check_content(stored, other, np.float32)
-  assert store.find(tmp_path, "small", None).fingerprint == other.fingerprint()
-
-
-def test_overwrite_repairs_a_damaged_set(feature_set, copy, tmp_path):
-  (copy / "dataset_info.json").write_text("{")
-  stored = prepare(feature_set(), tmp_path, overwrite=True)
-  check_content(stored, feature_set(), np.float32)
+  (stored.folder / "dataset_info.json").write_text("{")
+  check_content(prepare(other, tmp_path, overwrite=True), other, np.float32)
 
 
 def cut_end(path):
@@ -230,15 +216,19 @@ def test_damage_is_named(copy, file, damage, message):
     StoredDataset.open(copy)
 
 
-def test_failing_write_leaves_nothing_that_opens(feature_set, tmp_path, monkeypatch):
-  fail_at(monkeypatch, "test_seen", disk_full)
-  with pytest.raises(ZsljaxError, match=r"could not be written \(.*No space left"):
-    prepare(feature_set(), tmp_path)
-  with pytest.raises(ZsljaxError, match="holds no dataset 'small'"):
-    store.find(tmp_path, "small", None)
+@pytest.mark.parametrize("split", ["val", "test_seen"])
+def test_failing_write_changes_nothing(feature_set, tmp_path, monkeypatch, split):
+  other = feature_set(seed=1)
+  with monkeypatch.context() as patch:
+    fail_at(patch, split, disk_full)
+    with pytest.raises(ZsljaxError, match=r"could not be written \(.*No space left"):
+      prepare(feature_set(), tmp_path)
   assert not list(tmp_path.rglob("*tfrecord*"))
-  monkeypatch.undo()
-  check_content(prepare(feature_set(), tmp_path), feature_set(), np.float32)
+  old = prepare(feature_set(), tmp_path)
+  fail_at(monkeypatch, split, disk_full)
+  with pytest.raises(ZsljaxError, match="could not be written"):
+    prepare(other, tmp_path, overwrite=True)
+  assert store.find(tmp_path, "small", None).fingerprint == old.fingerprint
 
 
 def test_full_disk_is_said(tmp_path, full_disk):
@@ -246,14 +236,6 @@ def test_full_disk_is_said(tmp_path, full_disk):
     prepare(read_digits(), tmp_path)
   with pytest.raises(ZsljaxError, match="holds no dataset 'digits'"):
     store.find(tmp_path, "digits", None)
-
-
-def test_failed_overwrite_keeps_the_old_set(feature_set, tmp_path, monkeypatch):
-  old = prepare(feature_set(), tmp_path)
-  fail_at(monkeypatch, "val", disk_full)
-  with pytest.raises(ZsljaxError, match="could not be written"):
-    prepare(feature_set(seed=1), tmp_path, overwrite=True)
-  assert store.find(tmp_path, "small", None).fingerprint == old.fingerprint
 
 
 def test_half_written_set_is_invisible(feature_set, tmp_path, monkeypatch):
@@ -282,17 +264,16 @@ def test_dest_that_cannot_be_made(feature_set, tmp_path):
     prepare(feature_set(), tmp_path / "file")
 
 
-def test_find_the_only_one(copy, tmp_path):
+def test_find(copy, tmp_path):
   assert store.find(tmp_path, "small", None).folder == copy
   assert store.find(tmp_path, "small", "random_att").folder == copy
-
-
-def test_find_among_several(copy, tmp_path):
+  assert open_dataset(data_config(tmp_path, name="small")).folder == copy
   other = tmp_path / "small" / "random_sent" / "1.0.0"
   shutil.copytree(copy, other)
   with pytest.raises(ZsljaxError, match="one of random_att, random_sent"):
     store.find(tmp_path, "small", None)
   assert store.find(tmp_path, "small", "random_sent").folder == other
+  assert [found.folder for found in store.all_below(tmp_path)] == [copy, other]
 
 
 @pytest.mark.usefixtures("copy")
@@ -316,11 +297,7 @@ def data_config(folder, name="digits", features=None):
 
 @pytest.mark.parametrize(
   ("features", "folder", "shape"),
-  [
-    (None, "pixels_strokes", (64,)),
-    ("pixels_strokes", "pixels_strokes", (64,)),
-    ("patches_strokes", "patches_strokes", (9, 25)),
-  ],
+  [(None, "pixels_strokes", (64,)), ("patches_strokes", "patches_strokes", (9, 25))],
 )
 def test_open_digits(tmp_path, features, folder, shape):
   opened = open_dataset(data_config(tmp_path, features=features))
@@ -347,10 +324,6 @@ def test_open_digits_below_home(tmp_path, monkeypatch):
 def test_refused_configs(folder, name, features, message):
   with pytest.raises(ZsljaxError, match=message):
     open_dataset(data_config(folder, name, features))
-
-
-def test_open_imported(copy, tmp_path):
-  assert open_dataset(data_config(tmp_path, name="small")).folder == copy
 
 
 def test_stale_or_damaged_embedded_set_is_made_again(tmp_path, monkeypatch):

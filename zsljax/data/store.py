@@ -187,11 +187,13 @@ def _builder(
   shape, widths = feature_set.features.shape[1:], label_widths(feature_set)
   labels = dict.fromkeys(widths, tfds.features.Sequence(np.int64))
   number = tfds.features.Scalar(np.int64)
-  features = {
-    "features": tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes"),
-    **(labels or {"label": number}),
-    "row": number,
-  }
+  features = tfds.features.FeaturesDict(
+    {
+      "features": tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes"),
+      **(labels or {"label": number}),
+      "row": number,
+    }
+  )
   metadata = {
     "schema": SCHEMA,
     "zsljax": __version__,
@@ -228,8 +230,9 @@ def _builder(
     def _info(self):
       return tfds.core.DatasetInfo(
         builder=self,
-        description=self._description,
-        features=self._feature_spec,
+        description=f"{feature_set.name}: {feature_set.features_kind} features, "
+        f"classes described by {feature_set.class_embedding}.",
+        features=features,
         metadata=Metadata(metadata),
       )
 
@@ -238,9 +241,7 @@ def _builder(
     version=VERSION,
     config=tfds.core.BuilderConfig(name=folder.parent.name, version=VERSION),
     data_dir=folder.parents[2],
-    description=f"{feature_set.name}: {feature_set.features_kind} features, "
-    f"classes described by {feature_set.class_embedding}.",
-    features=tfds.features.FeaturesDict(features),
+    features=features,
     split_datasets=examples,
   )
 
