@@ -1,7 +1,8 @@
 """Records made by the workers of Apache Beam; TFDS shuffles and writes them.
 
 Workers read the features from one file, into which they are copied first: nothing but
-row numbers travels to a worker.
+row numbers travels to a worker. Records then pass through the runner, which groups them
+by shard. Beam's local runner does so in memory, some seven times the features' size.
 """
 
 from __future__ import annotations
