@@ -27,6 +27,7 @@ def both_values_occur(digits, among):
 
 
 def test_features_are_grey_values(digits):
+  assert digits.notes == ()
   source = sklearn.datasets.load_digits()
   assert digits.features.shape == (1797, 64)
   assert digits.features.dtype == np.float32
@@ -35,12 +36,9 @@ def test_features_are_grey_values(digits):
   np.testing.assert_array_equal(digits.labels, source.target)
 
 
-def test_splits_share_out_all_images(digits):
+def test_seen_and_unseen_digits(digits):
   rows = np.concatenate([digits.splits[split] for split in SPLITS])
   np.testing.assert_array_equal(np.sort(rows), np.arange(1797))
-
-
-def test_seen_and_unseen_digits(digits):
   seen = np.setdiff1d(np.arange(10), UNSEEN)
   labels = {split: np.unique(digits.labels[digits.splits[split]]) for split in SPLITS}
   np.testing.assert_array_equal(labels["train"], np.setdiff1d(seen, VALIDATION))
@@ -59,22 +57,15 @@ def test_a_fifth_of_each_seen_digit_is_held_out(digits):
 
 def test_fourteen_attributes(digits):
   assert digits.classes.attribute_names == ATTRIBUTES
-  assert digits.classes.embeddings.shape == (10, 14)
-  assert set(np.unique(digits.classes.embeddings)) == {0, 1}
-  assert len(np.unique(digits.classes.embeddings, axis=0)) == 10
+  embeddings = digits.classes.embeddings
+  assert embeddings.shape == np.unique(embeddings, axis=0).shape == (10, 14)
+  assert set(np.unique(embeddings)) == {0, 1}
+  zero = np.array(ATTRIBUTES)[embeddings[0] == 1]
+  assert list(zero) == [*(f"segment_{s}" for s in "abcdef"), "large_loop"]
 
 
-def test_attributes_of_a_zero(digits):
-  names = np.array(digits.classes.attribute_names)
-  present = names[digits.classes.embeddings[0] == 1]
-  assert list(present) == [*(f"segment_{s}" for s in "abcdef"), "large_loop"]
-
-
-def test_attributes_of_unseen_digits_vary_among_seen():
+def test_attributes_of_held_out_digits_vary_among_the_others():
   assert both_values_occur(UNSEEN, np.arange(10))
-
-
-def test_attributes_of_validation_digits_vary_among_training():
   assert both_values_occur(VALIDATION, np.setdiff1d(np.arange(10), UNSEEN))
 
 
@@ -100,13 +91,7 @@ def test_patches_differ_from_pixels_in_features_alone(digits):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_fingerprint_is_repeatable(variant):
-  assert read_digits(variant).fingerprint() == read_digits(variant).fingerprint()
-
-
-def test_fingerprints_tell_variants_apart(digits):
-  assert digits.fingerprint() != read_digits("patches").fingerprint()
-
-
-def test_nothing_is_odd(digits):
-  assert digits.notes == ()
+def test_fingerprint_is_repeatable(digits, variant):
+  fingerprint = read_digits(variant).fingerprint()
+  assert read_digits(variant).fingerprint() == fingerprint
+  assert (digits.fingerprint() == fingerprint) == (variant == "pixels")

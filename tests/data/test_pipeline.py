@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from zsljax.data import TrainingData, evaluation_batches, pipeline, prepare
+from zsljax.data import TrainingData, evaluation_batches, pipeline, placement, prepare
 from zsljax.errors import ZsljaxError
 
 IMAGES = 6 * 40
@@ -92,37 +92,47 @@ def test_small_shuffle_buffer(stored, monkeypatch, cache, buffer_rows):
   check_equal(take(data, 14), take(training(stored, cache="host"), 14))
 
 
-def test_auto_holds_small_splits(stored, monkeypatch):
-  assert training(stored).placement == "host"
-  monkeypatch.setattr(pipeline, "CACHE_LIMIT", TRAINVAL * 8)
-  assert training(stored).placement == "host"
-  monkeypatch.setattr(pipeline, "CACHE_LIMIT", TRAINVAL * 8 - 1)
-  assert training(stored).placement == "none"
+SIZE = TRAINVAL * 8
 
 
-def test_auto_prefers_the_devices(stored, monkeypatch):
-  size = TRAINVAL * 8
-  for options, placement in (
-    ({"device_limit": size}, "device"),
-    ({"device_limit": size, "batch_size": 0}, "host"),
-    ({"device_limit": size, "cache": "none"}, "none"),
-    ({"device_limit": size - 1}, "host"),
-    ({"device_limit": size - 1, "cache": "device"}, "device"),
-    ({"device_limit": size, "multiple_of": 4}, "device"),
-    ({"device_limit": size // 4, "multiple_of": 4}, "split"),
-    ({"device_limit": size // 4 - 1, "multiple_of": 4}, "host"),
-    ({"device_limit": 0, "multiple_of": 4, "cache": "device"}, "split"),
-    ({"device_limit": size, "multiple_of": 4, "num_hosts": 2}, "split"),
-    ({"device_limit": size // 4 - 1, "multiple_of": 4, "num_hosts": 2}, "host"),
-  ):
-    assert training(stored, **options).placement == placement, options
-  monkeypatch.setattr(pipeline, "available_memory", lambda: size - 1)
-  assert training(stored, device_limit=size).placement == "none"
+@pytest.mark.parametrize(
+  ("place", "options"),
+  [
+    ("host", {}),
+    ("device", {"device_limit": SIZE}),
+    ("host", {"device_limit": SIZE, "batch_size": 0}),
+    ("none", {"device_limit": SIZE, "cache": "none"}),
+    ("host", {"device_limit": SIZE - 1}),
+    ("device", {"device_limit": SIZE - 1, "cache": "device"}),
+    ("device", {"device_limit": SIZE, "multiple_of": 4}),
+    ("split", {"device_limit": SIZE // 4, "multiple_of": 4}),
+    ("host", {"device_limit": SIZE // 4 - 1, "multiple_of": 4}),
+    ("split", {"device_limit": 0, "multiple_of": 4, "cache": "device"}),
+    ("split", {"device_limit": SIZE, "multiple_of": 4, "num_hosts": 2}),
+    ("host", {"device_limit": SIZE // 4 - 1, "multiple_of": 4, "num_hosts": 2}),
+  ],
+)
+def test_placement(sharded, place, options):
+  assert training(sharded, **options).placement == place
 
 
-def test_batches_hold_what_was_stored(stored, numbered):
-  for batch in take(training(stored, cache="none"), 8):
+def test_placement_by_memory(sharded, monkeypatch):
+  assert 2**26 < placement.available_memory() < 2**44
+  monkeypatch.setattr(placement, "CACHE_LIMIT", SIZE - 1)
+  assert training(sharded).placement == "none"
+  monkeypatch.setattr(placement, "available_memory", lambda: SIZE - 1)
+  assert training(sharded, device_limit=SIZE).placement == "none"
+  with pytest.raises(ZsljaxError, match="'host' with 0.96 kB of features"):
+    take(training(sharded, cache="host"), 1)
+  assert len(take(training(sharded, cache="none"), 1)) == 1
+
+
+@pytest.mark.parametrize("sampling", ["epochs", "independent", "class_balanced"])
+def test_batches_hold_what_was_stored(stored, numbered, sampling):
+  allowed = set(trainval_of(numbered))
+  for batch in take(training(stored, sampling=sampling, cache="none"), 8):
     rows = rows_of([batch])
+    assert allowed.issuperset(rows) and len(set(rows)) == len(rows)
     np.testing.assert_array_equal(batch["features"], numbered.features[rows])
     np.testing.assert_array_equal(batch["labels"], numbered.labels[rows])
     assert batch["labels"].dtype == np.int32
@@ -131,30 +141,18 @@ def test_batches_hold_what_was_stored(stored, numbered):
 
 def test_an_epoch_visits_each_image_once(stored, numbered):
   data = training(stored, batch_size=TRAINVAL // 4)
-  for start in (0, 4, 8):
-    rows = rows_of(take(data, 4, start))
+  epochs = [rows_of(take(data, 4, start)) for start in (0, 4, 8)]
+  for rows in epochs:
     np.testing.assert_array_equal(np.sort(rows), trainval_of(numbered))
-
-
-def test_train_leaves_validation_images_out(stored, numbered):
-  rows = order(training(stored, "train", TRAIN))
+  first, second, third = (rows.tolist() for rows in epochs)
+  assert first != second != third != first
+  rows = order(training(stored, "train", TRAIN))  # Without validation images.
   np.testing.assert_array_equal(np.sort(rows), numbered.splits["train"])
 
 
-def test_epochs_differ_in_order(stored):
-  data = training(stored, batch_size=TRAINVAL)
-  first, second, third = rows_of(take(data, 3)).reshape(3, -1).tolist()
-  assert first != second != third != first
-  assert sorted(first) == sorted(second) == sorted(third)
-
-
-@pytest.mark.parametrize("cache", ["host", "none"])
-def test_seed_decides_order(stored, cache):
-  first, again, other = (
-    order(training(stored, seed=seed, cache=cache), epochs=2) for seed in (3, 3, 4)
-  )
-  assert first == again
-  assert first != other
+def test_seed_decides_order(stored):
+  first, again, other = (order(training(stored, seed=seed), 2) for seed in (3, 3, 4))
+  assert first == again != other
 
 
 def test_batches_mix_the_files(sharded):
@@ -196,39 +194,24 @@ def test_everything_at_once_is_in_stored_order(stored, numbered):
   np.testing.assert_array_equal(np.sort(rows_of([first])), trainval_of(numbered))
 
 
-def test_everything_at_once_without_padding(stored):
-  (batch,) = take(training(stored, batch_size=0, multiple_of=8), 1)
-  assert batch["mask"].shape == (TRAINVAL,)
-  assert batch["mask"].all()
-
-
-def test_everything_at_once_ignores_seed_and_cache(stored):
-  options = {"batch_size": 0, "cache": "none"}
-  check_equal(
-    take(training(stored, seed=1, **options), 1, 5),
-    take(training(stored, **options), 1),
-  )
-
-
-@pytest.mark.parametrize("num_hosts", [2, 7])
-def test_everything_at_once_has_one_shape_on_all_hosts(sharded, num_hosts, numbered):
-  batches = [
-    take(training(sharded, batch_size=0, host=host, num_hosts=num_hosts), 1)[0]
-    for host in range(num_hosts)
-  ]
-  assert len({batch["features"].shape for batch in batches}) == 1
-  np.testing.assert_array_equal(np.sort(rows_of(batches)), trainval_of(numbered))
+def test_everything_at_once_ignores_seed_and_cache(sharded):
+  options = {"batch_size": 0, "cache": "none", "multiple_of": 8}
+  (batch,) = take(training(sharded, **options), 1)
+  assert batch["mask"].shape == (TRAINVAL,) and batch["mask"].all()
+  check_equal(take(training(sharded, seed=1, **options), 1, 5), [batch])
 
 
 @pytest.mark.parametrize("num_hosts", [2, 7])
 def test_hosts_share_out_all_images(stored, numbered, num_hosts):
-  shares = [
-    pipeline.load(stored, ("train", "val"), host, num_hosts)["features"][:, 0]
+  hosts = [
+    training(stored, batch_size=0, host=host, num_hosts=num_hosts)
     for host in range(num_hosts)
   ]
-  rows = np.concatenate(shares)
-  np.testing.assert_array_equal(np.sort(rows), trainval_of(numbered))
-  assert max(map(len, shares)) - min(map(len, shares)) <= 2
+  batches = [take(data, 1)[0] for data in hosts]
+  assert len({batch["features"].shape for batch in batches}) == 1
+  np.testing.assert_array_equal(np.sort(rows_of(batches)), trainval_of(numbered))
+  shares = [batch["mask"].sum() for batch in batches]
+  assert max(shares) - min(shares) <= 2
 
 
 @pytest.mark.parametrize("cache", ["host", "none"])
@@ -281,17 +264,6 @@ def test_drawn_batches_are_equal_held_and_streamed(stored, sampling):
   check_equal(take(streamed, 4, start_step=5), take(held, 9)[5:])
 
 
-@pytest.mark.parametrize("sampling", DRAWN)
-@pytest.mark.parametrize("cache", ["host", "none"])
-def test_drawn_batches_hold_what_was_stored(stored, numbered, sampling, cache):
-  allowed = set(trainval_of(numbered))
-  for batch in take(training(stored, sampling=sampling, cache=cache), 5):
-    rows = rows_of([batch])
-    assert allowed.issuperset(rows) and len(set(rows)) == len(rows)
-    np.testing.assert_array_equal(batch["features"], numbered.features[rows])
-    np.testing.assert_array_equal(batch["labels"], numbered.labels[rows])
-
-
 def test_independent_batches_draw_evenly(stored):
   data = training(stored, batch_size=60, sampling="independent")
   rows = rows_of(take(data, 400))
@@ -336,14 +308,6 @@ def test_hosts_draw_disjoint_parts_of_a_batch(stored, sampling, cache):
       assert len(set(np.concatenate([p["labels"] for p in parts]))) == 4
 
 
-def test_balanced_batches_need_images_of_every_class_on_every_host(stored):
-  data = training(
-    stored, batch_size=40, sampling="class_balanced", host=0, num_hosts=40
-  )
-  with pytest.raises(ZsljaxError, match="no image in the share of host 0"):
-    data._rows_of  # noqa: B018
-
-
 def test_passes_and_steps(stored):
   assert training(stored, batch_size=50).total_steps(30) == 60
   drawn = training(stored, batch_size=50, sampling="independent")
@@ -364,22 +328,6 @@ def test_rows_are_those_of_the_batches(stored):
       np.testing.assert_array_equal(table["labels"][rows], batch["labels"])
 
 
-def test_table_that_does_not_fit_is_refused(stored, monkeypatch):
-  monkeypatch.setattr(pipeline, "available_memory", lambda: 100)
-  with pytest.raises(ZsljaxError, match="'host' with 0.96 kB of features"):
-    take(training(stored, cache="host"), 1)
-  assert len(take(training(stored, cache="none"), 1)) == 1
-
-
-def test_auto_streams_what_does_not_fit(stored, monkeypatch):
-  monkeypatch.setattr(pipeline, "available_memory", lambda: 100)
-  assert training(stored).placement == "none"
-
-
-def test_available_memory_is_plausible():
-  assert 2**26 < pipeline.available_memory() < 2**44
-
-
 @pytest.mark.parametrize("batch_size", [1, 16, 40, 120, 1000])
 def test_evaluation_covers_all_images_once(stored, numbered, batch_size):
   splits = ("test_seen", "test_unseen")
@@ -388,10 +336,7 @@ def test_evaluation_covers_all_images_once(stored, numbered, batch_size):
   assert {len(batch["mask"]) for batch in batches} == {batch_size}
   expected = np.concatenate([numbered.splits[split] for split in splits])
   np.testing.assert_array_equal(np.sort(rows_of(batches)), np.sort(expected))
-
-
-def test_evaluation_batches_hold_what_was_stored(stored, numbered):
-  for batch in evaluation_batches(stored, ("test_unseen",), 32):
+  for batch in batches:
     rows, mask = rows_of([batch]), batch["mask"]
     np.testing.assert_array_equal(batch["features"][mask], numbered.features[rows])
     np.testing.assert_array_equal(batch["labels"][mask], numbered.labels[rows])
@@ -443,9 +388,10 @@ def test_damaged_record(numbered, tmp_path, cache):
 
 def test_pad_keeps_full_batches():
   batch = {"labels": np.arange(3), "mask": np.ones(3, bool)}
-  assert pipeline.pad(batch, 3)["labels"] is batch["labels"]
-  np.testing.assert_array_equal(pipeline.pad(batch, 5)["labels"], [0, 1, 2, 0, 0])
-  np.testing.assert_array_equal(pipeline.pad(batch, 5)["mask"], [1, 1, 1, 0, 0])
+  assert pipeline.pad(batch, 3) is batch
+  padded = pipeline.pad(batch, 5)
+  np.testing.assert_array_equal(padded["labels"], [0, 1, 2, 0, 0])
+  np.testing.assert_array_equal(padded["mask"], [1, 1, 1, 0, 0])
 
 
 @pytest.mark.parametrize(
@@ -455,15 +401,22 @@ def test_pad_keeps_full_batches():
       {"cache": "disk"},
       "data.cache: found 'disk', expected one of auto, device, host, none",
     ),
-    ({"batch_size": 121}, "batch_size: found 121, expected at most 120"),
+    (
+      {"batch_size": 121},
+      "batch_size: found 121, .*at most 120, the images of tr",
+    ),
     ({"batch_size": -1}, "batch_size: found -1, expected 0"),
     ({"batch_size": 15, "num_hosts": 2}, "found 15, expected.*multiple of the 2 hosts"),
-    ({"batch_size": 119, "num_hosts": 7}, "found 119, expected at most 112"),
+    ({"batch_size": 119, "num_hosts": 7}, "found 119, .*at most 112"),
     ({"split": "test"}, "train_split: found 'test'"),
     ({"sampling": "balanced"}, "data.sampling: found 'balanced', expected one of epo"),
     ({"sampling": "independent", "batch_size": 0}, "with config.batch_size=0"),
+    (
+      {"sampling": "class_balanced", "batch_size": 40, "num_hosts": 40},
+      "no image in the share of host 0, expected at least 40 training images",
+    ),
   ],
 )
-def test_rejected_options(stored, options, message):
+def test_rejected_options(sharded, options, message):
   with pytest.raises(ZsljaxError, match=message):
-    training(stored, **options)
+    training(sharded, **options).rows_per_batch  # noqa: B018

@@ -8,17 +8,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from zsljax.data import StoredDataset, TrainingData, open_dataset, prepare, store
+from zsljax.data import StoredDataset, open_dataset, prepare, store
 from zsljax.data.builtin.digits import read_digits
 from zsljax.data.describe import describe
 from zsljax.data.feature_set import SPLITS
 from zsljax.errors import ZsljaxError
 
-STORAGE = {
-  "float32": np.float32,
-  "float16": np.float16,
-  "bfloat16": ml_dtypes.bfloat16,
-}
+FILES = ("metadata.json", "classes.npz", "dataset_info.json", "features.json")
 
 
 def records(stored, split):
@@ -85,26 +81,28 @@ def test_source_precision_is_kept(feature_set, tmp_path, dtype):
   check_content(stored, source, dtype)
 
 
-@pytest.mark.parametrize("storage", STORAGE)
-def test_chosen_precision(feature_set, tmp_path, storage):
-  source = feature_set(dtype=np.float64, shape=(2, 3))
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_chosen_precision(feature_set, tmp_path, dtype):
+  storage = np.dtype(dtype).name
+  source = feature_set(dtype=np.float64, shape=(2, 3), notes=["odd"])
   stored = prepare(source, tmp_path, storage)
-  assert stored.feature_shape == (2, 3)
   assert stored.folder == tmp_path / "small" / f"random_att_{storage}" / "1.0.0"
-  check_content(stored, source, STORAGE[storage])
-
-
-def test_unknown_precision(feature_set, tmp_path):
-  with pytest.raises(ZsljaxError, match="storage: found 'int8', expected.*float16"):
-    prepare(feature_set(), tmp_path, "int8")
-
-
-def test_value_beyond_the_chosen_precision(feature_set, tmp_path):
-  features = feature_set().features.copy()
-  features[5, 0] = 1e6
-  with pytest.raises(ZsljaxError, match=r"(?i)features.*float16"):
-    prepare(feature_set(features=features), tmp_path, "float16")
-  assert not list(tmp_path.rglob("dataset_info.json"))
+  check_content(stored, source, dtype)
+  assert stored.fingerprint != source.fingerprint()
+  expected = {
+    "name": "small",
+    "features": "random",
+    "class_embedding": "att",
+    "split_version": "xlsa17-v2",
+    "fingerprint": source.fingerprint(dtype),
+    "sources": {"small.mat": "0123"},
+    "source_dtype": "float64",
+    "storage_dtype": storage,
+    "feature_shape": [2, 3],
+    "validation_classes": [4],
+    "notes": ["odd"],
+  }
+  assert {key: stored.metadata[key] for key in expected} == expected
 
 
 def test_several_files_a_split(feature_set, store_in_shards, tmp_path):
@@ -114,45 +112,19 @@ def test_several_files_a_split(feature_set, store_in_shards, tmp_path):
   check_content(stored, source, np.float32)
 
 
-def test_classes_are_kept(feature_set, tmp_path):
-  source = feature_set(attribute_vectors=np.arange(6.0).reshape(3, 2))
+@pytest.mark.parametrize(
+  ("names", "vectors"),
+  [(("big", "wild", "grey"), np.arange(6.0).reshape(3, 2)), ((), None)],
+)
+def test_classes_are_kept(feature_set, tmp_path, names, vectors):
+  source = feature_set(attribute_names=names, attribute_vectors=vectors)
   classes = prepare(source, tmp_path).classes
   for field in ("embeddings", "seen", "ids", "attribute_vectors"):
-    expected = getattr(source.classes, field)
-    np.testing.assert_array_equal(getattr(classes, field), expected)
-    assert getattr(classes, field).dtype == expected.dtype
-  assert classes.names == source.classes.names
-  assert classes.attribute_names == ("big", "wild", "grey")
-
-
-def test_absent_attribute_names_stay_absent(feature_set, tmp_path):
-  classes = prepare(feature_set(attribute_names=()), tmp_path).classes
-  assert classes.attribute_names == ()
-  assert classes.attribute_vectors is None
-
-
-def test_metadata(feature_set, tmp_path):
-  source = feature_set(dtype=np.float64, notes=["odd"])
-  metadata = prepare(source, tmp_path, "bfloat16").metadata
-  expected = {
-    "name": "small",
-    "features": "random",
-    "class_embedding": "att",
-    "split_version": "xlsa17-v2",
-    "fingerprint": source.fingerprint(ml_dtypes.bfloat16),
-    "sources": {"small.mat": "0123"},
-    "source_dtype": "float64",
-    "storage_dtype": "bfloat16",
-    "feature_shape": [5],
-    "validation_classes": [4],
-    "notes": ["odd"],
-  }
-  assert {key: metadata[key] for key in expected} == expected
-
-
-def test_precision_is_part_of_the_fingerprint(feature_set, tmp_path):
-  forms = [prepare(feature_set(), tmp_path, s) for s in ("source", "float16")]
-  assert forms[0].fingerprint != forms[1].fingerprint
+    np.testing.assert_array_equal(
+      getattr(classes, field), getattr(source.classes, field)
+    )
+  assert classes.embeddings.dtype == source.classes.embeddings.dtype
+  assert (classes.names, classes.attribute_names) == (source.classes.names, names)
 
 
 def test_description(feature_set, tmp_path):
@@ -168,21 +140,13 @@ def test_description(feature_set, tmp_path):
     assert words in text
 
 
-def test_sizes(one):
+def test_sizes_and_training_classes(one):
   assert [one.size(split) for split in SPLITS] == [21, 11, 12, 22]
   assert one.size("train", "val") == 32
-
-
-def test_training_classes(one):
   assert one.training_classes("trainval") is one.classes
   fold = one.training_classes("train")
   np.testing.assert_array_equal(fold.ids, [0, 1, 3, 4])
   np.testing.assert_array_equal(fold.seen, [True, True, True, False])
-
-
-def test_unknown_training_split(one):
-  with pytest.raises(ZsljaxError, match="train_split: found 'tranval', expected"):
-    one.training_classes("tranval")
 
 
 def test_storing_twice_writes_once(feature_set, tmp_path):
@@ -198,87 +162,73 @@ def test_same_content_is_stored_in_the_same_order(feature_set, one, tmp_path):
   np.testing.assert_array_equal(
     records(again, "train")["row"], records(one, "train")["row"]
   )
+  places = np.array([5, 0, 20])
+  features = records(one, "train")["features"][places]
+  np.testing.assert_array_equal(one.features_of(("train",), places), features)
 
 
 def test_other_content_needs_overwrite(feature_set, tmp_path):
   first = prepare(feature_set(), tmp_path)
-  with pytest.raises(ZsljaxError, match=r"found another dataset.*--overwrite"):
-    prepare(feature_set(seed=1), tmp_path)
-  check_content(StoredDataset.open(first.folder), feature_set(), np.float32)
-
-
-def test_overwrite_replaces_content_and_classes(feature_set, tmp_path):
-  prepare(feature_set(), tmp_path)
   other = feature_set(seed=1, per_class=15)
+  with pytest.raises(ZsljaxError, match=r"found another dataset.*--overwrite"):
+    prepare(other, tmp_path)
+  check_content(StoredDataset.open(first.folder), feature_set(), np.float32)
   stored = prepare(other, tmp_path, overwrite=True)
   assert stored.fingerprint == other.fingerprint()
   np.testing.assert_array_equal(stored.classes.embeddings, other.classes.embeddings)
   check_content(stored, other, np.float32)
-  assert store.find(tmp_path, "small", None).fingerprint == other.fingerprint()
+  (stored.folder / "dataset_info.json").write_text("{")
+  check_content(prepare(other, tmp_path, overwrite=True), other, np.float32)
 
 
-def test_overwrite_repairs_a_damaged_set(feature_set, copy, tmp_path):
-  (copy / "dataset_info.json").write_text("{")
-  stored = prepare(feature_set(), tmp_path, overwrite=True)
-  check_content(stored, feature_set(), np.float32)
+def cut_end(path):
+  path.write_bytes(path.read_bytes()[:-1])
 
 
-def test_overwrite_of_nothing(feature_set, tmp_path):
-  stored = prepare(feature_set(), tmp_path, overwrite=True)
-  check_content(stored, feature_set(), np.float32)
+def cut_half(path):
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-@pytest.mark.parametrize("cut", [1, 100])
-def test_truncated_shard(copy, cut):
-  (path,) = copy.glob("*-test_seen.*")
-  path.write_bytes(path.read_bytes()[:-cut])
-  with pytest.raises(ZsljaxError, match="shards of test_seen: found.*damaged"):
-    StoredDataset.open(copy)
-
-
-@pytest.mark.parametrize("split", SPLITS)
-def test_missing_shard(copy, split):
-  (path,) = copy.glob(f"*-{split}.*")
-  path.unlink()
-  with pytest.raises(ZsljaxError, match=f"{path.name}: missing, expected 1 shards"):
-    StoredDataset.open(copy)
-
-
-FILES = ("metadata.json", "classes.npz", "dataset_info.json", "features.json")
-
-
-@pytest.mark.parametrize("file", FILES)
-def test_missing_description(copy, file):
-  (copy / file).unlink()
-  with pytest.raises(ZsljaxError, match=f"{copy}: no {file}, expected"):
-    StoredDataset.open(copy)
-
-
-@pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("fraction", [0, 0.5, 0.95])
-def test_truncated_description(copy, file, fraction):
-  content = (copy / file).read_bytes()
-  (copy / file).write_bytes(content[: int(len(content) * fraction)])
-  with pytest.raises(ZsljaxError, match=f"{copy}.*expected"):
-    StoredDataset.open(copy)
-
-
-def test_other_schema(copy):
-  path = copy / "metadata.json"
+def other_schema(path):
   path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 99}))
-  with pytest.raises(ZsljaxError, match="schema: found 99, expected 4"):
+
+
+@pytest.mark.parametrize(
+  ("file", "damage", "message"),
+  [
+    (
+      "*-test_seen.*",
+      cut_end,
+      "shards of test_seen: found .* bytes, .*damaged",
+    ),
+    ("*-val.*", pathlib.Path.unlink, "-val.*: found no such file, expected 1 shards"),
+    ("metadata.json", other_schema, "schema: found 99, expected 4"),
+    *((file, pathlib.Path.unlink, f"{file}.*expected") for file in FILES),
+    *((file, cut_half, f"{file}: not readable") for file in FILES[:3]),
+    ("features.json", cut_half, "dataset_info.json: not readable"),
+    ("index.npz", pathlib.Path.unlink, "found no index.npz, expected a dataset"),
+  ],
+)
+def test_damage_is_named(copy, file, damage, message):
+  (path,) = copy.glob(file)
+  damage(path)
+  with pytest.raises(ZsljaxError, match=f"{copy}.*{message}"):
     StoredDataset.open(copy)
 
 
-def test_failing_write_leaves_nothing_that_opens(feature_set, tmp_path, monkeypatch):
-  fail_at(monkeypatch, "test_seen", disk_full)
-  with pytest.raises(ZsljaxError, match=r"could not be written \(.*No space left"):
-    prepare(feature_set(), tmp_path)
-  with pytest.raises(ZsljaxError, match="holds no dataset 'small'"):
-    store.find(tmp_path, "small", None)
+@pytest.mark.parametrize("split", ["val", "test_seen"])
+def test_failing_write_changes_nothing(feature_set, tmp_path, monkeypatch, split):
+  other = feature_set(seed=1)
+  with monkeypatch.context() as patch:
+    fail_at(patch, split, disk_full)
+    with pytest.raises(ZsljaxError, match=r"could not be written \(.*No space left"):
+      prepare(feature_set(), tmp_path)
   assert not list(tmp_path.rglob("*tfrecord*"))
-  monkeypatch.undo()
-  check_content(prepare(feature_set(), tmp_path), feature_set(), np.float32)
+  old = prepare(feature_set(), tmp_path)
+  fail_at(monkeypatch, split, disk_full)
+  with pytest.raises(ZsljaxError, match="could not be written"):
+    prepare(other, tmp_path, overwrite=True)
+  assert store.find(tmp_path, "small", None).fingerprint == old.fingerprint
 
 
 def test_full_disk_is_said(tmp_path, full_disk):
@@ -286,14 +236,6 @@ def test_full_disk_is_said(tmp_path, full_disk):
     prepare(read_digits(), tmp_path)
   with pytest.raises(ZsljaxError, match="holds no dataset 'digits'"):
     store.find(tmp_path, "digits", None)
-
-
-def test_failed_overwrite_keeps_the_old_set(feature_set, tmp_path, monkeypatch):
-  old = prepare(feature_set(), tmp_path)
-  fail_at(monkeypatch, "val", disk_full)
-  with pytest.raises(ZsljaxError, match="could not be written"):
-    prepare(feature_set(seed=1), tmp_path, overwrite=True)
-  assert store.find(tmp_path, "small", None).fingerprint == old.fingerprint
 
 
 def test_half_written_set_is_invisible(feature_set, tmp_path, monkeypatch):
@@ -322,34 +264,31 @@ def test_dest_that_cannot_be_made(feature_set, tmp_path):
     prepare(feature_set(), tmp_path / "file")
 
 
-def test_find_the_only_one(copy, tmp_path):
+def test_find(copy, tmp_path):
   assert store.find(tmp_path, "small", None).folder == copy
   assert store.find(tmp_path, "small", "random_att").folder == copy
-
-
-def test_find_among_several(copy, tmp_path):
+  assert open_dataset(data_config(tmp_path, name="small")).folder == copy
   other = tmp_path / "small" / "random_sent" / "1.0.0"
   shutil.copytree(copy, other)
   with pytest.raises(ZsljaxError, match="one of random_att, random_sent"):
     store.find(tmp_path, "small", None)
   assert store.find(tmp_path, "small", "random_sent").folder == other
+  assert [found.folder for found in store.all_below(tmp_path)] == [copy, other]
 
 
 @pytest.mark.usefixtures("copy")
-def test_find_helps_with_the_name(tmp_path):
-  with pytest.raises(ZsljaxError, match=r"no dataset 'smal'. Did you mean 'small'\?"):
-    store.find(tmp_path, "smal", None)
-
-
 @pytest.mark.usefixtures("copy")
-def test_find_helps_with_the_features(tmp_path):
-  with pytest.raises(ZsljaxError, match=r"Did you mean 'random_att'\?"):
-    store.find(tmp_path, "small", "random_at")
-
-
-def test_find_in_an_absent_folder(tmp_path):
-  with pytest.raises(ZsljaxError, match="found no folder .*nowhere"):
-    store.find(tmp_path / "nowhere", "small", None)
+@pytest.mark.parametrize(
+  ("folder", "name", "features", "message"),
+  [
+    ("", "smal", None, r"no dataset 'smal'. Did you mean 'small'\?"),
+    ("", "small", "random_at", r"Did you mean 'random_att'\?"),
+    ("nowhere", "small", None, "found no folder .*nowhere"),
+  ],
+)
+def test_find_helps(tmp_path, folder, name, features, message):
+  with pytest.raises(ZsljaxError, match=message):
+    store.find(tmp_path / folder, name, features)
 
 
 def data_config(folder, name="digits", features=None):
@@ -358,11 +297,7 @@ def data_config(folder, name="digits", features=None):
 
 @pytest.mark.parametrize(
   ("features", "folder", "shape"),
-  [
-    (None, "pixels_strokes", (64,)),
-    ("pixels_strokes", "pixels_strokes", (64,)),
-    ("patches_strokes", "patches_strokes", (9, 25)),
-  ],
+  [(None, "pixels_strokes", (64,)), ("patches_strokes", "patches_strokes", (9, 25))],
 )
 def test_open_digits(tmp_path, features, folder, shape):
   opened = open_dataset(data_config(tmp_path, features=features))
@@ -378,43 +313,26 @@ def test_open_digits_below_home(tmp_path, monkeypatch):
   assert folder.is_relative_to(tmp_path / ".cache" / "zsljax")
 
 
-def test_open_digits_with_unknown_features(tmp_path):
-  with pytest.raises(ZsljaxError, match=r"Did you mean 'patches_strokes'\?"):
-    open_dataset(data_config(tmp_path, features="patches_stroke"))
+@pytest.mark.parametrize(
+  ("folder", "name", "features", "message"),
+  [
+    ("x", "digits", "patches_stroke", r"Did you mean 'patches_strokes'\?"),
+    ("", "small", None, "config.data.dir: found nothing, expected"),
+    ("x", "own", None, "config.data.name: found 'own', expected the --name"),
+  ],
+)
+def test_refused_configs(folder, name, features, message):
+  with pytest.raises(ZsljaxError, match=message):
+    open_dataset(data_config(folder, name, features))
 
 
-def test_open_imported_without_folder():
-  with pytest.raises(ZsljaxError, match="config.data.dir: found nothing, expected"):
-    open_dataset(data_config("", name="small"))
-
-
-def test_open_imported(copy, tmp_path):
-  assert open_dataset(data_config(tmp_path, name="small")).folder == copy
-
-
-def test_embedded_set_of_another_version_is_made_again(tmp_path, monkeypatch):
-  config = {"name": "digits", "features": None, "dir": str(tmp_path)}
+def test_stale_or_damaged_embedded_set_is_made_again(tmp_path, monkeypatch):
+  config = data_config(tmp_path)
   first = open_dataset(config)
+  (first.folder / "metadata.json").write_text("{")
+  assert open_dataset(config).fingerprint == first.fingerprint
   monkeypatch.setattr("zsljax.data.builtin.digits.VALIDATION", (2, 5))
   second = open_dataset(config)
   assert first.folder == second.folder
   assert first.metadata["validation_classes"] == [3, 7]
   assert second.metadata["validation_classes"] == [2, 5]
-
-
-def test_damaged_embedded_set_is_made_again(tmp_path):
-  config = {"name": "digits", "features": None, "dir": str(tmp_path)}
-  dataset = open_dataset(config)
-  (dataset.folder / "metadata.json").write_text("{")
-  assert open_dataset(config).fingerprint == dataset.fingerprint
-
-
-@pytest.mark.parametrize("cache", ["none", "host"])
-def test_flipped_byte_in_a_shard_is_named(copy, cache):
-  (shard,) = copy.glob("*train.tfrecord*")
-  content = bytearray(shard.read_bytes())
-  content[len(content) // 2] ^= 0xFF
-  shard.write_bytes(content)
-  data = TrainingData(StoredDataset.open(copy), "train", 2, 0, cache)
-  with pytest.raises(ZsljaxError, match="a record cannot be read .corrupted record"):
-    next(data.batches())

@@ -1,6 +1,6 @@
 """Importers, TFDS builders and tf.data streaming.
 
-The only part of zsljax that imports TensorFlow, and only when data are read or
+No other part of zsljax imports TensorFlow, and this one only when data are read or
 written.
 """
 

@@ -1,4 +1,4 @@
-"""What is odd about a stored dataset: allowed, but worth knowing before training."""
+"""Oddities of a stored dataset: allowed, but worth knowing before training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BATCH = 256
 
 
 def data_warnings(dataset: StoredDataset) -> list[str]:
-  """One sentence for each; reads all features once."""
+  """Returns a sentence for each oddity; reads all features once."""
   return [
     *_of_classes(dataset.classes),
     *(() if dataset.multi_label else _of_counts(dataset)),
@@ -28,6 +28,7 @@ def data_warnings(dataset: StoredDataset) -> list[str]:
 
 
 def _of_classes(classes: ClassSpace) -> Iterator[str]:
+  """Warns of classes and attributes that say too little, and of other units."""
   embeddings = np.asarray(classes.embeddings, np.float64)
   lengths = np.linalg.norm(embeddings, axis=1)
   if (zero := np.flatnonzero(lengths == 0)).size:
@@ -61,6 +62,7 @@ def _of_classes(classes: ClassSpace) -> Iterator[str]:
 
 
 def _of_counts(dataset: StoredDataset) -> Iterator[str]:
+  """Warns of classes with few images, and of very uneven numbers of them."""
   classes = dataset.classes
   for splits, of, wanted in (
     (("train", "val"), "training", np.asarray(classes.seen)),
@@ -79,7 +81,7 @@ def _of_counts(dataset: StoredDataset) -> Iterator[str]:
 
 
 def _of_features(dataset: StoredDataset) -> Iterator[str]:
-  """Doubles, dead dimensions, and lengths that differ much."""
+  """Warns of doubles, dead dimensions, and lengths that differ much."""
   places: dict[bytes, tuple[str, list[int]]] = {}
   across = contradicting = doubles = 0
   lengths, low, high = [], None, None
@@ -114,4 +116,5 @@ def _of_features(dataset: StoredDataset) -> Iterator[str]:
 
 
 def _named(classes: ClassSpace, places: np.ndarray) -> str:
+  """Returns the number of some classes, and the first of their names."""
   return f"{len(places)} ({some([classes.names[i] for i in places])})"

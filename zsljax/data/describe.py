@@ -1,4 +1,4 @@
-"""What a stored dataset holds, in words."""
+"""Description of a stored dataset, in words."""
 
 from collections.abc import Sequence
 import textwrap
@@ -7,20 +7,21 @@ import numpy as np
 
 from zsljax.data.store import StoredDataset
 
+# Split ``val`` of a set with one label, and with several labels an image.
 _VAL = {
   False: "validation classes, and a fifth of the other images",
   True: "scored with the validation classes as the unseen ones",
 }
-
-
-# Names of classes that are listed.
+# Up to this many classes are named.
 _LISTED = 20
 
 
 def describe(dataset: StoredDataset, odd: Sequence[str] = ()) -> str:
-  """A page on the dataset: sizes, splits, classes, sources, notes.
+  """Writes a page on the dataset: sizes, splits, classes, sources, notes.
 
-  ``odd`` is what else is to be said, see ``data_warnings``.
+  Args:
+    dataset: the stored set.
+    odd: further sentences, see ``data_warnings``.
   """
   meta, classes = dataset.metadata, dataset.classes
   seen = int(np.sum(classes.seen))
@@ -35,10 +36,15 @@ def describe(dataset: StoredDataset, odd: Sequence[str] = ()) -> str:
   if classes.attribute_vectors is not None:
     width = classes.attribute_vectors.shape[1]
     described += f"; each attribute by a word vector of {width}"
+  labels = []
+  if widths := meta["label_widths"]:
+    absences = "annotated" if "absent" in widths else "whatever is not present"
+    most = f"several an image, {widths['labels']} at the most"
+    labels = [f"labels      {most}; absent: {absences}"]
   lines = [
     f"{meta['name']}: {sum(sizes.values())} images, {meta['features']} features "
     f"of {shape}, stored as {stored}",
-    *(_labels(dataset) if dataset.multi_label else ()),
+    *labels,
     f"classes     {len(classes)}: {seen} seen (of which {held_out} for "
     f"validation), {len(classes) - seen} unseen",
     *_listed("unseen", classes.names, ~np.asarray(classes.seen)),
@@ -68,17 +74,9 @@ def describe(dataset: StoredDataset, odd: Sequence[str] = ()) -> str:
 
 
 def _listed(head: str, names: Sequence[str], which: np.ndarray) -> list[str]:
-  """The classes that ``which`` [C] marks, where they are few enough to read."""
+  """Names the classes that ``which`` [C] marks, where they are few enough to read."""
   chosen = np.flatnonzero(which)
   if not 0 < len(chosen) <= _LISTED:
     return []
   text = f"{head:<12}{', '.join(names[i] for i in chosen)}"
   return textwrap.wrap(text, 88, subsequent_indent=" " * 12)
-
-
-def _labels(dataset: StoredDataset) -> list[str]:
-  widths = dataset.metadata["label_widths"]
-  absences = "annotated" if "absent" in widths else "whatever is not present"
-  return [
-    f"labels      several an image, {widths['labels']} at the most; absent: {absences}"
-  ]

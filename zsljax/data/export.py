@@ -1,4 +1,4 @@
-"""A stored dataset as the pair of .mat files of the xlsa17 layout, for other code."""
+"""Export of a stored dataset to the .mat files of the xlsa17 layout, for other code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zsljax.data.store import StoredDataset
 from zsljax.errors import ZsljaxError, in_bytes, require
 from zsljax.io.files import explained
 
-# What a variable of a MATLAB 5 file can hold.
+# Bytes that a variable of a MATLAB 5 file can hold.
 _LIMIT = 2**31
 
 
@@ -54,32 +54,30 @@ def export_xlsa17(dataset: StoredDataset, dest: pathlib.Path) -> list[pathlib.Pa
   labels = np.asarray(classes.positions(table["labels"]))
   image_files = dataset.image_files(dataset.splits)
   if image_files is None:
-    image_files = np.array(
-      [
-        f"{classes.names[c]}/image_{p + 1:06d}"
-        for c, p in zip(labels, position, strict=True)
-      ]
-    )
+    shown = zip(labels, position + 1, strict=True)
+    image_files = np.array([f"{classes.names[c]}/image_{p:06d}" for c, p in shown])
   ends = np.cumsum([dataset.size(split) for split in dataset.splits])
   rows = dict(zip(dataset.splits, np.split(position, ends[:-1]), strict=True))
-  rows["trainval"] = np.concatenate([rows["train"], rows["val"]])
+  trainval = np.concatenate([rows["train"], rows["val"]])
   held_out = np.isin(
     table["labels"][: ends[1]], list(dataset.metadata["validation_classes"])
   )
-  embeddings = np.asarray(classes.embeddings, np.float64)
+  locations = {
+    "trainval_loc": trainval,
+    "train_loc": trainval[~held_out],
+    "val_loc": trainval[held_out],
+    "test_seen_loc": rows["test_seen"],
+    "test_unseen_loc": rows["test_unseen"],
+  }
   image = {
     "features": features[order].T,
     "labels": _column(labels[order] + 1),
     "image_files": _cells(image_files[order]),
   }
   split = {
-    "att": embeddings.T,
+    "att": np.asarray(classes.embeddings, np.float64).T,
     "allclasses_names": _cells(classes.names),
-    "trainval_loc": _column(np.sort(rows["trainval"]) + 1),
-    "train_loc": _column(np.sort(rows["trainval"][~held_out]) + 1),
-    "val_loc": _column(np.sort(rows["trainval"][held_out]) + 1),
-    "test_seen_loc": _column(np.sort(rows["test_seen"]) + 1),
-    "test_unseen_loc": _column(np.sort(rows["test_unseen"]) + 1),
+    **{name: _column(np.sort(part) + 1) for name, part in locations.items()},
   }
   for path, content in zip(files, (image, split), strict=True):
     draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
@@ -94,11 +92,12 @@ def export_xlsa17(dataset: StoredDataset, dest: pathlib.Path) -> list[pathlib.Pa
 
 
 def _column(values: np.ndarray) -> np.ndarray:
+  """Returns numbers as MATLAB has them: doubles in one column."""
   return np.asarray(values, np.float64)[:, None]
 
 
 def _cells(texts) -> np.ndarray:
-  """Texts as a MATLAB cell array, one column."""
+  """Returns texts as a MATLAB cell array, one column."""
   cells = np.empty((len(texts), 1), object)
   cells[:, 0] = [str(text) for text in texts]
   return cells

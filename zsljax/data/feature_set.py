@@ -24,7 +24,7 @@ _BLOCK_BYTES = 2**26
 
 
 class Rows(Protocol):
-  """Features of N images: an array, or what reads like one from a file."""
+  """Features of N images: an array, or a file that is read like one."""
 
   shape: tuple[int, ...]
   dtype: np.dtype
@@ -36,13 +36,13 @@ class Rows(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class FeatureSet:
-  """Precomputed features of N images, their classes, and who is held out.
+  """Precomputed features of N images, their classes, and the held-out images.
 
   Attributes:
-    name: of the dataset, for example ``awa1``.
-    features_kind: what computed the features, for example ``res101``.
-    class_embedding: what describes the classes, for example ``att``.
-    split_version: which published version of the split.
+    name: name of the dataset, for example ``awa1``.
+    features_kind: origin of the features, for example ``res101``.
+    class_embedding: kind of the class descriptions, for example ``att``.
+    split_version: published version of the split.
     features: ``[N, D]``, or ``[N, R, D]`` for R regions.
     digest: SHA-256 of the features.
     largest: largest absolute value among them.
@@ -53,9 +53,9 @@ class FeatureSet:
     validation_classes: ids of the seen classes that ``val`` holds out.
     splits: row numbers for each name of ``SPLITS`` or ``MULTI_LABEL_SPLITS``.
     sources: SHA-256 of each file that the set was made from, by file name.
-    notes: what is odd but allowed, one sentence each.
+    notes: oddities that are allowed, one sentence each.
     image_files: the images' names, ``[N]`` texts; None where the source has none.
-    encoder: what made the features of images (``zsljax.encoders``), where it is known.
+    encoder: description of the network that made the features, where it is known.
   """
 
   name: str
@@ -76,18 +76,17 @@ class FeatureSet:
 
   @property
   def multi_label(self) -> bool:
-    """Whether an image has any number of labels."""
+    """True where an image has any number of labels."""
     return self.labels.ndim == 2
 
   def fingerprint(self, storage_dtype: np.dtype | None = None) -> str:
-    """SHA-256 of what is trained on: arrays, splits and the stored precision."""
+    """Returns SHA-256 of all that is trained on: arrays, splits, stored precision."""
     dtype = np.dtype(storage_dtype or self.features.dtype)
     digest = hashlib.sha256(f"{dtype} {self.digest}".encode())
+    arrays = [self.labels]
     if self.multi_label:
-      arrays = [self.labels.indptr, self.labels.indices, self.labels.data]
-      arrays.append(self.classes.seen)
-    else:
-      arrays = [self.labels]
+      sparse = self.labels
+      arrays = [sparse.indptr, sparse.indices, sparse.data, self.classes.seen]
     arrays += [self.classes.embeddings, *self.splits.values()]
     if self.classes.attribute_vectors is not None:
       arrays.append(self.classes.attribute_vectors)
@@ -148,15 +147,12 @@ def make_feature_set(
   require(
     not outside.size,
     f"{where}: labels",
-    f"{outside.size} outside the list of {count} classes (first at image "
-    f"{outside[0] if outside.size else ''}, counted from 0)",
+    f"{outside.size} outside the list of {count} classes (at image {_some(outside)}, "
+    "counted from 0)",
     "every label to name a class",
   )
-  parts = {
-    "trainval": trainval,
-    "test_seen": test_seen,
-    "test_unseen": test_unseen,
-  }
+  tests = {"test_seen": test_seen, "test_unseen": test_unseen}
+  parts = {"trainval": trainval, **tests}
   check_rows(parts, len(labels), where)
   classes = classes_of(
     where,
@@ -166,26 +162,26 @@ def make_feature_set(
     attribute_names=attribute_names,
     attribute_vectors=attribute_vectors,
   )
-  _check_classes(parts, labels, classes, where)
+  seen = np.flatnonzero(classes.seen)
+  _check_classes(parts, labels, seen, classes.names, where)
   if validation_classes is None:
-    validation_classes = draw_classes(np.flatnonzero(classes.seen), split_seed)
+    validation_classes = draw_classes(seen, split_seed)
     notes.append(
       f"No validation classes follow from the source: {len(validation_classes)} seen "
       f"classes were drawn with seed {split_seed}."
     )
-  strangers = np.setdiff1d(validation_classes, np.flatnonzero(classes.seen))
+  strangers = np.setdiff1d(validation_classes, seen)
   require(
     not strangers.size,
     f"{where}: validation classes",
     f"{[class_names[i] for i in strangers[:3]]} without images in trainval",
     "validation classes to be seen classes",
   )
-  absent = np.setdiff1d(np.flatnonzero(classes.seen), labels[test_seen])
+  absent = np.setdiff1d(seen, labels[test_seen])
   if absent.size:
-    names = some([classes.names[i] for i in absent])
     notes.append(
       f"{absent.size} seen classes have no test image, S is the mean over the others: "
-      f"{names}."
+      f"{some([classes.names[i] for i in absent])}."
     )
   train, val = hold_out_validation(labels, trainval, validation_classes, split_seed)
   require(
@@ -201,18 +197,13 @@ def make_feature_set(
     labels=labels,
     classes=classes,
     validation_classes=validation_classes,
-    splits={
-      "train": train,
-      "val": val,
-      "test_seen": test_seen,
-      "test_unseen": test_unseen,
-    },
+    splits={"train": train, "val": val, **tests},
     **described,
   )
 
 
 def classes_of(where: str, *parts, **described) -> ClassSpace:
-  """``ClassSpace.create`` of what stands in ``where``, which its errors name."""
+  """Calls ``ClassSpace.create``; its errors name ``where``, the file."""
   try:
     return ClassSpace.create(*parts, **described)
   except ZsljaxError as error:
@@ -227,7 +218,7 @@ def finished(
   validation_classes: Iterable[int],
   **described,
 ) -> FeatureSet:
-  """The set of these parts, checked, once the features are read and checked too."""
+  """Builds a set of checked parts, after reading and checking its features."""
   digest, largest = _scan(features, where, notes)
   return FeatureSet(
     features=features,
@@ -278,7 +269,7 @@ def check_disjoint(
 
 
 def sha256_of(path: pathlib.Path) -> str:
-  """SHA-256 of a file's content."""
+  """Returns the SHA-256 of a file's content."""
   digest, size = hashlib.sha256(), path.stat().st_size
   with path.open("rb") as file, task_bar(size, f"hashing {path.name}", "B") as bar:
     while block := file.read(_BLOCK_BYTES):
@@ -288,13 +279,13 @@ def sha256_of(path: pathlib.Path) -> str:
 
 
 def draw_classes(seen: np.ndarray, seed: int) -> np.ndarray:
-  """A seeded fifth of the ids ``seen``, to hold out for validation."""
+  """Draws a seeded fifth of the ids ``seen``, to hold out for validation."""
   number = max(1, len(seen) // 5)
   return np.random.default_rng(seed).choice(seen, number, replace=False)
 
 
 def blocks(features: Rows) -> Iterator[np.ndarray]:
-  """The features in order, a part at a time."""
+  """Yields the features in order, a part at a time."""
   row_bytes = int(np.prod(features.shape[1:])) * features.dtype.itemsize
   size = max(1, _BLOCK_BYTES // row_bytes)
   for start in range(0, len(features), size):
@@ -302,7 +293,7 @@ def blocks(features: Rows) -> Iterator[np.ndarray]:
 
 
 def _scan(features: Rows, where: str, notes: list[str]) -> tuple[str, float]:
-  """Checks the features; their SHA-256 and largest absolute value."""
+  """Checks the features; returns their SHA-256 and largest absolute value."""
   require(
     len(features.shape) in (2, 3) and all(features.shape),
     f"{where}: features",
@@ -331,7 +322,7 @@ def _scan(features: Rows, where: str, notes: list[str]) -> tuple[str, float]:
     not not_finite.size,
     f"{where}: features",
     f"NaN or infinity in {not_finite.size} of {len(features)} images (first at "
-    f"image {not_finite[0] if not_finite.size else ''}, counted from 0)",
+    f"image {_some(not_finite)}, counted from 0)",
     "finite numbers",
   )
   if constant.size:
@@ -350,14 +341,14 @@ def check_rows(parts: Mapping[str, np.ndarray], count: int, where: str) -> None:
     require(
       not bad.size,
       f"{where}: {name}",
-      f"{bad.size} rows outside the {count} images "
-      f"(first {bad[0] if bad.size else ''}, counted from 0)",
+      f"{bad.size} rows outside the {count} images ({_some(bad)}, counted from 0)",
       "every row to be an image",
     )
+    again = len(rows) - len(np.unique(rows))
     require(
-      len(np.unique(rows)) == len(rows),
+      again == 0,
       f"{where}: {name}",
-      f"{len(rows) - len(np.unique(rows))} images more than once",
+      f"{again} images more than once",
       "each image once",
     )
   check_disjoint(parts, itertools.combinations(parts, 2), where)
@@ -366,29 +357,29 @@ def check_rows(parts: Mapping[str, np.ndarray], count: int, where: str) -> None:
 def _check_classes(
   parts: Mapping[str, np.ndarray],
   labels: np.ndarray,
-  classes: ClassSpace,
+  seen: np.ndarray,
+  names: Sequence[str],
   where: str,
 ) -> None:
-  seen = np.unique(labels[parts["trainval"]])
+  """Raises unless trainval and test_unseen share out the classes between them."""
   unseen = np.unique(labels[parts["test_unseen"]])
+
+  def check(odd: np.ndarray, number: str, found: str, expected: str) -> None:
+    listed = some([repr(names[i]) for i in odd])
+    require(not odd.size, where, f"{number} ({listed}) {found}", expected)
+
   both = np.intersect1d(seen, unseen)
-  if both.size:
-    raise ZsljaxError(
-      f"{where}: found {both.size} classes (first {classes.names[both[0]]!r}) "
-      "with images in both trainval and test_unseen, expected unseen classes "
-      "to have no training image"
-    )
+  found = "with images in both trainval and test_unseen"
+  check(both, f"{both.size} classes", found, "unseen classes to have no training image")
   strangers = np.setdiff1d(labels[parts["test_seen"]], seen)
-  if strangers.size:
-    raise ZsljaxError(
-      f"{where}: test_seen has images of {strangers.size} classes (first "
-      f"{classes.names[strangers[0]]!r}) that trainval lacks, expected seen "
-      "classes only"
-    )
-  empty = np.setdiff1d(np.arange(len(classes)), np.union1d(seen, unseen))
-  if empty.size:
-    raise ZsljaxError(
-      f"{where}: {empty.size} of {len(classes)} classes (first "
-      f"{classes.names[empty[0]]!r}) have no image in trainval or test_unseen, "
-      "expected every class to be seen or unseen"
-    )
+  found = "with images in test_seen that trainval lacks"
+  check(strangers, f"{strangers.size} classes", found, "seen classes only")
+  empty = np.setdiff1d(np.arange(len(names)), np.union1d(seen, unseen))
+  found, number = "that have no image in trainval or test_unseen", len(names)
+  expected = "every class to be seen or unseen"
+  check(empty, f"{empty.size} of {number} classes", found, expected)
+
+
+def _some(rows: np.ndarray) -> str:
+  """Returns the first rows, and a hint that there are more."""
+  return some([str(row) for row in rows[:6]])

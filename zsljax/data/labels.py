@@ -15,7 +15,7 @@ def sparse_labels(
   num_classes: int,
   absent: Sequence[Sequence[int]] | None = None,
 ) -> scipy.sparse.csr_array:
-  """Labels ``[N, num_classes]`` from the ids that each image has, and lacks."""
+  """Builds labels ``[N, num_classes]`` from the ids that each image has, and lacks."""
   kinds = [(PRESENT, present)] + ([] if absent is None else [(ABSENT, absent)])
   columns, rows, values = [], [], []
   for value, lists in kinds:
@@ -29,13 +29,13 @@ def sparse_labels(
 
 
 def ids_where(labels: scipy.sparse.csr_array, row: int, value: int) -> np.ndarray:
-  """Ids of the classes that are ``value`` in one image, ascending."""
+  """Returns the ids of the classes that are ``value`` in one image, ascending."""
   at = slice(labels.indptr[row], labels.indptr[row + 1])
   return np.sort(labels.indices[at][labels.data[at] == value]).astype(np.int64)
 
 
 def padded_ids(labels: np.ndarray, value: int = PRESENT) -> np.ndarray:
-  """The same as a row of ids for each image of ``labels`` [N, C].
+  """Lists the classes that are ``value`` in each image of ``labels`` [N, C].
 
   Returns:
     ``[N, M]``, M the most of one image and at least 1, padded with -1.
@@ -43,7 +43,6 @@ def padded_ids(labels: np.ndarray, value: int = PRESENT) -> np.ndarray:
   rows, columns = np.nonzero(np.asarray(labels) == value)
   counts = np.bincount(rows, minlength=len(labels))
   ids = np.full((len(labels), max(counts.max(initial=0), 1)), -1)
-  ids[rows, np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)] = (
-    columns
-  )
+  places = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+  ids[rows, places] = columns
   return ids

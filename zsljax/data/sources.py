@@ -1,8 +1,9 @@
-"""Which stored dataset a config means; the embedded ones are made on demand."""
+"""Choice of the stored dataset that a config means; built-in ones are made here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+import functools
 import pathlib
 from typing import Any
 
@@ -15,19 +16,16 @@ from zsljax.errors import ZsljaxError, did_you_mean, require
 
 # Datasets made from what a dependency ships: name, features -> the set.
 EMBEDDED: dict[str, Mapping[str, Callable[[], FeatureSet]]] = {
-  "digits": {
-    f"{variant}_strokes": lambda variant=variant: read_digits(variant)
-    for variant in VARIANTS
-  },
+  "digits": {f"{v}_strokes": functools.partial(read_digits, v) for v in VARIANTS},
   "multidigit": {"pixels_strokes": read_multidigit},
 }
-# What configs call a set of the user's, which has a name of its own.
+# Name in configs of a set of the user's, which has a name of its own.
 OWN = "own"
 DEFAULT_DIR = pathlib.Path("~/.cache/zsljax") / __version__
 
 
 def open_dataset(config: Mapping[str, Any]) -> store.StoredDataset:
-  """The dataset of a config's ``data`` part.
+  """Opens the dataset of a config's ``data`` part; makes a built-in one first.
 
   Args:
     config: ``name``; ``dir``, where the import put it; ``features``, the name
@@ -54,9 +52,10 @@ def open_dataset(config: Mapping[str, Any]) -> store.StoredDataset:
     root = pathlib.Path(config["dir"] or DEFAULT_DIR)
     # What is made on demand may be made again, when it is stale or damaged.
     return store.prepare(variants[features](), root, overwrite=True)
-  if not config["dir"]:
-    raise ZsljaxError(
-      f"config.data.dir: found nothing, expected the folder that {name} was "
-      "imported into (--dest of `python -m zsljax data`)"
-    )
+  require(
+    bool(config["dir"]),
+    "config.data.dir",
+    "nothing",
+    f"the folder that {name} was imported into (--dest of `python -m zsljax data`)",
+  )
   return store.find(pathlib.Path(config["dir"]), name, features)

@@ -17,7 +17,8 @@ from zsljax.data import (
   evaluation_batches,
   open_dataset,
 )
-from zsljax.data.pipeline import CACHE_LIMIT, available_memory, load
+from zsljax.data.pipeline import Columns, load
+from zsljax.data.placement import CACHE_LIMIT, available_memory
 from zsljax.devices.mesh import free_memory, make_mesh, over_classes
 from zsljax.devices.precision import nearest
 from zsljax.errors import in_bytes, require
@@ -212,9 +213,7 @@ class Experiment:
       check_divides(rows, self.mesh, field)
     return batches
 
-  def images(
-    self, split: str
-  ) -> tuple[ClassSpace, tuple[str, ...], Iterator[HostBatch]]:
+  def images(self, split: str) -> tuple[ClassSpace, tuple[str, ...], Iterator[Columns]]:
     """Classes and images of an evaluation on ``split``, ``test`` or ``val``.
 
     Returns:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-import sklearn.datasets
 
 from zsljax.data.feature_set import FeatureSet, make_feature_set
 
@@ -28,7 +27,7 @@ SEGMENTS = {
   8: "abcdefg",
   9: "abcdfg",
 }
-# What a display does not show: the digits whose usual handwritten form has it.
+# Shapes that no display shows: digits whose usual handwritten form has them.
 SHAPES = {
   "large_loop": (0,),
   "upper_loop": (8, 9),
@@ -67,7 +66,7 @@ _SIDE, _PATCH, _STRIDE = 8, 4, 2
 
 
 def read_digits(variant: str = "pixels") -> FeatureSet:
-  """The digits with one of two kinds of features.
+  """Reads the digits with one of two kinds of features.
 
   Args:
     variant: ``pixels``, pooled: the 64 grey values in [0, 1]. ``patches``,
@@ -78,6 +77,8 @@ def read_digits(variant: str = "pixels") -> FeatureSet:
     7 seen digits (a fifth of their images is test_seen) and 3 unseen; 14
     attributes, 0 or 1.
   """
+  import sklearn.datasets
+
   data = sklearn.datasets.load_digits()
   pixels = (data.data / 16).astype(np.float32)
   labels = data.target.astype(np.int64)
@@ -89,6 +90,7 @@ def read_digits(variant: str = "pixels") -> FeatureSet:
   test_seen = np.sort(np.concatenate(test_seen))
   test_unseen = np.flatnonzero(np.isin(labels, UNSEEN))
   rest = np.concatenate([test_seen, test_unseen])
+  digest = hashlib.sha256(np.ascontiguousarray(data.data)).hexdigest()
   return make_feature_set(
     name="digits",
     features_kind=variant,
@@ -106,16 +108,12 @@ def read_digits(variant: str = "pixels") -> FeatureSet:
     validation_classes=VALIDATION,
     split_seed=SPLIT_SEED,
     where="digits",
-    sources={
-      "sklearn.datasets.load_digits": hashlib.sha256(
-        np.ascontiguousarray(data.data)
-      ).hexdigest()
-    },
+    sources={"sklearn.datasets.load_digits": digest},
   )
 
 
 def attributes() -> np.ndarray:
-  """Which digit has which stroke or shape, ``[10, 14]`` of 0 and 1."""
+  """Returns the strokes and shapes of each digit, ``[10, 14]`` of 0 and 1."""
   return np.array(
     [
       [s in SEGMENTS[d] for s in "abcdefg"]
@@ -127,25 +125,20 @@ def attributes() -> np.ndarray:
 
 
 def attribute_vectors() -> np.ndarray:
-  """Which attribute is described by which word, ``[14, V]`` of 0 and 1."""
+  """Returns the words that describe each attribute, ``[14, V]`` of 0 and 1."""
   words = sorted({word for text in WORDS for word in text.split()})
   return np.array([[w in text.split() for w in words] for text in WORDS], np.float32)
 
 
 def patches(pixels: np.ndarray) -> np.ndarray:
-  """Regions ``[N, 9, 25]`` of images ``[N, 64]``."""
+  """Cuts images ``[N, 64]`` into regions ``[N, 9, 25]``."""
   images = pixels.reshape(-1, _SIDE, _SIDE)
   corners = range(0, _SIDE - _PATCH + 1, _STRIDE)
-  parts = np.stack(
-    [
-      images[:, top : top + _PATCH, left : left + _PATCH].reshape(len(images), -1)
-      for top in corners
-      for left in corners
-    ],
-    1,
-  )
-  count = parts.shape[1]
-  places = np.broadcast_to(
-    np.eye(count, dtype=pixels.dtype), (len(parts), count, count)
-  )
-  return np.concatenate([parts, places], -1)
+  parts = [
+    images[:, top : top + _PATCH, left : left + _PATCH].reshape(len(images), -1)
+    for top in corners
+    for left in corners
+  ]
+  places = np.eye(len(parts), dtype=pixels.dtype)
+  places = np.broadcast_to(places, (len(images), *places.shape))
+  return np.concatenate([np.stack(parts, 1), places], -1)

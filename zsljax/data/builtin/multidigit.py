@@ -26,7 +26,7 @@ _SIDE, _QUARTERS = 8, 4
 
 
 def read_multidigit() -> FeatureSet:
-  """The canvases, ``[6500, 256]`` grey values in [0, 1] of 16 x 16 pixels.
+  """Draws the canvases, ``[6500, 256]`` grey values in [0, 1] of 16 x 16 pixels.
 
   Training canvases show seen digits alone, test canvases all ten. A fifth of the
   digits' training images makes the canvases of ``val``.
@@ -73,7 +73,7 @@ def read_multidigit() -> FeatureSet:
 def _canvas(
   digits: FeatureSet, pool: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-  """One canvas of different digits from ``pool``, ``[256]``, and their labels."""
+  """Draws a canvas ``[256]`` of different digits from ``pool``; and their labels."""
   rows = pool[rng.permutation(len(pool))]
   _, first = np.unique(digits.labels[rows], return_index=True)
   rows = rows[rng.permutation(first)[: rng.integers(1, _QUARTERS + 1)]]
