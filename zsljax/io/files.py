@@ -15,6 +15,24 @@ from typing import Any
 from zsljax.errors import ZsljaxError
 
 
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields a draft beside ``path`` that replaces it once it is written whole.
+
+  Raises:
+    ZsljaxError: it cannot be written; the old file stands.
+  """
+  draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+  with explained(path):
+    try:
+      yield draft
+      with draft.open("rb") as file:
+        os.fsync(file.fileno())
+      os.replace(draft, path)
+    finally:
+      draft.unlink(missing_ok=True)
+
+
 def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
   """Replaces ``path`` by ``value`` as JSON, all at once."""
   write_text(path, json.dumps(value, indent=2) + "\n")
@@ -26,13 +44,8 @@ def write_text(path: pathlib.Path, text: str) -> None:
   Raises:
     ZsljaxError: it cannot be written; the old file stands.
   """
-  draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
-  with explained(path):
-    with draft.open("w") as file:
-      file.write(text)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(draft, path)
+  with replacing(path) as draft:
+    draft.write_text(text)
 
 
 def write_csv(path: pathlib.Path, rows: Iterable[Iterable[Any]]) -> None:
