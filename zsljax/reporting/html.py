@@ -1,4 +1,4 @@
-"""A report in one HTML file that needs no network: pictures are in it, scripts none."""
+"""A report in one HTML file, with its pictures and without scripts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def paragraph(text: str) -> str:
 
 
 def picture(path: pathlib.Path, alt: str, caption: str) -> str:
-  """The .png ``path``, inlined, as large as its figure is meant to be."""
+  """The .png ``path``, inlined, at 100 pixels an inch of its figure."""
   content = path.read_bytes()
   width, height = (
     round(pixels * 100 / DPI) for pixels in struct.unpack(">II", content[16:24])

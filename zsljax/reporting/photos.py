@@ -1,4 +1,7 @@
-"""Photographs on disk: found by an image's name, and cut as an encoder saw them."""
+"""Photographs on disk: found by an image's name, and cut as an encoder saw them.
+
+Pillow reads them, as a report needs neither TensorFlow nor an encoder's normalisation.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,12 @@ import numpy as np
 
 from zsljax.errors import ZsljaxError, require
 
-# Encoders take this share of the shorter side, of what they cut from the centre.
+# Share of the shorter side in the square that encoders cut from the centre.
 _CUT = 224 / 256
 
 
 def find_photos(root: pathlib.Path, names: Sequence[str]) -> list[pathlib.Path | None]:
-  """The photograph of each image below ``root``; None where there is none.
+  """Finds the photograph of each image below ``root``; None where there is none.
 
   A name is tried as it stands, then without its first folders, one after another (names
   often begin with folders of another machine), then both with upper and lower case
@@ -49,7 +52,7 @@ def find_photos(root: pathlib.Path, names: Sequence[str]) -> list[pathlib.Path |
 def read_photo(
   path: pathlib.Path, encoder: Mapping[str, Any] | None, shape: tuple[int, int]
 ) -> np.ndarray:
-  """A photograph as the encoder saw it, ``[H, W, 3]`` bytes.
+  """Reads a photograph as the encoder saw it, ``[H, W, 3]`` bytes.
 
   Args:
     path: of a file that Pillow reads.
@@ -80,7 +83,7 @@ def read_photo(
 
 
 def _endings(name: str) -> list[str]:
-  """A name, and what is left of it without its first folders."""
+  """A name as it stands, and without its first folders, one after another."""
   parts = [
     part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")
   ]
