@@ -1,8 +1,7 @@
-"""ClassSpace: what a system knows of the classes.
+"""ClassSpace, the description of a set of classes.
 
-Every place where zero-shot learning changes "which classes" is another
-``ClassSpace`` here: the validation fold, the unseen classes of conventional
-evaluation, all classes of the generalized one, a new class at inference.
+The validation fold, the unseen classes of conventional evaluation, all classes of the
+generalized one and a new class at inference are class spaces, too.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ Array = jax.Array | np.ndarray
 class ClassSpace:
   """C classes, in the order of the columns of a score matrix.
 
-  Build one with ``ClassSpace.create``, which checks it; the plain constructor
-  is what JAX uses to rebuild one inside transformations.
+  Build one with ``ClassSpace.create``, which checks it; JAX calls the plain constructor
+  to rebuild one inside transformations.
 
   Attributes:
     embeddings: descriptions of the classes, ``[C, A]``.
@@ -57,7 +56,7 @@ class ClassSpace:
     attribute_names: Sequence[str] = (),
     attribute_vectors: Array | None = None,
   ) -> ClassSpace:
-    """A checked class space on the host.
+    """Makes a checked class space on the host.
 
     Args:
       names: C distinct names.
@@ -94,8 +93,8 @@ class ClassSpace:
           f"class space: {field} has shape {value.shape}, expected ({count},)"
         )
     for field, values in (("class names", names), ("class ids", ids.tolist())):
-      twice = _first_duplicate(values)
-      if twice is not None:
+      if len(set(values)) < count:
+        twice = next(value for value in values if values.count(value) > 1)
         raise ZsljaxError(f"{field}: {twice!r} occurs twice, expected distinct")
     width = embeddings.shape[1]
     if attribute_names and len(attribute_names) != width:
@@ -121,7 +120,7 @@ class ClassSpace:
 
   @classmethod
   def load(cls, path: pathlib.Path) -> ClassSpace:
-    """What ``save`` wrote."""
+    """Reads the classes that ``save`` wrote."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
       return cls.create(**arrays)
 
@@ -149,7 +148,7 @@ class ClassSpace:
     return self.attribute_names or tuple(f"attribute {i}" for i in range(width))
 
   def without_names(self) -> ClassSpace:
-    """The arrays alone: names would be a part of what is compiled."""
+    """The arrays alone, as each set of names would compile another program."""
     return dataclasses.replace(self, names=(), attribute_names=())
 
   def subset(self, keep: Iterable[int] | np.ndarray) -> ClassSpace:
@@ -166,7 +165,7 @@ class ClassSpace:
     )
 
   def extended(self, names: Sequence[str], embeddings: Array) -> ClassSpace:
-    """With further classes, unseen ones; their ids follow the largest."""
+    """Adds unseen classes; their ids follow the largest."""
     count = len(embeddings)
     return dataclasses.replace(
       self,
@@ -177,10 +176,9 @@ class ClassSpace:
     )
 
   def validation_fold(self, held_out: Iterable[int]) -> ClassSpace:
-    """The seen classes alone, with the ids ``held_out`` playing the unseen.
+    """The seen classes alone, with the ids ``held_out`` in the role of unseen ones.
 
-    The unseen classes do not occur in it, so nothing chosen on the fold can
-    depend on them.
+    The unseen classes do not occur in it: a choice on the fold cannot depend on them.
     """
     fold = self.subset(np.asarray(self.seen))
     held_out = np.asarray(list(held_out))
@@ -189,8 +187,7 @@ class ClassSpace:
   def positions(self, labels: Array) -> jax.Array:
     """Columns of the score matrix for labels (class ids), any shape.
 
-    The one place where labels become columns. -1 for a label that is not in the
-    space.
+    Labels become columns nowhere else. -1 for a label that is not in the space.
     """
     ids = jnp.asarray(self.ids)
     order = jnp.argsort(ids)
@@ -201,12 +198,3 @@ class ClassSpace:
   def unit_embeddings(self) -> jax.Array:
     """The embeddings with rows of length one, ``[C, A]``."""
     return l2_normalize(jnp.asarray(self.embeddings))
-
-
-def _first_duplicate(values: Iterable):
-  found = set()
-  for value in values:
-    if value in found:
-      return value
-    found.add(value)
-  return None

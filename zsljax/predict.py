@@ -415,8 +415,8 @@ def predict_files(
   bad = [f"{name}: features not finite" for name in names[~good]]
   if bad and not skip_bad:
     raise ZsljaxError(
-      f"{images or features}: {bad[0]}: found {len(bad)} such images, expected finite numbers "
-      "(--skip_bad leaves them out)"
+      f"{images or features}: {bad[0]}: found {len(bad)} such images, expected finite "
+      "numbers (--skip_bad leaves them out)"
     )
   left_out += bad
   names = names[good]

@@ -119,8 +119,13 @@ def test_another_request_is_refused_by_name(
   assert kept.read_bytes() == before
 
 
-def test_a_complete_file_is_left_alone(encode):
-  path, _ = encode()
+def test_a_complete_file_is_left_alone(encode, encoder):
+  path, written = encode()
+  told = feature_store.described(encoder, path, written, "float32", seconds=2.0)
+  assert told == (
+    f"{path}: regions features of tiny for 11 images, 16 x 16 in float32 (17.6 kB); "
+    "2.0 s, 5.5 images/s"
+  )
   before = path.stat().st_mtime_ns
   assert encode()[1] == feature_store.Written((COUNT, 16, 16), [], 0)
   assert path.stat().st_mtime_ns == before

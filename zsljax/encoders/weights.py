@@ -15,7 +15,7 @@ from zsljax.encoders.resnet import NETWORKS
 from zsljax.encoders.tensor_files import read_tensors
 from zsljax.errors import ZsljaxError
 
-# What PyTorch calls Flax's parameters and statistics.
+# PyTorch's names of Flax's parameters and statistics.
 _LEAVES = {
   "kernel": "weight",
   "scale": "weight",
@@ -102,7 +102,7 @@ def _check(
 
 
 def _looks_like(found: Mapping[str, tuple[int, ...]]) -> str:
-  """What network the tensors belong to, in words."""
+  """The network that the tensors belong to, in words."""
   stages = collections.defaultdict(set)
   for block in filter(None, map(_BLOCK.match, found)):
     stages[block[1]].add(block[2])

@@ -53,7 +53,7 @@ class Scored:
 
   @property
   def right(self) -> np.ndarray:
-    """Whether the best class is one of the true ones, ``[N]``."""
+    """True where the best class is one of the true ones, ``[N]`` bool."""
     return (self.labels == self.predicted[:, None]).any(1)
 
 

@@ -162,7 +162,7 @@ def _head(
 
 
 def _is_calibrated(run: Experiment, predictor: Predictor) -> bool:
-  """Whether the run's gamma changes what is predicted."""
+  """True if the run's gamma changes predictions."""
   single = run.system.task == SINGLE_LABEL
   return single and predictor.gamma != gamma_of(0.0, predictor.calibration)
 

@@ -1,4 +1,4 @@
-"""Writing files so that a killed process leaves none half-written."""
+"""Files and locks that survive a kill: no file is left half-written."""
 
 from __future__ import annotations
 
@@ -74,10 +74,10 @@ def append_line(path: pathlib.Path, value: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-  """The JSON lines of ``path``; a line that a kill cut off is left out.
+  """Reads the JSON lines of ``path``, without a line that a kill cut off.
 
   Raises:
-    ZsljaxError: a line is something else.
+    ZsljaxError: a line is no JSON object.
   """
   rows = []
   if path.exists():
@@ -103,7 +103,7 @@ def locked(path: pathlib.Path, or_else: str | None = None) -> Iterator[None]:
 
   Args:
     path: made when absent.
-    or_else: do not wait for another process that holds it, raise this.
+    or_else: error to raise where another process holds it; None waits.
 
   Raises:
     ZsljaxError: ``or_else``, or the file cannot be made.
@@ -121,7 +121,7 @@ def locked(path: pathlib.Path, or_else: str | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def explained(path: pathlib.Path) -> Iterator[None]:
-  """Turns an operating system error at ``path`` into a paragraph."""
+  """Turns an operating system error at ``path`` into a ``ZsljaxError``."""
   try:
     yield
   except OSError as error:
