@@ -216,11 +216,12 @@ def confusion(
     The shares, true by predicted classes, ``[r, c]``; and the classes of rows (those
     with test images) and columns, the seen ones first.
   """
+  from sklearn.metrics import confusion_matrix
+
   columns = np.flatnonzero(seen)
   if not closed_set:
     columns = np.concatenate([columns, np.flatnonzero(~seen)])
-  counts = np.zeros((len(seen), len(seen)))
-  np.add.at(counts, (scored.labels[:, 0], scored.predicted), 1)
-  total = counts.sum(1)
-  rows = columns[total[columns] > 0]
-  return (counts / np.maximum(total, 1)[:, None])[rows][:, columns], rows, columns
+  true, predicted = scored.labels[:, 0], scored.predicted
+  shares = confusion_matrix(true, predicted, labels=columns, normalize="true")
+  tested = np.isin(columns, true)
+  return shares[tested], columns[tested], columns

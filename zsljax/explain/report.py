@@ -158,7 +158,7 @@ def _head(
   if rows:
     head = ["Protocol", "Selection", "Calibration", "In percent on the test images"]
     results = html.table(head, rows)
-  return f"{html.facts(facts)}\n{results}"
+  return f"{html.table([], list(facts.items()))}\n{results}"
 
 
 def _is_calibrated(run: Experiment, predictor: Predictor) -> bool:

@@ -62,34 +62,27 @@ def save_figure(figure, path: pathlib.Path) -> None:
     figure.savefig(draft, format="png")
 
 
-def upsampled(weights: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-  """A grid ``[h, w]`` spread over an image ``[H, W]``, bilinear between cell centres.
-
-  Cell (i, j) stands for the pixels from ``(i H / h, j W / w)`` to the next cell's.
-  """
-  from PIL import Image
-
-  grid = Image.fromarray(np.asarray(weights, np.float32))
-  return np.asarray(grid.resize(shape[::-1], Image.Resampling.BILINEAR))
-
-
-def overlay(photo: np.ndarray, weights: np.ndarray, limit: float) -> np.ndarray:
-  """A photograph in grey beneath the colours of ``weights``.
+def draw_overlay(axes, photo: np.ndarray, weights: np.ndarray, limit: float) -> None:
+  """Draws weights in colours over a grey photograph, bilinear between cell centres.
 
   Args:
+    axes: of matplotlib.
     photo: ``[H, W, 3]`` bytes.
-    weights: on the grid of regions, ``[h, w]``.
+    weights: on the grid of regions, ``[h, w]``; cell (i, j) lies on the pixels from
+      ``(i H / h, j W / w)`` to the next cell's.
     limit: the weight that has the brightest colour.
-
-  Returns:
-    ``[H, W, 3]`` bytes.
   """
-  import matplotlib
-
-  heat = matplotlib.colormaps[_HEAT](upsampled(weights, photo.shape[:2]) / limit)
-  grey = (photo @ _LUMINANCE)[..., None] / 255
-  blended = (1 - _OPACITY) * grey + _OPACITY * heat[..., :3]
-  return np.round(255 * blended).astype(np.uint8)
+  height, width = photo.shape[:2]
+  axes.imshow(photo @ _LUMINANCE, "gray", vmin=0, vmax=255)
+  axes.imshow(
+    weights,
+    _HEAT,
+    vmin=0,
+    vmax=limit,
+    alpha=_OPACITY,
+    interpolation="bilinear",
+    extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+  )
 
 
 def draw_attention(
@@ -129,7 +122,7 @@ def draw_attention(
     limit = max(max(map(np.max, row.weights.values())), np.finfo(np.float32).tiny)
     panels = zip(axes[:, 1:].flat, texts, row.weights.values(), strict=False)
     for axis, text, weights in panels:
-      axis.imshow(overlay(photo, weights, limit))
+      draw_overlay(axis, photo, weights, limit)
       axis.set_title(text, fontsize=8.5, color=INK)
     bar = part.colorbar(
       ScalarMappable(Normalize(0, limit), _HEAT), ax=axes, pad=0.01, aspect=14 * count
