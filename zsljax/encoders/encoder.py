@@ -84,6 +84,7 @@ class Encoder:
 
   @functools.cached_property
   def _features(self):
+    """Jitted: features of a batch, split over the devices."""
     everywhere, split = replicated(self.mesh), over_batch(self.mesh)
 
     def features(variables, images):

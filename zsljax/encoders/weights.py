@@ -67,6 +67,7 @@ def read_weights(path: pathlib.Path, network: str) -> dict[str, Any]:
 
 
 def _torch_name(leaf: tuple) -> str:
+  """PyTorch's name of a leaf, given its path in the variables."""
   _, *modules, last = (key.key for key in leaf)
   return ".".join((*modules, _LEAVES[last]))
 
@@ -82,6 +83,7 @@ def _check(
   found: Mapping[str, tuple[int, ...]],
   expected: Mapping[str, tuple[int, ...]],
 ) -> None:
+  """Raises unless names and shapes of tensors are those of the network."""
   missing = [name for name in expected if name not in found]
   more = [name for name in found if name not in expected]
   wrong = [

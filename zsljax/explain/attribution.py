@@ -164,7 +164,7 @@ def lead(
 
   Args:
     predictor: a trained run.
-    features: of the image.
+    features: of the image, ``[1, D]`` or ``[1, R, D]``.
     own: name of a class.
     others: names of classes.
 
@@ -177,7 +177,7 @@ def lead(
   names = [""] * len(embeddings)
   space = classes.subset(np.asarray(classes.seen)).extended(names, embeddings)
   with computed_in(predictor.precision):
-    scores = predictor.system.scores(predictor.params, features[None], space)
+    scores = predictor.system.scores(predictor.params, features, space)
   own_score, *rest = np.asarray(scores[0, -len(embeddings) :])
   return float(np.mean(rest)), float(own_score)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from zsljax.explain.attribution import Scored, attention_maps, lead, region_grid
 from zsljax.models import CLOSED_SET, AttendsToRegions
 from zsljax.models.attention import AttentionMaps
-from zsljax.predict import Predictions, Predictor
+from zsljax.predict import Predictor
 from zsljax.reporting import html
 from zsljax.reporting.photos import read_photo
 from zsljax.reporting.pictures import (
@@ -30,6 +30,33 @@ _NETS = {
   "the attribute (in brackets: the same)",
   "class_to_visual": "Where each class looks",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Image:
+  """One image to be explained.
+
+  Attributes:
+    name: of the image.
+    features: ``[1, D]`` or ``[1, R, D]``.
+    true: names of its classes.
+    best: names of the classes with the highest scores.
+    scores: of these, ``[K]``.
+    chances: their softmax, ``[K]``; None where a system does not compute it.
+    shares: of every attribute in the lead of the best class.
+    photo: ``[H, W, 3]`` bytes, or None.
+    maps: attention of each net on it, ``[Q, R]``; none where it is not drawn.
+  """
+
+  name: str
+  features: np.ndarray
+  true: list[str]
+  best: list[str]
+  scores: np.ndarray
+  chances: np.ndarray | None
+  shares: list[tuple[str, float]]
+  photo: np.ndarray | None
+  maps: dict[str, AttentionMaps]
 
 
 def images_section(
@@ -59,51 +86,33 @@ def images_section(
   if isinstance(run.system, AttendsToRegions):
     regions = predictor.spec.feature_shape[0]
     grid = region_grid(run.dataset.metadata["features"], regions)
+  shape = [round(_SIDE * side / max(grid or (1, 1))) for side in grid or (1, 1)]
   features = run.dataset.features_of(run.dataset.test_splits, chosen)
   features = features.astype(np.float32)
-  width = predictor.spec.num_attributes
+  names, width = predictor.classes.names, predictor.spec.num_attributes
   found = predictor.predict(features, seen=True, top_k=_BEST, attributes=width)
   maps = attention_maps(predictor, features) if photos and grid else {}
-  framing = (
-    "The dataset does not say how photographs were cut before their features were "
-    "made: all of it is shown, stretched to the regions' grid."
-  )
-  if predictor.encoder is not None:
-    framing = "The photograph is the square that the encoder cut from the centre."
   sections = []
   for i, place in enumerate(chosen):
-    name = scored.names[place]
-    true = [predictor.classes.names[k] for k in scored.labels[place] if k >= 0]
-    parts = _decision(predictor, true, found, i)
+    image = _Image(
+      name=scored.names[place],
+      features=features[i : i + 1],
+      true=[names[k] for k in scored.labels[place] if k >= 0],
+      best=found.classes[i],
+      scores=found.scores[i],
+      chances=None if found.probabilities is None else found.probabilities[i],
+      shares=found.attributes[i],
+      photo=photos and read_photo(photos[i], predictor.encoder, tuple(shape)),
+      maps={k: dataclasses.replace(m, weights=m.weights[i]) for k, m in maps.items()},
+    )
     path = dest / f"image_{i + 1}.png"
+    parts = _decision(predictor, image)
     if photos:
-      height, width = grid or (1, 1)
-      shape = [round(_SIDE * side / max(height, width)) for side in (height, width)]
-      photo = read_photo(photos[i], predictor.encoder, tuple(shape))
-    if maps:
-      rows = []
-      for net, attention in maps.items():
-        queries = _queries(predictor, attention, true, found, i, attributes)
-        panels = {
-          title: attention.weights[i, k].reshape(grid) for title, k in queries.items()
-        }
-        scale = _scale(attention)
-        rows.append(AttentionRow(_NETS[net], panels, scale, attention.uniform))
-      draw_attention(path, photo, rows)
-      shown = "; ".join(f"{row.title}: {', '.join(row.weights)}" for row in rows)
-      caption = (
-        f"{framing} Bright is much attention, black none; colours between the centres "
-        "of regions are interpolated. A region's features also depend on what "
-        "surrounds it."
-      )
-      parts.append(html.picture(path, f"Attention on {name}: {shown}", caption))
-    elif photos:
-      draw_photo(path, photo)
-      parts.append(html.picture(path, f"The photograph {name}", framing))
-    if found.attributes[i]:
+      parts.append(_photograph(predictor, image, grid, path, attributes))
+    if image.shares:
       path = dest / f"image_{i + 1}_attributes.png"
-      parts.append(_contributions(predictor, path, features[i], found, i, attributes))
-    sections.append(html.section(name, *parts, level=3))
+      parts.append(_contributions(predictor, image, path, 2 * attributes))
+    sections.append(html.section(image.name, *parts, level=3))
   notes = _notes(run, predictor, grid, photos is not None)
   return html.section("Images", *map(html.paragraph, notes), *sections)
 
@@ -138,83 +147,92 @@ def _notes(
   return notes
 
 
-def _decision(
-  predictor: Predictor, true: Sequence[str], found: Predictions, i: int
-) -> list[str]:
+def _decision(predictor: Predictor, image: _Image) -> list[str]:
   """Paragraphs on the true classes and those with the highest scores."""
   kinds = np.where(predictor.classes.seen, "seen", "unseen")
-  described = {
-    name: f"{name} ({kind})"
-    for name, kind in zip(predictor.classes.names, kinds, strict=True)
-  }
-  best = [
-    f"{described[name]} {score:.3g}"
-    for name, score in zip(found.classes[i], found.scores[i], strict=True)
-  ]
-  scores = "Scores"
-  if found.probabilities is not None:
-    scores = "Scores (softmax)"
-    chances = found.probabilities[i]
-    best = [f"{b} ({chance:.0%})" for b, chance in zip(best, chances, strict=True)]
-  first = found.classes[i][0]
-  return [
-    html.paragraph(
-      f"True: {', '.join(described[name] for name in true) or 'none'}. "
-      f"Predicted: {described[first]}, {'right' if first in true else 'wrong'}."
-    ),
-    html.paragraph(f"{scores}: {'; '.join(best)}."),
-  ]
+  of_kind = dict(zip(predictor.classes.names, kinds, strict=True))
+  true = ", ".join(f"{name} ({of_kind[name]})" for name in image.true) or "none"
+  first = image.best[0]
+  verdict = "right" if first in image.true else "wrong"
+  ranked = []
+  for k, name in enumerate(image.best):
+    chance = "" if image.chances is None else f" ({image.chances[k]:.0%})"
+    ranked.append(f"{name} ({of_kind[name]}) {image.scores[k]:.3g}{chance}")
+  scores = "Scores" if image.chances is None else "Scores (softmax)"
+  told = f"True: {true}. Predicted: {first} ({of_kind[first]}), {verdict}."
+  return [html.paragraph(told), html.paragraph(f"{scores}: {'; '.join(ranked)}.")]
+
+
+def _photograph(
+  predictor: Predictor,
+  image: _Image,
+  grid: tuple[int, int] | None,
+  path: pathlib.Path,
+  attributes: int,
+) -> str:
+  """The photograph, with attention laid over it where regions form a grid."""
+  caption = (
+    "The dataset does not say how photographs were cut before their features were "
+    "made: all of it is shown, stretched to the regions' grid."
+  )
+  if predictor.encoder is not None:
+    caption = "The photograph is the square that the encoder cut from the centre."
+  if not image.maps:
+    draw_photo(path, image.photo)
+    return html.picture(path, f"The photograph {image.name}", caption)
+  rows = []
+  for net, maps in image.maps.items():
+    panels = {
+      title: maps.weights[k].reshape(grid)
+      for title, k in _queries(predictor, image, maps.queries, attributes).items()
+    }
+    rows.append(AttentionRow(_NETS[net], panels, _scale(maps), maps.uniform))
+  draw_attention(path, image.photo, rows)
+  shown = "; ".join(f"{row.title}: {', '.join(row.weights)}" for row in rows)
+  caption += (
+    " Bright is much attention, black none; colours between the centres of regions are "
+    "interpolated. A region's features also depend on what surrounds it."
+  )
+  return html.picture(path, f"Attention on {image.name}: {shown}", caption)
 
 
 def _queries(
-  predictor: Predictor,
-  attention: AttentionMaps,
-  true: Sequence[str],
-  found: Predictions,
-  i: int,
-  attributes: int,
+  predictor: Predictor, image: _Image, kind: str, attributes: int
 ) -> dict[str, int]:
   """Titles and places of the queries shown: attributes that decided, or classes."""
-  if attention.queries == "attributes":
+  if kind == "attributes":
     names = predictor.classes.attributes
-    shares = sorted(found.attributes[i], key=lambda share: -abs(share[1]))
-    return {
-      f"{name} ({share:+.2g})": names.index(name) for name, share in shares[:attributes]
-    }
+    shares = sorted(image.shares, key=lambda share: -abs(share[1]))[:attributes]
+    return {f"{name} ({share:+.2g})": names.index(name) for name, share in shares}
   names = predictor.classes.names
-  rivals = [name for name in found.classes[i] if name not in true][: _BEST - 1]
-  shown = {f"{name} (true)": names.index(name) for name in true}
+  rivals = [name for name in image.best if name not in image.true][: _BEST - 1]
+  shown = {f"{name} (true)": names.index(name) for name in image.true}
   return shown | {name: names.index(name) for name in rivals}
 
 
-def _scale(attention: AttentionMaps) -> str:
-  """The meaning of the weights ``[B, Q, R]``."""
-  _, count, regions = attention.weights.shape
-  if attention.over == "queries":
-    return f"share of the region's attention;\n{count} {attention.queries} add up to 1"
-  one = {"attributes": "attribute", "classes": "class"}[attention.queries]
+def _scale(maps: AttentionMaps) -> str:
+  """The meaning of the weights ``[Q, R]``."""
+  count, regions = maps.weights.shape
+  if maps.over == "queries":
+    return f"share of the region's attention;\n{count} {maps.queries} add up to 1"
+  one = {"attributes": "attribute", "classes": "class"}[maps.queries]
   return f"share of the {one}'s attention\nper region; {regions} regions add up to 1"
 
 
 def _contributions(
-  predictor: Predictor,
-  path: pathlib.Path,
-  features: np.ndarray,
-  found: Predictions,
-  i: int,
-  attributes: int,
+  predictor: Predictor, image: _Image, path: pathlib.Path, bars: int
 ) -> str:
-  """Bars of each attribute's share in the lead of the predicted class."""
-  own, *others = found.classes[i]
-  shares = found.attributes[i]
-  start, end = lead(predictor, features, own, others)
-  total = sum(share for _, share in shares)
-  title = f"What speaks for {own}: all {len(shares)} attributes add up to {total:+.3g}"
-  draw_contributions(path, shares, 2 * attributes, title)
+  """Bars of each attribute's share in the lead of the best class."""
+  own, *others = image.best
+  start, end = lead(predictor, image.features, own, others)
+  total = sum(share for _, share in image.shares)
+  count, rivals = len(image.shares), ", ".join(others)
+  title = f"What speaks for {own}: all {count} attributes add up to {total:+.3g}"
+  draw_contributions(path, image.shares, bars, title)
   return html.picture(
     path,
-    f"Bars: contributions of attributes to {own} against {', '.join(others)}",
-    f"From {start:.3g}, the mean score of {', '.join(others)}, to {end:.3g}, that of "
-    f"{own} (all scored as unseen classes, without gamma): a lead of {end - start:+.3g}"
-    ", shared by integrated gradients. Negative shares speak against the class.",
+    f"Bars: contributions of attributes to {own} against {rivals}",
+    f"From {start:.3g}, the mean score of {rivals}, to {end:.3g}, that of {own} (all "
+    f"scored as unseen classes, without gamma): a lead of {end - start:+.3g}, shared "
+    "by integrated gradients. Negative shares speak against the class.",
   )
