@@ -99,21 +99,25 @@ def draw_attention(
   from matplotlib.colors import Normalize
 
   across = min(_ACROSS, max(len(row.weights) for row in rows))
+  width = (across + 1) * (_PANEL + 0.1) + 1.15
   lines = [-(-len(row.weights) // across) for row in rows]
-  panel = _PANEL * photo.shape[0] / photo.shape[1]
+  heads = [_wrapped(row.title, int(14 * width)) for row in rows]
   titles = [
     [f"{_wrapped(name, 24)}\npeak {np.max(w):.2g}" for name, w in row.weights.items()]
     for row in rows
   ]
-  heights = [
-    0.4 + count * (panel + 0.15 + 0.15 * max(1 + title.count("\n") for title in texts))
-    for count, texts in zip(lines, titles, strict=True)
-  ]
-  figure = new_figure((across + 1) * (_PANEL + 0.1) + 1.15, sum(heights))
+  panel = _PANEL * photo.shape[0] / photo.shape[1]
+  heights = []
+  for head, texts, count in zip(heads, titles, lines, strict=True):
+    above = 0.15 + 0.15 * max(1 + title.count("\n") for title in texts)
+    heights.append(0.4 + 0.15 * head.count("\n") + count * (panel + above))
+  figure = new_figure(width, sum(heights))
   figure.get_layout_engine().set(h_pad=0.08)
   parts = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
-  for part, row, texts, count in zip(parts, rows, titles, lines, strict=True):
-    part.suptitle(row.title, fontsize=9.5, color=INK, x=0.01, ha="left")
+  for part, row, head, texts, count in zip(
+    parts, rows, heads, titles, lines, strict=True
+  ):
+    part.suptitle(head, fontsize=9.5, color=INK, x=0.01, ha="left")
     axes = part.subplots(count, across + 1, squeeze=False)
     for axis in axes.flat:
       axis.set_axis_off()
