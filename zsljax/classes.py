@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zsljax.errors import ZsljaxError
+from zsljax.errors import ZsljaxError, require
 from zsljax.numerics import l2_normalize
 
 Array = jax.Array | np.ndarray
@@ -76,11 +76,12 @@ class ClassSpace:
     count = len(names)
     seen = np.ones(count, bool) if seen is None else np.asarray(seen)
     ids = np.arange(count) if ids is None else np.asarray(ids)
-    if embeddings.ndim != 2 or len(embeddings) != count or not count:
-      raise ZsljaxError(
-        f"class embeddings: found shape {embeddings.shape}, expected one row for "
-        f"each of the {count} class names, [C, A]"
-      )
+    require(
+      embeddings.ndim == 2 and len(embeddings) == count > 0,
+      "class embeddings",
+      f"shape {embeddings.shape}",
+      f"one row for each of the {count} class names, [C, A]",
+    )
     bad = np.flatnonzero(~np.isfinite(embeddings).all(1))
     if bad.size:
       raise ZsljaxError(
@@ -88,27 +89,27 @@ class ClassSpace:
         f"({bad.size} of {count} classes), expected finite numbers"
       )
     for field, value in (("seen", seen), ("ids", ids)):
-      if value.shape != (count,):
-        raise ZsljaxError(
-          f"class space: {field} has shape {value.shape}, expected ({count},)"
-        )
+      shape = f"shape {value.shape}"
+      require(value.shape == (count,), f"class space, {field}", shape, f"({count},)")
     for field, values in (("class names", names), ("class ids", ids.tolist())):
       if len(set(values)) < count:
         twice = next(value for value in values if values.count(value) > 1)
         raise ZsljaxError(f"{field}: {twice!r} occurs twice, expected distinct")
     width = embeddings.shape[1]
-    if attribute_names and len(attribute_names) != width:
-      raise ZsljaxError(
-        f"attribute names: found {len(attribute_names)}, expected {width}, one "
-        "for each column of the class embeddings"
-      )
+    require(
+      len(attribute_names) in (0, width),
+      "attribute names",
+      len(attribute_names),
+      f"{width}, one for each column of the class embeddings",
+    )
     if attribute_vectors is not None:
       attribute_vectors = np.asarray(attribute_vectors)
-      if attribute_vectors.ndim != 2 or len(attribute_vectors) != width:
-        raise ZsljaxError(
-          f"attribute vectors: found shape {attribute_vectors.shape}, expected "
-          f"[{width}, V], one row for each attribute"
-        )
+      require(
+        attribute_vectors.ndim == 2 and len(attribute_vectors) == width,
+        "attribute vectors",
+        f"shape {attribute_vectors.shape}",
+        f"[{width}, V], one row for each attribute",
+      )
     return cls(
       embeddings=embeddings,
       seen=seen.astype(bool),

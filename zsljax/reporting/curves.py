@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-from zsljax.io.files import write_text
+from zsljax.io.files import write_csv
 from zsljax.reporting.pictures import INK, new_figure, save_figure
 from zsljax.reporting.rows import Row
 
@@ -56,8 +56,7 @@ def write_curve(
 def write_columns(path: pathlib.Path, columns: Mapping[str, np.ndarray]) -> None:
   """Writes a .csv file with a column for each array."""
   rows = zip(*columns.values(), strict=True)
-  lines = [",".join(f"{value:.7g}" for value in row) for row in rows]
-  write_text(path, "\n".join([",".join(columns), *lines, ""]))
+  write_csv(path, [columns, *([f"{value:.7g}" for value in row] for row in rows)])
 
 
 def draw_curve(

@@ -174,25 +174,15 @@ def _by_name(rows: Sequence[Row]) -> dict[str, list[Row]]:
   for row in rows:
     groups.setdefault(json.dumps(_settings(row), sort_keys=True), []).append(row)
   settings = [_settings(group[0]) for group in groups.values()]
-  differing = {
-    field
-    for one in settings
-    for other in settings
-    if one["system.name"] == other["system.name"]
-    for field in one.keys() | other.keys()
-    if one.get(field) != other.get(field)
-  }
   named: dict[str, list[Row]] = {}
   for setting, group in zip(settings, groups.values(), strict=True):
-    parts = [str(setting["system.name"])]
-    for field in sorted(differing & setting.keys()):
-      if setting[field] is not None and any(
-        other["system.name"] == setting["system.name"]
-        and other.get(field) != setting[field]
-        for other in settings
-      ):
+    system = setting["system.name"]
+    others = [other for other in settings if other["system.name"] == system]
+    parts = [system]
+    for field, value in sorted(setting.items()):
+      if value is not None and any(other.get(field) != value for other in others):
         name = field.removeprefix("system.").removeprefix("data.")
-        parts.append(f"{name} {short(setting[field])}")
+        parts.append(f"{name} {short(value)}")
     named[", ".join(parts)] = group
   return named
 
