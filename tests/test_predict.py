@@ -11,6 +11,7 @@ import zsljax
 from zsljax.classes import ClassSpace
 from zsljax.data.files.class_table import write_class_table
 from zsljax.errors import ZsljaxError
+from zsljax.explain.attribution import lead
 from zsljax.models import build_system
 from zsljax.predict import Predictor, predict_files
 from zsljax.runs.experiment import Experiment, spec_of
@@ -95,19 +96,10 @@ def test_shares_of_attributes_add_up_to_the_lead(name, short_run):
   images = np.random.default_rng(1).uniform(0, 1, shape).astype(np.float32)
   width = predictor.spec.num_attributes
   found = predictor.predict(images, top_k=3, attributes=width)
-  space = predictor.candidates().space
-  places = {name: i for i, name in enumerate(space.names)}
-  for i, names in enumerate(found.classes):
-    own, *others = (space.embeddings[places[name]] for name in names)
-    ends = space.extended([*"abc"], np.stack([own, *others]))
-    scores = np.asarray(
-      predictor.system.scores(predictor.params, images[i : i + 1], ends)
-    )
-    lead = scores[0, -3] - scores[0, -2:].mean()
-    assert sum(v for _, v in found.attributes[i]) == pytest.approx(
-      lead, rel=0.02, abs=1e-3
-    )
-    shares = [v for _, v in found.attributes[i]]
+  for i, (own, *others) in enumerate(found.classes):
+    start, end = lead(predictor, images[i : i + 1], own, others)
+    shares = [share for _, share in found.attributes[i]]
+    assert sum(shares) == pytest.approx(end - start, rel=0.02, abs=1e-3)
     assert shares == sorted(shares, reverse=True)
 
 

@@ -1,6 +1,6 @@
 """Where pictures put what they show."""
 
-import html.parser
+import html
 import itertools
 
 import numpy as np
@@ -93,10 +93,9 @@ def test_damaged_photo_is_named(tmp_path):
     read_photo(path, None, (8, 8))
 
 
-def test_html_says_texts_as_they_are(tmp_path):
-  path = tmp_path / "p.png"
+def test_html_shows_texts_as_they_are(tmp_path):
+  path, text = tmp_path / "p.png", '<b>"&amp;'
   draw_photo(path, np.zeros((50, 100, 3), np.uint8))
-  text = '<b>"&amp;'
   page = report.page(
     text,
     report.table([], [[text, text]]),
@@ -104,22 +103,5 @@ def test_html_says_texts_as_they_are(tmp_path):
     report.section(text, report.paragraph(text)),
     report.picture(path, text, text),
   )
-
-  class Texts(html.parser.HTMLParser):
-    def __init__(self):
-      super().__init__()
-      self.found, self.images = [], []
-
-    def handle_starttag(self, tag, attributes):
-      assert tag != "b"
-      if tag == "img":
-        self.images.append(dict(attributes))
-
-    def handle_data(self, data):
-      self.found.append(data)
-
-  parser = Texts()
-  parser.feed(page)
-  assert parser.found.count(text) == 9
-  (image,) = parser.images
-  assert (image["alt"], image["width"], image["height"]) == (text, "240", "120")
+  assert text not in page and page.count(html.escape(text)) == 10
+  assert 'width="240" height="120"' in page

@@ -1,8 +1,8 @@
 """Features of a folder of images in one HDF5 file, made in parts.
 
 Until all images are encoded, their features lie in the folder ``DEST.parts``: files of
-up to a thousand images and ``request.json``, which says what they are. A file there is
-complete, as it is renamed when all of it is written.
+256 images or fewer, and ``request.json``, which says what they are. A file gets its name
+when all of it is written, so that a run that continues finds complete ones alone.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from zsljax.io.progress import step_bar
 
 STORAGES = ("float32", "float16")
 _ENDINGS = (".h5", ".hdf5")
-# Images of a part at most, and bytes that their features should not exceed.
-_PART, _PART_BYTES = 1024, 2**26
+# Limits of a part: images, and bytes of their features.
+_PART, _PART_BYTES = 256, 2**26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,9 +103,12 @@ def encode_folder(
     locked(scratch / "lock", f"{dest}: another process is writing there"),
     step_bar(len(names), "encoding", unit="image") as bar,
   ):
-    if (there := scratch / "request.json").exists():
-      _require_same(scratch, json.loads(there.read_text()), request)
-    write_json(there, request)
+    for draft in scratch.glob("*.draft"):  # Of a process that was killed.
+      draft.unlink()
+    if any(scratch.glob("part-*")):
+      there = json.loads((scratch / "request.json").read_text())
+      _require_same(scratch, there, request)
+    write_json(scratch / "request.json", request)
     for path, first in parts.items():
       some, batches = names[first : first + step], []
       if path.exists() and (skip_bad or _read(path, "decoded").all()):
@@ -189,7 +192,8 @@ def _join(
   shape = (len(image_files), *encoder.feature_shape)
   size, free = sum(map(os.path.getsize, parts)), shutil.disk_usage(dest.parent).free
   require(size < free, str(dest), f"room for {in_bytes(free)}", in_bytes(size))
-  with replacing(dest) as draft, h5py.File(draft, "w") as file:
+  joined = parts[0].with_name("joined.h5")
+  with replacing(joined) as draft, h5py.File(draft, "w") as file:
     features = file.create_dataset("features", shape, storage)
     end = 0
     for part in parts:
@@ -199,6 +203,7 @@ def _join(
     for field, texts in (("image_files", image_files), ("left_out", left_out)):
       file.create_dataset(field, data=texts, dtype=h5py.string_dtype())
     file.attrs["encoder"] = json.dumps(encoder.description)
+  os.replace(joined, dest)
   return left_out
 
 
