@@ -1,8 +1,8 @@
 """Features of a folder of images in one HDF5 file, made in parts.
 
 Until all images are encoded, their features lie in the folder ``DEST.parts``: files of
-256 images or fewer, and ``request.json``, which says what they are. A file gets its name
-when all of it is written, so that a run that continues finds complete ones alone.
+256 images or fewer, and ``request.json`` with everything that decides them. A file gets
+its name when all of it is written, so a run that continues finds complete ones alone.
 """
 
 from __future__ import annotations
