@@ -199,7 +199,7 @@ OPEN_SET = {
 
 @pytest.mark.parametrize("name", OPEN_SET)
 def test_a_new_class_scores_as_its_description_says(name, class_space):
-  """As an unseen class of the dataset does that has the same one."""
+  """Scores equal those of an unseen class with the same description."""
   shape, fields = OPEN_SET[name]
   classes = class_space()
   rng = np.random.default_rng(0)

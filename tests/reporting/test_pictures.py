@@ -1,4 +1,4 @@
-"""Where pictures put what they show."""
+"""Places in pictures, photographs on disk, and HTML."""
 
 import html
 import itertools
@@ -17,7 +17,7 @@ from zsljax.reporting.pictures import DPI, draw_overlay, draw_photo, new_figure
   ("grid", "shape"), [((7, 7), (140, 140)), ((3, 5), (120, 200)), ((4, 4), (90, 70))]
 )
 def test_hot_cell_lies_on_its_own_pixels(grid, shape):
-  """Its centre is the brightest, and neighbours' centres are as without it."""
+  """The centre of a cell is the brightest; neighbours' centres do not change."""
 
   def drawn(weights):
     figure = new_figure(shape[1] / DPI, shape[0] / DPI)

@@ -24,7 +24,7 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114])
 MOST_NAMES = 50
 _MOST_NUMBERS = 15
 _IN_A_COLUMN = 25
-_WIDEST = 10.6  # What a page has room for, inches.
+_WIDEST = 10.6  # Room on a page, inches.
 
 
 @dataclasses.dataclass(frozen=True)
