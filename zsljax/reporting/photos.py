@@ -5,6 +5,7 @@ Pillow reads them, as a report needs neither TensorFlow nor an encoder's normali
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping, Sequence
 import pathlib
 from typing import Any
@@ -42,11 +43,8 @@ def find_photos(root: pathlib.Path, names: Sequence[str]) -> list[pathlib.Path |
       path or next((files[e.lower()] for e in ends if e.lower() in files), None)
       for path, ends in zip(found, spelt, strict=True)
     ]
-  claims: dict[pathlib.Path, set[str]] = {}
-  for path, name in zip(found, names, strict=True):
-    if path:
-      claims.setdefault(path, set()).add(name)
-  return [path if path and len(claims[path]) == 1 else None for path in found]
+  claims = collections.Counter(path for path, _ in set(zip(found, names, strict=True)))
+  return [path if claims[path] == 1 else None for path in found]
 
 
 def read_photo(
@@ -64,7 +62,7 @@ def read_photo(
   Raises:
     ZsljaxError: the file cannot be read as an image.
   """
-  from PIL import Image
+  from PIL import Image, ImageOps
 
   try:
     with Image.open(path) as image:
@@ -73,13 +71,10 @@ def read_photo(
     raise ZsljaxError(
       f"{path}: not readable as an image ({error}), expected a photograph"
     ) from error
-  box = None
-  if encoder is not None:
-    width, height = photo.size
-    side = _CUT * min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    box = left, top, left + side, top + side
-  return np.asarray(photo.resize(shape[::-1], Image.Resampling.BICUBIC, box))
+  bicubic = Image.Resampling.BICUBIC
+  if encoder is None:
+    return np.asarray(photo.resize(shape[::-1], bicubic))
+  return np.asarray(ImageOps.fit(photo, shape[::-1], bicubic, bleed=(1 - _CUT) / 2))
 
 
 def _endings(name: str) -> list[str]:
