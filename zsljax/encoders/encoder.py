@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import itertools
@@ -167,33 +167,6 @@ def check(description: Mapping[str, Any], weights: pathlib.Path) -> None:
   )
 
 
-def encoded_batches(
-  encoder: Encoder, folder: pathlib.Path, names: Sequence[str], batch_size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Features of ``batch_size`` images at a time; the last batch may be smaller.
-
-  Yields:
-    Features ``[n, ...]``, and whether each image could be decoded ``[n]``; features of
-    the others mean nothing.
-
-  Raises:
-    ZsljaxError: features are not finite.
-  """
-  require(batch_size >= 1, "batch_size", batch_size, "1 or more")
-  starts = range(0, len(names), batch_size)
-  batches = image_batches(folder, names, encoder.size, batch_size)
-  for start, (images, good) in zip(starts, batches, strict=True):
-    good = good[: len(names) - start]
-    features = encoder.encode(images)[: len(good)]
-    require(
-      np.isfinite(features).all(),
-      encoder.description["weights"],
-      "weights that make features which are not finite",
-      "those of a trained network",
-    )
-    yield features, good
-
-
 def encode_images(
   encoder: Encoder,
   folder: pathlib.Path,
@@ -215,14 +188,24 @@ def encode_images(
     those left out.
 
   Raises:
-    ZsljaxError: images cannot be decoded and ``skip_bad`` is not set.
+    ZsljaxError: images cannot be decoded and ``skip_bad`` is not set, or features are
+      not finite.
   """
+  require(batch_size >= 1, "batch_size", batch_size, "1 or more")
   folder = folder.expanduser()
   names = list_images(folder) if names is None else list(names)
   features, decoded = [np.empty((0, *encoder.feature_shape), np.float32)], []
-  for some, good in encoded_batches(encoder, folder, names, batch_size):
+  for images, good in image_batches(folder, names, encoder.size, batch_size):
+    good = good[: len(names) - len(decoded)]
     if not (skip_bad or good.all()):
       refuse_bad(folder, not_decodable(folder, names[len(decoded) :]))
+    some = encoder.encode(images)[: len(good)]
+    require(
+      np.isfinite(some).all(),
+      encoder.description["weights"],
+      "weights that make features which are not finite",
+      "those of a trained network",
+    )
     features.append(some[good])
     decoded.extend(good)
   kept = list(itertools.compress(names, decoded))

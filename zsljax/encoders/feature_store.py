@@ -1,7 +1,7 @@
 """Features of a folder of images in one HDF5 file, made in parts.
 
 Until all images are encoded, their features lie in the folder ``DEST.parts``: files of
-256 images or fewer, and ``request.json`` with everything that decides them. A file gets
+128 images or fewer, and ``request.json`` with everything that decides them. A file gets
 its name when all of it is written, so a run that continues finds complete ones alone.
 """
 
@@ -11,7 +11,6 @@ import argparse
 from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
-import itertools
 import json
 import math
 import os
@@ -24,7 +23,7 @@ import h5py
 import numpy as np
 
 from zsljax.data.files.images import list_images, not_decodable, refuse_bad
-from zsljax.encoders.encoder import Encoder, encoded_batches, load_encoder
+from zsljax.encoders.encoder import Encoder, encode_images, load_encoder
 from zsljax.errors import ZsljaxError, in_bytes, require
 from zsljax.io.files import locked, replacing, write_json
 from zsljax.io.progress import step_bar
@@ -32,7 +31,7 @@ from zsljax.io.progress import step_bar
 STORAGES = ("float32", "float16")
 _ENDINGS = (".h5", ".hdf5")
 # Limits of a part: images, and bytes of their features.
-_PART, _PART_BYTES = 256, 2**26
+_PART, _PART_BYTES = 128, 2**26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,21 +105,19 @@ def encode_folder(
     for draft in scratch.glob("*.draft"):  # Of a process that was killed.
       draft.unlink()
     if any(scratch.glob("part-*")):
-      there = json.loads((scratch / "request.json").read_text())
-      _require_same(scratch, there, request)
+      before = json.loads((scratch / "request.json").read_text())
+      _require_same(scratch, before, request)
     write_json(scratch / "request.json", request)
     for path, first in parts.items():
-      some, batches = names[first : first + step], []
-      if path.exists() and (skip_bad or _read(path, "decoded").all()):
-        bar.update(len(some))
-        continue
-      for batch in encoded_batches(encoder, folder, some, batch_size):
-        if not (skip_bad or batch[1].all()):
+      some = names[first : first + step]
+      there = path.exists() and (skip_bad or not _read(path, "left_out").size)
+      if not there:
+        features, _, bad = encode_images(encoder, folder, some, True, batch_size)
+        if bad and not skip_bad:
           refuse_bad(folder, not_decodable(folder, names[first:]))
-        batches.append(batch)
-        bar.update(len(batch[1]))
-      _write_part(path, *map(np.concatenate, zip(*batches, strict=True)), storage)
-      encoded += len(some)
+        _write_part(path, features, bad, storage)
+        encoded += len(some)
+      bar.update(len(some))
     left_out = _join(list(parts), dest, encoder, names, storage)
     shutil.rmtree(scratch)
   return Written(
@@ -152,9 +149,9 @@ def _require_same(
 
 
 def _write_part(
-  path: pathlib.Path, features: np.ndarray, decoded: np.ndarray, storage: str
+  path: pathlib.Path, features: np.ndarray, left_out: Sequence[str], storage: str
 ) -> None:
-  """Writes which images were decoded, and the features of those.
+  """Writes features of some images, and the names of those that have none.
 
   Raises:
     ZsljaxError: features are too large for the precision, or the disk is full.
@@ -164,11 +161,11 @@ def _write_part(
   require(
     np.isfinite(stored).all(),
     "storage",
-    f"{storage}, which ends before {np.abs(features).max():.3g}, a feature here",
+    f"{storage}, which ends before {np.abs(features).max(initial=0):.3g}, a feature",
     "float32",
   )
   with replacing(path) as draft, draft.open("wb") as file:
-    np.savez(file, features=stored[decoded], decoded=decoded)
+    np.savez(file, features=stored, left_out=np.array(left_out, str))
 
 
 def _read(part: pathlib.Path, field: str) -> np.ndarray:
@@ -185,9 +182,9 @@ def _join(
   storage: str,
 ) -> list[str]:
   """Makes the parts the file ``dest``, and returns the images that are left out."""
-  decoded = np.concatenate([_read(part, "decoded") for part in parts])
-  image_files = list(itertools.compress(names, decoded))
-  left_out = list(itertools.compress(names, ~decoded))
+  left_out = np.concatenate([_read(part, "left_out") for part in parts]).tolist()
+  bad = set(left_out)
+  image_files = [name for name in names if name not in bad]
   require(len(image_files) > 0, "images", "none that can be decoded", "at least one")
   shape = (len(image_files), *encoder.feature_shape)
   size, free = sum(map(os.path.getsize, parts)), shutil.disk_usage(dest.parent).free
