@@ -120,9 +120,8 @@ def encode_folder(
       bar.update(len(some))
     left_out = _join(list(parts), dest, encoder, names, storage)
     shutil.rmtree(scratch)
-  return Written(
-    (len(names) - len(left_out), *encoder.feature_shape), left_out, encoded
-  )
+  shape = (len(names) - len(left_out), *encoder.feature_shape)
+  return Written(shape, left_out, encoded)
 
 
 def _summary(names: Sequence[str]) -> str:
