@@ -1,4 +1,5 @@
 import contextlib
+import importlib
 import os
 import resource
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from zsljax.classes import ClassSpace
 from zsljax.data import make_feature_set, prepare
+from zsljax.runs import train
 from zsljax.training import (
   make_optimizer,
 )
@@ -55,6 +57,24 @@ def class_space():
     )
 
   return make
+
+
+@pytest.fixture(scope="session")
+def short_run(tmp_path_factory):
+  """Trains a config for one epoch, once a session, and returns the workdir."""
+  made = {}
+
+  def run(name, dataset="digits"):
+    if (name, dataset) not in made:
+      folder = tmp_path_factory.mktemp(f"{name}_{dataset}")
+      config = importlib.import_module(f"zsljax.configs.{name}").get_config(dataset)
+      config.data.dir = str(folder / "data")
+      config.mesh.data, config.epochs = 1, 1
+      train.train(config.to_dict(), folder / "run")
+      made[name, dataset] = folder / "run"
+    return made[name, dataset]
+
+  return run
 
 
 @pytest.fixture

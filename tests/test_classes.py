@@ -55,7 +55,7 @@ def test_unit_embeddings_have_length_one_and_zero_rows_stay_zero():
     ({"embeddings": np.array([[1.0, np.nan], [1, 1]])}, "NaN or infinity in class 'a'"),
     ({"names": ("a", "a")}, "'a' occurs twice"),
     ({"ids": [3, 3]}, "3 occurs twice"),
-    ({"seen": [True]}, "seen has shape"),
+    ({"seen": [True]}, "seen: found shape"),
     ({"attribute_names": ["x"]}, "found 1, expected 2"),
     ({"attribute_vectors": np.ones((3, 5))}, r"expected \[2, V\]"),
   ],

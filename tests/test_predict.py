@@ -7,36 +7,20 @@ import jax
 import numpy as np
 import pytest
 
-import train
 import zsljax
 from zsljax.classes import ClassSpace
-from zsljax.configs import cosine, msdn, semantic_softmax
 from zsljax.data.files.class_table import write_class_table
 from zsljax.errors import ZsljaxError
+from zsljax.explain.attribution import lead
 from zsljax.models import build_system
-from zsljax.predict import Predictor
+from zsljax.predict import Predictor, predict_files
 from zsljax.runs.experiment import Experiment, spec_of
 from zsljax.runs.workdir import read_manifest
 
 
-def trained(module, folder, argument="digits", **fields):
-  config = module.get_config(argument)
-  config.data.dir = str(folder / "data")
-  config.mesh.data = 1
-  config.update_from_flattened_dict(fields)
-  config = config.to_dict()
-  train.train(config, folder / "run")
-  return folder / "run"
-
-
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-  return trained(semantic_softmax, tmp_path_factory.mktemp("softmax"), epochs=5)
-
-
-@pytest.fixture(scope="module")
-def regions(tmp_path_factory):
-  return trained(msdn, tmp_path_factory.mktemp("msdn"), epochs=1)
+def run(short_run):
+  return short_run("semantic_softmax")
 
 
 @pytest.fixture
@@ -95,18 +79,6 @@ def test_known_names_are_the_known_classes(run, images):
     predictor.predict(images, described(predictor, ["0"], shift=0.5))
 
 
-def test_what_is_asked_for_is_checked(run, images):
-  predictor = zsljax.load(run)
-  found = predictor.predict(images, attributes=99)
-  assert len(found.attributes[0]) == predictor.spec.num_attributes
-  with pytest.raises(ZsljaxError, match="attributes: found -1"):
-    predictor.predict(images, attributes=-1)
-  with pytest.raises(ZsljaxError, match="beside candidates"):
-    predictor.predict(images, predictor.candidates(), seen=True)
-  with pytest.raises(ZsljaxError, match="classes: found a dict"):
-    predictor.predict(images, {"zebra": [1, 2]})
-
-
 def test_prediction_does_not_depend_on_the_batch(run, images):
   predictor = zsljax.load(run)
   together = predictor.predict(images, attributes=2)
@@ -117,32 +89,22 @@ def test_prediction_does_not_depend_on_the_batch(run, images):
     np.testing.assert_allclose(alone.scores[0], together.scores[i], 1e-5, 1e-6)
 
 
-@pytest.mark.parametrize("which", ["run", "regions"])
-def test_shares_of_attributes_add_up_to_the_lead(which, request):
-  predictor = zsljax.load(request.getfixturevalue(which))
+@pytest.mark.parametrize("name", ["semantic_softmax", "msdn"])
+def test_shares_of_attributes_add_up_to_the_lead(name, short_run):
+  predictor = zsljax.load(short_run(name))
   shape = (2, *predictor.spec.feature_shape)
   images = np.random.default_rng(1).uniform(0, 1, shape).astype(np.float32)
   width = predictor.spec.num_attributes
   found = predictor.predict(images, top_k=3, attributes=width)
-  space = predictor.candidates().space
-  places = {name: i for i, name in enumerate(space.names)}
-  for i, names in enumerate(found.classes):
-    own, *others = (space.embeddings[places[name]] for name in names)
-    ends = space.extended([*"abc"], np.stack([own, *others]))
-    scores = np.asarray(
-      predictor.system.scores(predictor.params, images[i : i + 1], ends)
-    )
-    lead = scores[0, -3] - scores[0, -2:].mean()
-    assert sum(v for _, v in found.attributes[i]) == pytest.approx(
-      lead, rel=0.02, abs=1e-3
-    )
-    shares = [v for _, v in found.attributes[i]]
+  for i, (own, *others) in enumerate(found.classes):
+    start, end = lead(predictor, images[i : i + 1], own, others)
+    shares = [share for _, share in found.attributes[i]]
+    assert sum(shares) == pytest.approx(end - start, rel=0.02, abs=1e-3)
     assert shares == sorted(shares, reverse=True)
 
 
-def test_learned_class_weights_refuse_new_classes(tmp_path):
-  run = trained(cosine, tmp_path, epochs=1)
-  predictor = zsljax.load(run)
+def test_learned_class_weights_refuse_new_classes(short_run):
+  predictor = zsljax.load(short_run("cosine"))
   images = np.zeros((1, 64), np.float32)
   new = described(predictor, ["zebra"])
   with pytest.raises(ZsljaxError, match="class 'zebra': found a new class.*knows no"):
@@ -154,43 +116,42 @@ def test_learned_class_weights_refuse_new_classes(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("features", "message"),
+  ("features", "options", "message"),
   [
-    (np.zeros((2, 63)), r"shape \(2, 63\), expected \(B, 64\).*another network"),
-    (np.zeros((0, 64)), "no images"),
-    (np.full((2, 64), np.nan), "image 0, counted from 0: found NaN or infinity"),
-    (np.full((2, 64), "x"), "expected numbers"),
+    (np.zeros((2, 63)), {}, r"shape \(2, 63\), expected \(B, 64\).*another network"),
+    (np.zeros((0, 64)), {}, "no images"),
+    (np.full((2, 64), np.nan), {}, "image 0, counted from 0: found NaN or infinity"),
+    (np.full((2, 64), "x"), {}, "expected numbers"),
+    (np.zeros((1, 64)), {"attributes": -1}, "attributes: found -1"),
+    (np.zeros((1, 64)), {"top_k": 0}, "top_k: found 0"),
+    (np.zeros((1, 64)), {"classes": "ready", "seen": True}, "beside candidates"),
+    (np.zeros((1, 64)), {"classes": {"zebra": [1]}}, "classes: found a dict"),
   ],
 )
-def test_bad_features_are_refused(features, message, run):
+def test_unusable_input_is_refused(features, options, message, run):
+  predictor = zsljax.load(run)
+  if options.get("classes") == "ready":
+    options = options | {"classes": predictor.candidates()}
   with pytest.raises(ZsljaxError, match=message):
-    zsljax.load(run).predict(features)
+    predictor.predict(features, **options)
 
 
-def test_runs_that_cannot_be_loaded(run, tmp_path):
-  with pytest.raises(ZsljaxError, match="no manifest.json"):
-    zsljax.load(tmp_path)
-
-
-def test_file_and_python_ways_agree(run, images, tmp_path, command):
+def test_file_and_python_ways_agree(run, images, tmp_path):
   predictor = zsljax.load(run)
   images = np.concatenate([images, np.full((1, 64), np.nan, np.float32)])
   np.save(tmp_path / "x.npy", images)
-  attributes = predictor.classes.attribute_names
   values = np.asarray(predictor.classes.embeddings)[:2] + 0.25
-  write_class_table(tmp_path / "new.csv", ["a", "b"], attributes, values)
+  names = predictor.classes.attribute_names
+  write_class_table(tmp_path / "new.csv", ["a", "b"], names, values)
   with (tmp_path / "new.csv").open("a") as file:
     file.write("c,1,2\n")
-  arguments = ["-m", "zsljax", "predict", f"--workdir={run}", "--top_k=3"]
-  arguments += [f"--features={tmp_path}/x.npy", f"--classes={tmp_path}/new.csv"]
-  done = command(*arguments, check=False)
-  assert done.returncode == 2 and "class 'c' (line 4): found 2 numbers" in " ".join(
-    done.stderr.split()
-  )
+  files = {"features": tmp_path / "x.npy", "classes": tmp_path / "new.csv", "top_k": 3}
+  with pytest.raises(ZsljaxError, match=r"class 'c' \(line 4\): found 2 numbers"):
+    predict_files(run, **files)
   dest = tmp_path / "out.csv"
-  done = command(*arguments, "--seen", "--skip_bad", f"--dest={dest}")
-  assert "left out: class 'c' (line 4)" in done.stdout
-  assert "left out: image 3: features not finite" in done.stdout
+  told = predict_files(run, **files, seen=True, skip_bad=True, dest=dest)
+  assert "left out: class 'c' (line 4)" in told
+  assert "left out: image 3: features not finite" in told
   new = ClassSpace.create(["a", "b"], values)
   found = predictor.predict(images[:3], new, seen=True, top_k=3, attributes=3)
   rows = list(csv.DictReader(dest.read_text().splitlines()))
@@ -199,9 +160,9 @@ def test_file_and_python_ways_agree(run, images, tmp_path, command):
     [float(row["score"]) for row in rows], found.scores.ravel(), 1e-6
   )
   assert rows[0]["because"].startswith(found.attributes[0][0][0])
-  done = command(*arguments, "--skip_bad")
-  assert done.stdout.splitlines()[0].split() == ["image", "class", "score", "%"]
-  assert "because of" in done.stdout
+  table = predict_files(run, **files, skip_bad=True)
+  assert table.splitlines()[0].split() == ["image", "class", "score", "%"]
+  assert "because of" in table
 
 
 def test_gamma_is_that_of_the_sweep_or_the_config(run, tmp_path):
@@ -220,6 +181,8 @@ def test_gamma_is_that_of_the_sweep_or_the_config(run, tmp_path):
   (copy / "classes.npz").unlink()
   with pytest.raises(ZsljaxError, match="no classes.npz"):
     zsljax.load(copy)
+  with pytest.raises(ZsljaxError, match="no manifest.json"):
+    zsljax.load(tmp_path)
 
 
 OPEN_SET = {
@@ -236,7 +199,7 @@ OPEN_SET = {
 
 @pytest.mark.parametrize("name", OPEN_SET)
 def test_a_new_class_scores_as_its_description_says(name, class_space):
-  """As an unseen class of the dataset does that has the same one."""
+  """Scores equal those of an unseen class with the same description."""
   shape, fields = OPEN_SET[name]
   classes = class_space()
   rng = np.random.default_rng(0)

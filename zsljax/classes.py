@@ -1,8 +1,7 @@
-"""ClassSpace: what a system knows of the classes.
+"""ClassSpace, the description of a set of classes.
 
-Every place where zero-shot learning changes "which classes" is another
-``ClassSpace`` here: the validation fold, the unseen classes of conventional
-evaluation, all classes of the generalized one, a new class at inference.
+The validation fold, the unseen classes of conventional evaluation, all classes of the
+generalized one and a new class at inference are class spaces, too.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zsljax.errors import ZsljaxError
+from zsljax.errors import ZsljaxError, require
 from zsljax.numerics import l2_normalize
 
 Array = jax.Array | np.ndarray
@@ -26,8 +25,8 @@ Array = jax.Array | np.ndarray
 class ClassSpace:
   """C classes, in the order of the columns of a score matrix.
 
-  Build one with ``ClassSpace.create``, which checks it; the plain constructor
-  is what JAX uses to rebuild one inside transformations.
+  Build one with ``ClassSpace.create``, which checks it; JAX calls the plain constructor
+  to rebuild one inside transformations.
 
   Attributes:
     embeddings: descriptions of the classes, ``[C, A]``.
@@ -57,7 +56,7 @@ class ClassSpace:
     attribute_names: Sequence[str] = (),
     attribute_vectors: Array | None = None,
   ) -> ClassSpace:
-    """A checked class space on the host.
+    """Makes a checked class space on the host.
 
     Args:
       names: C distinct names.
@@ -77,11 +76,12 @@ class ClassSpace:
     count = len(names)
     seen = np.ones(count, bool) if seen is None else np.asarray(seen)
     ids = np.arange(count) if ids is None else np.asarray(ids)
-    if embeddings.ndim != 2 or len(embeddings) != count or not count:
-      raise ZsljaxError(
-        f"class embeddings: found shape {embeddings.shape}, expected one row for "
-        f"each of the {count} class names, [C, A]"
-      )
+    require(
+      embeddings.ndim == 2 and len(embeddings) == count > 0,
+      "class embeddings",
+      f"shape {embeddings.shape}",
+      f"one row for each of the {count} class names, [C, A]",
+    )
     bad = np.flatnonzero(~np.isfinite(embeddings).all(1))
     if bad.size:
       raise ZsljaxError(
@@ -89,27 +89,27 @@ class ClassSpace:
         f"({bad.size} of {count} classes), expected finite numbers"
       )
     for field, value in (("seen", seen), ("ids", ids)):
-      if value.shape != (count,):
-        raise ZsljaxError(
-          f"class space: {field} has shape {value.shape}, expected ({count},)"
-        )
+      shape = f"shape {value.shape}"
+      require(value.shape == (count,), f"class space, {field}", shape, f"({count},)")
     for field, values in (("class names", names), ("class ids", ids.tolist())):
-      twice = _first_duplicate(values)
-      if twice is not None:
+      if len(set(values)) < count:
+        twice = next(value for value in values if values.count(value) > 1)
         raise ZsljaxError(f"{field}: {twice!r} occurs twice, expected distinct")
     width = embeddings.shape[1]
-    if attribute_names and len(attribute_names) != width:
-      raise ZsljaxError(
-        f"attribute names: found {len(attribute_names)}, expected {width}, one "
-        "for each column of the class embeddings"
-      )
+    require(
+      len(attribute_names) in (0, width),
+      "attribute names",
+      len(attribute_names),
+      f"{width}, one for each column of the class embeddings",
+    )
     if attribute_vectors is not None:
       attribute_vectors = np.asarray(attribute_vectors)
-      if attribute_vectors.ndim != 2 or len(attribute_vectors) != width:
-        raise ZsljaxError(
-          f"attribute vectors: found shape {attribute_vectors.shape}, expected "
-          f"[{width}, V], one row for each attribute"
-        )
+      require(
+        attribute_vectors.ndim == 2 and len(attribute_vectors) == width,
+        "attribute vectors",
+        f"shape {attribute_vectors.shape}",
+        f"[{width}, V], one row for each attribute",
+      )
     return cls(
       embeddings=embeddings,
       seen=seen.astype(bool),
@@ -121,7 +121,7 @@ class ClassSpace:
 
   @classmethod
   def load(cls, path: pathlib.Path) -> ClassSpace:
-    """What ``save`` wrote."""
+    """Reads the classes that ``save`` wrote."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
       return cls.create(**arrays)
 
@@ -149,7 +149,7 @@ class ClassSpace:
     return self.attribute_names or tuple(f"attribute {i}" for i in range(width))
 
   def without_names(self) -> ClassSpace:
-    """The arrays alone: names would be a part of what is compiled."""
+    """The arrays alone, as each set of names would compile another program."""
     return dataclasses.replace(self, names=(), attribute_names=())
 
   def subset(self, keep: Iterable[int] | np.ndarray) -> ClassSpace:
@@ -166,7 +166,7 @@ class ClassSpace:
     )
 
   def extended(self, names: Sequence[str], embeddings: Array) -> ClassSpace:
-    """With further classes, unseen ones; their ids follow the largest."""
+    """Adds unseen classes; their ids follow the largest."""
     count = len(embeddings)
     return dataclasses.replace(
       self,
@@ -177,10 +177,9 @@ class ClassSpace:
     )
 
   def validation_fold(self, held_out: Iterable[int]) -> ClassSpace:
-    """The seen classes alone, with the ids ``held_out`` playing the unseen.
+    """The seen classes alone, with the ids ``held_out`` in the role of unseen ones.
 
-    The unseen classes do not occur in it, so nothing chosen on the fold can
-    depend on them.
+    The unseen classes do not occur in it: a choice on the fold cannot depend on them.
     """
     fold = self.subset(np.asarray(self.seen))
     held_out = np.asarray(list(held_out))
@@ -189,8 +188,7 @@ class ClassSpace:
   def positions(self, labels: Array) -> jax.Array:
     """Columns of the score matrix for labels (class ids), any shape.
 
-    The one place where labels become columns. -1 for a label that is not in the
-    space.
+    Labels become columns nowhere else. -1 for a label that is not in the space.
     """
     ids = jnp.asarray(self.ids)
     order = jnp.argsort(ids)
@@ -201,12 +199,3 @@ class ClassSpace:
   def unit_embeddings(self) -> jax.Array:
     """The embeddings with rows of length one, ``[C, A]``."""
     return l2_normalize(jnp.asarray(self.embeddings))
-
-
-def _first_duplicate(values: Iterable):
-  found = set()
-  for value in values:
-    if value in found:
-      return value
-    found.add(value)
-  return None

@@ -1,4 +1,4 @@
-"""The one kind of error that a user's input can cause, and how it is shown."""
+"""Errors that a user's input can cause, and their form on the terminal."""
 
 from collections.abc import Callable, Iterable, Sequence
 import difflib
@@ -12,13 +12,13 @@ import textwrap
 class ZsljaxError(ValueError):
   """Input that cannot be used.
 
-  The message is one paragraph that names the file or field, what was found and
-  what is expected.
+  The message is one paragraph that names the file or field, the content found there
+  and the content expected.
   """
 
 
 class Stopped(Exception):
-  """A run was told to end before its end; the message says how it continues."""
+  """An order to end a run before its last step; the message says how to continue."""
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
@@ -41,7 +41,7 @@ def some(names: Sequence[str]) -> str:
 
 
 def in_bytes(size: float) -> str:
-  """A size as people read it: ``2.31 GB``, ``840 MB``, ``12 kB``."""
+  """A number of bytes with a unit: ``2.31 GB``, ``840 MB``, ``12 kB``."""
   for unit, scale in (("GB", 1e9), ("MB", 1e6)):
     if size >= scale:
       return f"{size / scale:.3g} {unit}"
@@ -49,7 +49,7 @@ def in_bytes(size: float) -> str:
 
 
 def paragraph(text: str) -> str:
-  """``text`` in lines that fit a terminal."""
+  """Breaks ``text`` into lines that fit a terminal."""
   return textwrap.fill(
     " ".join(text.split()), width=88, break_long_words=False, break_on_hyphens=False
   )
@@ -58,7 +58,7 @@ def paragraph(text: str) -> str:
 def shown_to_user(main: Callable) -> Callable:
   """Turns a ``ZsljaxError`` out of ``main`` into a paragraph and exit code 2.
 
-  A run that was stopped by SIGTERM has the exit code of that, 143.
+  A run that SIGTERM stopped exits with 143.
   """
 
   @functools.wraps(main)
@@ -68,7 +68,7 @@ def shown_to_user(main: Callable) -> Callable:
     except ZsljaxError as error:
       print(paragraph(f"error: {error}"), file=sys.stderr)
       sys.exit(2)
-    except BrokenPipeError:  # Whoever read the output has read enough.
+    except BrokenPipeError:  # The reader of the output has gone.
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
       sys.exit(141)
     except Stopped as stopped:

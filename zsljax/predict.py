@@ -1,4 +1,4 @@
-"""A trained system and classes given at run time."""
+"""Predictions of a trained run among any classes, given at run time."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Predictions:
     probabilities: softmax of the calibrated scores over all candidates, ``[B, K]``;
       None of a system for several labels, whose scores only rank. Closed-form systems
       are not trained by a likelihood: there it says how far scores are apart.
-    attributes: what spoke for an image's best class, ``[B][n]`` pairs of an attribute's
+    attributes: reasons for an image's best class, ``[B][n]`` pairs of an attribute's
       name and its share in the lead over the other classes shown; empty if not asked.
   """
 
@@ -64,7 +64,7 @@ class Candidates:
       standardise over them, and those that are new.
     arrays: the same on the device, without names.
     places: of the candidates in it.
-    prepared: what the system made of it.
+    prepared: the system's preparation of the space.
   """
 
   space: ClassSpace
@@ -73,7 +73,7 @@ class Candidates:
   prepared: Any = dataclasses.field(repr=False)
 
 
-# What candidates are made of: a class space, a CSV file or its content.
+# Sources of candidates: a class space, a CSV file or its content.
 Classes = ClassSpace | ClassTable | str | pathlib.Path
 
 
@@ -87,7 +87,7 @@ class Predictor:
     classes: all classes of the dataset that it was trained on.
     spec: of that dataset.
     calibration: of seen classes when candidates are seen and unseen.
-    encoder: what made the features of images, where the dataset records it.
+    encoder: description of the features' encoder, where the dataset records it.
     precision: of matrix products, see ``zsljax.devices.precision``.
   """
 
@@ -108,7 +108,7 @@ class Predictor:
     seen: bool = False,
     attributes: int = 0,
   ) -> Predictions:
-    """The best of the candidates for each image.
+    """Scores images, and returns the best of the candidates for each.
 
     Args:
       features: ``[B, D]`` or ``[B, R, D]``, from the network that made those of the
@@ -143,7 +143,7 @@ class Predictor:
     ):
       for start in range(0, len(features), _BATCH):
         part = features[start : start + _BATCH]
-        padding = _power_of_two(len(part)) - len(part)
+        padding = (1 << (len(part) - 1).bit_length()) - len(part)
         padded = np.pad(part, [(0, padding)] + [(0, 0)] * (part.ndim - 1))
         found = self._best(self.params, padded, *inputs, top_k, attributes)
         parts.append([x[: len(part)] for x in jax.device_get(found)])
@@ -165,11 +165,11 @@ class Predictor:
   def candidates(
     self, classes: Classes | None = None, seen: bool = False
   ) -> Candidates:
-    """Classes to choose among.
+    """Makes classes ready to be chosen among.
 
     Args:
       classes: a class space, or a CSV file with the attributes of the dataset
-        (``data.class_table``). Those that have the name of a class of the dataset are
+        (``data.files.class_table``). A class with the name of one of the dataset is
         that class; all others were never trained on. None: the unseen classes of the
         dataset, or all that a system with learned class weights knows.
       seen: the seen classes of the dataset are candidates too.
@@ -186,12 +186,12 @@ class Predictor:
       given = self._given(classes)
     if self.system.task == CLOSED_SET:
       strange = [name for name in given.names if name not in known.names]
-      require(
-        not strange,
-        f"class {strange[0]!r}" if strange else "",
-        f"a new class for {self.system.name} with learned class weights",
-        f"one of the {len(known)} that it was trained on: it knows no others",
-      )
+      if strange:
+        raise ZsljaxError(
+          f"class {strange[0]!r}: found a new class for {self.system.name} with "
+          f"learned class weights, expected one of the {len(known)} that it was "
+          "trained on: it knows no others"
+        )
     places = {name: i for i, name in enumerate(known.names)}
     new = given.subset([i for i, name in enumerate(given.names) if name not in places])
     space = known.extended(new.names, new.embeddings)
@@ -206,30 +206,25 @@ class Predictor:
     return Candidates(space, arrays, np.array(among), prepared)
 
   def _given(self, classes: Classes) -> ClassSpace:
+    """The classes of a user, checked against those of the dataset."""
     if isinstance(classes, str | pathlib.Path):
       classes = read_class_table(pathlib.Path(classes).expanduser())
     if isinstance(classes, ClassTable):
       table = classes.fitted(self.classes)
       names, values, where = table.names, table.values, str(table.path)
     else:
-      require(
-        isinstance(classes, ClassSpace),
-        "classes",
-        f"a {type(classes).__name__}",
-        "a ClassSpace, or the path of a CSV file",
-      )
-      names, values = classes.names, np.asarray(classes.embeddings)
-      where = "classes"
+      found = f"a {type(classes).__name__}"
+      expected = "a ClassSpace, or the path of a CSV file"
+      require(isinstance(classes, ClassSpace), "classes", found, expected)
+      names, values, where = classes.names, np.asarray(classes.embeddings), "classes"
       width = self.spec.num_attributes
-      require(
-        values.shape[1] == width, where, f"{values.shape[1]} attributes", f"{width}"
-      )
-    known = {name: i for i, name in enumerate(self.classes.names)}
+      found = f"{values.shape[1]} attributes"
+      require(values.shape[1] == width, where, found, f"{width}")
     own = np.asarray(self.classes.embeddings)
+    known = dict(zip(self.classes.names, own, strict=True))
     for name, row in zip(names, values, strict=True):
-      same = name not in known or np.allclose(row, own[known[name]], 1e-4, 1e-6)
       require(
-        same,
+        name not in known or np.allclose(row, known[name], 1e-4, 1e-6),
         f"{where}: class {name!r}",
         "another description than that of the dataset's class of this name",
         "the same, or another name",
@@ -243,6 +238,7 @@ class Predictor:
     )
 
   def _checked(self, features: np.ndarray) -> np.ndarray:
+    """Features of a user in float32, of the right shape and finite."""
     features = np.asarray(features)
     require(
       features.ndim > 0 and features.shape[1:] == self.spec.feature_shape,
@@ -260,21 +256,21 @@ class Predictor:
     )
     features = features.astype(np.float32)
     bad = np.flatnonzero(~finite_rows(features))
-    require(
-      not bad.size,
-      f"features: image {bad[0] if bad.size else ''}, counted from 0",
-      f"NaN or infinity ({bad.size} images)",
-      "finite numbers",
-    )
+    if bad.size:
+      raise ZsljaxError(
+        f"features: image {bad[0]}, counted from 0: found NaN or infinity ({bad.size} "
+        "images), expected finite numbers"
+      )
     return features
 
   @functools.cached_property
   def _prepare(self):
+    """The system's ``prepare``, jitted."""
     return jax.jit(self.system.prepare)
 
   @functools.cached_property
   def _best(self):
-    """Jitted; see ``Predictions``: places, scores, chances; shares and attributes."""
+    """Places, scores and softmax of the best; shares and places of attributes."""
     num_seen = int(np.sum(self.classes.seen))
 
     def best(params, features, prepared, space, places, top_k, attributes):
@@ -295,7 +291,7 @@ class Predictor:
     return jax.jit(best, static_argnums=(5, 6))
 
   def _shares(self, params, features, classes, space, num_seen: int) -> jax.Array:
-    """Of each attribute in the lead of the first of ``classes`` [K], ``[A]``."""
+    """Shares ``[A]`` of each attribute in the lead of the first of ``classes`` [K]."""
     embeddings = space.embeddings
     own, others = embeddings[classes[0]], embeddings[classes[1:]]
     if not len(others):
@@ -324,13 +320,13 @@ def load(
   *,
   gamma: float | None = None,
 ) -> Predictor:
-  """The latest checkpoint of a run of ``train.py`` or of a sweep.
+  """Loads the latest checkpoint of a run of ``train.py`` or of a sweep.
 
   Needs neither the dataset nor TensorFlow.
 
   Args:
     workdir: the run's folder.
-    gamma: for candidates that are seen and unseen; None takes that which a sweep chose
+    gamma: for candidates that are seen and unseen; None takes the choice of a sweep
       on validation classes, or else the config's ``evaluation.gamma``, or else none.
 
   Raises:
@@ -362,52 +358,74 @@ def load(
   )
 
 
-def predict_command(args: argparse.Namespace) -> None:
-  """The verb ``predict``: a table on the terminal, or all numbers in a CSV file."""
-  predictor = load(args.workdir, gamma=args.gamma)
-  require(
-    args.images or not args.weights, "--weights", args.weights, "none with --features"
-  )
-  classes = None
-  if args.classes:
-    classes = read_class_table(args.classes.expanduser(), args.skip_bad)
-    classes = classes.fitted(predictor.classes, args.skip_bad)
-  left_out = list(classes.left_out) if classes else []
-  if args.images:
-    features, names, bad = _encoded(predictor, args.images, args.weights, args.skip_bad)
+def predict_files(
+  workdir: pathlib.Path,
+  *,
+  features: pathlib.Path | None = None,
+  images: pathlib.Path | None = None,
+  weights: pathlib.Path | None = None,
+  classes: pathlib.Path | None = None,
+  seen: bool = False,
+  gamma: float | None = None,
+  top_k: int = 5,
+  attributes: int = 3,
+  skip_bad: bool = False,
+  dest: pathlib.Path | None = None,
+) -> str:
+  """Classifies the images of a file of features or of a folder, as ``zsljax predict``.
+
+  Args:
+    workdir: the run's folder.
+    features: file with features of images; or else ``images``, a folder, and
+      ``weights``, a file with the encoder's.
+    classes: CSV file of candidates; with ``seen``, see ``Predictor.candidates``.
+    gamma: see ``load``; ``top_k`` and ``attributes``: see ``Predictor.predict``.
+    skip_bad: leaves out classes and images that cannot be used.
+    dest: CSV file to write all predictions to.
+
+  Returns:
+    A table of the predictions or a line about ``dest``; and a line for each class and
+    image that was left out.
+
+  Raises:
+    ZsljaxError: a file or an option cannot be used.
+  """
+  predictor = load(workdir, gamma=gamma)
+  left_out, table = [], None
+  if classes:
+    table = read_class_table(classes.expanduser(), skip_bad)
+    table = table.fitted(predictor.classes, skip_bad)
+    left_out += table.left_out
+  if images:
+    found, names, bad = _encoded(predictor, images, weights, skip_bad)
     left_out += [f"{name}: cannot be decoded" for name in bad]
   else:
-    files = read_features([args.features])
+    require(not weights, "--weights", weights, "none with --features")
+    files = read_features([features])
     _check_origin(files, predictor)
-    features, names = files[:], files.image_files
+    found, names = files[:], files.image_files
     if names is None:
-      names = np.array([f"image {i}" for i in range(len(features))])
-  require(len(features) > 0, str(args.images or args.features), "no images", "one")
-  good = finite_rows(features)
+      names = np.array([f"image {i}" for i in range(len(found))])
+  require(len(found) > 0, str(images or features), "no images", "one")
+  good = finite_rows(found)
   bad = [f"{name}: features not finite" for name in names[~good]]
-  require(
-    args.skip_bad or not bad,
-    f"{args.features}: {bad[0] if bad else ''}",
-    f"{len(bad)} such images",
-    "finite numbers (--skip_bad leaves them out)",
-  )
+  if bad and not skip_bad:
+    raise ZsljaxError(
+      f"{images or features}: {bad[0]}: found {len(bad)} such images, expected finite "
+      "numbers (--skip_bad leaves them out)"
+    )
   left_out += bad
-  features, names = features[good], names[good]
-  found = predictor.predict(
-    features,
-    classes,
-    top_k=args.top_k,
-    seen=args.seen,
-    attributes=args.attributes,
+  names = names[good]
+  predictions = predictor.predict(
+    found[good], table, top_k=top_k, seen=seen, attributes=attributes
   )
-  if args.dest:
-    _write(args.dest.expanduser(), names, found)
-    print(f"{len(names)} images, the best {found.scores.shape[1]} classes of each, in "
-          f"{args.dest}")  # fmt: skip
+  if dest:
+    _write(dest.expanduser(), names, predictions)
+    best = f"the best {predictions.scores.shape[1]} classes of each"
+    lines = [f"{len(names)} images, {best}, in {dest}"]
   else:
-    print(_table(names, found))
-  for line in left_out:
-    print(f"left out: {line}")
+    lines = [_table(names, predictions)]
+  return "\n".join(lines + [f"left out: {line}" for line in left_out])
 
 
 def _check_origin(files: FeatureFiles, predictor: Predictor) -> None:
@@ -429,7 +447,7 @@ def _encoded(
   weights: pathlib.Path | None,
   skip_bad: bool,
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-  """Features of a folder of images, their names, and who cannot be decoded."""
+  """Features of a folder of images, their names, and names of undecodable images."""
   made_by = predictor.encoder
   require(
     made_by is not None,
@@ -437,12 +455,8 @@ def _encoded(
     "a dataset that does not record what made its features",
     "one of features made by `zsljax encode`, or --features from the same network",
   )
-  require(
-    weights is not None,
-    "--weights",
-    "nothing",
-    f"{made_by['weights']}, which made the dataset's features",
-  )
+  expected = f"{made_by['weights']}, which made the dataset's features"
+  require(weights is not None, "--weights", "nothing", expected)
   check(made_by, weights)
   encoder = load_encoder(
     made_by["network"], weights, made_by["size"], made_by["output"]
@@ -451,44 +465,55 @@ def _encoded(
   return features, np.array(names), bad
 
 
+def _because(attributes: Sequence[tuple[str, float]]) -> str:
+  """The attributes that speak for the class, without those that speak against it."""
+  return ", ".join(f"{name} {share:+.3g}" for name, share in attributes if share > 0)
+
+
 def _table(names: Sequence[str], found: Predictions) -> str:
-  """A line for each image and class, and what spoke for the best."""
-  lines = []
-  for i, name in enumerate(names):
-    for k, class_name in enumerate(found.classes[i]):
-      numbers = [f"{found.scores[i, k]:.4g}"]
-      if found.probabilities is not None:
-        numbers.append(f"{100 * found.probabilities[i, k]:.1f}")
-      lines.append([name if k == 0 else "", class_name, *numbers])
+  """A line for each image and class, and the attributes behind the best class."""
   heads = ["image", "class", "score"]
-  if found.probabilities is not None:
-    heads.append("%")
-  width = found.scores.shape[1]
-  head, *table = aligned([heads, *lines], 2).splitlines()
-  parts = [head]
-  for i in range(len(names)):
-    parts += table[i * width : (i + 1) * width]
-    if because := _because(found.attributes[i]):
+  heads += [] if found.probabilities is None else ["%"]
+  lines = [heads]
+  for i, k in np.ndindex(found.scores.shape):
+    line = ["" if k else names[i], found.classes[i][k], f"{found.scores[i, k]:.4g}"]
+    if found.probabilities is not None:
+      line.append(f"{100 * found.probabilities[i, k]:.1f}")
+    lines.append(line)
+  head, *lines = aligned(lines, 2).splitlines()
+  parts, width = [head], found.scores.shape[1]
+  for i, attributes in enumerate(found.attributes):
+    parts += lines[i * width : (i + 1) * width]
+    if because := _because(attributes):
       parts.append(f"  because of {because}")
   return "\n".join(parts)
-
-
-def _because(attributes: Sequence[tuple[str, float]]) -> str:
-  """Those that spoke for the class; others may be among the best where few did."""
-  return ", ".join(f"{name} {share:+.3g}" for name, share in attributes if share > 0)
 
 
 def _write(path: pathlib.Path, names: Sequence[str], found: Predictions) -> None:
   """All predictions as CSV."""
   rows = [["image", "rank", "class", "score", "probability", "because"]]
-  for i, name in enumerate(names):
-    for k, class_name in enumerate(found.classes[i]):
-      chance = "" if found.probabilities is None else f"{found.probabilities[i, k]:.9g}"
-      because = _because(found.attributes[i]) if k == 0 else ""
-      score = f"{found.scores[i, k]:.9g}"
-      rows.append([name, k + 1, class_name, score, chance, because])
+  for i, k in np.ndindex(found.scores.shape):
+    chance = "" if found.probabilities is None else f"{found.probabilities[i, k]:.9g}"
+    because = "" if k else _because(found.attributes[i])
+    score = f"{found.scores[i, k]:.9g}"
+    rows.append([names[i], k + 1, found.classes[i][k], score, chance, because])
   write_csv(path, rows)
 
 
-def _power_of_two(count: int) -> int:
-  return 1 << (count - 1).bit_length()
+def predict_command(args: argparse.Namespace) -> None:
+  """The verb ``predict``: a table on the terminal, or all numbers in a CSV file."""
+  print(
+    predict_files(
+      args.workdir,
+      features=args.features,
+      images=args.images,
+      weights=args.weights,
+      classes=args.classes,
+      seen=args.seen,
+      gamma=args.gamma,
+      top_k=args.top_k,
+      attributes=args.attributes,
+      skip_bad=args.skip_bad,
+      dest=args.dest,
+    )
+  )

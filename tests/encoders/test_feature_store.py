@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import h5py
 import numpy as np
@@ -60,61 +61,54 @@ def test_the_file_has_features_names_and_description(
 
 @pytest.fixture
 def interrupted(encode, monkeypatch, tmp_path):
-  """Content of the partial file before the last step."""
+  """Parts of three images, written before an interrupt; returns their folder."""
+  monkeypatch.setattr(feature_store, "_PART", BATCH)
 
-  def interrupt(*_):
-    raise KeyboardInterrupt
+  def run(after, **options):
+    write, calls = feature_store._write_part, iter(range(after))
 
-  def run(**options):
+    def interrupt(path, *arguments):
+      if next(calls, None) is None:
+        path.with_name(f"{path.name}.1.draft").write_bytes(b"half")
+        raise KeyboardInterrupt
+      write(path, *arguments)
+
     with monkeypatch.context() as patch:
-      patch.setattr(feature_store, "_finish", interrupt)
+      patch.setattr(feature_store, "_write_part", interrupt)
       with pytest.raises(KeyboardInterrupt):
         encode("cut.h5", **options)
     assert not (tmp_path / "cut.h5").exists()
-    return tmp_path / "cut.h5.partial"
+    return tmp_path / "cut.h5.parts"
 
   return run
 
 
-def test_resumes_wherever_it_was_cut_off(encode, interrupted):
+@pytest.mark.parametrize(("after", "left"), [(0, 11), (1, 8), (3, 2)])
+def test_resumes_where_it_was_interrupted(encode, interrupted, after, left):
+  parts = interrupted(after)
+  if not after:  # Nothing is there that could be of another kind.
+    (parts / "request.json").write_text('{"size": 9}')
+  path, written = encode("cut.h5")
+  assert written.encoded == left and not parts.exists()
   whole, _ = encode()
-  expected = read_features([whole])[:]
-  partial = interrupted()
-  content = partial.read_bytes()
-  header = content.index(b"\n") + 1
-  record = (len(content) - header) // COUNT
-  assert len(content) == header + COUNT * record
-  for cut, left in (
-    (0, 11), (1, 11), (header - 1, 11), (header, 11), (header + 1, 11),
-    (header + 3 * record - 1, 11), (header + 3 * record, 8), (header + 7 * record, 5),
-    (header + 10 * record + 9, 2), (len(content) - 1, 2), (len(content), 2),
-  ):  # fmt: skip
-    partial.write_bytes(content[:cut])
-    path, written = encode("cut.h5")
-    assert written.encoded == left
-    np.testing.assert_array_equal(read_features([path])[:], expected)
-    assert not partial.exists()
-    path.unlink()
+  assert path.read_bytes() == whole.read_bytes()
 
 
-def test_other_batches_continue_too(encode, interrupted, encoder, folder):
-  partial = interrupted()
-  content = partial.read_bytes()
-  path = partial.with_suffix("")
+def test_other_batches_continue_too(interrupted, encoder, folder):
+  path = interrupted(2).with_suffix("")
+  assert encode_folder(encoder, folder, path, batch_size=4).encoded == 5
   expected = encode_images(encoder, folder)[0]
-  for cut, batch_size, left in ((5, 4, 3), (0, COUNT, 0)):
-    partial.write_bytes(content[: len(content) - cut])
-    written = encode_folder(encoder, folder, path, batch_size)
-    assert written.encoded == left
-    np.testing.assert_allclose(read_features([path])[:], expected, rtol=1e-5)
-    path.unlink()
+  np.testing.assert_allclose(read_features([path])[:], expected, rtol=1e-5)
 
 
-def test_another_request_is_refused_by_name(encode, interrupted, tiny, folder):
-  content = interrupted().read_bytes()
-  other = load_encoder("tiny", tiny, 64, "regions")
-  with pytest.raises(ZsljaxError, match=r"h5.partial: .*\(size 32 there, 64 here\)"):
-    encode("cut.h5", encoder=other)
+@pytest.mark.parametrize("complete", [False, True])
+def test_another_request_is_refused_by_name(
+  encode, interrupted, tiny, folder, complete
+):
+  kept = encode("cut.h5")[0] if complete else interrupted(1) / "part-00000.npz"
+  before = kept.read_bytes()
+  with pytest.raises(ZsljaxError, match=r"cut.h5.*\(size 32 there, 64 here\)"):
+    encode("cut.h5", encoder=load_encoder("tiny", tiny, 64, "regions"))
   tiny.write_bytes(tiny.read_bytes()[:-4] + b"\0\0\0\0")
   changed = load_encoder("tiny", tiny, 32, "regions")
   with pytest.raises(ZsljaxError, match=r"\(weights_sha256 \w+ there, \w+ here\)"):
@@ -124,62 +118,45 @@ def test_another_request_is_refused_by_name(encode, interrupted, tiny, folder):
   (folder / "03.png").rename(folder / "3.png")
   with pytest.raises(ZsljaxError, match=r"\(images 11 with names of SHA-256 \w+ there"):
     encode("cut.h5")
-  partial = tiny.with_name("cut.h5.partial")
-  assert partial.read_bytes() == content
-  partial.write_text("notes of mine")
-  with pytest.raises(ZsljaxError, match="another kind of file"):
-    encode("cut.h5")
-  assert partial.read_text() == "notes of mine"
+  assert kept.read_bytes() == before
 
 
-def test_a_complete_file_is_left_alone(encode, tiny, folder):
-  path, _ = encode()
+def test_a_complete_file_is_left_alone(encode, encoder):
+  path, written = encode()
+  told = feature_store.described(encoder, path, written, "float32", seconds=2.0)
+  assert told == (
+    f"{path}: regions features of tiny for 11 images, 16 x 16 in float32 (17.6 kB); "
+    "2.0 s, 5.5 images/s"
+  )
   before = path.stat().st_mtime_ns
   assert encode()[1] == feature_store.Written((COUNT, 16, 16), [], 0)
-  with pytest.raises(ZsljaxError, match="f.h5: found features with other size"):
-    encode(encoder=load_encoder("tiny", tiny, 64, "regions"))
-  with pytest.raises(ZsljaxError, match="with other storage"):
-    encode(storage="float16")
-  (folder / "00.png").unlink()
-  with pytest.raises(ZsljaxError, match="with other images"):
-    encode()
   assert path.stat().st_mtime_ns == before
   path.write_text("no HDF5")
   with pytest.raises(ZsljaxError, match="another kind of file"):
     encode()
 
 
-def test_bad_images(encode, folder, tmp_path, encoder):
-  good = (folder / "07.png").read_bytes()
+def test_bad_images(encode, interrupted, folder, encoder):
+  whole = (folder / "07.png").read_bytes()
   for name in ("04.png", "07.png", "10.png"):
-    (folder / name).write_bytes(good[:50])
+    (folder / name).write_bytes(whole[:50])
   with pytest.raises(ZsljaxError, match="be decoded: 3, the first is 04.png"):
-    encode()
-  assert not (tmp_path / "f.h5").exists()
-  path, written = encode(skip_bad=True)
-  assert written.left_out == ["04.png", "07.png", "10.png"]
-  assert written.encoded == COUNT - BATCH  # The first batch was there.
+    encode("cut.h5")
+  interrupted(2, skip_bad=True)
+  (folder / "04.png").write_bytes(whole)
+  with pytest.raises(ZsljaxError, match="be decoded: 2, the first is 07.png"):
+    encode("cut.h5")  # Tried again, as 04.png was.
+  path, written = encode("cut.h5", skip_bad=True)
+  assert written.left_out == ["07.png", "10.png"]
+  assert written.encoded == 2
   found = read_features([path])
-  assert written.shape == found.shape == (COUNT - 3, 16, 16)
+  assert written.shape == found.shape == (COUNT - 2, 16, 16)
   expected, names, _ = encode_images(encoder, folder, None, True, BATCH)
   np.testing.assert_array_equal(found[:], expected)
   assert found.image_files.tolist() == names
-  assert encode(skip_bad=True)[1].left_out == written.left_out
-  with pytest.raises(ZsljaxError, match="3 images left out"):
-    encode()
-
-
-def test_bad_images_are_tried_again(interrupted, encode, folder):
-  good = (folder / "07.png").read_bytes()
-  (folder / "07.png").write_bytes(good[:50])
-  interrupted(skip_bad=True)
-  with pytest.raises(ZsljaxError, match="be decoded: 1, the first is 07.png"):
+  assert encode("cut.h5", skip_bad=True)[1].left_out == written.left_out
+  with pytest.raises(ZsljaxError, match="2 images left out"):
     encode("cut.h5")
-  (folder / "07.png").write_bytes(good)
-  path, written = encode("cut.h5")
-  assert written.encoded == COUNT - 2 * BATCH and not written.left_out
-  expected, _ = encode()
-  np.testing.assert_array_equal(read_features([path])[:], read_features([expected])[:])
 
 
 def test_a_folder_without_any_good_image(encode, folder):
@@ -201,35 +178,33 @@ def test_features_too_large_for_the_precision(encode, tiny, state_dict, save_pth
   ("options", "message"),
   [
     ({"storage": "bfloat16"}, "storage: found 'bfloat16', expected float32 or float16"),
-    ({"name": "f.npz"}, "ending '.npz', expected .h5 or .hdf5"),
+    ({"batch_size": 0}, "batch_size: found 0, expected 1 or more"),
+    ({"dest": "f.npz"}, "ending '.npz', expected .h5 or .hdf5"),
   ],
 )
-def test_wrong_options_are_named(encode, options, message):
+def test_wrong_options_are_named(encoder, folder, tmp_path, options, message):
+  dest = tmp_path / options.pop("dest", "f.h5")
   with pytest.raises(ZsljaxError, match=message):
-    encode(**options)
+    encode_folder(encoder, folder, dest, **options)
 
 
-def test_wrong_batch_size_is_named(encoder, folder, tmp_path):
-  for run in (
-    lambda: encode_folder(encoder, folder, tmp_path / "f.h5", batch_size=0),
-    lambda: encode_images(encoder, folder, batch_size=0),
-  ):
-    with pytest.raises(ZsljaxError, match="batch_size: found 0, expected 1 or more"):
-      run()
-
-
-def test_a_full_disk_is_named_and_loses_nothing(encode, full_disk, tiny):
+def test_a_full_disk_is_named_and_loses_nothing(encode, full_disk, tiny, monkeypatch):
   larger = load_encoder("tiny", tiny, 96, "regions")  # 9 kB an image.
-  with full_disk(), pytest.raises(ZsljaxError, match="f.h5.partial: could not be writ"):
+  with full_disk(), pytest.raises(ZsljaxError, match="00000.npz: could not be written"):
     encode(encoder=larger)
+  free = shutil.disk_usage("/")._replace(free=100_000)
+  with monkeypatch.context() as patch:
+    patch.setattr(feature_store.shutil, "disk_usage", lambda _: free)
+    with pytest.raises(ZsljaxError, match="f.h5: found room for 100 kB, expected 102"):
+      encode(encoder=larger)
   path, written = encode(encoder=larger)
-  assert 0 < written.encoded < COUNT
+  assert written.encoded == 0
   assert read_features([path]).shape == (COUNT, 144, 16)
 
 
 def test_two_processes_do_not_write_one_file(encode, tmp_path):
   with (
-    feature_store.locked(tmp_path / "f.h5.partial"),
+    feature_store.locked(tmp_path / "f.h5.parts" / "lock"),
     pytest.raises(ZsljaxError, match="another process is writing there"),
   ):
     encode()

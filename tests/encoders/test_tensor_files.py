@@ -81,7 +81,7 @@ def test_refuses_tensors_outside_of_their_storage(
 
 
 def old_format(saved, keys=None):
-  """What torch.save wrote before PyTorch 1.6."""
+  """The bytes that torch.save wrote before PyTorch 1.6."""
   head = (pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {}))
   keys = [str(key) for key in range(len(saved.storages))] if keys is None else keys
   numbers = (struct.pack("<q", x.size) + x.tobytes() for x in saved.storages)
@@ -90,6 +90,7 @@ def old_format(saved, keys=None):
 
 def test_reads_the_old_format(tmp_path, pickled, state_dict):
   path, state = tmp_path / "w.pth", state_dict()
+  state["fc.weight"] = state["fc.weight"].T  # Strided.
   path.write_bytes(old_format(pickled(state)))
   found = read_tensors(path)
   assert found.keys() == state.keys()
@@ -108,16 +109,6 @@ def test_refuses_old_files_that_are_not_whole(tmp_path, pickled):
   path.write_bytes(old_format(saved))
   with pytest.raises(ZsljaxError, match="larger than the file"):
     read_tensors(path)
-
-
-def test_refuses_functions_in_old_files(tmp_path, pickled):
-  path, saved = tmp_path / "w.pth", pickled({"a": np.arange(6.0)})
-  mark = tmp_path / "ran"
-  saved.content = pickle.dumps(Evil(pathlib.Path.touch, mark), 2)
-  path.write_bytes(old_format(saved))
-  with pytest.raises(ZsljaxError, match="which was not run"):
-    read_tensors(path)
-  assert not mark.exists()
 
 
 def test_refuses_a_tensor_for_a_storage(tmp_path, pickled, write_checkpoint):
@@ -141,9 +132,11 @@ class Evil:
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
-@pytest.mark.parametrize("kind", ["zip", "bare"])
+@pytest.mark.parametrize("kind", ["zip", "old", "bare"])
 @pytest.mark.parametrize("function", ["system", "eval", "touch"])
-def test_a_pickle_runs_nothing(tmp_path, protocol, kind, function, write_checkpoint):
+def test_a_pickle_runs_nothing(
+  tmp_path, protocol, kind, function, pickled, write_checkpoint
+):
   mark = tmp_path / "ran"
   evil = {
     "system": Evil(os.system, f"touch {mark}"),
@@ -152,9 +145,13 @@ def test_a_pickle_runs_nothing(tmp_path, protocol, kind, function, write_checkpo
   }[function]
   content = pickle.dumps({"state_dict": {"a": evil}}, protocol)
   path = tmp_path / "w.pth"
+  message = r"w\.pth: found [\w.]+ in its pickle, which was not run"
   if kind == "zip":
     write_checkpoint(path, content)
-    message = r"w\.pth: found [\w.]+ in its pickle, which was not run"
+  elif kind == "old":
+    saved = pickled({"a": np.arange(6.0)})
+    saved.content = content
+    path.write_bytes(old_format(saved))
   else:
     path.write_bytes(content)
     message = r"w\.pth: found no PyTorch checkpoint"
@@ -208,7 +205,7 @@ def test_refuses_compressed_archives(tmp_path, pickled, write_checkpoint):
   path = write_checkpoint(
     tmp_path / "w.pth", saved.content, saved.storages, zipfile.ZIP_DEFLATED
   )
-  with pytest.raises(ZsljaxError, match="archive/byteorder is compressed"):
+  with pytest.raises(ZsljaxError, match="archive/data.pkl is compressed"):
     read_tensors(path)
 
 
@@ -219,31 +216,23 @@ def test_refuses_compressed_archives(tmp_path, pickled, write_checkpoint):
     ("w.safetensors", b"<!DOCTYPE html><html>", "expected a complete .safetensors"),
     ("w.pth", pickle.dumps(0x1950A86A20F9469CFC6C, 2), "not readable"),
     ("w.ckpt", b"", "ending '.ckpt', expected .safetensors or .pth or .pt"),
+    ("w.pth", "folder", "w.pth: found a folder"),
+    ("w.pth", None, "w.pth: found no such file"),
+    ("w.pth", "zip", "a zip file without data.pkl"),
+    ("w.pth", {"epoch": 3}, "found a dict with 'epoch', expected a state"),
+    ("w.pth", (1, 2), "found a tuple"),
   ],
 )
-def test_refuses_other_files(tmp_path, name, content, message):
+def test_refuses_other_files(tmp_path, name, content, message, save_pth):
   path = tmp_path / name
-  path.write_bytes(content)
+  if content == "folder":
+    path.mkdir()
+  elif content == "zip":
+    with zipfile.ZipFile(path, "w") as archive:
+      archive.writestr("readme", "")
+  elif isinstance(content, bytes):
+    path.write_bytes(content)
+  elif content is not None:
+    save_pth(path, content)
   with pytest.raises(ZsljaxError, match=message):
     read_tensors(path)
-
-
-def test_refuses_folders_and_absent_files(tmp_path):
-  (tmp_path / "w.pth").mkdir()
-  with pytest.raises(ZsljaxError, match="w.pth: found a folder"):
-    read_tensors(tmp_path / "w.pth")
-  with pytest.raises(ZsljaxError, match="v.pth: found no such file"):
-    read_tensors(tmp_path / "v.pth")
-
-
-def test_refuses_zips_and_contents_of_other_kinds(tmp_path, save_pth):
-  path = tmp_path / "w.pth"
-  with zipfile.ZipFile(path, "w") as archive:
-    archive.writestr("readme", "")
-  with pytest.raises(ZsljaxError, match="a zip file without data.pkl"):
-    read_tensors(path)
-  save_pth(path, {"epoch": 3})
-  with pytest.raises(ZsljaxError, match="found a dict with 'epoch', expected a state"):
-    read_tensors(path)
-  with pytest.raises(ZsljaxError, match="found a tuple"):
-    read_tensors(save_pth(path, (1, 2)))

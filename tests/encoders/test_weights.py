@@ -1,9 +1,7 @@
 import jax
 import numpy as np
 import pytest
-import safetensors.numpy
 
-from zsljax.encoders.resnet import NETWORKS, ResNet
 from zsljax.encoders.weights import read_weights
 from zsljax.errors import ZsljaxError
 
@@ -29,38 +27,27 @@ def test_other_precisions_become_float32(tiny, dtype, state_dict, save_pth):
   assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
 
 
+def changed(state):
+  """With a tensor of another shape, and one of another name."""
+  state = state | {"conv1.weight": state["conv1.weight"][:, :1]}
+  return state | {"stem.weight": state.pop("bn1.weight")}
+
+
 @pytest.mark.parametrize(
-  ("blocks", "message"),
+  ("make", "message"),
   [
-    ((3, 4, 6, 3), "found what looks like a ResNet-50, with 255 tensors missing"),
+    (lambda make: make((3, 4, 6, 3)), "looks like a ResNet-50, with 205 tensors too"),
+    (lambda make: make((3, 4, 4)), "residual network with 3, 4, 4 blocks, with 1"),
     (
-      (3, 4, 23, 4),
-      "a residual network with 3, 4, 23, 4 blocks, with 15 tensors too",
+      lambda make: changed(make()),
+      r"with 1 tensors missing \(bn1.weight\), 1 tensors too many \(stem.weight\), 1 "
+      r"tensors differing \(conv1.weight of shape \[2, 1, 7, 7\] instead of \[2, 3, 7, "
+      r"7\]\); expected the weights of tiny",
     ),
+    (lambda _: {"blocks.0.a": np.ones(3)}, "begins with blocks.0.a, with 60 tensors"),
   ],
 )
-def test_names_another_network(monkeypatch, tmp_path, blocks, message, state_dict):
-  monkeypatch.setitem(NETWORKS, "resnet101", ResNet((3, 4, 23, 3), width=1))
-  path = tmp_path / "w.safetensors"
-  safetensors.numpy.save_file(state_dict(blocks, 1), path)
+def test_names_weights_that_do_not_fit(tiny, state_dict, save_pth, make, message):
+  path = save_pth(tiny.with_suffix(".pth"), make(state_dict))
   with pytest.raises(ZsljaxError, match=message):
-    read_weights(path, "resnet101")
-
-
-def test_names_weights_that_do_not_fit(tiny, state_dict, save_pth):
-  state = state_dict()
-  state["conv1.weight"] = state["conv1.weight"][:, :1]
-  state["stem.weight"] = state.pop("bn1.weight")
-  with pytest.raises(
-    ZsljaxError,
-    match=r"with 1 tensors missing \(bn1.weight\), 1 tensors too many "
-    r"\(stem.weight\), 1 tensors differing \(conv1.weight of shape \[2, 1, 7, 7\] "
-    r"instead of \[2, 3, 7, 7\]\); expected the weights of tiny",
-  ):
-    read_weights(save_pth(tiny.with_suffix(".pth"), state), "tiny")
-
-
-def test_names_a_network_of_another_kind(tiny, save_pth):
-  path = save_pth(tiny.with_suffix(".pth"), {"blocks.0.attn": np.ones(3)})
-  with pytest.raises(ZsljaxError, match="which begins with blocks.0.attn, with 60 ten"):
     read_weights(path, "tiny")

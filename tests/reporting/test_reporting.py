@@ -1,5 +1,4 @@
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -7,7 +6,7 @@ import sys
 import pytest
 
 from zsljax.errors import ZsljaxError
-from zsljax.io.files import append_line, locked, read_lines, write_json
+from zsljax.io.files import read_lines
 from zsljax.reporting.metrics_log import MetricsLog
 from zsljax.reporting.rows import add_rows, make_row, read_rows, terminal_table
 
@@ -68,15 +67,6 @@ def test_rows_of_processes_at_once_are_all_kept(tmp_path):
   assert len(read_rows(tmp_path)) == 60
 
 
-def test_lock_that_is_held_is_said(tmp_path):
-  with (
-    locked(tmp_path / "lock"),
-    pytest.raises(ZsljaxError, match="taken"),
-    locked(tmp_path / "lock", or_else="taken"),
-  ):
-    pass
-
-
 def test_rows_of_another_schema_are_refused(tmp_path):
   (tmp_path / "results.jsonl").write_text(json.dumps(row() | {"schema": 99}) + "\n")
   with pytest.raises(ZsljaxError, match="results.jsonl: schema: found 99, expected 2"):
@@ -96,24 +86,6 @@ def test_terminal_table_is_aligned_and_shows_gamma():
   lines = terminal_table([row(), row(calibration="additive", gamma=0.25)]).split("\n")
   assert "additive (0.25)" in lines[2]
   assert [line.rindex("50.00") for line in lines[1:]] == [lines[0].rindex("H") - 4] * 2
-
-
-def test_append_after_a_cut_off_line(tmp_path):
-  path = tmp_path / "x.jsonl"
-  append_line(path, {"step": 1})
-  with path.open("a") as file:
-    file.write('{"step": 2, "lo')
-  append_line(path, {"step": 3})
-  assert [r["step"] for r in read_lines(path)] == [1, 3]
-
-
-def test_failed_write_keeps_the_old_file(tmp_path):
-  path = tmp_path / "x.json"
-  write_json(path, {"a": 1})
-  (tmp_path / f"x.json.{os.getpid()}.draft").mkdir()
-  with pytest.raises(ZsljaxError, match="x.json: could not be written"):
-    write_json(path, {"a": 2})
-  assert json.loads(path.read_text()) == {"a": 1}
 
 
 def test_resumed_log_drops_what_comes_after_the_checkpoint(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import itertools
@@ -36,7 +36,7 @@ class Encoder:
     module: the network.
     variables: its parameters and statistics, on every device of the mesh.
     mesh: the devices, which share a batch.
-    description: what the features depend on, as it is stored with them: ``network``,
+    description: everything that decides the features, stored with them: ``network``,
       ``weights`` (the file's name), ``weights_sha256``, ``size``, ``output``,
       ``preprocessing``.
   """
@@ -62,7 +62,7 @@ class Encoder:
   def encode(self, images: np.ndarray) -> np.ndarray:
     """Features ``[B, D]`` or ``[B, R, D]`` in float32.
 
-    Another B compiles another program.
+    Each B has a program of its own, compiled at first use.
 
     Args:
       images: ``[B, S, S, 3]``, as ``image_batches`` makes them.
@@ -84,6 +84,7 @@ class Encoder:
 
   @functools.cached_property
   def _features(self):
+    """Jitted: features of a batch, split over the devices."""
     everywhere, split = replicated(self.mesh), over_batch(self.mesh)
 
     def features(variables, images):
@@ -115,10 +116,8 @@ def load_encoder(
     ZsljaxError: the file is not readable or has another network's weights, or an
       argument is wrong.
   """
-  for field, value, known in (
-    ("network", network, NETWORKS),
-    ("output", output, OUTPUTS),
-  ):
+  named = ("network", network, NETWORKS), ("output", output, OUTPUTS)
+  for field, value, known in named:
     if value not in known:
       raise ZsljaxError(f"{field}: unknown {value!r}. {did_you_mean(value, known)}")
   stride = NETWORKS[network].stride
@@ -142,16 +141,14 @@ def load_encoder(
 
 
 def check(description: Mapping[str, Any], weights: pathlib.Path) -> None:
-  """Raises unless features made with ``weights`` compare with those described.
-
-  ``load_encoder`` with the description's network, size and output then makes them.
+  """Raises unless ``weights`` make features that compare with those described.
 
   Args:
     description: of the encoder that made some features.
     weights: a local file.
 
   Raises:
-    ZsljaxError: its content is another's, or images are no longer prepared that way.
+    ZsljaxError: its content differs, or images are no longer prepared that way.
   """
   require(
     description["preprocessing"] == PREPROCESSING,
@@ -168,40 +165,6 @@ def check(description: Mapping[str, Any], weights: pathlib.Path) -> None:
     f"SHA-256 {found[:16]}...",
     f"{recorded[:16]}..., that of {description['weights']}, which made the features",
   )
-
-
-def encoded_batches(
-  encoder: Encoder,
-  folder: pathlib.Path,
-  names: Sequence[str],
-  skip_bad: bool,
-  batch_size: int,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Features of ``batch_size`` images at a time, fewer at last.
-
-  Yields:
-    Features ``[n, ...]`` and which images could be decoded ``[n]``; the features of the
-    others mean nothing.
-
-  Raises:
-    ZsljaxError: images cannot be decoded and ``skip_bad`` is not set, or features are
-      not finite.
-  """
-  require(batch_size >= 1, "batch_size", batch_size, "1 or more")
-  starts = range(0, len(names), batch_size)
-  batches = image_batches(folder, names, encoder.size, batch_size)
-  for start, (images, good) in zip(starts, batches, strict=True):
-    good = good[: len(names) - start]
-    if not (skip_bad or good.all()):
-      refuse_bad(folder, not_decodable(folder, names[start:]))
-    features = encoder.encode(images)[: len(good)]
-    require(
-      np.isfinite(features).all(),
-      encoder.description["weights"],
-      "weights that make features which are not finite",
-      "those of a trained network",
-    )
-    yield features, good
 
 
 def encode_images(
@@ -225,14 +188,26 @@ def encode_images(
     those left out.
 
   Raises:
-    ZsljaxError: images cannot be decoded and ``skip_bad`` is not set.
+    ZsljaxError: images cannot be decoded and ``skip_bad`` is not set, or features are
+      not finite.
   """
+  require(batch_size >= 1, "batch_size", batch_size, "1 or more")
   folder = folder.expanduser()
   names = list_images(folder) if names is None else list(names)
-  features, whole = [np.empty((0, *encoder.feature_shape), np.float32)], []
-  for some, good in encoded_batches(encoder, folder, names, skip_bad, batch_size):
+  features, decoded = [np.empty((0, *encoder.feature_shape), np.float32)], []
+  for images, good in image_batches(folder, names, encoder.size, batch_size):
+    good = good[: len(names) - len(decoded)]
+    if not (skip_bad or good.all()):
+      refuse_bad(folder, not_decodable(folder, names[len(decoded) :]))
+    some = encoder.encode(images)[: len(good)]
+    require(
+      np.isfinite(some).all(),
+      encoder.description["weights"],
+      "weights that make features which are not finite",
+      "those of a trained network",
+    )
     features.append(some[good])
-    whole.extend(good)
-  kept = list(itertools.compress(names, whole))
-  left_out = [name for name, good in zip(names, whole, strict=True) if not good]
+    decoded.extend(good)
+  kept = list(itertools.compress(names, decoded))
+  left_out = list(itertools.compress(names, np.logical_not(decoded)))
   return np.concatenate(features), kept, left_out

@@ -1,8 +1,8 @@
-"""Features of a folder of images in one HDF5 file, resumable, and the verb ``encode``.
+"""Features of a folder of images in one HDF5 file, made in parts.
 
-Until all images are encoded their features lie in ``DEST.partial``: a line of JSON that
-says what they are, and a record for each image in turn. It only grows, so that what a
-kill cuts off is the last record.
+Until all images are encoded, their features lie in the folder ``DEST.parts``: files of
+128 images or fewer, and ``request.json`` with everything that decides them. A file gets
+its name when all of it is written, so a run that continues finds complete ones alone.
 """
 
 from __future__ import annotations
@@ -11,38 +11,37 @@ import argparse
 from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
-import io
-import itertools
 import json
+import math
 import os
 import pathlib
+import shutil
 import time
 from typing import Any
 
 import h5py
 import numpy as np
 
-from zsljax.data.files.images import list_images
-from zsljax.encoders.encoder import Encoder, encoded_batches, load_encoder
+from zsljax.data.files.images import list_images, not_decodable, refuse_bad
+from zsljax.encoders.encoder import Encoder, encode_images, load_encoder
 from zsljax.errors import ZsljaxError, in_bytes, require
-from zsljax.io.files import explained, locked
+from zsljax.io.files import locked, replacing, write_json
 from zsljax.io.progress import step_bar
 
 STORAGES = ("float32", "float16")
 _ENDINGS = (".h5", ".hdf5")
-_GOOD, _BAD = 1, 2
-_HEADER_LIMIT = 2**16
-_COPIED_BYTES = 2**26
+# Limits of a part: images, and bytes of their features.
+_PART, _PART_BYTES = 128, 2**26
 
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-  """What ``encode_folder`` wrote.
+  """The result of ``encode_folder``.
 
   Attributes:
     shape: of the features.
     left_out: names of images that could not be decoded.
-    encoded: images that were encoded now; those that were there before are not counted.
+    encoded: number of images that were encoded now; others were there before.
   """
 
   shape: tuple[int, ...]
@@ -78,7 +77,7 @@ def encode_folder(
 
   Raises:
     ZsljaxError: images cannot be decoded and ``skip_bad`` is not set, features do not
-      fit into the precision, or what is there already is something else.
+      fit into the precision, or features of another kind are there already.
   """
   folder, dest = folder.expanduser(), dest.expanduser()
   require(batch_size >= 1, "batch_size", batch_size, "1 or more")
@@ -86,33 +85,166 @@ def encode_folder(
   ending = dest.suffix.lower()
   require(ending in _ENDINGS, str(dest), f"ending {ending!r}", " or ".join(_ENDINGS))
   names = list_images(folder) if names is None else sorted(names)
-  names_sha256 = hashlib.sha256(repr(names).encode()).hexdigest()
+  request = {**encoder.description, "storage": storage, "images": _summary(names)}
+  scratch = dest.with_name(f"{dest.name}.parts")
   if dest.exists():
-    return _found(dest, encoder, names, storage, skip_bad)
-  partial = _Partial(
-    path=dest.with_name(f"{dest.name}.partial"),
-    request={
-      **encoder.description,
-      "storage": storage,
-      "images": f"{len(names)} with names of SHA-256 {names_sha256[:16]}",
-    },
-    record=np.dtype([("state", "u1"), ("features", storage, encoder.feature_shape)]),
-  )
-  with locked(partial.path, f"{partial.path}: another process is writing there"):
-    start = partial.resume(skip_bad) // batch_size * batch_size
-    with (
-      step_bar(len(names), "encoding", start, "image") as bar,
-      partial.path.open("r+b", buffering=0) as file,
-    ):
-      partial.rewind(file, start)
-      for features, good in encoded_batches(
-        encoder, folder, names[start:], skip_bad, batch_size
-      ):
-        partial.append(file, features, good)
-        bar.update(len(good))
-    left_out = _finish(partial, dest, encoder, names)
+    written = _complete(dest, request, skip_bad)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return written
+  image_bytes = np.dtype(storage).itemsize * math.prod(encoder.feature_shape)
+  step = min(_PART, max(1, _PART_BYTES // image_bytes))
+  parts = {
+    scratch / f"part-{first // step:05d}.npz": first
+    for first in range(0, len(names), step)
+  }
+  encoded = 0
+  with (
+    locked(scratch / "lock", f"{dest}: another process is writing there"),
+    step_bar(len(names), "encoding", unit="image") as bar,
+  ):
+    for draft in scratch.glob("*.draft"):  # Of a process that was killed.
+      draft.unlink()
+    if any(scratch.glob("part-*")):
+      before = json.loads((scratch / "request.json").read_text())
+      _require_same(scratch, before, request)
+    write_json(scratch / "request.json", request)
+    for path, first in parts.items():
+      some = names[first : first + step]
+      there = path.exists() and (skip_bad or not _read(path, "left_out").size)
+      if not there:
+        features, _, bad = encode_images(encoder, folder, some, True, batch_size)
+        if bad and not skip_bad:
+          refuse_bad(folder, not_decodable(folder, names[first:]))
+        _write_part(path, features, bad, storage)
+        encoded += len(some)
+      bar.update(len(some))
+    left_out = _join(list(parts), dest, encoder, names, storage)
+    shutil.rmtree(scratch)
   shape = (len(names) - len(left_out), *encoder.feature_shape)
-  return Written(shape, left_out, len(names) - start)
+  return Written(shape, left_out, encoded)
+
+
+def _summary(names: Sequence[str]) -> str:
+  """The number of images and a hash of their names."""
+  digest = hashlib.sha256(repr(list(names)).encode()).hexdigest()
+  return f"{len(names)} with names of SHA-256 {digest[:16]}"
+
+
+def _require_same(
+  path: pathlib.Path, there: Mapping[str, Any], here: Mapping[str, Any]
+) -> None:
+  """Raises if features at ``path`` are others than those requested."""
+  differing = [
+    f"{field} {there.get(field)} there, {value} here"
+    for field, value in here.items()
+    if there.get(field) != value
+  ]
+  require(
+    not differing,
+    str(path),
+    f"other features ({'; '.join(differing)})",
+    "those requested: finish them with their own settings, or delete it",
+  )
+
+
+def _write_part(
+  path: pathlib.Path, features: np.ndarray, left_out: Sequence[str], storage: str
+) -> None:
+  """Writes features of some images, and the names of those that have none.
+
+  Raises:
+    ZsljaxError: features are too large for the precision, or the disk is full.
+  """
+  with np.errstate(over="ignore"):
+    stored = features.astype(storage)
+  require(
+    np.isfinite(stored).all(),
+    "storage",
+    f"{storage}, which ends before {np.abs(features).max(initial=0):.3g}, a feature",
+    "float32",
+  )
+  with replacing(path) as draft, draft.open("wb") as file:
+    np.savez(file, features=stored, left_out=np.array(left_out, str))
+
+
+def _read(part: pathlib.Path, field: str) -> np.ndarray:
+  """One array of a part."""
+  with np.load(part) as arrays:
+    return arrays[field]
+
+
+def _join(
+  parts: Sequence[pathlib.Path],
+  dest: pathlib.Path,
+  encoder: Encoder,
+  names: Sequence[str],
+  storage: str,
+) -> list[str]:
+  """Makes the parts the file ``dest``, and returns the images that are left out."""
+  left_out = np.concatenate([_read(part, "left_out") for part in parts]).tolist()
+  bad = set(left_out)
+  image_files = [name for name in names if name not in bad]
+  require(len(image_files) > 0, "images", "none that can be decoded", "at least one")
+  shape = (len(image_files), *encoder.feature_shape)
+  size, free = sum(map(os.path.getsize, parts)), shutil.disk_usage(dest.parent).free
+  require(size < free, str(dest), f"room for {in_bytes(free)}", in_bytes(size))
+  joined = parts[0].with_name("joined.h5")
+  with replacing(joined) as draft, h5py.File(draft, "w") as file:
+    features = file.create_dataset("features", shape, storage)
+    end = 0
+    for part in parts:
+      some = _read(part, "features")
+      features[end : end + len(some)] = some
+      end += len(some)
+    for field, texts in (("image_files", image_files), ("left_out", left_out)):
+      file.create_dataset(field, data=texts, dtype=h5py.string_dtype())
+    file.attrs["encoder"] = json.dumps(encoder.description)
+  os.replace(joined, dest)
+  return left_out
+
+
+def _complete(
+  dest: pathlib.Path, request: Mapping[str, Any], skip_bad: bool
+) -> Written:
+  """The features in ``dest``, which must be those requested."""
+  try:
+    with h5py.File(dest) as file:
+      left_out = file["left_out"].asstr()[()].tolist()
+      there = json.loads(file.attrs["encoder"]) | {
+        "storage": str(file["features"].dtype),
+        "images": _summary(sorted([*file["image_files"].asstr(), *left_out])),
+      }
+      shape = file["features"].shape
+  except (OSError, KeyError, TypeError, ValueError) as error:
+    raise ZsljaxError(
+      f"{dest}: found another kind of file, expected these features, or a free name"
+    ) from error
+  _require_same(dest, there, request)
+  require(
+    skip_bad or not left_out,
+    str(dest),
+    f"{len(left_out)} images left out, which cannot be decoded (first {left_out[:1]})",
+    "none, or --skip_bad",
+  )
+  return Written(shape, left_out, 0)
+
+
+def described(
+  encoder: Encoder, dest: pathlib.Path, written: Written, storage: str, seconds: float
+) -> str:
+  """Lines on what was written, how fast, and what was left out."""
+  (count, *shape), about = written.shape, encoder.description
+  speed = "was complete already"
+  if written.encoded:
+    speed = f"{seconds:.1f} s, {written.encoded / seconds:.1f} images/s"
+  size = in_bytes(dest.expanduser().stat().st_size)
+  lines = [
+    f"{dest}: {about['output']} features of {about['network']} for {count} images, "
+    f"{' x '.join(map(str, shape))} in {storage} ({size}); {speed}"
+  ]
+  if written.left_out:
+    lines.append(f"left out, as they cannot be decoded: {len(written.left_out)}")
+  return "\n".join(lines + [f"  {name}" for name in written.left_out])
 
 
 def encode_command(args: argparse.Namespace) -> None:
@@ -123,176 +255,4 @@ def encode_command(args: argparse.Namespace) -> None:
     encoder, args.images, args.dest, args.batch_size, args.storage, args.skip_bad
   )
   seconds = time.perf_counter() - began
-  count, *shape = written.shape
-  size = args.dest.expanduser().stat().st_size
-  speed = (
-    f"{seconds:.1f} s, {written.encoded / seconds:.1f} images/s"
-    if written.encoded
-    else "was complete already"
-  )
-  print(
-    f"{args.dest}: {args.output} features of {args.network} for {count} images, "
-    f"{' x '.join(map(str, shape))} in {args.storage} ({in_bytes(size)}); {speed}"
-  )
-  if written.left_out:
-    print(f"left out, as they cannot be decoded: {len(written.left_out)}")
-    print("\n".join(f"  {name}" for name in written.left_out))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Partial:
-  """The file that grows.
-
-  Attributes:
-    path: of the file.
-    request: what is computed, its first line.
-    record: type of what follows: ``state``, whether the image could be decoded, and
-      its ``features``.
-  """
-
-  path: pathlib.Path
-  request: Mapping[str, Any]
-  record: np.dtype
-
-  @property
-  def header(self) -> bytes:
-    """The first line."""
-    return json.dumps(self.request).encode() + b"\n"
-
-  def resume(self, skip_bad: bool) -> int:
-    """How many records there are that stay; without ``skip_bad``, before a bad one.
-
-    Raises:
-      ZsljaxError: the file is something else.
-    """
-    with self.path.open("rb") as file:
-      there = file.readline(_HEADER_LIMIT)
-    if not self.header.startswith(there):  # It may be cut off.
-      self._refuse(there)
-    states = self.records()["state"]
-    bad = np.flatnonzero(states != _GOOD)
-    return len(states) if skip_bad or not len(bad) else int(bad[0])
-
-  def records(self) -> np.ndarray:
-    """All whole records, read when asked."""
-    size = self.path.stat().st_size - len(self.header)
-    count = max(0, size // self.record.itemsize)
-    if not count:
-      return np.empty(0, self.record)
-    return np.memmap(self.path, self.record, "r", len(self.header), count)
-
-  def rewind(self, file: io.FileIO, start: int) -> None:
-    """Keeps ``start`` records of the file, open for writing, and goes to its end."""
-    with explained(self.path):
-      file.write(self.header)
-      file.truncate(len(self.header) + start * self.record.itemsize)
-      file.seek(0, os.SEEK_END)
-
-  def append(self, file: io.FileIO, features: np.ndarray, good: np.ndarray) -> None:
-    """Adds a record for each image.
-
-    Raises:
-      ZsljaxError: features are too large for the precision, or the disk is full.
-    """
-    records = np.empty(len(good), self.record)
-    records["state"] = np.where(good, _GOOD, _BAD)
-    with np.errstate(over="ignore"):
-      records["features"] = features
-    require(
-      np.isfinite(records["features"]).all(),
-      "storage",
-      f"{self.request['storage']}, which ends before {np.abs(features).max():.3g}, a "
-      "feature here",
-      "float32",
-    )
-    content = memoryview(records.tobytes())
-    with explained(self.path):
-      while content:
-        content = content[file.write(content) :]
-
-  def _refuse(self, there: bytes) -> None:
-    try:
-      other = json.loads(there)
-      differences = [
-        f"{field} {other.get(field)} there, {value} here"
-        for field, value in self.request.items()
-        if other.get(field) != value
-      ]
-    except (ValueError, AttributeError):
-      differences = ["another kind of file"]
-    raise ZsljaxError(
-      f"{self.path}: found the beginning of something else ({'; '.join(differences)}), "
-      "expected one of the same features: finish it with its own settings, or delete it"
-    )
-
-
-def _finish(
-  partial: _Partial, dest: pathlib.Path, encoder: Encoder, names: Sequence[str]
-) -> list[str]:
-  """Makes the records the file ``dest``, at once, and returns who is left out."""
-  records = partial.records()
-  good = records["state"] == _GOOD
-  image_files = list(itertools.compress(names, good))
-  left_out = list(itertools.compress(names, ~good))
-  require(len(image_files) > 0, "images", "none that can be decoded", "at least one")
-  shape, dtype = partial.record["features"].shape, partial.record["features"].base
-  draft = dest.with_name(f"{dest.name}.draft")
-  step = max(1, _COPIED_BYTES // partial.record.itemsize)
-  try:
-    with explained(draft):
-      with h5py.File(draft, "w") as file:
-        features = file.create_dataset("features", (len(image_files), *shape), dtype)
-        end = 0
-        for first in range(0, len(names), step):
-          some = slice(first, first + step)
-          part = records["features"][some][good[some]]
-          features[end : end + len(part)] = part
-          end += len(part)
-        for field, texts in (("image_files", image_files), ("left_out", left_out)):
-          file.create_dataset(field, data=texts, dtype=h5py.string_dtype())
-        file.attrs["encoder"] = json.dumps(encoder.description)
-      with draft.open("rb") as file:
-        os.fsync(file.fileno())
-      os.replace(draft, dest)
-  finally:
-    draft.unlink(missing_ok=True)
-  partial.path.unlink()
-  return left_out
-
-
-def _found(
-  dest: pathlib.Path,
-  encoder: Encoder,
-  names: Sequence[str],
-  storage: str,
-  skip_bad: bool,
-) -> Written:
-  """What is in ``dest`` already, which must be what would be written."""
-  try:
-    with h5py.File(dest) as file:
-      left_out = file["left_out"].asstr()[()].tolist()
-      there = json.loads(file.attrs["encoder"]) | {
-        "storage": str(file["features"].dtype),
-        "images": sorted([*file["image_files"].asstr(), *left_out]),
-      }
-      shape = file["features"].shape
-  except (OSError, KeyError, TypeError, ValueError) as error:
-    raise ZsljaxError(
-      f"{dest}: found another kind of file, expected these features, or a name that is "
-      "free"
-    ) from error
-  here = {**encoder.description, "storage": storage, "images": names}
-  differing = [field for field in here if there.get(field) != here[field]]
-  require(
-    not differing,
-    str(dest),
-    f"features with other {', '.join(differing)}",
-    "these features; delete the file to encode the images again",
-  )
-  require(
-    skip_bad or not left_out,
-    str(dest),
-    f"{len(left_out)} images left out, which cannot be decoded (first {left_out[:1]})",
-    "none, or --skip_bad",
-  )
-  return Written(shape, left_out, 0)
+  print(described(encoder, args.dest, written, args.storage, seconds))

@@ -1,14 +1,15 @@
 """Named tensors in .safetensors files and PyTorch checkpoints, read as arrays.
 
 A PyTorch checkpoint has a pickle, and unpickling can call any function by its name.
-Here it can call the few that a state dict is made of, each of them written below;
-PyTorch is not needed.
+Here it can call only the functions that a state dict is made of, and each of them is
+defined below. PyTorch is not needed.
 """
 
 from __future__ import annotations
 
 import collections
 from collections.abc import Callable, Mapping
+import functools
 import io
 import math
 import pathlib
@@ -19,40 +20,22 @@ import zipfile
 
 import ml_dtypes
 import numpy as np
-import safetensors
+import safetensors.numpy
 
 from zsljax.errors import ZsljaxError, require
 
 ENDINGS = (".safetensors", ".pth", ".pt")
-_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-_SAFETENSORS = {
-  "F64": np.dtype("<f8"),
-  "F32": np.dtype("<f4"),
-  "F16": np.dtype("<f2"),
-  "BF16": _BFLOAT16,
-  "I64": np.dtype("<i8"),
-  "I32": np.dtype("<i4"),
-  "I16": np.dtype("<i2"),
-  "I8": np.dtype("i1"),
-  "U8": np.dtype("u1"),
-  "BOOL": np.dtype(bool),
-}
 _STORAGES = {
-  "DoubleStorage": np.dtype("<f8"),
-  "FloatStorage": np.dtype("<f4"),
-  "HalfStorage": np.dtype("<f2"),
-  "BFloat16Storage": _BFLOAT16,
-  "LongStorage": np.dtype("<i8"),
-  "IntStorage": np.dtype("<i4"),
-  "ShortStorage": np.dtype("<i2"),
-  "CharStorage": np.dtype("i1"),
-  "ByteStorage": np.dtype("u1"),
-  "BoolStorage": np.dtype(bool),
-}
+  f"{name}Storage": np.dtype(dtype)
+  for name, dtype in (
+    ("Double", "<f8"), ("Float", "<f4"), ("Half", "<f2"), ("Long", "<i8"),
+    ("Int", "<i4"), ("Short", "<i2"), ("Char", "i1"), ("Byte", "u1"),
+    ("Bool", bool), ("BFloat16", ml_dtypes.bfloat16),
+  )
+}  # fmt: skip
 # The first bytes of what torch.save wrote before PyTorch 1.6.
 _OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _ZIP = b"PK\x03\x04"
-_TO_SAFETENSORS = "safetensors.torch.save_file(model.state_dict(), FILE)"
 
 
 def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -61,7 +44,7 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
   Args:
     path: ``.safetensors``, or ``.pth`` or ``.pt`` as torch.save writes it, before and
       since PyTorch 1.6: a state dict, or a dict that has one as ``state_dict`` or
-      ``model``. The prefix ``module.`` of all names is taken off.
+      ``model``. A prefix ``module.`` that all names share is taken off.
 
   Raises:
     ZsljaxError: it is missing, damaged or of another kind, or its pickle asks for
@@ -69,14 +52,13 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
   """
   ending = path.suffix.lower()
   require(ending in ENDINGS, str(path), f"ending {ending!r}", " or ".join(ENDINGS))
-  require(
-    path.is_file(),
-    str(path),
-    "a folder" if path.is_dir() else "no such file",
-    "weights of a network",
-  )
+  found = "a folder" if path.is_dir() else "no such file"
+  require(path.is_file(), str(path), found, "weights of a network")
   try:
-    content = (_safetensors if ending == ".safetensors" else _checkpoint)(path)
+    if ending == ".safetensors":
+      content = safetensors.numpy.load_file(path)
+    else:
+      content = _checkpoint(path)
   except ZsljaxError:
     raise
   except Exception as error:  # Zip, pickle and safetensors have each their own.
@@ -88,42 +70,24 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
       content = content[key]
       break
-  if not isinstance(content, Mapping) or not all(
-    isinstance(name, str) and isinstance(value, np.ndarray)
-    for name, value in content.items()
-  ):
-    raise ZsljaxError(
-      f"{path}: found {_in_words(content)}, expected a state dict, tensors by name, or "
-      "a dict that has one as 'state_dict' or 'model'"
-    )
-  prefixed = all(name.startswith("module.") for name in content)
-  return {
-    name.removeprefix("module.") if prefixed else name: value
-    for name, value in content.items()
-  }
-
-
-def _in_words(content: Any) -> str:
+  found = f"a {type(content).__name__}"
   if isinstance(content, Mapping):
-    return f"a dict with {', '.join(map(repr, list(content)[:5])) or 'nothing'}"
-  return f"a {type(content).__name__}"
-
-
-def _safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-  tensors = {}
-  for name, tensor in safetensors.deserialize(path.read_bytes()):
-    dtype = _SAFETENSORS.get(tensor["dtype"])
-    require(
-      dtype is not None,
-      f"{path}: {name}",
-      f"numbers of type {tensor['dtype']}",
-      f"one of {', '.join(_SAFETENSORS)}",
-    )
-    tensors[name] = np.frombuffer(tensor["data"], dtype).reshape(tensor["shape"])
-  return tensors
+    found = f"a dict with {', '.join(map(repr, list(content)[:5])) or 'nothing'}"
+  require(
+    isinstance(content, Mapping)
+    and all(isinstance(name, str) for name in content)
+    and all(isinstance(value, np.ndarray) for value in content.values()),
+    str(path),
+    found,
+    "a state dict, tensors by name, or a dict that has one as 'state_dict' or 'model'",
+  )
+  if all(name.startswith("module.") for name in content):
+    return {name.removeprefix("module."): value for name, value in content.items()}
+  return dict(content)
 
 
 def _checkpoint(path: pathlib.Path) -> Any:
+  """The content of a file as torch.save writes it."""
   with path.open("rb") as file:
     start = file.read(32)
   if start.startswith(_OLD_FORMAT):
@@ -135,41 +99,33 @@ def _checkpoint(path: pathlib.Path) -> Any:
     "a file as torch.save writes it (is it a web page or another format?)",
   )
   with zipfile.ZipFile(path) as archive:
+    for member in archive.infolist():  # torch.save compresses none: they cannot grow.
+      if member.compress_type != zipfile.ZIP_STORED:
+        raise zipfile.BadZipFile(f"{member.filename} is compressed")
     names = archive.namelist()
     pickles = [name for name in names if name.split("/")[1:] == ["data.pkl"]]
-    require(
-      len(pickles) == 1,
-      str(path),
-      "a zip file without data.pkl",
-      "a checkpoint as torch.save writes it",
-    )
+    found = "a zip file without data.pkl"
+    require(len(pickles) == 1, str(path), found, "a checkpoint of torch.save")
     folder = pickles[0].removesuffix("data.pkl")
     if f"{folder}byteorder" in names:
-      order = _member(archive, f"{folder}byteorder").decode()
+      order = archive.read(f"{folder}byteorder").decode()
       require(order == "little", f"{path}: byteorder", order, "little")
-    storages: dict[str, np.ndarray] = {}
 
-    def read(key: str, dtype: np.dtype, count: int) -> np.ndarray:
-      if key not in storages:
-        content = _member(archive, f"{folder}data/{key}")
-        storages[key] = np.frombuffer(content, dtype)
-      if len(storages[key]) != count:
-        raise pickle.UnpicklingError(
-          f"storage {key} has {len(storages[key])} numbers, not {count}"
-        )
-      return storages[key]
+    @functools.cache
+    def read(key: str, dtype: np.dtype, _: int) -> np.ndarray:
+      return np.frombuffer(archive.read(f"{folder}data/{key}"), dtype)
 
-    content = io.BytesIO(_member(archive, f"{folder}data.pkl"))
+    content = io.BytesIO(archive.read(f"{folder}data.pkl"))
     return _StateDictUnpickler(path, content, read).load()
 
 
 def _old_checkpoint(path: pathlib.Path) -> Any:
-  """As before PyTorch 1.6: pickles, and then each storage's count and numbers."""
+  """The content as before PyTorch 1.6: pickles, then counts and numbers of storages."""
   storages: dict[str, np.ndarray] = {}
   room = path.stat().st_size
 
   def allocate(key: str, dtype: np.dtype, count: int) -> np.ndarray:
-    """A storage whose numbers come later."""
+    """A storage that is filled later."""
     nonlocal room
     if key not in storages:
       room -= count * dtype.itemsize
@@ -190,27 +146,18 @@ def _old_checkpoint(path: pathlib.Path) -> Any:
   return content
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> bytes:
-  """A file of a checkpoint, which is never compressed: it cannot grow when read."""
-  if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
-    raise zipfile.BadZipFile(f"{name} is compressed")
-  return archive.read(name)
-
-
 class _StateDictUnpickler(pickle.Unpickler):
-  """Unpickles tensors in plain containers, and refuses any other global name."""
+  """Unpickles tensors in plain containers, and refuses any other global name.
 
-  def __init__(
-    self,
-    path: pathlib.Path,
-    content: BinaryIO,
-    storage: Callable[[str, np.dtype, int], np.ndarray],
-  ):
+  ``storage(key, dtype, count)`` returns the numbers of a storage.
+  """
+
+  def __init__(self, path: pathlib.Path, content: BinaryIO, storage: Callable):
     super().__init__(content)
     self._path, self._storage = path, storage
 
   def find_class(self, module: str, name: str) -> Any:
-    """What stands for that name. A pickle may call it, and set its attributes."""
+    """The stand-in for a global name. A pickle may call it, and set its attributes."""
     if (module, name) == ("collections", "OrderedDict"):
       return collections.OrderedDict
     if module == "torch" and name in _STORAGES:
@@ -222,7 +169,7 @@ class _StateDictUnpickler(pickle.Unpickler):
     raise ZsljaxError(
       f"{self._path}: found {module}.{name} in its pickle, which was not run; expected "
       "tensors in plain dicts and lists. From a source that you trust, load it in "
-      f"PyTorch and {_TO_SAFETENSORS}"
+      "PyTorch and safetensors.torch.save_file(model.state_dict(), FILE)"
     )
 
   def persistent_load(self, pid: Any) -> np.ndarray:
@@ -230,7 +177,10 @@ class _StateDictUnpickler(pickle.Unpickler):
     kind, storage, key, _, count, *view = pid
     if kind != "storage" or any(part is not None for part in view):
       raise pickle.UnpicklingError(f"persistent id {pid!r}")
-    return self._storage(key, _STORAGES[storage], count)
+    numbers = self._storage(key, _STORAGES[storage], count)
+    if len(numbers) != count:
+      raise pickle.UnpicklingError(f"storage {key} has {len(numbers)}, not {count}")
+    return numbers
 
 
 def _tensor(

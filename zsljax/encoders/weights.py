@@ -15,7 +15,7 @@ from zsljax.encoders.resnet import NETWORKS
 from zsljax.encoders.tensor_files import read_tensors
 from zsljax.errors import ZsljaxError
 
-# What PyTorch calls Flax's parameters and statistics.
+# PyTorch's names of Flax's parameters and statistics.
 _LEAVES = {
   "kernel": "weight",
   "scale": "weight",
@@ -67,6 +67,7 @@ def read_weights(path: pathlib.Path, network: str) -> dict[str, Any]:
 
 
 def _torch_name(leaf: tuple) -> str:
+  """PyTorch's name of a leaf, given its path in the variables."""
   _, *modules, last = (key.key for key in leaf)
   return ".".join((*modules, _LEAVES[last]))
 
@@ -82,6 +83,7 @@ def _check(
   found: Mapping[str, tuple[int, ...]],
   expected: Mapping[str, tuple[int, ...]],
 ) -> None:
+  """Raises unless names and shapes of tensors are those of the network."""
   missing = [name for name in expected if name not in found]
   more = [name for name in found if name not in expected]
   wrong = [
@@ -102,7 +104,7 @@ def _check(
 
 
 def _looks_like(found: Mapping[str, tuple[int, ...]]) -> str:
-  """What network the tensors belong to, in words."""
+  """The network that the tensors belong to, in words."""
   stages = collections.defaultdict(set)
   for block in filter(None, map(_BLOCK.match, found)):
     stages[block[1]].add(block[2])

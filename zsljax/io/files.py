@@ -1,4 +1,4 @@
-"""Writing files so that a killed process leaves none half-written."""
+"""Files and locks that survive a kill: no file is left half-written."""
 
 from __future__ import annotations
 
@@ -15,6 +15,24 @@ from typing import Any
 from zsljax.errors import ZsljaxError
 
 
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields a draft beside ``path`` that replaces it once it is written whole.
+
+  Raises:
+    ZsljaxError: it cannot be written; the old file stands.
+  """
+  draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+  with explained(path):
+    try:
+      yield draft
+      with draft.open("rb") as file:
+        os.fsync(file.fileno())
+      os.replace(draft, path)
+    finally:
+      draft.unlink(missing_ok=True)
+
+
 def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
   """Replaces ``path`` by ``value`` as JSON, all at once."""
   write_text(path, json.dumps(value, indent=2) + "\n")
@@ -26,13 +44,8 @@ def write_text(path: pathlib.Path, text: str) -> None:
   Raises:
     ZsljaxError: it cannot be written; the old file stands.
   """
-  draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
-  with explained(path):
-    with draft.open("w") as file:
-      file.write(text)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(draft, path)
+  with replacing(path) as draft:
+    draft.write_text(text)
 
 
 def write_csv(path: pathlib.Path, rows: Iterable[Iterable[Any]]) -> None:
@@ -61,10 +74,10 @@ def append_line(path: pathlib.Path, value: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-  """The JSON lines of ``path``; a line that a kill cut off is left out.
+  """Reads the JSON lines of ``path``, without a line that a kill cut off.
 
   Raises:
-    ZsljaxError: a line is something else.
+    ZsljaxError: a line is no JSON object.
   """
   rows = []
   if path.exists():
@@ -90,7 +103,7 @@ def locked(path: pathlib.Path, or_else: str | None = None) -> Iterator[None]:
 
   Args:
     path: made when absent.
-    or_else: do not wait for another process that holds it, raise this.
+    or_else: error to raise where another process holds it; None waits.
 
   Raises:
     ZsljaxError: ``or_else``, or the file cannot be made.
@@ -108,7 +121,7 @@ def locked(path: pathlib.Path, or_else: str | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def explained(path: pathlib.Path) -> Iterator[None]:
-  """Turns an operating system error at ``path`` into a paragraph."""
+  """Turns an operating system error at ``path`` into a ``ZsljaxError``."""
   try:
     yield
   except OSError as error:

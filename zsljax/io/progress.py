@@ -20,8 +20,8 @@ def task_bar(total: int | None, what: str, unit: str) -> tqdm.tqdm:
 
   Args:
     total: how many units there are; None where that is not known.
-    what: is done.
-    unit: of what; bytes are ``B``.
+    what: description of the task.
+    unit: ``B`` for bytes, or a word.
   """
   unit = unit if unit == "B" else f" {unit}"
   scale = unit == "B"

@@ -1,1 +1,1 @@
-"""What a run leaves for people: rows, tables, metrics over time."""
+"""Results for people: rows, tables, pictures, metrics over time."""

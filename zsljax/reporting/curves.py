@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-from zsljax.io.files import write_text
+from zsljax.io.files import write_csv
 from zsljax.reporting.pictures import INK, new_figure, save_figure
 from zsljax.reporting.rows import Row
 
@@ -23,7 +23,7 @@ def write_curve(
   seen: np.ndarray,
   rows: Sequence[Row],
 ) -> None:
-  """The curve of one run in ``curve_<split>.csv`` and ``.png``.
+  """Writes the curve of one run to ``curve_<split>.csv`` and ``.png``.
 
   Args:
     folder: of the run.
@@ -54,10 +54,9 @@ def write_curve(
 
 
 def write_columns(path: pathlib.Path, columns: Mapping[str, np.ndarray]) -> None:
-  """A .csv file with a column for each array."""
+  """Writes a .csv file with a column for each array."""
   rows = zip(*columns.values(), strict=True)
-  lines = [",".join(f"{value:.7g}" for value in row) for row in rows]
-  write_text(path, "\n".join([",".join(columns), *lines, ""]))
+  write_csv(path, [columns, *([f"{value:.7g}" for value in row] for row in rows)])
 
 
 def draw_curve(
@@ -67,13 +66,13 @@ def draw_curve(
   points: Mapping[str, tuple[float, float]],
   title: str,
 ) -> None:
-  """A .png of seen over unseen accuracy, with lines of equal H.
+  """Draws seen over unseen accuracy, with lines of equal H.
 
   Args:
-    path: of the picture.
+    path: of the .png.
     unseen: U along the curve, in percent.
     seen: S along the curve, in percent.
-    points: U and S of what is marked, by its name.
+    points: U and S of each mark, by its name.
     title: stands above.
   """
   figure = new_figure(5.2, 5.0)

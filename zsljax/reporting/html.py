@@ -1,9 +1,9 @@
-"""A report in one HTML file that needs no network: pictures are in it, scripts none."""
+"""A report in one HTML file, with its pictures and without scripts."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import html
 import pathlib
 import struct
@@ -35,7 +35,7 @@ def paragraph(text: str) -> str:
 
 
 def picture(path: pathlib.Path, alt: str, caption: str) -> str:
-  """The .png ``path``, inlined, as large as its figure is meant to be."""
+  """The .png ``path``, inlined, at 100 pixels an inch of its figure."""
   content = path.read_bytes()
   width, height = (
     round(pixels * 100 / DPI) for pixels in struct.unpack(">II", content[16:24])
@@ -47,24 +47,17 @@ def picture(path: pathlib.Path, alt: str, caption: str) -> str:
   )
 
 
-def facts(entries: Mapping[str, object]) -> str:
-  """A table of names and values."""
-  rows = (
-    f'<tr><th scope="row">{html.escape(name)}</th>'
-    f"<td>{html.escape(str(value))}</td></tr>"
-    for name, value in entries.items()
-  )
-  return f"<table>{''.join(rows)}</table>"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """A table of texts."""
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+  """A table of texts; without a head, the first of a row's cells is its name."""
   names = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
-  lines = "".join(
-    f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>"
-    for row in rows
-  )
-  return f"<table><thead><tr>{names}</tr></thead><tbody>{lines}</tbody></table>"
+  lines = []
+  for row in rows:
+    cells = [f"<td>{html.escape(str(cell))}</td>" for cell in row]
+    if not head:
+      cells[0] = f'<th scope="row">{html.escape(str(row[0]))}</th>'
+    lines.append(f"<tr>{''.join(cells)}</tr>")
+  head = f"<thead><tr>{names}</tr></thead>" if head else ""
+  return f"<table>{head}<tbody>{''.join(lines)}</tbody></table>"
 
 
 def section(title: str, *parts: str, level: int = 2) -> str:

@@ -28,13 +28,13 @@ class MetricsLog:
       self._events = metric_writers.SummaryWriter(str(workdir / "tensorboard"))
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:
-    """One line, and one TensorBoard point for each metric."""
+    """Writes one line, and one TensorBoard point for each metric."""
     append_line(self._path, {"step": step, **metrics})
     if self._events:
       self._events.write_scalars(step, metrics)
 
   def close(self) -> None:
-    """Writes out what is buffered."""
+    """Writes out buffered events."""
     if self._events:
       self._events.flush()
       self._events.close()

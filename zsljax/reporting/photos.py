@@ -1,7 +1,11 @@
-"""Photographs on disk: found by an image's name, and cut as an encoder saw them."""
+"""Photographs on disk: found by an image's name, and cut as an encoder saw them.
+
+Pillow reads them, as a report needs neither TensorFlow nor an encoder's normalisation.
+"""
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping, Sequence
 import pathlib
 from typing import Any
@@ -10,12 +14,12 @@ import numpy as np
 
 from zsljax.errors import ZsljaxError, require
 
-# Encoders take this share of the shorter side, of what they cut from the centre.
+# Share of the shorter side in the square that encoders cut from the centre.
 _CUT = 224 / 256
 
 
 def find_photos(root: pathlib.Path, names: Sequence[str]) -> list[pathlib.Path | None]:
-  """The photograph of each image below ``root``; None where there is none.
+  """Finds the photograph of each image below ``root``; None where there is none.
 
   A name is tried as it stands, then without its first folders, one after another (names
   often begin with folders of another machine), then both with upper and lower case
@@ -39,17 +43,14 @@ def find_photos(root: pathlib.Path, names: Sequence[str]) -> list[pathlib.Path |
       path or next((files[e.lower()] for e in ends if e.lower() in files), None)
       for path, ends in zip(found, spelt, strict=True)
     ]
-  claims: dict[pathlib.Path, set[str]] = {}
-  for path, name in zip(found, names, strict=True):
-    if path:
-      claims.setdefault(path, set()).add(name)
-  return [path if path and len(claims[path]) == 1 else None for path in found]
+  claims = collections.Counter(path for path, _ in set(zip(found, names, strict=True)))
+  return [path if claims[path] == 1 else None for path in found]
 
 
 def read_photo(
   path: pathlib.Path, encoder: Mapping[str, Any] | None, shape: tuple[int, int]
 ) -> np.ndarray:
-  """A photograph as the encoder saw it, ``[H, W, 3]`` bytes.
+  """Reads a photograph as the encoder saw it, ``[H, W, 3]`` bytes.
 
   Args:
     path: of a file that Pillow reads.
@@ -61,7 +62,7 @@ def read_photo(
   Raises:
     ZsljaxError: the file cannot be read as an image.
   """
-  from PIL import Image
+  from PIL import Image, ImageOps
 
   try:
     with Image.open(path) as image:
@@ -70,17 +71,14 @@ def read_photo(
     raise ZsljaxError(
       f"{path}: not readable as an image ({error}), expected a photograph"
     ) from error
-  box = None
-  if encoder is not None:
-    width, height = photo.size
-    side = _CUT * min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    box = left, top, left + side, top + side
-  return np.asarray(photo.resize(shape[::-1], Image.Resampling.BICUBIC, box))
+  bicubic = Image.Resampling.BICUBIC
+  if encoder is None:
+    return np.asarray(photo.resize(shape[::-1], bicubic))
+  return np.asarray(ImageOps.fit(photo, shape[::-1], bicubic, bleed=(1 - _CUT) / 2))
 
 
 def _endings(name: str) -> list[str]:
-  """A name, and what is left of it without its first folders."""
+  """A name as it stands, and without its first folders, one after another."""
   parts = [
     part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")
   ]

@@ -1,4 +1,4 @@
-"""Pictures of what a system looks at, decides by, and confuses."""
+"""Pictures of attention, contributions, maps and confusion; matplotlib draws them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import textwrap
 
 import numpy as np
 
-from zsljax.io.files import explained
+from zsljax.io.files import replacing
 
 # A report shows pictures at 100 pixels an inch: enough of them for dense screens.
 DPI = 150
@@ -24,7 +24,7 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114])
 MOST_NAMES = 50
 _MOST_NUMBERS = 15
 _IN_A_COLUMN = 25
-_WIDEST = 10.6  # What a page has room for, inches.
+_WIDEST = 10.6  # Room on a page, inches.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +32,9 @@ class AttentionRow:
   """One net's attention on one image.
 
   Attributes:
-    title: what is shown.
+    title: stands above.
     weights: of each panel, by its title, on the grid of regions, ``[h, w]``.
-    scale: what the numbers are.
+    scale: the meaning of the numbers.
     uniform: the weight of attention that prefers nothing.
   """
 
@@ -44,62 +44,54 @@ class AttentionRow:
   uniform: float
 
 
-def new_figure(width: float, height: float):
-  """An empty matplotlib figure; inches."""
-  # The library is slow to import, and needed by those who draw alone.
+def new_figure(width: float, height: float, title: str = ""):
+  """A matplotlib figure of that many inches, empty but for its title."""
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
   figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
   FigureCanvasAgg(figure)
+  if title:
+    figure.suptitle(title, fontsize=9.5, color=INK, x=0.01, ha="left")
   return figure
 
 
 def save_figure(figure, path: pathlib.Path) -> None:
   """Replaces the .png ``path`` by ``figure``, all at once."""
-  draft = path.with_name(f".{path.name}")
-  with explained(path):
+  with replacing(path) as draft:
     figure.savefig(draft, format="png")
-    draft.replace(path)
 
 
-def upsampled(weights: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-  """A grid ``[h, w]`` spread over an image ``[H, W]``, bilinear between cell centres.
-
-  Cell (i, j) stands for the pixels from ``(i H / h, j W / w)`` to the next cell's.
-  """
-  from PIL import Image
-
-  grid = Image.fromarray(np.asarray(weights, np.float32))
-  return np.asarray(grid.resize(shape[::-1], Image.Resampling.BILINEAR))
-
-
-def overlay(photo: np.ndarray, weights: np.ndarray, limit: float) -> np.ndarray:
-  """A photograph in grey beneath the colours of ``weights``.
+def draw_overlay(axes, photo: np.ndarray, weights: np.ndarray, limit: float) -> None:
+  """Draws weights in colours over a grey photograph, bilinear between cell centres.
 
   Args:
+    axes: of matplotlib.
     photo: ``[H, W, 3]`` bytes.
-    weights: on the grid of regions, ``[h, w]``.
+    weights: on the grid of regions, ``[h, w]``; cell (i, j) lies on the pixels from
+      ``(i H / h, j W / w)`` to the next cell's.
     limit: the weight that has the brightest colour.
-
-  Returns:
-    ``[H, W, 3]`` bytes.
   """
-  import matplotlib
-
-  heat = matplotlib.colormaps[_HEAT](upsampled(weights, photo.shape[:2]) / limit)
-  grey = (photo @ _LUMINANCE)[..., None] / 255
-  blended = (1 - _OPACITY) * grey + _OPACITY * heat[..., :3]
-  return np.round(255 * blended).astype(np.uint8)
+  height, width = photo.shape[:2]
+  axes.imshow(photo @ _LUMINANCE, "gray", vmin=0, vmax=255)
+  axes.imshow(
+    weights,
+    _HEAT,
+    vmin=0,
+    vmax=limit,
+    alpha=_OPACITY,
+    interpolation="bilinear",
+    extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+  )
 
 
 def draw_attention(
   path: pathlib.Path, photo: np.ndarray, rows: Sequence[AttentionRow]
 ) -> None:
-  """A .png with the photograph and, for each net, its attention laid over it.
+  """Draws a photograph and, for each net, its attention laid over it.
 
   Args:
-    path: of the picture.
+    path: of the .png.
     photo: as the encoder saw it, ``[H, W, 3]`` bytes.
     rows: one for each net; the panels of a net share one colour scale.
   """
@@ -107,21 +99,25 @@ def draw_attention(
   from matplotlib.colors import Normalize
 
   across = min(_ACROSS, max(len(row.weights) for row in rows))
+  width = (across + 1) * (_PANEL + 0.1) + 1.15
   lines = [-(-len(row.weights) // across) for row in rows]
-  panel = _PANEL * photo.shape[0] / photo.shape[1]
+  heads = [_wrapped(row.title, int(14 * width)) for row in rows]
   titles = [
-    [f"{_wrapped(name, 24)}\npeak {np.max(weights):.2g}" for name, weights in named]
-    for named in (row.weights.items() for row in rows)
+    [f"{_wrapped(name, 24)}\npeak {np.max(w):.2g}" for name, w in row.weights.items()]
+    for row in rows
   ]
-  heights = [
-    0.4 + count * (panel + 0.15 + 0.15 * max(1 + title.count("\n") for title in texts))
-    for count, texts in zip(lines, titles, strict=True)
-  ]
-  figure = new_figure((across + 1) * (_PANEL + 0.1) + 1.15, sum(heights))
+  panel = _PANEL * photo.shape[0] / photo.shape[1]
+  heights = []
+  for head, texts, count in zip(heads, titles, lines, strict=True):
+    above = 0.15 + 0.15 * max(1 + title.count("\n") for title in texts)
+    heights.append(0.4 + 0.15 * head.count("\n") + count * (panel + above))
+  figure = new_figure(width, sum(heights))
   figure.get_layout_engine().set(h_pad=0.08)
   parts = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
-  for part, row, texts, count in zip(parts, rows, titles, lines, strict=True):
-    part.suptitle(row.title, fontsize=9.5, color=INK, x=0.01, ha="left")
+  for part, row, head, texts, count in zip(
+    parts, rows, heads, titles, lines, strict=True
+  ):
+    part.suptitle(head, fontsize=9.5, color=INK, x=0.01, ha="left")
     axes = part.subplots(count, across + 1, squeeze=False)
     for axis in axes.flat:
       axis.set_axis_off()
@@ -130,7 +126,7 @@ def draw_attention(
     limit = max(max(map(np.max, row.weights.values())), np.finfo(np.float32).tiny)
     panels = zip(axes[:, 1:].flat, texts, row.weights.values(), strict=False)
     for axis, text, weights in panels:
-      axis.imshow(overlay(photo, weights, limit))
+      draw_overlay(axis, photo, weights, limit)
       axis.set_title(text, fontsize=8.5, color=INK)
     bar = part.colorbar(
       ScalarMappable(Normalize(0, limit), _HEAT), ax=axes, pad=0.01, aspect=14 * count
@@ -143,7 +139,7 @@ def draw_attention(
 
 
 def draw_photo(path: pathlib.Path, photo: np.ndarray) -> None:
-  """A .png of a photograph alone, ``[H, W, 3]`` bytes."""
+  """Draws a photograph alone, ``[H, W, 3]`` bytes."""
   figure = new_figure(2.4, 2.4 * photo.shape[0] / photo.shape[1])
   figure.set_layout_engine("none")
   axes = figure.add_axes((0, 0, 1, 1))
@@ -155,26 +151,24 @@ def draw_photo(path: pathlib.Path, photo: np.ndarray) -> None:
 def draw_contributions(
   path: pathlib.Path, shares: Sequence[tuple[str, float]], most: int, title: str
 ) -> None:
-  """A .png with a bar for each share in a difference of scores, the largest first.
+  """Draws a bar for each share in a difference of scores, the largest first.
 
   Args:
-    path: of the picture.
+    path: of the .png.
     shares: names and signed shares, all of them.
-    most: bars; what remains is one bar more.
-    title: what the shares add up to.
+    most: bars; one bar more is the sum of the other shares.
+    title: stands above.
   """
   ordered = sorted(shares, key=lambda share: -abs(share[1]))
-  shown, rest = ordered[:most], ordered[most:]
-  bars = list(shown)
+  bars, rest = ordered[:most], ordered[most:]
+  colors = [SEEN if value >= 0 else UNSEEN for _, value in bars]
   if rest:
     bars.append((f"the other {len(rest)}", sum(value for _, value in rest)))
+    colors.append(FAINT)
   names, values = zip(*bars, strict=True)
-  colors = [SEEN if value >= 0 else UNSEEN for value in values]
-  if rest:
-    colors[-1] = FAINT
   labels = [_wrapped(name, 30) for name in names]
   lines = sum(label.count("\n") + 1 for label in labels)
-  figure = new_figure(6.2, 0.95 + 0.26 * lines)
+  figure = new_figure(6.2, 0.95 + 0.26 * lines, _wrapped(title, 80))
   axes = figure.add_subplot()
   places = np.arange(len(bars))
   drawn = axes.barh(places, values, color=colors, height=0.66)
@@ -188,8 +182,6 @@ def draw_contributions(
   axes.axvline(0, color=INK, linewidth=0.8)
   axes.tick_params(axis="x", labelsize=8)
   axes.tick_params(axis="y", length=0)
-  title = _wrapped(title, 80)
-  figure.suptitle(title, fontsize=9.5, color=INK, x=0.01, ha="left")
   axes.spines[["top", "right", "left"]].set_visible(False)
   save_figure(figure, path)
 
@@ -202,10 +194,10 @@ def draw_map(
   names: Sequence[str],
   title: str,
 ) -> None:
-  """A .png of images as points: by seen and unseen, and by class.
+  """Draws images as points: by seen and unseen, and by class.
 
   Args:
-    path: of the picture.
+    path: of the .png.
     points: ``[n, 2]``.
     unseen: which images are of unseen classes, ``[n]``.
     classes: of each image, as places in ``names``; None where it has several.
@@ -216,9 +208,7 @@ def draw_map(
   legend = 0 < len(shown) <= MOST_NAMES
   columns = -(-len(shown) // _IN_A_COLUMN) if legend else 0
   width = 4.4 if classes is None else 7.4 + 1.6 * columns
-  figure = new_figure(width, 4.6)
-  title = _wrapped(title, int(14 * width))
-  figure.suptitle(title, fontsize=9.5, color=INK, x=0.01, ha="left")
+  figure = new_figure(width, 4.6, _wrapped(title, int(14 * width)))
   axes = figure.subplots(1, 1 if classes is None else 2, squeeze=False)[0]
   for axis in axes:
     axis.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
@@ -255,11 +245,11 @@ def draw_confusion(
   seen: tuple[int, int],
   title: str,
 ) -> None:
-  """A .png of a confusion matrix; a line stands between seen and unseen classes.
+  """Draws a confusion matrix, with lines between seen and unseen classes.
 
   Args:
-    path: of the picture.
-    shares: of a true class's images (row) that were taken for each class (column).
+    path: of the .png.
+    shares: of each true class's images (a row) that were taken for each class.
     rows: names of the true classes, the seen ones first.
     columns: names of the predicted classes, the seen ones first.
     seen: how many rows and how many columns are seen classes.
@@ -316,10 +306,11 @@ def _colors(count: int) -> np.ndarray:
 
 
 def _wrapped(text: str, width: int) -> str:
-  """In lines; names such as ``has_bill_shape::hooked`` break between their words."""
+  """A text in lines; names like ``has_bill_shape::hooked`` break between words."""
   words = text.replace("::", ": ").replace("_", " ")
   return "\n".join(textwrap.wrap(words, width))
 
 
 def _shortened(name: str) -> str:
+  """At most 30 letters of a name."""
   return name if len(name) <= 30 else f"{name[:29]}…"

@@ -1,8 +1,8 @@
 """Tables of results: means over seeds, and published numbers apart from them.
 
 A block holds rows of one dataset, features, class embedding, split version and
-protocol: these compare. A row says how it was selected. Published numbers have other
-features and follow in a block of their own, each with its source.
+protocol: these compare. A row says how it was selected. Published numbers, mostly on
+other features, follow in blocks of their own, each with its source.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ _BLOCK = ("dataset", "features", "class_embedding", "split_version", "protocol")
 # Of the usual protocol; others show all their metrics.
 _SHOWN = {"xian": ("t1", "u", "s", "h", "ausuc")}
 _SELECTIONS = ("val_selected", "last", "test_oracle")
-_STATUSES = ("re-read", "recalled")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +39,11 @@ class Block:
   """A table of comparable rows.
 
   Attributes:
-    title: what its rows have in common.
+    title: the data and the protocol of all rows.
     header: names of the columns.
     lines: cells, as texts.
-    left: how many columns are words.
-    notes: what must be known to read it.
+    left: number of columns with words; the others have numbers.
+    notes: explanations below the table.
   """
 
   title: str
@@ -55,7 +54,7 @@ class Block:
 
 
 def find_rows(folders: Sequence[pathlib.Path]) -> list[Row]:
-  """The rows of runs and sweeps, and of those in subfolders of other folders.
+  """Reads the rows of runs and sweeps, or of all in the subfolders of a folder.
 
   Raises:
     ZsljaxError: a folder has none; or rows of another schema.
@@ -64,20 +63,18 @@ def find_rows(folders: Sequence[pathlib.Path]) -> list[Row]:
   for folder in folders:
     folder = folder.expanduser()
     require(folder.is_dir(), str(folder), "no folder", "that of a run or a sweep")
-    own = read_rows(folder)
-    if not own:
-      below = sorted(p.parent for p in folder.glob("*/results.jsonl"))
-      own = [row for sub in below for row in read_rows(sub)]
-    if not own:
+    below = sorted(path.parent for path in folder.glob("*/results.jsonl"))
+    found = read_rows(folder) or [row for sub in below for row in read_rows(sub)]
+    if not found:
       raise ZsljaxError(
         f"{folder}: no results.jsonl, expected that of eval.py or of a sweep"
       )
-    rows += own
+    rows += found
   return rows
 
 
 def make_blocks(rows: Sequence[Row]) -> list[Block]:
-  """Result blocks of each dataset, followed by the published numbers of it.
+  """Makes the blocks of each dataset, followed by its published numbers.
 
   Raises:
     ZsljaxError: rows that would share a block are of different data, or a seed occurs
@@ -85,8 +82,10 @@ def make_blocks(rows: Sequence[Row]) -> list[Block]:
   """
   groups: dict[tuple, list[Row]] = {}
   for row in rows:
-    what = *(row[field] for field in _BLOCK), _counted(row)
-    groups.setdefault(what, []).append(row)
+    counted = json.dumps(
+      [row.get("conditions"), row["provenance"].get("pairs")], sort_keys=True
+    )
+    groups.setdefault((*(row[field] for field in _BLOCK), counted), []).append(row)
   blocks: list[Block] = []
   for dataset in dict.fromkeys(row["dataset"] for row in rows):
     some = [group for group in groups.values() if group[0]["dataset"] == dataset]
@@ -96,24 +95,16 @@ def make_blocks(rows: Sequence[Row]) -> list[Block]:
 
 
 def read_published() -> list[dict[str, Any]]:
-  """Published numbers: each entry with its source, features, selection and status.
+  """Reads the published numbers, each with source, features, selection and status.
 
   Status is ``re-read`` (in the named public source) or ``recalled``.
   """
   path = importlib.resources.files("zsljax.reporting") / "published.json"
-  entries = json.loads(path.read_text())
-  for entry in entries:
-    require(
-      entry["status"] in _STATUSES,
-      f"published.json: status of {entry['method']}",
-      entry["status"],
-      f"one of {', '.join(_STATUSES)}",
-    )
-  return entries
+  return json.loads(path.read_text())
 
 
 def render(blocks: Sequence[Block], form: str) -> str:
-  """The blocks as text of one of ``FORMATS``."""
+  """Writes the blocks as text of one of ``FORMATS``."""
   require(form in FORMATS, "--format", repr(form), f"one of {', '.join(FORMATS)}")
   if form == "csv":
     return _csv(blocks)
@@ -121,13 +112,8 @@ def render(blocks: Sequence[Block], form: str) -> str:
   return "\n".join(write(block) for block in blocks)
 
 
-def _counted(row: Row) -> str:
-  """What was counted, where it varies; such rows compare when it agrees."""
-  counted = row.get("conditions"), row["provenance"].get("pairs")
-  return json.dumps(counted, sort_keys=True)
-
-
 def _block(rows: Sequence[Row]) -> Block:
+  """The block of rows that compare."""
   first = rows[0]
   fingerprints = {row["provenance"]["data"]["fingerprint"] for row in rows}
   require(
@@ -137,26 +123,22 @@ def _block(rows: Sequence[Row]) -> Block:
     f"{', '.join(sorted(f[:12] for f in fingerprints))}",
     "rows of one import of the data, which alone compare",
   )
-  named = _by_name(rows)
-  shown = _SHOWN.get(first["protocol"])
-  metrics = list(
-    shown or dict.fromkeys(name for row in rows for name in row["metrics"])
-  )
+  every = dict.fromkeys(name for row in rows for name in row["metrics"])
+  metrics = _SHOWN.get(first["protocol"], every)
   lines = []
-  for name, summary in _summaries(named):
-    _check_seeds(name, summary)
-    calibration = summary.row["calibration"]
+  for name, summary in _summaries(_by_name(rows)):
+    selection, calibration = summary.row["selection"], summary.row["calibration"]
+    seeds = summary.seeds
+    twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+    if twice:
+      raise ZsljaxError(
+        f"{first['dataset']}, {name}, {selection}: found seed {twice[0]} twice, "
+        "expected each seed once: the same run was given twice, or with several gammas"
+      )
     if calibration != "none" and len(summary.gammas) == 1:
       calibration += f" ({summary.gammas[0]:.3g})"
-    lines.append(
-      (
-        name,
-        summary.row["selection"],
-        calibration,
-        str(len(summary.seeds)),
-        *(summary.cell(metric) for metric in metrics),
-      )
-    )
+    cells = map(summary.cell, metrics)
+    lines.append((name, selection, calibration, str(len(seeds)), *cells))
   lines.sort(key=lambda line: _SELECTIONS.index(line[1]))
   title = (
     f"{first['dataset']}: {first['features']} features, classes by "
@@ -174,7 +156,7 @@ def _block(rows: Sequence[Row]) -> Block:
 
 
 def _summaries(named: dict[str, list[Row]]) -> Iterator[tuple[str, Summary]]:
-  """Means over seeds; where circumstances differ they are apart, and in the name."""
+  """Means over seeds, apart by circumstances; these are named where they differ."""
   for name, rows in named.items():
     groups: dict[tuple, dict[str, list[Row]]] = {}
     for row in rows:
@@ -187,36 +169,26 @@ def _summaries(named: dict[str, list[Row]]) -> Iterator[tuple[str, Summary]]:
 
 
 def _by_name(rows: Sequence[Row]) -> dict[str, list[Row]]:
-  """Rows of the same settings, by a name that tells them from the others."""
+  """Groups rows by their settings; names mention the settings that differ."""
   groups: dict[str, list[Row]] = {}
   for row in rows:
     groups.setdefault(json.dumps(_settings(row), sort_keys=True), []).append(row)
   settings = [_settings(group[0]) for group in groups.values()]
-  differing = {
-    field
-    for one in settings
-    for other in settings
-    if one["system.name"] == other["system.name"]
-    for field in one.keys() | other.keys()
-    if one.get(field) != other.get(field)
-  }
   named: dict[str, list[Row]] = {}
   for setting, group in zip(settings, groups.values(), strict=True):
-    parts = [str(setting["system.name"])]
-    for field in sorted(differing & setting.keys()):
-      if setting[field] is not None and any(
-        other["system.name"] == setting["system.name"]
-        and other.get(field) != setting[field]
-        for other in settings
-      ):
+    system = setting["system.name"]
+    others = [other for other in settings if other["system.name"] == system]
+    parts = [system]
+    for field, value in sorted(setting.items()):
+      if value is not None and any(other.get(field) != value for other in others):
         name = field.removeprefix("system.").removeprefix("data.")
-        parts.append(f"{name} {short(setting[field])}")
+        parts.append(f"{name} {short(value)}")
     named[", ".join(parts)] = group
   return named
 
 
 def _settings(row: Row) -> dict[str, Any]:
-  """The fields of a row's config that make it another method than others."""
+  """The fields of a row's config that tell one method from another."""
   config = row["provenance"]["config"]
   fields = deciding_fields(config) | {"trained on": config["data"]["train_split"]}
   computed = row["provenance"].get("products")  # Older rows have none.
@@ -224,7 +196,7 @@ def _settings(row: Row) -> dict[str, Any]:
 
 
 def _circumstances(row: Row) -> str:
-  """In what rows of one method must agree besides, so that their mean says something.
+  """Circumstances in which rows of one method agree, so that their mean makes sense.
 
   A gamma that was chosen on validation may be each seed's own, and the oracle's number
   of steps too.
@@ -242,17 +214,6 @@ def _circumstances(row: Row) -> str:
   return ", ".join(parts)
 
 
-def _check_seeds(name: str, summary: Summary) -> None:
-  seeds = summary.seeds
-  twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
-  require(
-    not twice,
-    f"{summary.row['dataset']}, {name}, {summary.row['selection']}",
-    f"seed {twice[0] if twice else ''} twice",
-    "each seed once: the same run was given twice, or with several gammas",
-  )
-
-
 def _published_blocks(dataset: str, results: Sequence[Row]) -> Iterator[Block]:
   """Published numbers of a dataset, a block for each features, classes and split."""
   groups: dict[tuple, list[dict[str, Any]]] = {}
@@ -266,39 +227,31 @@ def _published_blocks(dataset: str, results: Sequence[Row]) -> Iterator[Block]:
     same = stored in ours and split == "xlsa17"
     relation = "the same features" if same else "other features: not to be compared"
     names = dict.fromkeys(name for entry in entries for name in entry["metrics"])
-    lines = tuple(
-      (
-        entry["method"],
-        entry["selection"],
-        entry["status"],
-        *(_number(entry["metrics"].get(name)) for name in names),
-      )
-      for entry in entries
-    )
+    lines = []
+    for entry in entries:
+      values = (entry["metrics"].get(name) for name in names)
+      cells = ("-" if value is None else f"{value:.1f}" for value in values)
+      lines.append((entry["method"], entry["selection"], entry["status"], *cells))
     notes = [f"{entry['method']}: {entry['source']}" for entry in entries]
-    notes += [
-      f"{entry['method']}: {e}" for entry in entries if (e := entry.get("note"))
-    ]
+    notes += [f"{e['method']}: {e['note']}" for e in entries if e.get("note")]
     yield Block(
       f"{dataset}, published: {features} features, classes by {class_embedding}, split "
       f"{split}; {relation}",
       ("published", "selected on", "status", *map(column_name, names)),
-      lines,
+      tuple(lines),
       3,
       tuple(dict.fromkeys(notes)),
     )
 
 
-def _number(value: float | None) -> str:
-  return "-" if value is None else f"{value:.1f}"
-
-
 def _terminal(block: Block) -> str:
+  """A block as aligned columns."""
   table = aligned([block.header, *block.lines], left=block.left)
   return "\n".join([block.title, "", table, "", *block.notes, ""])
 
 
 def _markdown(block: Block) -> str:
+  """A block as a Markdown table."""
   rule = ["---"] * block.left + ["---:"] * (len(block.header) - block.left)
   rows = [block.header, rule, *block.lines]
   table = ["| " + " | ".join(row) + " |" for row in rows]
@@ -307,35 +260,27 @@ def _markdown(block: Block) -> str:
 
 
 def _latex(block: Block) -> str:
+  """A block as a LaTeX table, its notes in the caption."""
   columns = "l" * block.left + "r" * (len(block.header) - block.left)
-  rows = [" & ".join(map(_escaped, row)) + r" \\" for row in block.lines]
-  caption = ". ".join(map(_escaped, (block.title, *block.notes)))
-  return "\n".join(
-    [
-      r"\begin{table}",
-      r"\centering",
-      rf"\caption{{{caption}.}}",
-      rf"\begin{{tabular}}{{{columns}}}",
-      r"\toprule",
-      " & ".join(map(_escaped, block.header)) + r" \\",
-      r"\midrule",
-      *rows,
-      r"\bottomrule",
-      r"\end{tabular}",
-      r"\end{table}",
-      "",
-    ]
+  header, *rows = (
+    " & ".join(map(_escaped, line)) + r" \\" for line in (block.header, *block.lines)
   )
+  caption = ". ".join(map(_escaped, (block.title, *block.notes)))
+  begin = [r"\begin{table}", r"\centering", rf"\caption{{{caption}.}}"]
+  begin += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", header, r"\midrule"]
+  end = [r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
+  return "\n".join([*begin, *rows, *end])
 
 
 def _escaped(text: str) -> str:
+  """Plain text in LaTeX."""
   for character in "&%#_$":
     text = text.replace(character, f"\\{character}")
   return text
 
 
 def _csv(blocks: Sequence[Block]) -> str:
-  """One line for each number."""
+  """All blocks as CSV, one line for each number."""
   rows = [
     ("block", "system", "selection", "kind", "metric", "mean", "deviation", "notes")
   ]

@@ -1,0 +1,5 @@
+"""Explanations of a trained system: where it looks, what decides, what it confuses."""
+
+from zsljax.explain.report import explain, explain_command
+
+__all__ = ["explain", "explain_command"]
