@@ -1,0 +1,58 @@
+"""Makes features of a folder of images, by a ResNet.
+
+Writes an HDF5 file with `features` and `image_files`, the images' names
+relative to the folder, for the importers' --features. The weights are a local
+file. The same command again continues an interrupted one.
+
+Example:
+  zsljax encode --images=photos --weights=resnet101.pth --dest=photos.h5
+"""
+
+import time
+
+from zsljax.cli.arguments import (
+  add_choice,
+  add_network,
+  add_number,
+  add_path,
+  add_skip_bad,
+)
+
+GROUP = "data"
+
+
+def add_arguments(parser) -> None:
+  add_path(parser, "--images", "folder of images, at any depth", "DIR")
+  add_network(parser, required=True)
+  add_path(parser, "--dest", "file that is written, .h5 or .hdf5")
+  add_number(parser, "--batch_size", 32, "images at a time")
+  add_choice(
+    parser, "--storage", ["float32", "float16"], "precision of the stored features"
+  )
+  add_skip_bad(parser, "images that cannot be decoded")
+
+
+def run(args) -> None:
+  from zsljax.encoders import encode_folder, load_encoder
+  from zsljax.errors import in_bytes
+
+  encoder = load_encoder(args.network, args.weights, args.size, args.output)
+  began = time.perf_counter()
+  written = encode_folder(
+    encoder, args.images, args.dest, args.batch_size, args.storage, args.skip_bad
+  )
+  seconds = time.perf_counter() - began
+  count, *shape = written.shape
+  speed = (
+    f"{seconds:.1f} s, {written.encoded / seconds:.1f} images/s"
+    if written.encoded
+    else "was complete already"
+  )
+  print(
+    f"{args.dest}: {args.output} features of {args.network} for {count} images, "
+    f"{' x '.join(map(str, shape))} in {args.storage} "
+    f"({in_bytes(args.dest.stat().st_size)}); {speed}"
+  )
+  if written.left_out:
+    print(f"left out, as they cannot be decoded: {len(written.left_out)}")
+    print("\n".join(f"  {name}" for name in written.left_out))
