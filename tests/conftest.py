@@ -4,7 +4,6 @@ import resource
 import subprocess
 import sys
 
-from absl import flags
 import hypothesis
 import jax
 import numpy as np
@@ -12,9 +11,7 @@ import pytest
 
 from zsljax.classes import ClassSpace
 from zsljax.data import make_feature_set, prepare
-from zsljax.training import (
-  make_optimizer,
-)
+from zsljax.training import make_optimizer
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # The same small programs are compiled many times over, here and in subprocesses.
@@ -31,8 +28,6 @@ hypothesis.settings.register_profile(
   "repeatable", derandomize=True, deadline=None, max_examples=25
 )
 hypothesis.settings.load_profile("repeatable")
-flags.FLAGS.mark_as_parsed()
-sys.path.insert(0, ROOT)  # For `configs`, which is not installed.
 
 
 @pytest.fixture
@@ -57,7 +52,7 @@ def class_space():
   return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def stand_in():
   """Stores a small random dataset under the name of a real one.
 
@@ -120,7 +115,7 @@ def full_disk():
 
 @pytest.fixture
 def command(tmp_path):
-  """Runs train.py, eval.py or -m zsljax as a user would."""
+  """Runs train.py, eval.py or -m zsljax in a process of its own."""
 
   def run(*arguments, check=True, **options):
     environment = os.environ | {"HOME": str(tmp_path / "home")}

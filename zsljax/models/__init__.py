@@ -16,6 +16,7 @@ from zsljax.models.system import (
   Spec,
   System,
   build_system,
+  register,
   system_names,
   with_fields,
 )
@@ -39,6 +40,7 @@ __all__ = [
   "System",
   "build_system",
   "label_scores",
+  "register",
   "system_names",
   "with_fields",
 ]
