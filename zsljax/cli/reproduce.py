@@ -8,7 +8,8 @@ Example:
   zsljax reproduce --systems=eszsl,msdn --datasets=digits --seeds=3 --dest=results
 """
 
-import pathlib
+import shlex
+import sys
 
 from zsljax.cli.arguments import add_number, add_path
 
@@ -27,18 +28,20 @@ def add_arguments(parser) -> None:
   add_path(
     parser, "--data_dir", "where datasets were imported to", "DIR", required=False
   )
-  add_path(
-    parser,
-    "--configs",
-    "folder of the config files (default: those that come with zsljax)",
-    "DIR",
-    required=False,
-    default=pathlib.Path(__file__).parents[1] / "configs",
-  )
   parser.set_defaults(fields=[])
 
 
 def run(args) -> None:
-  from zsljax.runs.reproduce import reproduce_command
+  from zsljax.cli.flags import read_config
+  from zsljax.runs.reproduce import reproduce
 
-  reproduce_command(args)
+  report = reproduce(
+    args.systems,
+    args.datasets,
+    args.seeds,
+    args.dest.absolute(),
+    args.data_dir,
+    lambda config, fields: read_config(config, [*fields, *args.fields]),
+    shlex.join(["zsljax", *sys.argv[1:]]),
+  )
+  print(f"report in {report}")
