@@ -114,17 +114,15 @@ def add_word_vectors(
   add_path(
     parser,
     "--word_vectors",
-    f"vectors of the {of}: GloVe or fastText text, word2vec .bin, .npz, .json, .npy"
-    f"{usual}",
+    f"vectors of the {of}: GloVe, fastText or word2vec text, .npz, .npy{usual}",
     required=default is None,
   )
-  add_choice(parser, "--multiword", ["mean", "sum"], "what several words make")
   add_choice(
     parser,
     "--unknown",
-    ["refuse", "drop", "known_words", "zeros"],
-    "names with a word that has no vector: an error that lists them; left out; their "
-    "known words alone, or left out without one; a vector of zeros",
+    ["refuse", "known_words"],
+    "names with a word that has no vector: an error that lists them; or the mean of "
+    "their known words, left out without one",
   )
 
 
@@ -166,7 +164,7 @@ def add_annotated(parser: argparse.ArgumentParser, name: str) -> None:
 
 def annotated(args: argparse.Namespace) -> tuple:
   """Values of the flags of ``add_annotated``, as importers take them."""
-  return args.features, args.word_vectors, args.multiword, args.unknown, args.name
+  return args.features, args.word_vectors, args.unknown, args.name
 
 
 def _beam_options(text: str):

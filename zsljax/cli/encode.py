@@ -33,8 +33,8 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-  from zsljax.encoders import encode_folder, load_encoder
-  from zsljax.errors import in_bytes
+  from zsljax.encoders import load_encoder
+  from zsljax.encoders.feature_store import described, encode_folder
 
   encoder = load_encoder(args.network, args.weights, args.size, args.output)
   began = time.perf_counter()
@@ -42,17 +42,4 @@ def run(args) -> None:
     encoder, args.images, args.dest, args.batch_size, args.storage, args.skip_bad
   )
   seconds = time.perf_counter() - began
-  count, *shape = written.shape
-  speed = (
-    f"{seconds:.1f} s, {written.encoded / seconds:.1f} images/s"
-    if written.encoded
-    else "was complete already"
-  )
-  print(
-    f"{args.dest}: {args.output} features of {args.network} for {count} images, "
-    f"{' x '.join(map(str, shape))} in {args.storage} "
-    f"({in_bytes(args.dest.stat().st_size)}); {speed}"
-  )
-  if written.left_out:
-    print(f"left out, as they cannot be decoded: {len(written.left_out)}")
-    print("\n".join(f"  {name}" for name in written.left_out))
+  print(described(encoder, args.dest, written, args.storage, seconds))

@@ -26,22 +26,11 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-  from zsljax.data.files.class_table import write_class_table
-  from zsljax.data.files.word_vectors import label_vectors
-  from zsljax.data.importers.multilabel import read_names
+  from zsljax.data.semantics import describe_names
 
-  found = label_vectors(
-    read_names(args.names), args.word_vectors, args.multiword, args.unknown
-  )
-  width = found.vectors.shape[1]
-  digits = len(str(width))
-  write_class_table(
-    args.dest,
-    found.names,
-    [f"dimension_{i:0{digits}d}" for i in range(width)],
-    found.vectors,
-  )
-  print(f"{len(found.names)} classes, {width} numbers each, in {args.dest}")
+  found = describe_names(args.names, args.word_vectors, args.dest, args.unknown)
+  count, width = found.vectors.shape
+  print(f"{count} classes, {width} numbers each, in {args.dest}")
   for note in found.notes:
     note = note.replace("Labels", "Names", 1)
     print(textwrap.fill(f"note: {note}", 88, subsequent_indent="      "))

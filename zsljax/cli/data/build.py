@@ -81,7 +81,6 @@ def run(args) -> None:
     unseen=args.unseen,
     validation=args.validation,
     word_vectors=args.word_vectors,
-    multiword=args.multiword,
     unknown=args.unknown,
     seed=args.seed,
     skip_bad=args.skip_bad,
@@ -94,7 +93,7 @@ def run(args) -> None:
 def _encoded(args, names) -> tuple[list, list[str]]:
   """Files of features that are made of the images, and images without any."""
   from zsljax.data.files.class_table import read_class_table
-  from zsljax.data.importers.multilabel import read_names
+  from zsljax.data.files.text import read_names
   from zsljax.encoders import encode_folder, load_encoder
 
   for flag in ("images", "weights"):

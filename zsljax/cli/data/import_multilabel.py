@@ -32,11 +32,6 @@ def run(args) -> None:
   store(
     args,
     read_multilabel(
-      args.source,
-      args.name,
-      args.unseen,
-      args.word_vectors,
-      args.multiword,
-      args.unknown,
+      args.source, args.name, args.unseen, args.word_vectors, args.unknown
     ),
   )

@@ -36,7 +36,9 @@ def add_arguments(parser) -> None:
 def run(args) -> None:
   from zsljax.data import read_regions
 
-  with read_regions(
-    args.source, args.dest, args.name, args.attributes, args.word_vectors, args.pool
-  ) as feature_set:
-    store(args, feature_set)
+  store(
+    args,
+    read_regions(
+      args.source, args.dest, args.name, args.attributes, args.word_vectors, args.pool
+    ),
+  )
