@@ -4,6 +4,7 @@ import resource
 import subprocess
 import sys
 
+from absl import flags
 import hypothesis
 import jax
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 
 from zsljax.classes import ClassSpace
 from zsljax.data import make_feature_set, prepare
-from zsljax.training import make_optimizer
+from zsljax.training import (
+  make_optimizer,
+)
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # The same small programs are compiled many times over, here and in subprocesses.
@@ -28,6 +31,8 @@ hypothesis.settings.register_profile(
   "repeatable", derandomize=True, deadline=None, max_examples=25
 )
 hypothesis.settings.load_profile("repeatable")
+flags.FLAGS.mark_as_parsed()
+sys.path.insert(0, ROOT)  # For `configs`, which is not installed.
 
 
 @pytest.fixture
@@ -52,7 +57,7 @@ def class_space():
   return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def stand_in():
   """Stores a small random dataset under the name of a real one.
 
@@ -115,7 +120,7 @@ def full_disk():
 
 @pytest.fixture
 def command(tmp_path):
-  """Runs train.py, eval.py or -m zsljax in a process of its own."""
+  """Runs train.py, eval.py or -m zsljax as a user would."""
 
   def run(*arguments, check=True, **options):
     environment = os.environ | {"HOME": str(tmp_path / "home")}

@@ -60,36 +60,37 @@ def multi_label_stand_in(name, dest):
   prepare(feature_set, dest)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def small(stand_in, tmp_path_factory):
-  """Reads a shipped config, shortened to two epochs, and makes its dataset."""
-  root, made = tmp_path_factory.mktemp("data"), set()
+  """Reads a shipped config, shortened to two epochs, and makes its dataset once."""
+  root = tmp_path_factory.getbasetemp() / "datasets"
 
   def small(argument, *fields):
-    name = argument.split(":")[0]
-    dest = root / name
-    overrides = (*SHORT, f"data.dir={dest}", *fields)
-    config = read_config(argument, [f"--config.{field}" for field in overrides])
-    dataset = config["data"]["name"]
-    if (name, dataset) not in made and dataset not in ("digits", "multidigit"):
+    overrides = [f"--config.{field}" for field in (*SHORT, *fields)]
+    config = read_config(argument, overrides)
+    name, dataset = argument.split(":")[0], config["data"]["name"]
+    embedded = dataset in ("digits", "multidigit")
+    dest = root / ("embedded" if embedded else name)
+    config["data"]["dir"] = config["data"]["dir"] or str(dest)
+    if not embedded and not (dest / dataset).exists():
       if name == "sdl":
         multi_label_stand_in(dataset, dest)
       else:
         regions = (4, config["data"]["num_channels"] or 8)
         on_regions = name in ("msdn", "attended_autoencoder")
         stand_in(dataset, dest, shape=regions if on_regions else (12,))
-      made.add((name, dataset))
     return config
 
   return small
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def digits_run(small, tmp_path_factory):
-  """A run of two steps, and its config."""
+  """A config and its run of two steps, which is trained once."""
   config = small("semantic_softmax:digits")
-  workdir = tmp_path_factory.mktemp("digits") / "w"
-  train(config, workdir)
+  workdir = tmp_path_factory.getbasetemp() / "digits_run"
+  if not workdir.exists():
+    train(config, workdir)
   return config, workdir
 
 
