@@ -12,7 +12,7 @@ Examples:
 
 import pathlib
 
-from zsljax.cli.arguments import add_choice, add_number, add_path, names
+from zsljax.cli.common import add_choice, add_number, add_path, names
 
 GROUP = "measure"
 

@@ -7,7 +7,7 @@ Example:
   zsljax benchmark-loss --preset=nus
 """
 
-from zsljax.cli.arguments import add_path
+from zsljax.cli.common import add_path
 
 GROUP = "measure"
 

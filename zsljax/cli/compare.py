@@ -10,8 +10,7 @@ Example:
 from collections.abc import Sequence
 import pathlib
 
-from zsljax.cli import sweep as sweep_verb
-from zsljax.cli.arguments import names
+from zsljax.cli.common import add_sweep, names, sweep_heading
 
 GROUP = "judge"
 _ZERO_SHOT = ("t1", "u", "s", "h", "ausuc", "recall@1", "intra", "inter")
@@ -19,7 +18,7 @@ _CLOSED_SET = ("accuracy", "recall@1", "map", "eer", "tar@0.001", "intra", "inte
 
 
 def add_arguments(parser) -> None:
-  sweep_verb.add_arguments(parser)
+  add_sweep(parser)
   parser.add_argument(
     "--losses",
     type=names,
@@ -53,7 +52,7 @@ def run(args) -> None:
     star = "*" if loss in RECONSTRUCTIONS else ""
     cells = _cells(summarize(rows[loss]), columns)
     lines.append([loss + star, *cells, _settings(workdir / loss)])
-  print(f"\n{sweep_verb.heading(rows[losses[0]])}\n\n{aligned(lines, left=1)}\n")
+  print(f"\n{sweep_heading(rows[losses[0]])}\n\n{aligned(lines, left=1)}\n")
   if not closed_set:
     print(
       "t1, u, s, h, ausuc: calibrated with the gamma chosen on validation; recall@1, "

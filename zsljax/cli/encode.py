@@ -10,7 +10,7 @@ Example:
 
 import time
 
-from zsljax.cli.arguments import (
+from zsljax.cli.common import (
   add_choice,
   add_network,
   add_number,

@@ -15,7 +15,7 @@ Examples:
 
 import argparse
 
-from zsljax.cli.arguments import add_choice, add_path, names
+from zsljax.cli.common import add_choice, add_path, names
 
 GROUP = "judge"
 

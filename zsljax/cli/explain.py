@@ -8,7 +8,7 @@ Example:
   zsljax explain --workdir=W --images=photos --dest=report
 """
 
-from zsljax.cli.arguments import add_choice, add_number, add_path
+from zsljax.cli.common import add_choice, add_number, add_path
 
 GROUP = "use"
 

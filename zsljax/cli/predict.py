@@ -8,7 +8,7 @@ Example:
   zsljax predict --workdir=W --features=x.npy --classes=new.csv --top_k=5
 """
 
-from zsljax.cli.arguments import add_number, add_path, add_skip_bad
+from zsljax.cli.common import add_number, add_path, add_skip_bad
 
 GROUP = "use"
 

@@ -11,7 +11,7 @@ Example:
 import shlex
 import sys
 
-from zsljax.cli.arguments import add_number, add_path
+from zsljax.cli.common import add_number, add_path
 
 GROUP = "judge"
 

@@ -14,7 +14,7 @@ Examples:
 
 import textwrap
 
-from zsljax.cli.arguments import add_path, add_word_vectors
+from zsljax.cli.common import add_path, add_word_vectors
 
 GROUP = "data"
 

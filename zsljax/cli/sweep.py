@@ -9,18 +9,15 @@ Example:
   zsljax sweep --config=cosine:digits,cosface --seeds=3 --workdir=W
 """
 
-from collections.abc import Sequence
 import pathlib
 
-from zsljax.cli.arguments import add_config, add_number, add_path
+from zsljax.cli.common import add_sweep, sweep_heading
 
 GROUP = "train"
 
 
 def add_arguments(parser) -> None:
-  add_config(parser, "cosine:digits")
-  add_path(parser, "--workdir", "where results and runs go", "DIR")
-  add_number(parser, "--seeds", 5, "runs that are tested")
+  add_sweep(parser)
 
 
 def run(args) -> None:
@@ -30,7 +27,7 @@ def run(args) -> None:
 
   workdir = args.workdir.absolute()
   rows = sweep(read_config(args.config, args.fields), args.seeds, workdir)
-  print(f"{heading(rows)}\n{_choice(workdir)}\n")
+  print(f"{sweep_heading(rows)}\n{_choice(workdir)}\n")
   fields = ("protocol", "selection", "calibration")
   summaries = summarize(rows)
   for protocol in dict.fromkeys(s.row["protocol"] for s in summaries):
@@ -43,17 +40,6 @@ def run(args) -> None:
     ]
     print(f"{aligned(lines, left=3)}\n")
   print(f"rows in {workdir / 'results.jsonl'}, runs in {workdir}/seed_*")
-
-
-def heading(rows: Sequence[dict]) -> str:
-  """A sentence on the system, the data and the seeds of a sweep's rows."""
-  row = rows[0]
-  seeds = len({row["seed"] for row in rows})
-  return (
-    f"{row['system']} on {row['dataset']} ({row['features']} features, classes by "
-    f"{row['class_embedding']}, split {row['split_version']}), test images; percent, "
-    f"mean (standard deviation) of {seeds} seed{'s' if seeds > 1 else ''}"
-  )
 
 
 def _choice(workdir: pathlib.Path) -> str:

@@ -8,7 +8,7 @@ Example:
   zsljax table W1 W2 --format=markdown
 """
 
-from zsljax.cli.arguments import add_choice, path
+from zsljax.cli.common import add_choice, path
 
 GROUP = "judge"
 

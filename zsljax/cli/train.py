@@ -10,7 +10,7 @@ Examples:
   zsljax train --config=msdn:cub --config.data.dir=DATA --config.seed=1 --workdir=W
 """
 
-from zsljax.cli.arguments import add_config, add_path
+from zsljax.cli.common import add_config, add_path
 
 GROUP = "train"
 

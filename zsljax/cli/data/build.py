@@ -14,7 +14,7 @@ Examples:
       --weights=resnet101.pth --output=regions --classes=birds.csv --dest=DATA
 """
 
-from zsljax.cli.arguments import (
+from zsljax.cli.common import (
   add_features,
   add_network,
   add_number,

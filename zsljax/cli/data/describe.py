@@ -8,7 +8,7 @@ Example:
   zsljax data describe DATA/birds
 """
 
-from zsljax.cli.arguments import path
+from zsljax.cli.common import path
 
 GROUP = "data"
 

@@ -6,7 +6,7 @@ Example:
   zsljax data export-xlsa17 DATA/birds --dest=xlsa17/data/BIRDS
 """
 
-from zsljax.cli.arguments import add_path, path
+from zsljax.cli.common import add_path, path
 from zsljax.errors import ZsljaxError
 
 GROUP = "data"

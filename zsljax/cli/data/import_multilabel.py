@@ -8,7 +8,7 @@ Example:
   zsljax data import-multilabel --source=corel5k.npz --dest=DATA
 """
 
-from zsljax.cli.arguments import add_path, add_storage, add_word_vectors, store
+from zsljax.cli.common import add_path, add_storage, add_word_vectors, store
 
 GROUP = "data"
 

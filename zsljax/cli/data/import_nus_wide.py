@@ -8,7 +8,7 @@ Example:
       --word_vectors=glove.6B.300d.txt --dest=DATA
 """
 
-from zsljax.cli.arguments import add_annotated, add_path, annotated, store
+from zsljax.cli.common import add_annotated, add_path, annotated, store
 
 GROUP = "data"
 

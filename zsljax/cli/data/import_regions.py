@@ -9,7 +9,7 @@ Example:
   zsljax data import-regions --source=feature_map_ResNet_101_CUB.hdf5 --dest=DATA
 """
 
-from zsljax.cli.arguments import add_choice, add_path, add_storage, store
+from zsljax.cli.common import add_choice, add_path, add_storage, store
 
 GROUP = "data"
 

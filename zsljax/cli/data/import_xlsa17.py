@@ -7,7 +7,7 @@ Example:
   zsljax data import-xlsa17 --source=xlsa17/data/CUB --dest=DATA
 """
 
-from zsljax.cli.arguments import add_choice, add_path, add_storage, store
+from zsljax.cli.common import add_choice, add_path, add_storage, store
 
 GROUP = "data"
 

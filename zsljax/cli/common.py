@@ -1,6 +1,7 @@
-"""Flags that several verbs have."""
+"""Flags and lines that several verbs have."""
 
 import argparse
+from collections.abc import Sequence
 import pathlib
 
 from zsljax.errors import ZsljaxError
@@ -58,6 +59,13 @@ def add_config(parser: argparse.ArgumentParser, example: str) -> None:
     "set by --config.FIELD=VALUE",
   )
   parser.set_defaults(fields=[])
+
+
+def add_sweep(parser: argparse.ArgumentParser) -> None:
+  """The flags of one or several sweeps."""
+  add_config(parser, "cosine:digits")
+  add_path(parser, "--workdir", "where results and runs go", "DIR")
+  add_number(parser, "--seeds", 5, "runs that are tested")
 
 
 def add_features(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -186,3 +194,14 @@ def store(args: argparse.Namespace, feature_set) -> None:
     feature_set, args.dest, args.storage, args.overwrite, args.beam_pipeline_options
   )
   print(describe(stored))
+
+
+def sweep_heading(rows: Sequence[dict]) -> str:
+  """A sentence on the system, the data and the seeds of a sweep's rows."""
+  row = rows[0]
+  seeds = len({row["seed"] for row in rows})
+  return (
+    f"{row['system']} on {row['dataset']} ({row['features']} features, classes by "
+    f"{row['class_embedding']}, split {row['split_version']}), test images; percent, "
+    f"mean (standard deviation) of {seeds} seed{'s' if seeds > 1 else ''}"
+  )
