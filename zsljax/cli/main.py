@@ -16,7 +16,6 @@ import sys
 from types import ModuleType
 
 from zsljax import cli
-from zsljax.devices.host_memory import keep_freed
 from zsljax.errors import ZsljaxError, did_you_mean, shown_to_user
 
 GROUPS = ("data", "train", "judge", "use", "measure")
@@ -110,6 +109,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     return
   if os.getcwd() not in sys.path:  # For systems of a user's own.
     sys.path.append(os.getcwd())
-  keep_freed()
   args, module = parse(argv)
   module.run(args)
