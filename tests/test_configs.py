@@ -203,7 +203,7 @@ def test_multi_label_run_on_validation_labels(small, tmp_path):
 @pytest.mark.parametrize(
   ("argument", "fields", "message"),
   [
-    ("sdl:corel5k", "data.name=digits", "expected several labels, what sdl is for"),
+    ("sdl:corel5k", "data.name=digits", "expected several labels, wh"),
     ("semantic_softmax:digits", "data.name=multidigit", "found several labels each, e"),
     ("msdn:digits", "data.num_channels=7", "found 25 channels, expected 7, config.dat"),
     (

@@ -82,9 +82,18 @@ def test_benchmark_of_the_ranking_loss(monkeypatch):
   )
   monkeypatch.setitem(benchmark.PRESETS, "nus", small)
   monkeypatch.setitem(benchmark_loss._FEW, "nus", 3)
-  figures = benchmark_loss.run("nus", seconds=0)
-  assert figures["forms"].keys() == {"scores", "loss", "padded", "all_pairs"}
-  assert all(form["seconds"] > 0 for form in figures["forms"].values())
+  times = {"scores": 1.0, "loss": 2.0, "padded": 3.0, "all_pairs": 4.0}
+  monkeypatch.setattr(
+    benchmark_loss,
+    "time_calls",
+    lambda calls, seconds: {
+      name: benchmark.Timing(times[name], 0.0, call()[0])
+      for name, call in calls.items()
+    },
+  )
+  figures = benchmark_loss.run("nus")
+  assert figures["all_pairs_over_loss"] == 4  # Half of the images, in two times two.
+  assert figures["loss_over_scores"] == 2 and figures["padded_over_loss"] == 1.5
   assert "the time multiplied by 2" in benchmark_loss.show(figures)
   with pytest.raises(ZsljaxError, match="no multi-label shapes 'cub'"):
     benchmark_loss.run("cub")

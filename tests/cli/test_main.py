@@ -87,7 +87,7 @@ def test_a_verb_imports_no_other():
     (["eval", "--workdir=W", "--top_k=few"], "expected numbers as in 3,5"),
     (["eval", "--workdir=W", "--gamma=1", "--gamma_from=V"], "not allowed with"),
     (["eval", "--workdir=/absent"], "/absent: no manifest.json, expected"),
-    (["data", "import-xlsa17", "--source=/absent", "--dest=D"], "absent: no such"),
+    (["data", "import-xlsa17", "--source=/absent", "--dest=D"], "no such folder"),
     (["benchmark", "--preset=cub9"], "Did you mean 'cub'"),
     (["benchmark", "--system=msdn"], "found shape (2048,), expected regions"),
     (
