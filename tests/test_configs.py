@@ -11,7 +11,6 @@ import pytest
 import scipy.sparse
 
 from zsljax import training
-from zsljax.cli.flags import read_config
 from zsljax.configs import (
   attended_autoencoder,
   baselines,
@@ -26,6 +25,7 @@ from zsljax.losses import FAMILY
 from zsljax.models import build_system
 from zsljax.reporting.rows import read_rows
 from zsljax.runs import evaluate as evaluation
+from zsljax.runs.config import read_config
 from zsljax.runs.evaluate import evaluate
 from zsljax.runs.train import train
 from zsljax.training.checkpoints import Checkpoints

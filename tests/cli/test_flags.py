@@ -7,22 +7,23 @@ import pytest
 
 from zsljax.cli import flags
 from zsljax.errors import ZsljaxError
+from zsljax.runs.config import read_config
 
 
 def test_a_config_is_called_by_its_name_or_its_file(tmp_path, monkeypatch):
-  config = flags.read_config("sdl:corel5k", ["--config.data.dir=D"])
+  config = read_config("sdl:corel5k", ["--config.data.dir=D"])
   assert (config["data"]["dir"], config["data"]["name"]) == ("D", "corel5k")
   shipped = pathlib.Path(flags.__file__).parents[1] / "configs" / "sdl.py"
   monkeypatch.chdir(tmp_path)
   pathlib.Path("mine.py").write_text(shipped.read_text())
-  assert flags.read_config("mine.py:corel5k", ["--config.data.dir", "D"]) == config
+  assert read_config("mine.py:corel5k", ["--config.data.dir", "D"]) == config
   for wrong, message in (
     ("./mien.py:corel5k", "no file mien.py. Did you mean 'mine.py'"),
     ("sld:corel5k", "no config 'sld', expected a file or .* Did you mean 'sdl'"),
     ("base", "no config 'base'"),
   ):
     with pytest.raises(ZsljaxError, match=message):
-      flags.read_config(wrong)
+      read_config(wrong)
 
 
 @pytest.fixture

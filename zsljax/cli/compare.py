@@ -28,10 +28,10 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-  from zsljax.cli.flags import read_config
   from zsljax.errors import ZsljaxError, did_you_mean
   from zsljax.losses import FAMILY, RECONSTRUCTIONS
   from zsljax.reporting.rows import aligned, column_name, summarize
+  from zsljax.runs.config import read_config
   from zsljax.runs.sweep import sweep
 
   config, _, dataset = args.config.partition(":")

@@ -8,8 +8,7 @@ Example:
   zsljax reproduce --systems=eszsl,msdn --datasets=digits --seeds=3 --dest=results
 """
 
-import shlex
-import sys
+import pathlib
 
 from zsljax.cli.common import add_number, add_path
 
@@ -28,20 +27,27 @@ def add_arguments(parser) -> None:
   add_path(
     parser, "--data_dir", "where datasets were imported to", "DIR", required=False
   )
+  add_path(
+    parser,
+    "--configs",
+    "folder of the config files (default: those that come with zsljax)",
+    "DIR",
+    required=False,
+    default=pathlib.Path(__file__).parents[1] / "configs",
+  )
   parser.set_defaults(fields=[])
 
 
 def run(args) -> None:
-  from zsljax.cli.flags import read_config
   from zsljax.runs.reproduce import reproduce
 
   report = reproduce(
     args.systems,
     args.datasets,
+    args.dest,
     args.seeds,
-    args.dest.absolute(),
     args.data_dir,
-    lambda config, fields: read_config(config, [*fields, *args.fields]),
-    shlex.join(["zsljax", *sys.argv[1:]]),
+    args.configs,
+    args.fields,
   )
   print(f"report in {report}")

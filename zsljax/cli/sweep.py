@@ -21,8 +21,8 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-  from zsljax.cli.flags import read_config
   from zsljax.reporting.rows import aligned, column_name, summarize
+  from zsljax.runs.config import read_config
   from zsljax.runs.sweep import sweep
 
   workdir = args.workdir.absolute()

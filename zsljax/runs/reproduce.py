@@ -6,12 +6,15 @@ tested once. Beside it stands ``test_oracle``, and the gap between both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import argparse
+from collections.abc import Sequence
 import dataclasses
 import os
 import pathlib
 import platform
+import shlex
 import shutil
+import sys
 from typing import Any
 
 import jax
@@ -22,6 +25,7 @@ from zsljax.errors import ZsljaxError, did_you_mean, require
 from zsljax.io.files import append_line, write_json, write_text
 from zsljax.reporting.rows import Row, summarize
 from zsljax.reporting.tables import Block, make_blocks, render
+from zsljax.runs.config import read_config
 from zsljax.runs.experiment import Experiment
 from zsljax.runs.judging import METRICS
 from zsljax.runs.sweep import seconds_of, sweep
@@ -57,15 +61,15 @@ SYSTEMS = {
 }
 _XLSA17 = (
   "{0}: put res101.mat and att_splits.mat of the xlsa17 archive into a folder named "
-  "{0} and run `zsljax data import-xlsa17 --source=FOLDER --dest=DATA`"
+  "{0} and run `python -m zsljax data import-xlsa17 --source=FOLDER --dest=DATA`"
 )
 _REGIONS = (
-  "{0} with regions: `zsljax data import-regions "
+  "{0} with regions: `python -m zsljax data import-regions "
   "--source=feature_map_ResNet_101_{0}.hdf5 --dest=DATA`, the file that TransZero's "
   "preprocessing makes of the images"
 )
 _MULTI_LABEL = (
-  "{0}: see `zsljax data import-{1} --help` for its label files and features"
+  "{0}: see `python -m zsljax data import-{1} --help` for its label files and features"
 )
 # What must be where, by dataset.
 SOURCES = {
@@ -74,7 +78,7 @@ SOURCES = {
     for name in ("cub", "sun", "awa2")
   },
   **{name: _XLSA17.format(name.upper()) for name in ("awa1", "apy", "flo")},
-  "scene15": "scene15: `zsljax data import-regions --source=FILE.hdf5 "
+  "scene15": "scene15: `python -m zsljax data import-regions --source=FILE.hdf5 "
   "--dest=DATA`, and once more with --pool for systems on pooled features",
   "corel5k": _MULTI_LABEL.format("corel5k", "multilabel"),
   "nus_wide": _MULTI_LABEL.format("nus_wide", "nus-wide"),
@@ -84,56 +88,27 @@ SOURCES = {
 _SEVERAL = ("multidigit", "corel5k", "nus_wide", "coco", "open_images")
 
 
-ReadConfig = Callable[[str, Sequence[str]], dict[str, Any]]
-
-
-def reproduce(
-  systems: str,
-  datasets: str,
-  seeds: int,
-  dest: pathlib.Path,
-  data_dir: pathlib.Path | None,
-  read_config: ReadConfig,
-  command: str,
-) -> pathlib.Path:
-  """Sweeps every pair of system and dataset, and writes the report.
-
-  Args:
-    systems: ``NAME,NAME`` or ``all``.
-    datasets: the same; ``digits`` stands for the embedded data.
-    seeds: number of runs of each pair that are tested.
-    dest: folder of the report and of the sweeps.
-    data_dir: where datasets were imported to.
-    read_config: gives the fields of a config, from ``NAME:ARGUMENT`` and a list of
-      ``--config.FIELD=VALUE``.
-    command: stands in the report as its origin.
-
-  Returns:
-    The report.
-
-  Raises:
-    ZsljaxError: a system or dataset is unknown, or no pair fits.
-  """
-  pairs = _usable(
-    _names(systems, "--systems", SYSTEMS),
-    _names(datasets, "--datasets", ("digits", *SOURCES)),
-    data_dir,
-  )
-  require(len(pairs) > 0, "--systems", systems, "systems that fit the datasets")
+def reproduce_command(args: argparse.Namespace) -> None:
+  """Sweeps every pair of system and dataset, and writes the report."""
+  systems = _names(args.systems, "--systems", SYSTEMS)
+  datasets = _names(args.datasets, "--datasets", ("digits", *SOURCES))
+  usable = _usable(systems, datasets, args.data_dir)
+  require(len(usable) > 0, "--systems", args.systems, "systems that fit the datasets")
+  dest = args.dest.expanduser().absolute()
   runs: list[dict[str, Any]] = []
   rows: list[Row] = []
-  configs = [_config(*pair, data_dir, read_config) for pair in pairs]
-  for (system, dataset, _), config in zip(pairs, configs, strict=True):
+  configs = [_config(*pair, args) for pair in usable]
+  for (system, dataset, _), config in zip(usable, configs, strict=True):
     name = f"{dataset}_{system}"
     print(f"{name}:", flush=True)
     folder = dest / "runs" / name
-    found = sweep(config, seeds, folder)
+    found = sweep(config, args.seeds, folder)
     rows += found
     runs.append(_recorded(name, config, found[0], seconds_of(folder)))
     _copy_curve(dest, name, config["seed"])
   manifest = {
-    "command": command,
-    "seeds": seeds,
+    "command": shlex.join(["python", "-m", "zsljax", *sys.argv[1:]]),
+    "seeds": args.seeds,
     "seconds": round(sum(run["seconds"] for run in runs), 1),
     "hardware": {
       "devices": [d.device_kind for d in jax.devices()],
@@ -147,7 +122,7 @@ def reproduce(
   for row in rows:
     append_line(dest / "results.jsonl", row)
   write_text(dest / "README.md", _report(dest, rows, manifest))
-  return dest / "README.md"
+  print(f"report in {dest / 'README.md'}")
 
 
 def _names(text: str, flag: str, known: Sequence[str] | dict) -> list[str]:
@@ -210,20 +185,17 @@ def _stored(
 
 
 def _config(
-  system: str,
-  dataset: str,
-  stored: StoredDataset | None,
-  data_dir: pathlib.Path | None,
-  read_config: ReadConfig,
+  system: str, dataset: str, stored: StoredDataset | None, args: argparse.Namespace
 ) -> dict[str, Any]:
   fields = []
   if stored is not None:
     fields = [
-      f"--config.data.dir={data_dir}",
+      f"--config.data.dir={args.data_dir}",
       f"--config.data.features={stored.variant}",
     ]
   kind = SYSTEMS[system]
-  return read_config(f"{kind.file}:{dataset}{kind.argument}", fields)
+  file = args.configs / f"{kind.file}.py"
+  return read_config(f"{file}:{dataset}{kind.argument}", [*fields, *args.fields])
 
 
 def _recorded(name: str, config, row: Row, seconds: float) -> dict[str, Any]:
