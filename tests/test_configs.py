@@ -223,7 +223,7 @@ def test_config_must_fit_the_data(small, tmp_path, argument, fields, message):
   [
     ("sdl:corel5k", {"protocol": "lessa"}, "cannot be evaluated by 'lessa'. Did you"),
     ("sdl:corel5k", {"gamma": 0.5}, "--gamma: found 0.5, expected no calibration wit"),
-    ("sdl:corel5k", {"top_k": (0,)}, r"--top_k: found .*0.*, expected numbers of 1 or"),
+    ("sdl:corel5k", {"top_k": (0,)}, r"top_k: found .*0.*, expected numbers of 1 or"),
     ("cosine:digits", {"protocol": "xian"}, "cosine on digits cannot be evaluated by "),
     ("cosine:digits", {"gamma": 0.5}, "no calibration with --protocol=embeddings"),
     ("semantic_softmax:digits", {"protocol": "lesa"}, "'lesa'. Known: retrieval, xian"),
