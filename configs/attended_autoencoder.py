@@ -1,10 +1,10 @@
 """Attended autoencoder (Li & Wang 2019) on region features.
 
-  python train.py --config=configs/attended_autoencoder.py:digits --workdir=W
-  python eval.py --workdir=W
+  zsljax train --config=attended_autoencoder:digits --workdir=W
+  zsljax eval --workdir=W
 
 The argument names the dataset; region features are imported with
-`python -m zsljax data import-regions`.
+`zsljax data import-regions`.
 
 Measured on scene15 (MobileNetV2, 7 x 7; mean and deviation of 5 seeds, last step;
 gamma chosen on the validation classes for each line):
@@ -61,7 +61,7 @@ DATASETS = {
 
 def get_config(dataset: str = "digits") -> ConfigDict:
   """The config for one dataset."""
-  chosen = base.choose(dataset, DATASETS, "configs/attended_autoencoder.py")
+  chosen = base.choose(dataset, DATASETS, "attended_autoencoder")
   config = base.get_config()
   config.data.name = dataset
   if dataset == "digits":
@@ -72,7 +72,7 @@ def get_config(dataset: str = "digits") -> ConfigDict:
   config.optimizer.name = "adam"
   config.optimizer.learning_rate = chosen["learning_rate"]
   config.evaluation.batch_size = 128
-  # The paper's calibration factor; its ablation without is the first row of eval.py.
+  # The paper's calibration factor; the first row of `zsljax eval` is without it.
   config.evaluation.gamma = chosen.get("gamma")
 
   config.system = ConfigDict()

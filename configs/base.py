@@ -1,10 +1,14 @@
 """Every field that all systems share, with its default.
 
-A config file takes an argument (after a colon), and any field can be set on the
-command line:
+A config is called by its name and an argument, mostly a dataset's name. Any field can
+be set on the command line:
 
-  python train.py --config=configs/semantic_softmax.py:awa1 \
-      --config.data.dir=DIR --config.seed=1 --workdir=W
+  zsljax train --config=semantic_softmax:awa1 --config.data.dir=DIR --config.seed=1 \
+      --workdir=W
+
+A config of your own is a file with ``get_config``, called as in --config=mine.py:awa1.
+Its ``config.system.module`` may name a module with a system of your own, which is
+imported wherever a run is trained, evaluated or used.
 """
 
 from ml_collections import ConfigDict
@@ -25,14 +29,14 @@ def get_config() -> ConfigDict:
 
   config.data = ConfigDict()
   config.data.name = "digits"
-  # Where the dataset was imported to (--dest of `python -m zsljax data`). The
-  # embedded digits are made in ~/.cache/zsljax when this is empty.
+  # Where the dataset was imported to (--dest of `zsljax data`). The embedded digits
+  # are made in ~/.cache/zsljax when this is empty.
   config.data.dir = ""
   # Features and class embedding, as in `classic512_att`; needed where `dir`
   # holds several, or to choose digits' `patches_strokes` (regions).
   config.data.features = placeholder(str)
   # `trainval`; or `train`, which holds out the validation classes and a fifth
-  # of the other images for `eval.py --split=val`.
+  # of the other images for `zsljax eval --split=val`.
   config.data.train_split = "trainval"
   # `device` holds the training images on every device, or in parts where they are too
   # many, and runs an epoch in one call; `host` holds them in memory; `none` streams
@@ -93,21 +97,21 @@ def get_config() -> ConfigDict:
   # Images per step of an evaluation, rounded up to a multiple of the devices.
   config.evaluation.batch_size = 1024
   # Also report with this penalty on the scores of seen classes (calibrated stacking);
-  # eval.py's --gamma and --gamma_from go before it.
+  # `zsljax eval --gamma` and `--gamma_from` go before it.
   config.evaluation.gamma = placeholder(float)
   # What gamma does to a seen class's score s: `additive`, s - gamma; `multiplicative`,
   # s - (1 - gamma)|s|.
   config.evaluation.calibration = "additive"
   # Several labels an image: how many to predict for it, one number for each column;
-  # empty takes the protocol's. eval.py's --top_k goes before it.
+  # empty takes the protocol's. `zsljax eval --top_k` goes before it.
   config.evaluation.top_k = ()
 
-  # What follows is read by `python -m zsljax sweep` alone.
+  # All below is read by `zsljax sweep` alone.
   config.selection = ConfigDict()
-  # What decides on the validation classes: `h` (at the gamma where it is highest),
-  # `ausuc`, `ausuc_micro` or `t1`; several labels: `zsl_map` or `gzsl_map`; learned
-  # prototypes: `recall@1`, `recall@5`, `recall@10`, `map` or `accuracy`. None is the
-  # first of each. It also stands beside the progress of a watched run.
+  # Decides on the validation classes: `h` (at the gamma where it is highest), `ausuc`,
+  # `ausuc_micro` or `t1`; several labels: `zsl_map` or `gzsl_map`; learned prototypes:
+  # `recall@1`, `recall@5`, `recall@10`, `map` or `accuracy`. None is the first of each.
+  # It also stands beside the progress of a watched run.
   config.selection.metric = placeholder(str)
   # At how many numbers of steps a run is judged, its last included.
   config.selection.stops = 10
@@ -124,9 +128,18 @@ def get_config() -> ConfigDict:
 def choose_both(
   argument: str, usual: str, datasets: dict, what: str, choices: dict, file: str
 ) -> tuple[str, str]:
-  """The dataset and the choice, such as a loss, that an argument ``a,b`` names.
+  """The dataset and the choice, such as a loss, that an argument names.
 
-  ``usual`` is the choice where there is none; ``what`` they are called.
+  Args:
+    argument: ``DATASET`` or ``DATASET,CHOICE``.
+    usual: the choice where the argument has none.
+    datasets: by their names.
+    what: the word for a choice.
+    choices: by their names.
+    file: the config's name.
+
+  Raises:
+    ZsljaxError: the dataset or the choice is unknown.
   """
   dataset, _, choice = argument.partition(",")
   choice = choice or usual
@@ -140,7 +153,11 @@ def choose_both(
 
 
 def choose(argument: str, choices: dict, file: str):
-  """The entry of ``choices`` that a config file's argument names."""
+  """The entry of ``choices`` that a config's argument names.
+
+  Raises:
+    ZsljaxError: there is none.
+  """
   if argument not in choices:
     raise ZsljaxError(
       f"--config={file}:{argument}: unknown argument {argument!r}. "

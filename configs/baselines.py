@@ -1,10 +1,10 @@
 """Baselines in closed form: ESZSL, the semantic autoencoder, nearest class mean.
 
-  python train.py --config=configs/baselines.py:awa1,eszsl --workdir=W
-  python eval.py --workdir=W
+  zsljax train --config=baselines:awa1,eszsl --workdir=W
+  zsljax eval --workdir=W
 
 The argument names the dataset and the system (eszsl when there is none): eszsl, sae,
-nearest_mean. `python -m zsljax sweep` chooses their one or two numbers; its T1 on the
+nearest_mean. `zsljax sweep` chooses their one or two numbers; its T1 on the
 validation classes decides, as is usual for them.
 """
 
@@ -31,7 +31,7 @@ GRIDS = {
 def get_config(argument: str = "digits") -> ConfigDict:
   """The config for a dataset and a system, as in ``awa1,sae``."""
   dataset, system = base.choose_both(
-    argument, "eszsl", DATASETS, "system", SYSTEMS, "configs/baselines.py"
+    argument, "eszsl", DATASETS, "system", SYSTEMS, "baselines"
   )
   config = base.get_config()
   config.data.name = dataset

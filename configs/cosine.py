@@ -1,16 +1,16 @@
 """Cosine classifiers trained by a member of the generalized softmax family.
 
-  python train.py --config=configs/cosine.py:digits,so_softmax --workdir=W
-  python eval.py --workdir=W
+  zsljax train --config=cosine:digits,so_softmax --workdir=W
+  zsljax eval --workdir=W
 
 The argument names the dataset and the loss (normface when there is none): softmax,
 normface, cosface, arcface, sphereface, combined, circle, so_softmax, cs_softmax. The
 last two are reconstructions.
 
 On digits a small convolutional network learns embeddings with a prototype for each
-seen class; eval.py classifies, verifies and retrieves. Elsewhere prototypes are made of
-the class descriptions, as in class normalization (Skorokhodov & Elhoseiny 2021), with
-the settings of its released code: eval.py gives T1, U, S and H.
+seen class; `zsljax eval` classifies, verifies and retrieves. Elsewhere prototypes are
+made of the class descriptions, as in class normalization (Skorokhodov & Elhoseiny
+2021), with the settings of its released code: `zsljax eval` gives T1, U, S and H.
 """
 
 from ml_collections import ConfigDict
@@ -51,7 +51,7 @@ DATASETS = {
 }
 
 
-# What `python -m zsljax sweep` and `compare` try, of each loss.
+# Values that `zsljax sweep` and `zsljax compare` try, of each loss.
 _SCALES, _MARGINS = (20.0, 40.0), (0.1, 0.3)
 GRIDS = {
   "softmax": {},
@@ -69,7 +69,7 @@ GRIDS = {
 def get_config(argument: str = "digits") -> ConfigDict:
   """The config for a dataset and a loss, as in ``awa1,cosface``."""
   dataset, loss = base.choose_both(
-    argument, "normface", DATASETS, "loss", FAMILY, "configs/cosine.py"
+    argument, "normface", DATASETS, "loss", FAMILY, "cosine"
   )
   chosen = DATASETS[dataset]
   config = base.get_config()

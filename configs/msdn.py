@@ -1,10 +1,10 @@
 """MSDN (Chen et al. 2022) on region features, by the released trainer's settings.
 
-  python train.py --config=configs/msdn.py:digits --workdir=W
-  python eval.py --workdir=W
+  zsljax train --config=msdn:digits --workdir=W
+  zsljax eval --workdir=W
 
 The argument names the dataset; region features are imported with
-`python -m zsljax data import-regions`.
+`zsljax data import-regions`.
 
 Measured on scene15 (MobileNetV2, 7 x 7; mean and deviation over seeds, last step):
 
@@ -66,7 +66,7 @@ DATASETS = {
 
 def get_config(dataset: str = "digits") -> ConfigDict:
   """The config for one dataset."""
-  chosen = base.choose(dataset, DATASETS, "configs/msdn.py")
+  chosen = base.choose(dataset, DATASETS, "msdn")
   config = base.get_config()
   config.data.name = dataset
   if dataset == "digits":

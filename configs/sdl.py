@@ -1,9 +1,9 @@
 """SDL (Ben-Cohen et al. 2021), for images with several labels.
 
-  python train.py --config=configs/sdl.py:multidigit --workdir=W
-  python eval.py --workdir=W --protocol=lesa
+  zsljax train --config=sdl:multidigit --workdir=W
+  zsljax eval --workdir=W --protocol=lesa
 
-The argument names the dataset; `python -m zsljax data --help` has the importers.
+The argument names the dataset; `zsljax data --help` has the importers.
 
 Measured on the test images (protocol lesa; mean and deviation over 5 seeds, last step):
 
@@ -64,7 +64,7 @@ DATASETS = {
 
 def get_config(dataset: str = "multidigit") -> ConfigDict:
   """The config for one dataset."""
-  chosen = base.choose(dataset, DATASETS, "configs/sdl.py")
+  chosen = base.choose(dataset, DATASETS, "sdl")
   config = base.get_config()
   config.data.name = dataset
   config.batch_size = chosen["batch_size"]

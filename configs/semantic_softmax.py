@@ -1,7 +1,7 @@
 """Semantic softmax (Ji et al. 2017), trained by L-BFGS to convergence.
 
-  python train.py --config=configs/semantic_softmax.py:digits --workdir=W
-  python eval.py --workdir=W
+  zsljax train --config=semantic_softmax:digits --workdir=W
+  zsljax eval --workdir=W
 
 The argument names the dataset. Minibatch training instead of L-BFGS:
 
@@ -36,9 +36,7 @@ DATASETS = {
 
 def get_config(dataset: str = "digits") -> ConfigDict:
   """The config for one dataset."""
-  l2_weights, l2_prototypes = base.choose(
-    dataset, DATASETS, "configs/semantic_softmax.py"
-  )
+  l2_weights, l2_prototypes = base.choose(dataset, DATASETS, "semantic_softmax")
   config = base.get_config()
   config.data.name = dataset
   config.batch_size = 0
@@ -73,7 +71,7 @@ def get_config(dataset: str = "digits") -> ConfigDict:
   # Standard deviation of the initial map, as in the released code.
   config.system.init_scale = 0.005
 
-  # What `python -m zsljax sweep` tries.
+  # Values that `zsljax sweep` tries.
   config.grid.system = ConfigDict(
     {"l2_weights": (l2_weights / 10, l2_weights, l2_weights * 10)}
   )

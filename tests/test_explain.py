@@ -300,7 +300,7 @@ def test_report_of_other_systems(short_run, tmp_path, name, dataset, pictures, t
     manifest = json.loads((workdir / "manifest.json").read_text())
     manifest["config"]["evaluation"]["calibration"] = "multiplicative"
     (workdir / "manifest.json").write_text(json.dumps(manifest))
-    assert load(workdir).gamma == 1  # Scores stay as they are.
+    assert load(workdir).calibration == Calibration("multiplicative")
   explain(workdir, tmp_path, number=2, mapped_by="pca")
   report = Report(tmp_path / "report.html")
   assert len(report.images) == pictures

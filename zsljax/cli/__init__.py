@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line: one file a verb, see ``zsljax.cli.main``."""

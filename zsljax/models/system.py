@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 import copy
 import dataclasses
+import importlib
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
@@ -243,6 +244,8 @@ def build_system(config: Mapping[str, Any]) -> System:
     ZsljaxError: the name, the preset or a field is unknown, or a value out of range.
   """
   config = dict(config)
+  if module := config.pop("module", None):
+    _import_module(module)
   name, preset = config.pop("name"), config.pop("preset", "paper")
   if name not in _SYSTEMS:
     raise ZsljaxError(
@@ -267,3 +270,21 @@ def build_system(config: Mapping[str, Any]) -> System:
     if value is not None
   }
   return system(**(system.presets[preset] | given))
+
+
+def _import_module(module: str) -> None:
+  """Imports a user's module, in which ``register`` is called.
+
+  Raises:
+    ZsljaxError: it cannot be imported.
+  """
+  try:
+    importlib.import_module(module)
+  except ZsljaxError:
+    raise
+  except Exception as error:
+    raise ZsljaxError(
+      f"config.system.module: found {module!r}, which cannot be imported "
+      f"({type(error).__name__}: {error}), expected a module in the working directory, "
+      "beside the config's file or installed"
+    ) from error

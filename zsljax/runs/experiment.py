@@ -24,6 +24,7 @@ from zsljax.devices.precision import nearest
 from zsljax.errors import in_bytes, require
 from zsljax.evaluation import CALIBRATIONS, Report
 from zsljax.models import MULTI_LABEL, Spec, System, build_system
+from zsljax.models.own import check_shapes
 from zsljax.reporting.rows import Row, make_row
 from zsljax.runs.workdir import flat, library_versions, read_manifest, run_identity
 from zsljax.training import (
@@ -136,9 +137,12 @@ class Experiment:
     classes = dataset.training_classes(config["data"]["train_split"])
     resolved = {
       "name": system.name,
-      "preset": config["system"]["preset"],
+      "preset": config["system"].get("preset", "paper"),
       **dataclasses.asdict(system),
     }
+    if module := config["system"].get("module"):
+      check_shapes(system, spec_of(dataset.feature_shape, dataset.classes), classes)
+      resolved["module"] = module
     data = {**config["data"], "features": dataset.variant}
     if data["dir"]:  # The run may be evaluated from another folder.
       data["dir"] = str(pathlib.Path(data["dir"]).expanduser().absolute())

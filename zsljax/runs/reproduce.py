@@ -20,7 +20,6 @@ from typing import Any
 
 import jax
 
-from zsljax.cli.flags import read_config
 from zsljax.data import StoredDataset
 from zsljax.data.store import variants
 from zsljax.errors import ZsljaxError, did_you_mean, require
@@ -28,6 +27,7 @@ from zsljax.evaluation import PROTOCOLS
 from zsljax.io.files import write_json, write_text
 from zsljax.reporting.rows import Row, summarize
 from zsljax.reporting.tables import Block, make_blocks, render
+from zsljax.runs.config import read_config
 from zsljax.runs.experiment import Experiment
 from zsljax.runs.sweep import seconds_of, sweep
 

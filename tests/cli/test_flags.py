@@ -1,9 +1,29 @@
+"""Configs by name and by file, and the folder of compiled programs."""
+
 import pathlib
 
 import jax
 import pytest
 
 from zsljax.cli import flags
+from zsljax.errors import ZsljaxError
+from zsljax.runs.config import read_config
+
+
+def test_a_config_is_called_by_its_name_or_its_file(tmp_path, monkeypatch):
+  config = read_config("sdl:corel5k", ["--config.data.dir=D"])
+  assert (config["data"]["dir"], config["data"]["name"]) == ("D", "corel5k")
+  shipped = pathlib.Path(flags.__file__).parents[1] / "configs" / "sdl.py"
+  monkeypatch.chdir(tmp_path)
+  pathlib.Path("mine.py").write_text(shipped.read_text())
+  assert read_config("mine.py:corel5k", ["--config.data.dir", "D"]) == config
+  for wrong, message in (
+    ("./mien.py:corel5k", "no file mien.py. Did you mean 'mine.py'"),
+    ("sld:corel5k", "no config 'sld', expected a file or .* Did you mean 'sdl'"),
+    ("base", "no config 'base'"),
+  ):
+    with pytest.raises(ZsljaxError, match=message):
+      read_config(wrong)
 
 
 @pytest.fixture
@@ -18,11 +38,11 @@ def unset():
 
 def test_programs_are_kept_where_nothing_else_is_said(unset, tmp_path, monkeypatch):
   monkeypatch.setenv("HOME", str(tmp_path))
-  flags._keep_compiled()
+  flags.keep_compiled()
   assert unset() == str(tmp_path / ".cache" / "zsljax" / "compiled")
   assert pathlib.Path(unset()).is_dir()
   monkeypatch.setenv("HOME", "/elsewhere")
-  flags._keep_compiled()
+  flags.keep_compiled()
   assert unset().startswith(str(tmp_path))
 
 
@@ -31,7 +51,7 @@ def test_a_folder_that_cannot_be_made_is_a_warning(
 ):
   (tmp_path / ".cache").write_text("")
   monkeypatch.setenv("HOME", str(tmp_path))
-  flags._keep_compiled()
+  flags.keep_compiled()
   assert unset() is None and "nothing compiled is kept" in caplog.text
 
 
@@ -47,10 +67,8 @@ def test_loaded_damaged_and_no_programs_end_at_the_same_bits(command, tmp_path):
       for file in folder.glob("*-cache"):
         file.write_bytes(b"damaged")
     done = command(
-      "train.py",
-      "--config=configs/msdn.py:digits",
+      *("-m", "zsljax", "train", "--config=msdn:digits", "--config.epochs=1"),
       f"--workdir={tmp_path / str(i)}",
-      "--config.epochs=1",
       env=environment,
     )
     assert ("Error reading persistent" in done.stderr) == (i == 2)

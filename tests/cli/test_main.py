@@ -1,0 +1,106 @@
+"""Verbs are found, explained and run, each without the others."""
+
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+
+import pytest
+
+from zsljax.cli.main import GROUPS, main, parser_of, verbs
+
+KEPT = (
+  "benchmark", "benchmark-loss", "compare", "data build", "data describe",
+  "data export-xlsa17", "data import-coco", "data import-multilabel",
+  "data import-nus-wide", "data import-open-images", "data import-regions",
+  "data import-xlsa17", "encode", "eval", "explain", "predict", "reproduce",
+  "semantics", "sweep", "table", "train",
+)  # fmt: skip
+ALONE = """
+import sys, time
+began = time.process_time()
+from zsljax.cli.main import main
+try:
+  main(sys.argv[1:])
+except SystemExit as ended:
+  assert not ended.code, ended
+print(time.process_time() - began, *sys.modules)
+"""
+
+
+def modules_of(*argv):
+  """Modules that a process has imported when it ends, and the seconds of computing."""
+  done = subprocess.run(
+    [sys.executable, "-c", ALONE, *argv], capture_output=True, text=True, check=True
+  )
+  seconds, *found = done.stdout.splitlines()[-1].split()
+  return set(found), float(seconds)
+
+
+def test_overview_is_quick_and_narrow_and_has_all_verbs(capsys):
+  found, seconds = modules_of("--help")
+  assert not found & {"jax", "numpy", "tensorflow", "scipy", "h5py", "ml_collections"}
+  assert seconds < 1
+  main([])
+  page = capsys.readouterr().out
+  lines = page.splitlines()
+  assert max(map(len, lines)) <= 80
+  assert [line[:-1] for line in lines if line[:-1] in GROUPS] == list(GROUPS)
+  assert tuple(verbs()) == KEPT
+  for verb in KEPT:
+    assert sum(line.startswith(f"  {verb} ") for line in lines) == 1, verb
+  main(["data", "--help"])
+  assert set(capsys.readouterr().out.splitlines()) < {*lines}
+
+
+@pytest.mark.parametrize("verb", KEPT)
+def test_help_of_a_verb_ends_with_an_example(verb):
+  parser, module = parser_of(verb)
+  text, _, examples = parser.format_help().partition("\nExample")
+  assert module.__doc__.splitlines()[0] in text
+  assert f"\n  zsljax {verb} " in examples
+  assert max(map(len, module.__doc__.splitlines())) <= 88
+
+
+def test_a_verb_imports_no_other():
+  for module in map(importlib.import_module, verbs().values()):
+    imported = re.findall(r"zsljax\.cli[.\w]*", inspect.getsource(module))
+    assert {*imported} <= {"zsljax.cli.common", "zsljax.cli.flags"}
+  found, _ = modules_of("table", "--help")
+  there = {name for name in found if name.startswith("zsljax.cli.")}
+  assert there - {"zsljax.cli.data"} == {
+    "zsljax.cli.main",
+    "zsljax.cli.common",
+    "zsljax.cli.table",
+  }
+
+
+@pytest.mark.parametrize(
+  ("argv", "message"),
+  [
+    (["tarin", "--workdir=W"], "unknown verb 'tarin'. Did you mean 'train'?"),
+    (["data", "biuld"], "unknown verb 'data biuld'. Did you mean 'data build'?"),
+    (["train", "--config=msdn"], "zsljax train: the following arguments are required"),
+    (["table", "W", "--format=tex"], "argument --format: invalid choice: 'tex'"),
+    (["benchmark", "--config.epochs=3"], "unrecognized arguments: --config.epochs=3"),
+    (["eval", "--workdir=W", "--top_k=few"], "expected numbers as in 3,5"),
+    (["eval", "--workdir=W", "--gamma=1", "--gamma_from=V"], "not allowed with"),
+    (["eval", "--workdir=/absent"], "/absent: no manifest.json, expected"),
+    (["data", "import-xlsa17", "--source=/absent", "--dest=D"], "no such folder"),
+    (["benchmark", "--preset=cub9"], "Did you mean 'cub'"),
+    (["benchmark", "--system=msdn"], "found shape (2048,), expected regions"),
+    (
+      ["compare", "--config=cosine:digits", "--losses=normfac", "--workdir=W"],
+      "Did you mean 'normface'",
+    ),
+  ],
+)
+def test_wrong_command_is_one_paragraph(argv, message, capsys, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(SystemExit) as ended:
+    main(argv)
+  said = capsys.readouterr().err
+  assert ended.value.code == 2 and said.startswith("error: ")
+  assert message in " ".join(said.split())
+  assert not list(tmp_path.iterdir())

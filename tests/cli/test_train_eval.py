@@ -1,0 +1,71 @@
+"""The verbs ``train`` and ``eval``, and the scripts that stand for them."""
+
+import json
+
+import pytest
+
+from zsljax.cli.main import main
+
+TRAIN = ("train", "--config=semantic_softmax:digits")
+
+
+def test_scripts_train_and_evaluate(command, tmp_path):
+  work = f"--workdir={tmp_path / 'w'}"
+  config = ("--config", "configs/semantic_softmax.py:digits")
+  fields = ("--config.epochs", "3", "--config.optimizer.tolerance=0")
+  done = command("train.py", *config, work, *fields)
+  assert f"step 3; now: zsljax eval {work}" in done.stdout
+  assert "3/3" in done.stderr
+  done = command("eval.py", work)
+  assert "protocol  selection  calibration" in done.stdout
+  (row,) = map(json.loads, (tmp_path / "w" / "results.jsonl").read_text().splitlines())
+  assert row["metrics"].keys() == {"t1", "u", "s", "h", "ausuc", "ausuc_micro"}
+  assert row["provenance"]["data"]["sources"]
+  for file in ("manifest.json", "metrics.jsonl", "tensorboard", "checkpoints"):
+    assert (tmp_path / "w" / file).exists()
+  again = command("-m", "zsljax", *TRAIN, work, "--config.epochs=4", check=False)
+  assert again.returncode == 2 and "Traceback" not in again.stderr
+  assert "config.epochs is 4, there 3" in " ".join(again.stderr.split())
+
+
+@pytest.mark.slow
+def test_multi_label_run_from_the_embedded_set(tmp_path, capsys):
+  work = f"--workdir={tmp_path / 'w'}"
+  main(["train", "--config=sdl:multidigit", work, "--config.epochs=1"])
+  assert "5000 images of 7 labels" in capsys.readouterr().out
+  main(["eval", work, "--protocol=sdl", "--top_k=1,3"])
+  lines = capsys.readouterr().out.splitlines()
+  assert any("F1@1" in line and "F1@3" in line and "density" in line for line in lines)
+  assert any("zsl: 3 unseen" in line and "dropped" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+  ("argument", "message"),
+  [
+    ("--config.sytem.preset=paper", "field 'sytem'. Did you mean 'system'?"),
+    ("--config.system.l2_weight=1", "Did you mean 'l2_weights'?"),
+    ("--config.epochs=0", "config.epochs: found 0, expected 1 or more"),
+    ("--config.log_every=0", "config.log_every: found 0"),
+    ("--config.seed=-1", "config.seed: found -1"),
+    (
+      "--config.evaluation.every_epochs=5",
+      "config.evaluation.every_epochs: found 5 with config.data.train_split=trainval",
+    ),
+    ("--config.system.preset=papr", "Did you mean 'paper'"),
+    ("--config.epochs=many", "--config.epochs=many"),
+    ("--config.l2_weights=1", "unknown config field 'l2_weights'. The fields are"),
+    ("--l2_weights=1", "unknown config field 'l2_weights'. The fields are in"),
+    ("stray", "found 'stray', expected only flags"),
+    ("--config.data.name=cubs", "config.data.dir: found nothing"),
+    ("--config.data.dir=/dev/null/x", "could not be written"),
+    ("--config=semantic_sotfmax:digits", "Did you mean 'semantic_softmax'"),
+    ("--config=semantic_softmax:digit", "Did you mean 'digits'"),
+  ],
+)
+def test_wrong_field_is_one_paragraph(tmp_path, capsys, argument, message):
+  with pytest.raises(SystemExit) as ended:
+    main([*TRAIN, f"--workdir={tmp_path / 'w'}", argument])
+  said = capsys.readouterr().err
+  assert ended.value.code == 2 and said.startswith("error: ")
+  assert message in " ".join(said.split())
+  assert not (tmp_path / "w").exists()

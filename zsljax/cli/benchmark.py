@@ -1,0 +1,96 @@
+"""Times a system's step and its input pipeline.
+
+Times a training step on random features of published shapes, in turns with
+matrix products (a large square one and the step's own) and a copy of memory;
+then the input alone, the step alone and both together. Needs no data and no
+TensorFlow.
+
+Examples:
+  zsljax benchmark --system=msdn --preset=cub7 --json=cub7.json
+  zsljax benchmark --compare=before.json,after.json
+"""
+
+import pathlib
+
+from zsljax.cli.common import add_choice, add_number, add_path, names
+
+GROUP = "measure"
+
+
+def add_arguments(parser) -> None:
+  parser.add_argument(
+    "--system", default="semantic_softmax", help="(default: %(default)s)"
+  )
+  parser.add_argument(
+    "--preset",
+    default="cub",
+    help="shapes: cub or awa2 (pooled), cub7, cub14 or sun14 (regions), nus or "
+    "openimages (several labels an image), classes1m (cosine: a million prototypes) "
+    "(default: %(default)s)",
+  )
+  parser.add_argument(
+    "--batch_size", type=int, metavar="N", help="(default: the preset's)"
+  )
+  add_path(
+    parser,
+    "--data_dir",
+    "an imported dataset: its shapes are used and its streaming is timed",
+    "DIR",
+    required=False,
+  )
+  parser.add_argument(
+    "--dataset", default="awa1", help="its name there (default: %(default)s)"
+  )
+  parser.add_argument(
+    "--features",
+    metavar="NAME",
+    help="its features and class embedding there, where it has several",
+  )
+  add_number(parser, "--data_devices", 1, "devices over which a batch is split")
+  add_number(
+    parser,
+    "--model_devices",
+    1,
+    "devices over which parameters with a row for each class are split",
+  )
+  add_choice(
+    parser,
+    "--precision",
+    ["float32", "tensorfloat32", "bfloat16"],
+    "of matrix products; sums and parameters are float32, features are bfloat16 with "
+    "bfloat16",
+  )
+  add_number(parser, "--seeds", 1, "runs trained as one program, beside a run alone")
+  add_path(parser, "--json", "also write the figures", required=False)
+  parser.add_argument(
+    "--compare",
+    type=names,
+    metavar="A.json,B.json",
+    help="measure nothing: print two files of --json side by side",
+  )
+
+
+def run(args) -> None:
+  from zsljax import benchmark
+  from zsljax.io.files import write_json
+
+  if args.compare:
+    print(benchmark.compare([pathlib.Path(name) for name in args.compare]))
+    return
+  figures = benchmark.run(
+    args.system,
+    args.preset,
+    args.batch_size,
+    args.data_dir,
+    args.dataset,
+    args.features,
+    benchmark.Variant(
+      precision=args.precision,
+      seeds=args.seeds,
+      data_devices=args.data_devices,
+      model_devices=args.model_devices,
+    ),
+  )
+  print(benchmark.show(figures))
+  if args.json:
+    write_json(args.json, figures)

@@ -1,0 +1,207 @@
+"""Flags and lines that several verbs have."""
+
+import argparse
+from collections.abc import Sequence
+import pathlib
+
+from zsljax.errors import ZsljaxError
+
+
+def path(text: str) -> pathlib.Path:
+  """A path of which ``~`` is the user's home."""
+  return pathlib.Path(text).expanduser()
+
+
+def names(text: str) -> list[str]:
+  """The parts of ``NAME,NAME``."""
+  return text.split(",")
+
+
+def add_path(
+  parser: argparse._ActionsContainer,
+  flag: str,
+  help: str,
+  metavar: str = "FILE",
+  required: bool = True,
+  **options,
+) -> None:
+  """A flag for a file or, with ``metavar`` ``DIR``, a folder."""
+  if required:
+    options["required"] = True
+  parser.add_argument(flag, type=path, metavar=metavar, help=help, **options)
+
+
+def add_choice(
+  parser: argparse.ArgumentParser, flag: str, choices: list[str], help: str
+) -> None:
+  """A flag with one of several values, the first by default."""
+  parser.add_argument(
+    flag, choices=choices, default=choices[0], help=f"{help} (default: %(default)s)"
+  )
+
+
+def add_number(
+  parser: argparse.ArgumentParser, flag: str, default: int, help: str
+) -> None:
+  """A flag with a whole number."""
+  parser.add_argument(
+    flag, type=int, default=default, metavar="N", help=f"{help} (default: %(default)s)"
+  )
+
+
+def add_config(parser: argparse.ArgumentParser, example: str) -> None:
+  """The flag of a config, of which ``--config.FIELD=VALUE`` sets fields."""
+  parser.add_argument(
+    "--config",
+    required=True,
+    metavar="NAME:ARGUMENT",
+    help=f"as in {example}, or FILE.py:ARGUMENT with a config of your own; fields are "
+    "set by --config.FIELD=VALUE",
+  )
+  parser.set_defaults(fields=[])
+
+
+def add_sweep(parser: argparse.ArgumentParser) -> None:
+  """The flags of one or several sweeps."""
+  add_config(parser, "cosine:digits")
+  add_path(parser, "--workdir", "where results and runs go", "DIR")
+  add_number(parser, "--seeds", 5, "runs that are tested")
+
+
+def add_features(parser: argparse.ArgumentParser, required: bool = True) -> None:
+  """Files of features that an importer joins to the images of a set."""
+  add_path(
+    parser,
+    "--features",
+    ".npy, .npz or .h5 with features [N, D] or [N, R, D] and, in a field image_files "
+    "(for FILE.npy in FILE.txt), the images' names; rows of several files follow one "
+    "another",
+    required=required,
+    nargs="+",
+  )
+
+
+def add_network(parser: argparse.ArgumentParser, required: bool = False) -> None:
+  """An encoder of images and its weights."""
+  add_choice(parser, "--network", ["resnet101", "resnet50"], "maker of the features")
+  add_path(
+    parser,
+    "--weights",
+    "its weights, of torchvision or timm: .safetensors, or a state dict in .pth or .pt",
+    required=required,
+  )
+  add_number(
+    parser,
+    "--size",
+    224,
+    "side of the square that is cut out of an image, in pixels, a multiple of 32",
+  )
+  add_choice(
+    parser,
+    "--output",
+    ["pooled", "regions"],
+    "one vector an image, or one for each of the (size/32)^2 regions",
+  )
+
+
+def add_skip_bad(parser: argparse.ArgumentParser, bad: str) -> None:
+  """The flag that leaves out bad images or classes."""
+  parser.add_argument(
+    "--skip_bad",
+    "--skip-bad",
+    action="store_true",
+    help=f"leave out {bad}, and list them; else they are an error",
+  )
+
+
+def add_word_vectors(
+  parser: argparse.ArgumentParser, of: str = "labels", default: str | None = None
+) -> None:
+  """A file of word vectors, and rules for names that it lacks."""
+  usual = f" (default: {default})" if default else ""
+  add_path(
+    parser,
+    "--word_vectors",
+    f"vectors of the {of}: GloVe, fastText or word2vec text, .npz, .npy{usual}",
+    required=default is None,
+  )
+  add_choice(
+    parser,
+    "--unknown",
+    ["refuse", "known_words"],
+    "names with a word that has no vector: an error that lists them; or the mean of "
+    "their known words, left out without one",
+  )
+
+
+def add_storage(parser: argparse.ArgumentParser, name: str | None) -> None:
+  """Flags of every import; ``name`` says what a set is called when none is given."""
+  add_path(
+    parser,
+    "--dest",
+    "where the shards go: DEST/<name>/<features>_<class embedding>/",
+    "DIR",
+  )
+  usual = f" (default: {name})" if name else ""
+  parser.add_argument("--name", required=not name, help=f"of the dataset{usual}")
+  add_choice(
+    parser,
+    "--storage",
+    ["source", "float32", "float16", "bfloat16"],
+    "precision of the stored features",
+  )
+  parser.add_argument(
+    "--overwrite", action="store_true", help="replace a stored dataset of the same name"
+  )
+  parser.add_argument(
+    "--beam_pipeline_options",
+    type=_beam_options,
+    metavar="NAME=VALUE,...",
+    help="write the records through Apache Beam (the extra `beam`) with these of its "
+    "options, as in runner=DirectRunner,direct_running_mode=multi_processing,"
+    "direct_num_workers=8 (default: without Beam)",
+  )
+
+
+def add_annotated(parser: argparse.ArgumentParser, name: str) -> None:
+  """Flags of importers that join features to a set's files of several labels."""
+  add_features(parser)
+  add_word_vectors(parser)
+  add_storage(parser, name)
+
+
+def annotated(args: argparse.Namespace) -> tuple:
+  """Values of the flags of ``add_annotated``, as importers take them."""
+  return args.features, args.word_vectors, args.unknown, args.name
+
+
+def _beam_options(text: str):
+  """Beam's options, refused before hours of reading where they are wrong."""
+  from zsljax.data.beam import pipeline_options
+
+  try:
+    return pipeline_options(text)
+  except ZsljaxError as error:
+    raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def store(args: argparse.Namespace, feature_set) -> None:
+  """Stores an imported set as the flags of ``add_storage`` say, and describes it."""
+  from zsljax.data import prepare
+  from zsljax.data.describe import describe
+
+  stored = prepare(
+    feature_set, args.dest, args.storage, args.overwrite, args.beam_pipeline_options
+  )
+  print(describe(stored))
+
+
+def sweep_heading(rows: Sequence[dict]) -> str:
+  """A sentence on the system, the data and the seeds of a sweep's rows."""
+  row = rows[0]
+  seeds = len({row["seed"] for row in rows})
+  return (
+    f"{row['system']} on {row['dataset']} ({row['features']} features, classes by "
+    f"{row['class_embedding']}, split {row['split_version']}), test images; percent, "
+    f"mean (standard deviation) of {seeds} seed{'s' if seeds > 1 else ''}"
+  )

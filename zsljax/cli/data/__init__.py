@@ -1,0 +1,1 @@
+"""Verbs of two words, ``zsljax data ACTION``."""

@@ -1,0 +1,114 @@
+"""Evaluates a trained run: checkpoint in, results out.
+
+--split=val chooses gamma of calibrated stacking on the validation classes;
+--gamma_from takes that gamma to the test images of another run. The protocol
+retrieval takes each unseen class's description for a query. Images with several
+labels have protocols of their own: lesa, biam_openimages, sdl and ml_decoder.
+The protocol embeddings is classification among seen classes, verification of
+pairs and retrieval; systems without unseen classes have no other.
+
+Examples:
+  zsljax eval --workdir=W                          # the test images
+  zsljax eval --workdir=W --split=val              # of a run with train_split=train
+  zsljax eval --workdir=W --protocol=embeddings --pairs=pairs.txt
+"""
+
+import argparse
+
+from zsljax.cli.common import add_choice, add_path, names
+
+GROUP = "judge"
+
+
+def add_arguments(parser) -> None:
+  add_path(parser, "--workdir", "folder of the run", "DIR")
+  add_choice(
+    parser,
+    "--split",
+    ["test", "val"],
+    "images to score; val needs a run with config.data.train_split=train",
+  )
+  parser.add_argument(
+    "--data_dir", metavar="DIR", help="where the dataset is now, when it was moved"
+  )
+  parser.add_argument(
+    "--protocol",
+    help="how to count. One label an image: xian (the default), retrieval or, for "
+    "systems that have them, embeddings; several: lesa (the default), biam_openimages, "
+    "sdl or ml_decoder",
+  )
+  calibrated = parser.add_mutually_exclusive_group()
+  calibrated.add_argument(
+    "--gamma",
+    type=float,
+    help="also report with this penalty on scores of seen classes, see --calibration "
+    "(default: the config's evaluation.gamma)",
+  )
+  add_path(
+    calibrated,
+    "--gamma_from",
+    "as --gamma, with the value chosen by --split=val in this workdir",
+    "DIR",
+    required=False,
+  )
+  parser.add_argument(
+    "--calibration",
+    choices=["additive", "multiplicative"],
+    help="gamma is subtracted from a seen class's score s, or s becomes "
+    "s - (1 - gamma)|s| (default: the config's evaluation.calibration)",
+  )
+  parser.add_argument(
+    "--test_oracle",
+    action="store_true",
+    help="also report with the gamma that is best on the test images: no result, but "
+    "what many published tables show",
+  )
+  parser.add_argument(
+    "--top_k",
+    type=_numbers,
+    metavar="K,K",
+    help="several labels an image: how many to predict for it, as in 10,20 (default: "
+    "the config's evaluation.top_k, or the protocol's)",
+  )
+  add_path(
+    parser,
+    "--pairs",
+    "with --protocol=embeddings, also verify these pairs: two images a line, each by "
+    "its row in the imported features, counted from 0",
+    required=False,
+  )
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+  try:
+    return tuple(map(int, names(text)))
+  except ValueError as error:
+    raise argparse.ArgumentTypeError(f"{error}, expected numbers as in 3,5") from error
+
+
+def run(args) -> None:
+  from zsljax.cli.flags import keep_compiled
+  from zsljax.devices import processes
+  from zsljax.errors import require
+  from zsljax.runs.evaluate import described, evaluate
+
+  tasks = processes.launched_tasks()
+  require(
+    tasks == 1, "zsljax eval", f"{tasks} processes", "one, without srun or mpirun"
+  )
+  keep_compiled()
+  workdir = args.workdir.absolute()
+  rows = evaluate(
+    workdir,
+    split=args.split,
+    data_dir=args.data_dir,
+    gamma=args.gamma,
+    gamma_from=args.gamma_from,
+    protocol=args.protocol,
+    top_k=args.top_k,
+    pairs=args.pairs,
+    calibration=args.calibration,
+    test_oracle=args.test_oracle,
+  )
+  print(described(rows, args.split))
+  print(f"rows in {workdir / 'results.jsonl'}")

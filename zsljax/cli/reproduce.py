@@ -1,0 +1,53 @@
+"""Sweeps systems on datasets, and writes a report.
+
+Sweeps every system on every dataset that it can use, and writes tables, curves
+and a manifest into DEST. --config.FIELD=VALUE sets fields of all configs. The
+same command again continues.
+
+Example:
+  zsljax reproduce --systems=eszsl,msdn --datasets=digits --seeds=3 --dest=results
+"""
+
+import pathlib
+
+from zsljax.cli.common import add_number, add_path
+
+GROUP = "judge"
+
+
+def add_arguments(parser) -> None:
+  parser.add_argument("--systems", default="all", help="NAME,NAME or all")
+  parser.add_argument(
+    "--datasets",
+    default="digits",
+    help="NAME,NAME; digits stands for the embedded data (default: %(default)s)",
+  )
+  add_number(parser, "--seeds", 5, "of each")
+  add_path(parser, "--dest", "where the report goes", "DIR")
+  add_path(
+    parser, "--data_dir", "where datasets were imported to", "DIR", required=False
+  )
+  add_path(
+    parser,
+    "--configs",
+    "folder of the config files (default: those that come with zsljax)",
+    "DIR",
+    required=False,
+    default=pathlib.Path(__file__).parents[1] / "configs",
+  )
+  parser.set_defaults(fields=[])
+
+
+def run(args) -> None:
+  from zsljax.runs.reproduce import reproduce
+
+  report = reproduce(
+    args.systems,
+    args.datasets,
+    args.dest,
+    args.seeds,
+    args.data_dir,
+    args.configs,
+    args.fields,
+  )
+  print(f"report in {report}")

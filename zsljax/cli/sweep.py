@@ -1,0 +1,55 @@
+"""Chooses settings on validation classes, tests seeds.
+
+Tries all combinations of the config's grid (config.grid) without the validation
+classes, and judges them there after several numbers of steps; trains --seeds
+runs with the best on all training images, and tests them. Seeds are trained as
+one program. The same command again continues an interrupted sweep.
+
+Example:
+  zsljax sweep --config=cosine:digits,cosface --seeds=3 --workdir=W
+"""
+
+import pathlib
+
+from zsljax.cli.common import add_sweep, sweep_heading
+
+GROUP = "train"
+
+
+def add_arguments(parser) -> None:
+  add_sweep(parser)
+
+
+def run(args) -> None:
+  from zsljax.reporting.rows import aligned, column_name, summarize
+  from zsljax.runs.config import read_config
+  from zsljax.runs.sweep import sweep
+
+  workdir = args.workdir.absolute()
+  rows = sweep(read_config(args.config, args.fields), args.seeds, workdir)
+  print(f"{sweep_heading(rows)}\n{_choice(workdir)}\n")
+  fields = ("protocol", "selection", "calibration")
+  summaries = summarize(rows)
+  for protocol in dict.fromkeys(s.row["protocol"] for s in summaries):
+    group = [s for s in summaries if s.row["protocol"] == protocol]
+    names = list(dict.fromkeys(name for s in group for name in s.mean))
+    lines = [[*fields, "seeds", *map(column_name, names)]]
+    lines += [
+      [*(s.row[field] for field in fields), str(len(s.seeds)), *map(s.cell, names)]
+      for s in group
+    ]
+    print(f"{aligned(lines, left=3)}\n")
+  print(f"rows in {workdir / 'results.jsonl'}, runs in {workdir}/seed_*")
+
+
+def _choice(workdir: pathlib.Path) -> str:
+  from zsljax.reporting.rows import read_chosen
+
+  chosen = read_chosen(workdir)
+  point = ", ".join(f"{k}={v}" for k, v in chosen["point"].items()) or "the config's"
+  gamma = "" if chosen["gamma"] is None else f", gamma {chosen['gamma']:.4g}"
+  return (
+    f"chosen on the validation classes, of {chosen['settings']} settings after "
+    f"{chosen['stops']} numbers of steps each, for {chosen['metric']} "
+    f"{chosen['value']:.2f} there: {point}; {chosen['step']} steps{gamma}"
+  )

@@ -1,0 +1,53 @@
+"""Trains a system: config in, checkpoints out.
+
+The same command again continues an interrupted run, which ends bit-identical to
+one that was not interrupted. NAME is one of the configs that come with zsljax,
+ARGUMENT mostly a dataset. Several processes train one run where SLURM or Open
+MPI starts them, or with the three flags for that.
+
+Examples:
+  zsljax train --config=semantic_softmax:digits --workdir=W
+  zsljax train --config=msdn:cub --config.data.dir=DATA --config.seed=1 --workdir=W
+"""
+
+from zsljax.cli.common import add_config, add_path
+
+GROUP = "train"
+
+
+def add_arguments(parser) -> None:
+  add_config(parser, "semantic_softmax:awa1")
+  add_path(
+    parser, "--workdir", "folder of the run; training there again continues it", "DIR"
+  )
+  parser.add_argument(
+    "--coordinator",
+    metavar="HOST:PORT",
+    help="of process 0, for a run of several processes; auto lets JAX find out",
+  )
+  parser.add_argument(
+    "--num_processes", type=int, metavar="N", help="with --coordinator"
+  )
+  parser.add_argument(
+    "--process_id",
+    type=int,
+    metavar="N",
+    help="of this process, counted from 0; with --coordinator",
+  )
+
+
+def run(args) -> None:
+  from zsljax.cli.flags import keep_compiled
+  from zsljax.devices import processes
+  from zsljax.runs.config import read_config
+  from zsljax.runs.train import print_on_writer, train
+
+  keep_compiled()
+  config = read_config(args.config, args.fields)
+  with processes.joined(args.coordinator, args.num_processes, args.process_id):
+    step = int(train(config, args.workdir.absolute()).step)
+    ending = f"step {step}"
+    if not config["batch_size"] and config["optimizer"]["tolerance"]:
+      converged = step < config["epochs"]
+      ending = f"{'converged' if converged else 'not converged'} at {ending}"
+    print_on_writer(f"{ending}; now: zsljax eval --workdir={args.workdir}")
