@@ -24,7 +24,7 @@ failed=0
 # install PYTHON RESOLUTION: an environment of it, in $environment.
 # Wheels only, so that no old library is compiled; promise has no wheel.
 install() {
-  [ -f "$environment/.installed" ] && return
+  [ "$environment/.installed" -nt setup.cfg ] && return
   uv venv --quiet --clear --python "$(command -v "$1")" "$environment" &&
     "$environment/bin/python" -c '
 import configparser
