@@ -21,6 +21,7 @@ extensions = [
 ]
 html_theme = "furo"
 html_title = "zsljax"
+html_show_copyright = False
 exclude_patterns = ["results/runs"]
 autosummary_generate = True
 autosummary_ignore_module_all = False
