@@ -188,4 +188,5 @@ def test_commands_of_guides_run(name, tmp_path, monkeypatch):
 
 
 def test_all_guides_are_run():
-  assert set(GUIDE) == set(BEGINNINGS)
+  # tests/cli/test_own_system.py runs the guide to a system of one's own.
+  assert set(GUIDE) - {"own_system"} == set(BEGINNINGS)
