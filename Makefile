@@ -1,6 +1,8 @@
 # make demo      train and evaluate on the embedded digits
-# make test      the quick tests; make test-all: also the slow ones
-# make lint      style; make format applies it
+# make test      style, types, doctests and the quick tests; make test-all: also the slow ones
+# make lint      style and types; make format applies the style
+# make coverage  the quick tests, and which lines they reach
+# make versions  the quick tests with oldest and newest libraries on Python 3.11 to 3.13
 # make docs      guides and reference as pages in build/docs
 # make lock      new exact versions for requirements.lock and requirements-beam.lock
 
@@ -12,22 +14,33 @@ INSTALLED := $(VENV)/.installed
 BEAM := .venv-beam
 DEMO := runs/demo
 
-.PHONY: demo test test-all lint format docs lock clean
+# Modules whose docstrings have examples.
+DOCTESTS := zsljax/losses zsljax/evaluation zsljax/numerics.py
+
+.PHONY: demo test test-all lint format coverage versions docs lock clean
 
 demo: $(INSTALLED)
-	$(BIN)/python train.py --config=configs/semantic_softmax.py:digits --workdir=$(DEMO)
-	$(BIN)/python eval.py --workdir=$(DEMO)
+	$(BIN)/zsljax train --config=semantic_softmax:digits --workdir=$(DEMO)
+	$(BIN)/zsljax eval --workdir=$(DEMO)
 
 test: $(INSTALLED) lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --doctest-modules tests $(DOCTESTS)
 
 test-all: $(INSTALLED) $(BEAM)/.installed lint
-	$(BIN)/python -m pytest -n 2 -m ""
+	$(BIN)/python -m pytest -n 2 -m "" --doctest-modules tests $(DOCTESTS)
 	$(BEAM)/bin/python -m pytest -m "" tests/data/test_beam.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check
+
+coverage: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered
+
+versions: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet uv
+	PATH="$(CURDIR)/$(BIN):$$PATH" tools/check_versions.sh
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

@@ -1,4 +1,4 @@
-"""How Sphinx makes the pages: guides in Markdown, the reference from docstrings."""
+"""Settings of Sphinx: pages in Markdown, the reference from docstrings."""
 
 import os
 import pathlib
@@ -19,12 +19,14 @@ extensions = [
   "sphinx.ext.mathjax",
   "sphinx.ext.napoleon",
 ]
-html_theme = "alabaster"
-html_theme_options = {"description": "zero-shot learning in JAX", "page_width": "70em"}
+html_theme = "furo"
+html_title = "zsljax"
+html_show_copyright = False
 exclude_patterns = ["results/runs"]
 autosummary_generate = True
 autosummary_ignore_module_all = False
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "signature"
 napoleon_use_ivar = True
+highlight_language = "text"
 myst_heading_anchors = 3

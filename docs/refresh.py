@@ -1,10 +1,10 @@
-"""Runs the commands of a guide, and writes under each what it prints.
+"""Runs the commands of a guide, and writes their output below them.
 
   python docs/refresh.py docs/guides/own_data.md --folder=DIR
 
 A command is a line of a ``console`` block that begins with ``$``, up to a line that
-does not end in a backslash. DIR holds the files that the guide begins with; train.py,
-eval.py and configs are linked into it.
+does not end in a backslash. DIR holds the files that the guide begins with. The command
+``zsljax`` is that of this Python.
 """
 
 import argparse
@@ -15,19 +15,18 @@ import re
 import subprocess
 import sys
 
-ROOT = pathlib.Path(__file__).parents[1]
 _BLOCK = re.compile(r"(?<=```console\n).*?(?=```)", re.DOTALL)
 _COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)\n", re.MULTILINE)
 
 
 def commands(guide: str) -> Iterator[str]:
-  """The commands of a guide's text, in order."""
+  """Commands of a guide's text, in order."""
   for block in _BLOCK.findall(guide):
     yield from _COMMAND.findall(block)
 
 
 def refreshed(guide: str, folder: pathlib.Path) -> str:
-  """The guide with what its commands print now, run in ``folder``."""
+  """Text of the guide with what its commands print now, run in ``folder``."""
 
   def run_block(block: re.Match) -> str:
     return "".join(
@@ -38,15 +37,11 @@ def refreshed(guide: str, folder: pathlib.Path) -> str:
 
 
 def run(command: str, folder: pathlib.Path) -> str:
-  """What a command writes to its standard output, in ``folder``.
+  """Standard output of a command that runs in ``folder``.
 
   Raises:
     RuntimeError: it fails.
   """
-  for name in ("train.py", "eval.py", "configs"):
-    link = folder / name
-    if not link.exists():
-      link.symlink_to(ROOT / name)
   path = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
   done = subprocess.run(
     ["bash", "-c", f"set -o pipefail; {command}"],

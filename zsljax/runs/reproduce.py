@@ -240,11 +240,10 @@ def _recorded(name: str, config, row: Row, seconds: float) -> dict[str, Any]:
 
 
 def _copy_curve(dest: pathlib.Path, name: str, seed: int) -> None:
-  source = dest / "runs" / name / f"seed_{seed}"
-  for kind in ("csv", "png"):
-    if (source / f"curve_test.{kind}").exists():
-      (dest / "curves").mkdir(exist_ok=True)
-      shutil.copyfile(source / f"curve_test.{kind}", dest / "curves" / f"{name}.{kind}")
+  source = dest / "runs" / name / f"seed_{seed}" / "curve_test.png"
+  if source.exists():
+    (dest / "curves").mkdir(exist_ok=True)
+    shutil.copyfile(source, dest / "curves" / f"{name}.png")
 
 
 def _report(dest: pathlib.Path, rows: Sequence[Row], manifest: dict[str, Any]) -> str:
