@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 import dataclasses
 import functools
@@ -498,22 +497,3 @@ def _write(path: pathlib.Path, names: Sequence[str], found: Predictions) -> None
     score = f"{found.scores[i, k]:.9g}"
     rows.append([names[i], k + 1, found.classes[i][k], score, chance, because])
   write_csv(path, rows)
-
-
-def predict_command(args: argparse.Namespace) -> None:
-  """The verb ``predict``: a table on the terminal, or all numbers in a CSV file."""
-  print(
-    predict_files(
-      args.workdir,
-      features=args.features,
-      images=args.images,
-      weights=args.weights,
-      classes=args.classes,
-      seen=args.seen,
-      gamma=args.gamma,
-      top_k=args.top_k,
-      attributes=args.attributes,
-      skip_bad=args.skip_bad,
-      dest=args.dest,
-    )
-  )

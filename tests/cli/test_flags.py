@@ -5,7 +5,7 @@ import pathlib
 import jax
 import pytest
 
-from zsljax.cli import flags
+from zsljax.cli import compiled
 from zsljax.errors import ZsljaxError
 from zsljax.runs.config import read_config
 
@@ -38,11 +38,11 @@ def unset():
 
 def test_programs_are_kept_where_nothing_else_is_said(unset, tmp_path, monkeypatch):
   monkeypatch.setenv("HOME", str(tmp_path))
-  flags.keep_compiled()
+  compiled.keep_compiled()
   assert unset() == str(tmp_path / ".cache" / "zsljax" / "compiled")
   assert pathlib.Path(unset()).is_dir()
   monkeypatch.setenv("HOME", "/elsewhere")
-  flags.keep_compiled()
+  compiled.keep_compiled()
   assert unset().startswith(str(tmp_path))
 
 
@@ -51,7 +51,7 @@ def test_a_folder_that_cannot_be_made_is_a_warning(
 ):
   (tmp_path / ".cache").write_text("")
   monkeypatch.setenv("HOME", str(tmp_path))
-  flags.keep_compiled()
+  compiled.keep_compiled()
   assert unset() is None and "nothing compiled is kept" in caplog.text
 
 

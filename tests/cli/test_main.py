@@ -66,7 +66,7 @@ def test_help_of_a_verb_ends_with_an_example(verb):
 def test_a_verb_imports_no_other():
   for module in map(importlib.import_module, verbs().values()):
     imported = re.findall(r"zsljax\.cli[.\w]*", inspect.getsource(module))
-    assert {*imported} <= {"zsljax.cli.common", "zsljax.cli.flags"}
+    assert {*imported} <= {"zsljax.cli.common", "zsljax.cli.compiled"}
   found, _ = modules_of("table", "--help")
   there = {name for name in found if name.startswith("zsljax.cli.")}
   assert there - {"zsljax.cli.data"} == {

@@ -15,11 +15,11 @@ import chex
 import numpy as np
 import pytest
 
-from zsljax.cli.flags import read_config
 from zsljax.data import TrainingData
 from zsljax.devices import processes as distributed
 from zsljax.errors import ZsljaxError
 from zsljax.io.files import read_lines
+from zsljax.runs.config import read_config
 from zsljax.runs.experiment import Experiment
 from zsljax.training.checkpoints import Checkpoints
 

@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from zsljax.cli.flags import read_config
 from zsljax.errors import ZsljaxError
 from zsljax.io.files import read_lines
 from zsljax.runs import reproduce
+from zsljax.runs.config import read_config
 
 
 @pytest.mark.slow

@@ -13,8 +13,8 @@ import chex
 import numpy as np
 import pytest
 
-from zsljax.cli.flags import read_config
 from zsljax.io.files import read_lines
+from zsljax.runs.config import read_config
 from zsljax.runs.experiment import Experiment
 from zsljax.training.checkpoints import Checkpoints
 

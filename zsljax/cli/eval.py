@@ -87,7 +87,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def run(args) -> None:
-  from zsljax.cli.flags import keep_compiled
+  from zsljax.cli.compiled import keep_compiled
   from zsljax.devices import processes
   from zsljax.errors import require
   from zsljax.runs.evaluate import described, evaluate

@@ -37,7 +37,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-  from zsljax.cli.flags import keep_compiled
+  from zsljax.cli.compiled import keep_compiled
   from zsljax.devices import processes
   from zsljax.runs.config import read_config
   from zsljax.runs.train import print_on_writer, train

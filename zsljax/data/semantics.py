@@ -1,8 +1,6 @@
-"""Classes described by vectors of their names, and the verb ``semantics``."""
+"""Classes described by vectors of their names."""
 
-import argparse
 import pathlib
-import textwrap
 
 from zsljax.data.files.class_table import write_class_table
 from zsljax.data.files.text import read_names
@@ -28,13 +26,3 @@ def describe_names(
   columns = [f"dimension_{i:0{len(str(width))}d}" for i in range(width)]
   write_class_table(dest, found.names, columns, found.vectors)
   return found
-
-
-def semantics_command(args: argparse.Namespace) -> None:
-  """The verb ``semantics``: names and a file of vectors in, a class table out."""
-  found = describe_names(args.names, args.word_vectors, args.dest, args.unknown)
-  count, width = found.vectors.shape
-  print(f"{count} classes, {width} numbers each, in {args.dest}")
-  for note in found.notes:
-    note = note.replace("Labels", "Names", 1)
-    print(textwrap.fill(f"note: {note}", 88, subsequent_indent="      "))

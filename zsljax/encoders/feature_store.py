@@ -7,7 +7,6 @@ its name when all of it is written, so a run that continues finds complete ones 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
@@ -16,14 +15,13 @@ import math
 import os
 import pathlib
 import shutil
-import time
 from typing import Any
 
 import h5py
 import numpy as np
 
 from zsljax.data.files.images import list_images, not_decodable, refuse_bad
-from zsljax.encoders.encoder import Encoder, encode_images, load_encoder
+from zsljax.encoders.encoder import Encoder, encode_images
 from zsljax.errors import ZsljaxError, in_bytes, require
 from zsljax.io.files import locked, replacing, write_json
 from zsljax.io.progress import step_bar
@@ -245,14 +243,3 @@ def described(
   if written.left_out:
     lines.append(f"left out, as they cannot be decoded: {len(written.left_out)}")
   return "\n".join(lines + [f"  {name}" for name in written.left_out])
-
-
-def encode_command(args: argparse.Namespace) -> None:
-  """Encodes a folder, and says what was written and how fast."""
-  encoder = load_encoder(args.network, args.weights, args.size, args.output)
-  began = time.perf_counter()
-  written = encode_folder(
-    encoder, args.images, args.dest, args.batch_size, args.storage, args.skip_bad
-  )
-  seconds = time.perf_counter() - began
-  print(described(encoder, args.dest, written, args.storage, seconds))

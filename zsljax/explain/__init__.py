@@ -1,5 +1,5 @@
 """Explanations of a trained system: where it looks, what decides, what it confuses."""
 
-from zsljax.explain.report import explain, explain_command
+from zsljax.explain.report import explain
 
-__all__ = ["explain", "explain_command"]
+__all__ = ["explain"]

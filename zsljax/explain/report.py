@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 import difflib
 import pathlib
-from typing import Any
 
 import numpy as np
 
@@ -276,18 +275,3 @@ def _confusion(
   right = scored.right[~scored.unseen] if closed_set else scored.right
   alt = f"Confusion matrix; {right.mean():.0%} of the images are right"
   return html.section(title, html.picture(path, alt, caption))
-
-
-def explain_command(args: Any) -> None:
-  """The verb ``explain``."""
-  report = explain(
-    args.workdir,
-    args.dest,
-    images=args.images,
-    names=args.image,
-    number=args.number,
-    attributes=args.attributes,
-    mapped_by=args.map,
-    data_dir=args.data_dir,
-  )
-  print(f"report in {report}")

@@ -75,7 +75,11 @@ class EvaluationSet:
     return self.images, jax.device_put(classes, replicated(self.mesh))
 
   def outputs(
-    self, system: System, params: Any, images: training.DeviceImages, classes: ClassSpace
+    self,
+    system: System,
+    params: Any,
+    images: training.DeviceImages,
+    classes: ClassSpace,
   ) -> Any:
     """The evaluator's outputs ``[n, B, ...]`` of ``self.inputs``; traced."""
     return images.map(

@@ -29,7 +29,6 @@ from zsljax.reporting.rows import Row, make_row
 from zsljax.runs.workdir import flat, library_versions, read_manifest, run_identity
 from zsljax.training import (
   DeviceImages,
-  HostBatch,
   check_divides,
 )
 from zsljax.training.checkpoints import abstract

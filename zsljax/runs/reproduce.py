@@ -6,7 +6,6 @@ tested once. Beside it stands ``test_oracle``, and the gap between both.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 import dataclasses
 import json
@@ -85,15 +84,6 @@ SOURCES = {
   "open_images": _MULTI_LABEL.format("open_images", "open-images"),
 }
 _SEVERAL = ("multidigit", "corel5k", "nus_wide", "coco", "open_images")
-
-
-def reproduce_command(args: argparse.Namespace) -> None:
-  """Sweeps every pair of system and dataset, and writes the report."""
-  systems, datasets = args.systems, args.datasets
-  report = reproduce(
-    systems, datasets, args.dest, args.seeds, args.data_dir, args.configs, args.fields
-  )
-  print(f"report in {report}")
 
 
 def reproduce(

@@ -1,13 +1,10 @@
-"""The folder of compiled programs, and ``read_config``."""
+"""The folder of compiled programs."""
 
 import pathlib
 
 from absl import logging
 import jax
 
-from zsljax.runs.config import read_config
-
-__all__ = ["keep_compiled", "read_config"]
 # Compiled programs are kept here, unless JAX_COMPILATION_CACHE_DIR says otherwise.
 _COMPILED = pathlib.Path("~/.cache/zsljax/compiled")
 
