@@ -4,8 +4,6 @@ import argparse
 from collections.abc import Sequence
 import pathlib
 
-from zsljax.errors import ZsljaxError
-
 
 def path(text: str) -> pathlib.Path:
   """A path of which ``~`` is the user's home."""
@@ -179,10 +177,7 @@ def _beam_options(text: str):
   """Beam's options, refused before hours of reading where they are wrong."""
   from zsljax.data.beam import pipeline_options
 
-  try:
-    return pipeline_options(text)
-  except ZsljaxError as error:
-    raise argparse.ArgumentTypeError(str(error)) from error
+  return pipeline_options(text)
 
 
 def store(args: argparse.Namespace, feature_set) -> None:
