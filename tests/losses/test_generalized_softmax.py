@@ -213,7 +213,7 @@ def test_a_common_shift_of_both_similarities(name, float64):
 
 
 def test_decision_boundary_is_a_circle(float64):
-  """Of two classes: where both transforms are equal, around the goals."""
+  """The transforms of two classes are equal on a circle around the goals."""
   for margin, goals in ((0.25, (1.0, 0.0)), (0.4, (0.9, -0.2))):
     loss = make_loss(
       "so_softmax",

@@ -150,6 +150,7 @@ def make_step(
   )
   compile_seconds = time.perf_counter() - start
   planned = compiled.memory_analysis()
+  assert planned is not None
   products = products_in(train_step, state, batch, classes)
   state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 

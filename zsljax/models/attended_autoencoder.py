@@ -81,7 +81,7 @@ class AttendedAutoencoder(System):
   """
 
   name: ClassVar[str] = "attended_autoencoder"
-  vmappable: ClassVar[tuple[str, ...]] = (
+  vmappable = (
     "weight_alignment",
     "weight_reconstruction",
     "scale",

@@ -116,7 +116,7 @@ class MSDN(System):
   """
 
   name: ClassVar[str] = "msdn"
-  vmappable: ClassVar[tuple[str, ...]] = (
+  vmappable = (
     "weight_calibration",
     "weight_distillation",
     "fusion",

@@ -86,7 +86,7 @@ class SemanticSoftmax(System):
   """
 
   name: ClassVar[str] = "semantic_softmax"
-  vmappable: ClassVar[tuple[str, ...]] = ("l2_weights", "l2_prototypes")
+  vmappable = ("l2_weights", "l2_prototypes")
   presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
     "paper": {"prototype_form": "per_sample", "pretrain_steps": 0},
     "official_code": {"prototype_form": "per_class", "pretrain_steps": 0},
