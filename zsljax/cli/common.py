@@ -177,7 +177,11 @@ def _beam_options(text: str):
   """Beam's options, refused before hours of reading where they are wrong."""
   from zsljax.data.beam import pipeline_options
 
-  return pipeline_options(text)
+  try:
+    return pipeline_options(text)
+  except ZsljaxError as error:  # The parser names the flag.
+    reason = str(error).removeprefix("--beam_pipeline_options: ")
+    raise argparse.ArgumentTypeError(reason) from error
 
 
 def store(args: argparse.Namespace, feature_set) -> None:

@@ -20,7 +20,7 @@ from zsljax.errors import ZsljaxError, did_you_mean, shown_to_user
 
 GROUPS = ("data", "train", "judge", "use", "measure")
 # Modules of the package that are no verbs.
-_HELPERS = ("main", "compiled", "common")
+_HELPERS = ("main", "common", "compiled")
 _STEPS = """from data to predictions:
   zsljax data build --name=birds --images=photos --features=photos.h5 \\
       --classes=birds.csv --dest=DATA
