@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Sequence
 import pathlib
 
+from zsljax.errors import ZsljaxError
+
 
 def path(text: str) -> pathlib.Path:
   """A path of which ``~`` is the user's home."""
