@@ -1,14 +1,14 @@
 """Draws what a run looks at, decides by and confuses.
 
 Attention laid over photographs, attributes that decided, a map of the test
-images, the seen-unseen curve and a confusion matrix: as .png files and in
-DEST/report.html, which needs no other file.
+images and a confusion matrix: as .png files and in DEST/report.html, which
+needs no other file.
 
 Example:
   zsljax explain --workdir=W --images=photos --dest=report
 """
 
-from zsljax.cli.common import add_choice, add_number, add_path
+from zsljax.cli.common import add_number, add_path
 
 GROUP = "use"
 
@@ -32,8 +32,6 @@ def add_arguments(parser) -> None:
     "chosen, of unseen and seen classes, right and wrong ones)",
   )
   add_number(parser, "--number", 6, "images to choose")
-  add_number(parser, "--attributes", 4, "attributes shown on an image")
-  add_choice(parser, "--map", ["tsne", "pca"], "how test images become points")
   parser.add_argument(
     "--data_dir", metavar="DIR", help="where the dataset is now, when it was moved"
   )
@@ -48,8 +46,6 @@ def run(args) -> None:
     images=args.images,
     names=args.image,
     number=args.number,
-    attributes=args.attributes,
-    mapped_by=args.map,
     data_dir=args.data_dir,
   )
   print(f"report in {report}")

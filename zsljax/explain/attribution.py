@@ -1,33 +1,24 @@
-"""Numbers behind explanations: predictions, attention, contributions, confusion."""
+"""Numbers behind explanations: predictions, choice of images, map, confusion."""
 
 from __future__ import annotations
 
 import collections
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable
 import dataclasses
-import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from zsljax.devices.mesh import replicated
 from zsljax.devices.precision import computed_in
-from zsljax.evaluation import (
-  Decisions,
-  generalized_predictions,
-  make_evaluator,
-  over_batches,
-  protocols_for,
-)
+from zsljax.evaluation import over_batches
 from zsljax.evaluation.metrics import require_numbers
-from zsljax.models import CLOSED_SET, MULTI_LABEL, Embeds
-from zsljax.models.attention import AttentionMaps
+from zsljax.models import CLOSED_SET, Embeds
 from zsljax.predict import Predictor
 from zsljax.runs.experiment import Experiment
 
-MAPS = ("tsne", "pca")
 _MAPPED = 2000  # Images on the map at most.
-_PERPLEXITY = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +30,6 @@ class Scored:
     labels: places of the true classes in the class space, ``[N, M]``; -1 is none.
     predicted: place of the best class, with the run's calibration, ``[N]``.
     unseen: whether one of the true classes is unseen, ``[N]``.
-    decisions: of images with one label, by systems that know unseen classes.
     mapped: embeddings (or else class scores) of the images on the map, ``[n, d]``.
     on_map: places of these images, ``[n]``.
   """
@@ -48,7 +38,6 @@ class Scored:
   labels: np.ndarray
   predicted: np.ndarray
   unseen: np.ndarray
-  decisions: Decisions | None
   mapped: np.ndarray
   on_map: np.ndarray
 
@@ -66,45 +55,40 @@ def score_test_images(run: Experiment, predictor: Predictor) -> Scored:
   """
   system, dataset = run.system, run.dataset
   classes, splits, batches = run.images("test")
-  usual, *_ = protocols_for(system)
-  evaluator = make_evaluator(usual)
+  closed_set = system.task == CLOSED_SET
 
   def outputs(params, batch, classes):
-    found = evaluator.outputs(system, params, batch, classes)
-    if isinstance(system, Embeds):
-      return found, system.embed(params, batch.features)
-    return found, system.scores(params, batch.features, classes)
+    scores = system.scores(params, batch.features, classes)
+    lowered = predictor.calibration.lowered(scores, classes.seen)
+    if closed_set:
+      lowered = jnp.where(classes.seen, scores, -jnp.inf)
+    embeds = isinstance(system, Embeds)
+    mapped = system.embed(params, batch.features) if embeds else scores
+    return jnp.argmax(lowered, 1), mapped
 
   size = dataset.size(*splits)
   on_map = np.linspace(0, size - 1, min(size, _MAPPED)).round().astype(int)
-  best, labels, mapped, start = [], [], [], 0
+  predicted, labels, mapped, start = [], [], [], 0
   params = jax.device_put(predictor.params, replicated(run.mesh))
   with computed_in(predictor.precision):
-    for host, parts in over_batches(outputs, params, classes, batches, run.mesh):
-      found, vectors = parts
-      best.append(found.argmax(1) if system.task == MULTI_LABEL else found)
+    for host, found in over_batches(outputs, params, classes, batches, run.mesh):
+      best, vectors = found
+      predicted.append(best)
       labels.append(np.asarray(classes.positions(host["labels"][host["mask"]])))
       end = start + len(vectors)
       here = on_map[(on_map >= start) & (on_map < end)]
       mapped.append(vectors[here - start])
       start = end
-  best = jax.tree.map(lambda *xs: np.concatenate(xs), *best)
   mapped = np.concatenate(mapped)
   require_numbers(mapped)
-  labels, decisions = np.concatenate(labels).reshape(size, -1), None
-  if system.task == MULTI_LABEL:
-    predicted = best
-  elif system.task == CLOSED_SET:
-    predicted = best.seen_class
-  else:
-    decisions = best
-    predicted = generalized_predictions(decisions, predictor.calibration)
+  labels = np.concatenate(labels).reshape(size, -1)
   names = dataset.image_files(splits)
   if names is None:
     names = np.array([f"row {row}" for row in dataset.source_rows(splits)])
   unseen = ((labels >= 0) & ~np.asarray(classes.seen)[labels]).any(1)
   mapped = mapped.astype(np.float32)
-  return Scored(names.tolist(), labels, predicted, unseen, decisions, mapped, on_map)
+  predicted = np.concatenate(predicted)
+  return Scored(names.tolist(), labels, predicted, unseen, mapped, on_map)
 
 
 def choose_images(scored: Scored, usable: np.ndarray, number: int) -> np.ndarray:
@@ -135,71 +119,13 @@ def _turns(values: Iterable[Hashable]) -> np.ndarray:
   return np.array(turns, int)
 
 
-def region_grid(features: str, regions: int) -> tuple[int, int] | None:
-  """Rows and columns of the regions: as the features' name ends, or a square.
+def on_plane(vectors: np.ndarray) -> np.ndarray:
+  """Points ``[n, 2]`` for vectors ``[n, d]``, by t-SNE."""
+  from sklearn.manifold import TSNE
 
-  None where it is neither.
-  """
-  named = re.search(r"(\d+)x(\d+)$", features)
-  if named and int(named[1]) * int(named[2]) == regions:
-    return int(named[1]), int(named[2])
-  side = round(regions**0.5)
-  return (side, side) if side * side == regions else None
-
-
-def attention_maps(
-  predictor: Predictor, features: np.ndarray
-) -> dict[str, AttentionMaps]:
-  """Attention of each net of a system on images ``[B, R, D]``."""
-  with computed_in(predictor.precision):
-    maps = jax.jit(predictor.system.region_attention)
-    arrays = predictor.classes.without_names()
-    return jax.device_get(maps(predictor.params, features, arrays))
-
-
-def lead(
-  predictor: Predictor, features: np.ndarray, own: str, others: Sequence[str]
-) -> tuple[float, float]:
-  """Two scores of an image, between which the attributes' shares lie.
-
-  Args:
-    predictor: a trained run.
-    features: of the image, ``[1, D]`` or ``[1, R, D]``.
-    own: name of a class.
-    others: names of classes.
-
-  Returns:
-    The mean score of the others, and the score of ``own``; all are scored as unseen
-    classes, without gamma.
-  """
-  classes = predictor.classes
-  embeddings = classes.embeddings[[classes.names.index(n) for n in (own, *others)]]
-  names = [""] * len(embeddings)
-  space = classes.subset(np.asarray(classes.seen)).extended(names, embeddings)
-  with computed_in(predictor.precision):
-    scores = predictor.system.scores(predictor.params, features, space)
-  own_score, *rest = np.asarray(scores[0, -len(embeddings) :])
-  return float(np.mean(rest)), float(own_score)
-
-
-def on_plane(vectors: np.ndarray, how: str) -> tuple[np.ndarray, str]:
-  """Points ``[n, 2]`` for vectors ``[n, d]``, and the name of the method.
-
-  Args:
-    vectors: to be mapped.
-    how: of ``MAPS``; few vectors have a PCA in any case.
-  """
-  if how == "tsne" and len(vectors) > 3 * _PERPLEXITY:
-    from sklearn.manifold import TSNE
-
-    points = TSNE(perplexity=_PERPLEXITY, init="pca", random_state=0)
-    return points.fit_transform(vectors), f"t-SNE (perplexity {_PERPLEXITY:g}, seed 0)"
-  centred = vectors - vectors.mean(0)
-  _, _, axes = np.linalg.svd(centred, full_matrices=False)
-  points = centred @ axes[:2].T
-  share = points.var(0).sum() / max(centred.var(0).sum(), np.finfo(float).tiny)
-  points = np.pad(points, [(0, 0), (0, 2 - points.shape[1])])
-  return points, f"PCA (two axes have {share:.0%} of the variance)"
+  perplexity = min(30, len(vectors) / 3)
+  init = "pca" if min(vectors.shape) > 1 else "random"
+  return TSNE(perplexity=perplexity, init=init, random_state=0).fit_transform(vectors)
 
 
 def confusion(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping, Sequence
+import math
 import pathlib
 
+import jax
 import numpy as np
 
-from zsljax.explain.attribution import Scored, attention_maps, lead, region_grid
+from zsljax.devices.precision import computed_in
+from zsljax.explain.attribution import Scored
 from zsljax.models import CLOSED_SET, AttendsToRegions
 from zsljax.models.attention import AttentionMaps
-from zsljax.predict import Predictor
+from zsljax.predict import Predictions, Predictor
 from zsljax.reporting import html
 from zsljax.reporting.photos import read_photo
 from zsljax.reporting.pictures import (
@@ -22,6 +25,7 @@ from zsljax.reporting.pictures import (
 from zsljax.runs.experiment import Experiment
 
 _BEST = 4  # Classes shown of an image: the predicted one and its rivals.
+_SHOWN = 4  # Attributes shown on an image.
 _SIDE = 448  # Of a photograph, pixels.
 _NETS = {
   "attribute_to_visual": "Attribute-to-visual net: where each attribute looks (in "
@@ -32,33 +36,6 @@ _NETS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class _Image:
-  """One image to be explained.
-
-  Attributes:
-    name: of the image.
-    features: ``[1, D]`` or ``[1, R, D]``.
-    true: names of its classes.
-    best: names of the classes with the highest scores.
-    scores: of these, ``[K]``.
-    chances: their softmax, ``[K]``; None where a system does not compute it.
-    shares: of every attribute in the lead of the best class.
-    photo: ``[H, W, 3]`` bytes, or None.
-    maps: attention of each net on it, ``[Q, R]``; none where it is not drawn.
-  """
-
-  name: str
-  features: np.ndarray
-  true: list[str]
-  best: list[str]
-  scores: np.ndarray
-  chances: np.ndarray | None
-  shares: list[tuple[str, float]]
-  photo: np.ndarray | None
-  maps: dict[str, AttentionMaps]
-
-
 def images_section(
   run: Experiment,
   predictor: Predictor,
@@ -66,173 +43,144 @@ def images_section(
   chosen: np.ndarray,
   photos: list[pathlib.Path] | None,
   dest: pathlib.Path,
-  attributes: int,
 ) -> str:
-  """A part of the report for each chosen image, with its pictures.
-
-  Args:
-    run: the experiment.
-    predictor: its trained system.
-    scored: all test images.
-    chosen: places of the images.
-    photos: their photographs, or None.
-    dest: folder of the pictures.
-    attributes: how many of them are shown on an image.
+  """A part of the report for each chosen image, with its pictures in ``dest``.
 
   Raises:
     ZsljaxError: a photograph is not readable.
   """
-  grid = None
-  if isinstance(run.system, AttendsToRegions):
+  system, side, maps = run.system, 0, {}
+  if isinstance(system, AttendsToRegions):
     regions = predictor.spec.feature_shape[0]
-    grid = region_grid(run.dataset.metadata["features"], regions)
-  shape = [round(_SIDE * side / max(grid or (1, 1))) for side in grid or (1, 1)]
+    side = math.isqrt(regions) if math.isqrt(regions) ** 2 == regions else 0
   features = run.dataset.features_of(run.dataset.test_splits, chosen)
   features = features.astype(np.float32)
-  names, width = predictor.classes.names, predictor.spec.num_attributes
-  found = predictor.predict(features, seen=True, top_k=_BEST, attributes=width)
-  maps = attention_maps(predictor, features) if photos and grid else {}
+  found = predictor.predict(
+    features, seen=True, top_k=_BEST, attributes=predictor.spec.num_attributes
+  )
+  if photos and side:
+    with computed_in(predictor.precision):
+      attention = jax.jit(system.region_attention)
+      classes = predictor.classes.without_names()
+      maps = jax.device_get(attention(predictor.params, features, classes))
   sections = []
   for i, place in enumerate(chosen):
-    image = _Image(
-      name=scored.names[place],
-      features=features[i : i + 1],
-      true=[names[k] for k in scored.labels[place] if k >= 0],
-      best=found.classes[i],
-      scores=found.scores[i],
-      chances=None if found.probabilities is None else found.probabilities[i],
-      shares=found.attributes[i],
-      photo=photos and read_photo(photos[i], predictor.encoder, tuple(shape)),
-      maps={k: dataclasses.replace(m, weights=m.weights[i]) for k, m in maps.items()},
-    )
-    path = dest / f"image_{i + 1}.png"
-    parts = _decision(predictor, image)
+    name = scored.names[place]
+    true = [predictor.classes.names[k] for k in scored.labels[place] if k >= 0]
+    parts = _decision(predictor, true, found, i)
     if photos:
-      parts.append(_photograph(predictor, image, grid, path, attributes))
-    if image.shares:
+      path = dest / f"image_{i + 1}.png"
+      photo = read_photo(photos[i], predictor.encoder, (_SIDE, _SIDE))
+      rows = []
+      for net, of_net in maps.items():
+        queries = _queries(predictor, true, found, i, of_net.queries)
+        panels = {
+          title: of_net.weights[i, k].reshape(side, side)
+          for title, k in queries.items()
+        }
+        rows.append(AttentionRow(_NETS[net], panels, _scale(of_net), of_net.uniform))
+      parts.append(_photograph(path, name, photo, rows, predictor.encoder))
+    if found.attributes[i]:
       path = dest / f"image_{i + 1}_attributes.png"
-      parts.append(_contributions(predictor, image, path, 2 * attributes))
-    sections.append(html.section(image.name, *parts, level=3))
-  notes = _notes(run, predictor, grid, photos is not None)
+      parts.append(_contributions(found, i, path))
+    sections.append(html.section(name, *parts, level=3))
+  notes = []
+  if not isinstance(system, AttendsToRegions):
+    notes.append(f"{system.name} does not attend to regions: there is no attention.")
+  elif not side:
+    notes.append("The features' regions form no square: attention is not drawn.")
+  if not photos:
+    notes.append("No folder of photographs was given (--images): none are shown.")
+  if system.task == CLOSED_SET:
+    notes.append("The system decides by learned class weights, without attributes.")
   return html.section("Images", *map(html.paragraph, notes), *sections)
 
 
-def _notes(
-  run: Experiment, predictor: Predictor, grid: tuple[int, int] | None, photos: bool
+def _decision(
+  predictor: Predictor, true: Sequence[str], found: Predictions, i: int
 ) -> list[str]:
-  """Reasons why something is not shown."""
-  name, notes, absent = run.system.name, [], "Photographs are not shown"
-  if not isinstance(run.system, AttendsToRegions):
-    notes.append(f"{name} does not attend to regions: there is no attention.")
-  else:
-    absent += ", nor attention on them"
-    if grid is None:
-      notes.append(
-        f"The features have {predictor.spec.feature_shape[0]} regions that form no "
-        "known grid: attention cannot be laid over photographs."
-      )
-  if not photos:
-    notes.append(f"{absent}: no folder of photographs was given (--images).")
-    if not run.dataset.metadata["named_images"]:
-      notes[-1] += " This dataset has no names of images by which to find them."
-  if run.system.task == CLOSED_SET:
-    notes.append(
-      "It has learned a weight for each class and decides without attributes."
-    )
-  elif not predictor.classes.attribute_names:
-    notes.append(
-      "The dataset gives its attributes no names: they are counted from 0, in the "
-      "order of the class embedding."
-    )
-  return notes
-
-
-def _decision(predictor: Predictor, image: _Image) -> list[str]:
-  """Paragraphs on the true classes and those with the highest scores."""
+  """Paragraphs on the true classes of image ``i`` and those with the highest scores."""
   kinds = np.where(predictor.classes.seen, "seen", "unseen")
-  of_kind = dict(zip(predictor.classes.names, kinds, strict=True))
-  true = ", ".join(f"{name} ({of_kind[name]})" for name in image.true) or "none"
-  first = image.best[0]
-  verdict = "right" if first in image.true else "wrong"
+  names = predictor.classes.names
+  told = {name: f"{name} ({kind})" for name, kind in zip(names, kinds, strict=True)}
+  first = found.classes[i][0]
+  verdict = "right" if first in true else "wrong"
   ranked = []
-  for k, name in enumerate(image.best):
-    chance = "" if image.chances is None else f" ({image.chances[k]:.0%})"
-    ranked.append(f"{name} ({of_kind[name]}) {image.scores[k]:.3g}{chance}")
-  scores = "Scores" if image.chances is None else "Scores (softmax)"
-  told = f"True: {true}. Predicted: {first} ({of_kind[first]}), {verdict}."
-  return [html.paragraph(told), html.paragraph(f"{scores}: {'; '.join(ranked)}.")]
+  for k, name in enumerate(found.classes[i]):
+    chances = found.probabilities
+    chance = "" if chances is None else f" (softmax {chances[i, k]:.0%})"
+    ranked.append(f"{told[name]} {found.scores[i, k]:.3g}{chance}")
+  truth = ", ".join(told[name] for name in true) or "none"
+  return [
+    html.paragraph(f"True: {truth}. Predicted: {told[first]}, {verdict}."),
+    html.paragraph(f"Scores: {'; '.join(ranked)}."),
+  ]
 
 
 def _photograph(
-  predictor: Predictor,
-  image: _Image,
-  grid: tuple[int, int] | None,
   path: pathlib.Path,
-  attributes: int,
+  name: str,
+  photo: np.ndarray,
+  rows: Sequence[AttentionRow],
+  encoder: Mapping | None,
 ) -> str:
   """The photograph, with attention laid over it where regions form a grid."""
   caption = (
     "The dataset does not say how photographs were cut before their features were "
     "made: all of it is shown, stretched to the regions' grid."
   )
-  if predictor.encoder is not None:
+  if encoder is not None:
     caption = "The photograph is the square that the encoder cut from the centre."
-  if not image.maps:
-    draw_photo(path, image.photo)
-    return html.picture(path, f"The photograph {image.name}", caption)
-  rows = []
-  for net, maps in image.maps.items():
-    panels = {
-      title: maps.weights[k].reshape(grid)
-      for title, k in _queries(predictor, image, maps.queries, attributes).items()
-    }
-    rows.append(AttentionRow(_NETS[net], panels, _scale(maps), maps.uniform))
-  draw_attention(path, image.photo, rows)
+  if not rows:
+    draw_photo(path, photo)
+    return html.picture(path, f"The photograph {name}", caption)
+  draw_attention(path, photo, rows)
   shown = "; ".join(f"{row.title}: {', '.join(row.weights)}" for row in rows)
   caption += (
     " Bright is much attention, black none; colours between the centres of regions are "
     "interpolated. A region's features also depend on what surrounds it."
   )
-  return html.picture(path, f"Attention on {image.name}: {shown}", caption)
+  return html.picture(path, f"Attention on {name}: {shown}", caption)
 
 
 def _queries(
-  predictor: Predictor, image: _Image, kind: str, attributes: int
+  predictor: Predictor,
+  true: Sequence[str],
+  found: Predictions,
+  i: int,
+  kind: str,
 ) -> dict[str, int]:
   """Titles and places of the queries shown: attributes that decided, or classes."""
   if kind == "attributes":
     names = predictor.classes.attributes
-    shares = sorted(image.shares, key=lambda share: -abs(share[1]))[:attributes]
-    return {f"{name} ({share:+.2g})": names.index(name) for name, share in shares}
+    shares = sorted(found.attributes[i], key=lambda share: -abs(share[1]))
+    return {f"{n} ({share:+.2g})": names.index(n) for n, share in shares[:_SHOWN]}
   names = predictor.classes.names
-  rivals = [name for name in image.best if name not in image.true][: _BEST - 1]
-  shown = {f"{name} (true)": names.index(name) for name in image.true}
+  rivals = [name for name in found.classes[i] if name not in true][: _BEST - 1]
+  shown = {f"{name} (true)": names.index(name) for name in true}
   return shown | {name: names.index(name) for name in rivals}
 
 
 def _scale(maps: AttentionMaps) -> str:
-  """The meaning of the weights ``[Q, R]``."""
-  count, regions = maps.weights.shape
+  """The meaning of the weights ``[B, Q, R]``."""
+  _, count, regions = maps.weights.shape
   if maps.over == "queries":
     return f"share of the region's attention;\n{count} {maps.queries} add up to 1"
   one = {"attributes": "attribute", "classes": "class"}[maps.queries]
   return f"share of the {one}'s attention\nper region; {regions} regions add up to 1"
 
 
-def _contributions(
-  predictor: Predictor, image: _Image, path: pathlib.Path, bars: int
-) -> str:
+def _contributions(found: Predictions, i: int, path: pathlib.Path) -> str:
   """Bars of each attribute's share in the lead of the best class."""
-  own, *others = image.best
-  start, end = lead(predictor, image.features, own, others)
-  total = sum(share for _, share in image.shares)
-  count, rivals = len(image.shares), ", ".join(others)
-  title = f"What speaks for {own}: all {count} attributes add up to {total:+.3g}"
-  draw_contributions(path, image.shares, bars, title)
+  own, *others = found.classes[i]
+  shares, rivals = found.attributes[i], ", ".join(others)
+  total = sum(share for _, share in shares)
+  title = f"What speaks for {own}: all {len(shares)} attributes add up to {total:+.3g}"
+  draw_contributions(path, shares, 2 * _SHOWN, title)
   return html.picture(
     path,
     f"Bars: contributions of attributes to {own} against {rivals}",
-    f"From {start:.3g}, the mean score of {rivals}, to {end:.3g}, that of {own} (all "
-    f"scored as unseen classes, without gamma): a lead of {end - start:+.3g}, shared "
-    "by integrated gradients. Negative shares speak against the class.",
+    f"The lead of {own} over the mean score of {rivals} (all scored as unseen classes, "
+    "without gamma), shared by integrated gradients. Negative shares speak against the "
+    "class.",
   )

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-import difflib
 import pathlib
 
 import numpy as np
 
 from zsljax.errors import ZsljaxError, require
-from zsljax.evaluation import Calibration, seen_unseen_curve, single_label_metrics
 from zsljax.explain.attribution import (
-  MAPS,
   Scored,
   choose_images,
   confusion,
@@ -23,12 +20,9 @@ from zsljax.io.files import explained, write_text
 from zsljax.models import CLOSED_SET, MULTI_LABEL, SINGLE_LABEL, Embeds
 from zsljax.predict import Predictor, load
 from zsljax.reporting import html
-from zsljax.reporting.curves import draw_curve
 from zsljax.reporting.photos import find_photos
-from zsljax.reporting.pictures import MOST_NAMES, draw_confusion, draw_map
-from zsljax.reporting.rows import calibration_of, read_rows
+from zsljax.reporting.pictures import draw_confusion, draw_map
 from zsljax.runs.experiment import Experiment
-from zsljax.training.checkpoints import Checkpoints
 
 REPORT = "report.html"
 
@@ -40,8 +34,6 @@ def explain(
   images: pathlib.Path | None = None,
   names: Sequence[str] = (),
   number: int = 6,
-  attributes: int = 4,
-  mapped_by: str = "tsne",
   data_dir: str | None = None,
 ) -> pathlib.Path:
   """Writes pictures about the test images of a run, and a report with all of them.
@@ -52,8 +44,6 @@ def explain(
     images: below it lie the photographs that the dataset's image names mean.
     names: of test images to explain; ``number`` are chosen when empty.
     number: of images to choose.
-    attributes: how many of them are shown on an image.
-    mapped_by: how vectors become points, of ``MAPS``.
     data_dir: where the dataset is now, when it was moved.
 
   Returns:
@@ -63,8 +53,6 @@ def explain(
     ZsljaxError: there is no run; an image, its photograph or its name is missing.
   """
   require(number >= 1, "--number", number, "1 or more")
-  require(attributes >= 1, "--attributes", attributes, "1 or more")
-  require(mapped_by in MAPS, "--map", repr(mapped_by), f"one of {', '.join(MAPS)}")
   workdir, dest = workdir.expanduser(), dest.expanduser()
   images = images and images.expanduser()
   run, predictor = Experiment.of_run(workdir, data_dir), load(workdir)
@@ -83,10 +71,9 @@ def explain(
       old.unlink()
   page = html.page(
     f"{run.system.name} on {metadata['name']}, explained",
-    _head(run, predictor, scored, workdir),
-    images_section(run, predictor, scored, chosen, photos, dest, attributes),
-    _map(run, scored, dest / "map.png", mapped_by),
-    _curve(run, predictor, scored, dest / "curve.png"),
+    _head(run, predictor, scored),
+    images_section(run, predictor, scored, chosen, photos, dest),
+    _map(run, scored, dest / "map.png"),
     _confusion(run, predictor, scored, dest / "confusion.png"),
   )
   write_text(dest / REPORT, page)
@@ -99,12 +86,8 @@ def _chosen(
   """Places of the images to explain, and their photographs."""
   places = {name: i for i, name in enumerate(scored.names)}
   for name in names:
-    if name not in places:
-      (close,) = difflib.get_close_matches(name, places, 1, 0)
-      raise ZsljaxError(
-        f"--image: found {name!r}, expected the name of a test image of the dataset, "
-        f"such as {close!r}"
-      )
+    expected = f"the name of a test image, such as {scored.names[0]!r}"
+    require(name in places, "--image", repr(name), expected)
   usable, photos = np.ones(len(places), bool), None
   if root is not None:
     photos = find_photos(root, scored.names)
@@ -121,15 +104,10 @@ def _chosen(
   return chosen, photos and [photos[i] for i in chosen]
 
 
-def _head(
-  run: Experiment, predictor: Predictor, scored: Scored, workdir: pathlib.Path
-) -> str:
-  """The run, its data and its results."""
+def _head(run: Experiment, predictor: Predictor, scored: Scored) -> str:
+  """The run and its data."""
   config, data = run.config, run.dataset.metadata
   seen = np.asarray(run.dataset.classes.seen)
-  checkpoints = Checkpoints(workdir, run.identity())
-  step = checkpoints.latest_step()
-  checkpoints.close()
   facts = {
     "System": f"{run.system.name} ({config['system']['preset']})",
     "Dataset": f"{data['name']}: {data['features']} features, classes by "
@@ -138,116 +116,44 @@ def _head(
     "Test images": f"{len(scored.names)}, of which {scored.unseen.sum()} with an "
     "unseen class",
     "Classes": f"{seen.sum()} seen, {(~seen).sum()} unseen",
-    "Trained on": f"{config['data']['train_split']}, seed {config['seed']}, "
-    f"{step} steps",
+    "Trained on": f"{config['data']['train_split']}, seed {config['seed']}",
     "Calibration": _calibration(run, predictor),
   }
-  rows = [
-    (
-      row["protocol"],
-      row["selection"],
-      calibration_of(row),
-      ", ".join(f"{k.upper()} {v:.2f}" for k, v in row["metrics"].items()),
-    )
-    for row in read_rows(workdir)
-    if row["step"] == step and not row["protocol"].endswith("_val")
-  ]
-  results = html.paragraph("No result of eval.py at this step is on file.")
-  if rows:
-    head = ["Protocol", "Selection", "Calibration", "In percent on the test images"]
-    results = html.table(head, rows)
-  return f"{html.table([], list(facts.items()))}\n{results}"
-
-
-def _is_calibrated(run: Experiment, predictor: Predictor) -> bool:
-  """True if the run's gamma changes predictions."""
-  return run.system.task == SINGLE_LABEL and predictor.calibration.penalty != 0
+  return html.table([], list(facts.items()))
 
 
 def _calibration(run: Experiment, predictor: Predictor) -> str:
-  """The calibration in words."""
-  if not _is_calibrated(run, predictor):
+  """The calibration that changes predictions, in words."""
+  calibration = predictor.calibration
+  if run.system.task != SINGLE_LABEL or calibration.penalty == 0:
     return "none"
-  return f"{predictor.calibration.kind}, gamma {predictor.calibration.gamma:.4g}"
+  return f"{calibration.kind}, gamma {calibration.gamma:.4g}"
 
 
-def _map(run: Experiment, scored: Scored, path: pathlib.Path, how: str) -> str:
+def _map(run: Experiment, scored: Scored, path: pathlib.Path) -> str:
   """The section with the test images as points."""
-  points, made_by = on_plane(scored.mapped, how)
-  what = "class scores, without gamma"
-  if isinstance(run.system, Embeds):
-    what = "embeddings"
+  what = "embeddings" if isinstance(run.system, Embeds) else "scores, without gamma"
   title = (
-    f"{made_by} of {what} ({scored.mapped.shape[1]} numbers), "
-    f"{len(points)} of {len(scored.names)} test images"
+    f"t-SNE of {what} ({scored.mapped.shape[1]} numbers), {len(scored.on_map)} of "
+    f"{len(scored.names)} test images"
   )
   caption = f"Every point is a test image, placed by its {what}. "
+  classes = None
   if run.system.task == MULTI_LABEL:
-    classes = None
-    caption += (
-      "Unseen: images with at least one unseen label. Images have several labels, so "
-      "there are no colours of classes."
-    )
+    caption += "Unseen: images with at least one unseen label."
   else:
     classes = scored.labels[scored.on_map, 0]
-    if len(np.unique(classes)) > MOST_NAMES:
-      caption += "There are too many classes for a legend."
   unseen, names = scored.unseen[scored.on_map], run.dataset.classes.names
-  draw_map(path, points, unseen, classes, names, title)
+  draw_map(path, on_plane(scored.mapped), unseen, classes, names, title)
   return html.section("Map of the test images", html.picture(path, title, caption))
-
-
-def _not_drawn(title: str, run: Experiment) -> str:
-  """The section of a picture that does not apply, and the reason."""
-  why = "images have several labels here, which are ranked and not set apart"
-  if run.system.task == CLOSED_SET:
-    why = f"{run.system.name} with learned class weights knows no unseen class"
-  return html.section(title, html.paragraph(f"Not drawn: {why}."))
-
-
-def _curve(
-  run: Experiment, predictor: Predictor, scored: Scored, path: pathlib.Path
-) -> str:
-  """The section with accuracy on seen over unseen classes."""
-  title = "Seen-unseen curve"
-  if run.system.task != SINGLE_LABEL:
-    return _not_drawn(title, run)
-  images = scored.decisions, scored.labels[:, 0], np.asarray(run.dataset.classes.seen)
-  own = predictor.calibration
-  curve = seen_unseen_curve(*images, kind=own.kind)
-  inside = np.ones(len(curve.gamma), bool)
-  if curve.kind == "multiplicative":  # Others are no gamma.
-    inside = (curve.gamma > 0) & (curve.gamma < 2)
-  calibrations = {"no calibration": Calibration(own.kind)}
-  if _is_calibrated(run, predictor):
-    calibrations[f"this run's gamma, {own.gamma:.3g}"] = own
-  points = {}
-  for name, calibration in calibrations.items():
-    m = single_label_metrics(*images, calibration)
-    points[f"{name}: U {m['u']:.1f}, S {m['s']:.1f}, H {m['h']:.1f}"] = m["u"], m["s"]
-  draw_curve(
-    path,
-    100 * curve.unseen[inside],
-    100 * curve.seen[inside],
-    points,
-    f"{run.system.name} on {run.dataset.metadata['name']}, seed {run.config['seed']}, "
-    f"test images; additive AUSUC {m['ausuc']:.1f}",
-  )
-  alt = f"Curve of accuracy on seen over unseen classes; {'; '.join(points)}"
-  caption = (
-    "What U and S become as more and more is taken from the scores of seen classes "
-    "(gamma; from left to right). Grey: lines of equal H."
-  )
-  return html.section(title, html.picture(path, alt, caption))
 
 
 def _confusion(
   run: Experiment, predictor: Predictor, scored: Scored, path: pathlib.Path
 ) -> str:
-  """The section with the confusion matrix."""
-  title = "Confusion of classes"
+  """The section with the confusion matrix; empty where images have several labels."""
   if run.system.task == MULTI_LABEL:
-    return _not_drawn(title, run)
+    return ""
   closed_set = run.system.task == CLOSED_SET
   names, seen = run.dataset.classes.names, np.asarray(run.dataset.classes.seen)
   shares, rows, columns = confusion(scored, seen, closed_set)
@@ -257,21 +163,13 @@ def _confusion(
     [names[i] for i in rows],
     [names[i] for i in columns],
     (int(seen[rows].sum()), int(seen[columns].sum())),
-    f"Test images among {'seen classes alone' if closed_set else 'all classes'}, "
-    f"calibration: {_calibration(run, predictor)}",
+    f"Test images of {'seen' if closed_set else 'all'} classes, calibration: "
+    f"{_calibration(run, predictor)}",
   )
   caption = (
     "A row is a true class and adds up to 100 %, a column what its images were taken "
-    "for. "
+    "for. Lines part seen classes (above, left) from unseen ones (below, right)."
   )
-  if closed_set:
-    caption += "Images of unseen classes have no right answer and are left out."
-  else:
-    caption += (
-      "The lines part seen classes (above, left) from unseen ones (below, right)."
-    )
-  if len(columns) > MOST_NAMES:
-    caption += f" {len(columns)} classes are too many for names."
   right = scored.right[~scored.unseen] if closed_set else scored.right
   alt = f"Confusion matrix; {right.mean():.0%} of the images are right"
-  return html.section(title, html.picture(path, alt, caption))
+  return html.section("Confusion of classes", html.picture(path, alt, caption))
