@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import pathlib
@@ -14,11 +14,11 @@ import numpy as np
 
 from zsljax.classes import ClassSpace
 from zsljax.data.files.class_table import ClassTable, read_class_table
-from zsljax.data.files.features import FeatureFiles, finite_rows, read_features
+from zsljax.data.files.features import finite_rows, read_features
 from zsljax.devices.mesh import make_mesh
 from zsljax.devices.precision import computed_in
-from zsljax.encoders import check, encode_images, load_encoder
-from zsljax.errors import ZsljaxError, require
+from zsljax.encoders import encode_images, load_encoder
+from zsljax.errors import ZsljaxError, require, some
 from zsljax.evaluation.calibration import UNCALIBRATED, Calibration
 from zsljax.io.files import write_csv
 from zsljax.io.progress import task_bar
@@ -184,13 +184,10 @@ class Predictor:
     else:
       given = self._given(classes)
     if self.system.task == CLOSED_SET:
-      strange = [name for name in given.names if name not in known.names]
-      if strange:
-        raise ZsljaxError(
-          f"class {strange[0]!r}: found a new class for {self.system.name} with "
-          f"learned class weights, expected one of the {len(known)} that it was "
-          "trained on: it knows no others"
-        )
+      for name in given.names:
+        found = f"a new class for {self.system.name} with learned class weights"
+        expected = f"one of the {len(known)} that it was trained on"
+        require(name in known.names, f"class {name!r}", found, expected)
     places = {name: i for i, name in enumerate(known.names)}
     new = given.subset([i for i, name in enumerate(given.names) if name not in places])
     space = known.extended(new.names, new.embeddings)
@@ -255,11 +252,8 @@ class Predictor:
     )
     features = features.astype(np.float32)
     bad = np.flatnonzero(~finite_rows(features))
-    if bad.size:
-      raise ZsljaxError(
-        f"features: image {bad[0]}, counted from 0: found NaN or infinity ({bad.size} "
-        "images), expected finite numbers"
-      )
+    where = f"features: image {bad[:1]}, counted from 0"
+    require(not bad.size, where, "NaN or infinity", "finite numbers")
     return features
 
   @functools.cached_property
@@ -314,11 +308,7 @@ class Predictor:
     return jnp.mean(ways * jnp.mean(jax.grad(total)(points), 1), 0)
 
 
-def load(
-  workdir: str | pathlib.Path,
-  *,
-  gamma: float | None = None,
-) -> Predictor:
+def load(workdir: str | pathlib.Path, *, gamma: float | None = None) -> Predictor:
   """Loads the latest checkpoint of a run of ``train.py`` or of a sweep.
 
   Needs neither the dataset nor TensorFlow.
@@ -401,19 +391,20 @@ def predict_files(
   else:
     require(not weights, "--weights", weights, "none with --features")
     files = read_features([features])
-    _check_origin(files, predictor)
+    if files.encoder and predictor.encoder:
+      _require_same(files.encoder, predictor.encoder, files.where)
     found, names = files[:], files.image_files
     if names is None:
       names = np.array([f"image {i}" for i in range(len(found))])
   require(len(found) > 0, str(images or features), "no images", "one")
   good = finite_rows(found)
-  bad = [f"{name}: features not finite" for name in names[~good]]
-  if bad and not skip_bad:
-    raise ZsljaxError(
-      f"{images or features}: {bad[0]}: found {len(bad)} such images, expected finite "
-      "numbers (--skip_bad leaves them out)"
-    )
-  left_out += bad
+  left_out += [f"{name}: features not finite" for name in names[~good]]
+  require(
+    skip_bad or good.all(),
+    str(images or features),
+    f"NaN or infinity ({some(names[~good])})",
+    "finite numbers (--skip_bad leaves such images out)",
+  )
   names = names[good]
   predictions = predictor.predict(
     found[good], table, top_k=top_k, seen=seen, attributes=attributes
@@ -427,17 +418,17 @@ def predict_files(
   return "\n".join(lines + [f"left out: {line}" for line in left_out])
 
 
-def _check_origin(files: FeatureFiles, predictor: Predictor) -> None:
-  """Raises if features say that another encoder made them than the dataset's."""
-  if files.encoder and predictor.encoder:
-    for field in ("network", "weights_sha256", "size", "output", "preprocessing"):
-      found, expected = files.encoder[field], predictor.encoder[field]
-      require(
-        found == expected,
-        f"{files.where}: encoder, {field}",
-        found,
-        f"{expected}, of the features that the run was trained on",
-      )
+def _require_same(
+  found: Mapping[str, Any], expected: Mapping[str, Any], where: str
+) -> None:
+  """Raises if another encoder is described than that of the dataset's features."""
+  for field in ("network", "weights_sha256", "size", "output", "preprocessing"):
+    require(
+      found[field] == expected[field],
+      f"{where}: encoder, {field}",
+      found[field],
+      f"{expected[field]}, of the features that the run was trained on",
+    )
 
 
 def _encoded(
@@ -456,10 +447,10 @@ def _encoded(
   )
   expected = f"{made_by['weights']}, which made the dataset's features"
   require(weights is not None, "--weights", "nothing", expected)
-  check(made_by, weights)
   encoder = load_encoder(
     made_by["network"], weights, made_by["size"], made_by["output"]
   )
+  _require_same(encoder.description, made_by, str(weights))
   features, names, bad = encode_images(encoder, images, skip_bad=skip_bad)
   return features, np.array(names), bad
 

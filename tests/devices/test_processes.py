@@ -243,19 +243,6 @@ def test_one_process_stays_alone(monkeypatch, capsys):
   assert "found 4 processes, expected one" in capsys.readouterr().err
 
 
-def test_agreement_names_the_field_that_differs(monkeypatch):
-  told = [json.dumps({"a": 1, "b": i // 2}).encode() for i in range(3)]
-  gathered = {
-    0: np.array([len(text) for text in told]),
-    1: np.stack([np.frombuffer(text, np.uint8) for text in told]),
-  }
-  monkeypatch.setattr(
-    distributed.multihost_utils, "process_allgather", lambda own: gathered[own.ndim]
-  )
-  with pytest.raises(ZsljaxError, match="^b: found 1 on process 2, expected 0 as on"):
-    distributed.require_agreement({"a": 1, "b": 0})
-
-
 def test_sigterm_is_noticed_and_given_back():
   before = signal.getsignal(signal.SIGTERM)
   with distributed.Sigterm() as sigterm:

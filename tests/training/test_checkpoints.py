@@ -41,8 +41,8 @@ def test_checkpoints_that_cannot_be_used_are_named(tmp_path, shapes):
     Checkpoints(tmp_path, {"system": "a"}).restore_params(params)
   save(tmp_path)
   for run, shape, step, message in (
-    ("b", params, None, "another run: its system is 'a', expected 'b'"),
-    ("a", params, 5, r"no checkpoint of step 5, found \[4\]"),
+    ("b", params, None, "system: found 'a', expected 'b'"),
+    ("a", params, 5, r"found checkpoints \[4\], expected one of 5"),
     ("a", wide, None, "checkpoints/4: cannot be read"),
   ):
     with pytest.raises(ZsljaxError, match=message):

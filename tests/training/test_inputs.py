@@ -77,7 +77,7 @@ def test_pieces_end_where_the_run_is_saved():
 def test_resident_table_must_fit(monkeypatch):
   monkeypatch.setattr(inputs_module, "free_memory", lambda mesh: 200)
   table = {"features": np.zeros((10, 6), np.float32)}
-  with pytest.raises(ZsljaxError, match="0.24 kB .* 0.2 kB are free there"):
+  with pytest.raises(ZsljaxError, match="0.24 kB .* 0.2 kB, which are free there"):
     training.DeviceTable.placed(table, make_mesh(1))
   table["labels"] = np.zeros(10, np.int32)
   with pytest.raises(ZsljaxError, match="images to be scored: found 0.28 kB"):

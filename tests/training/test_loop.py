@@ -218,13 +218,6 @@ def test_checkpoints_hold_the_state_of_their_step(run, tmp_path):
   assert names == {"6", "9", "12"}  # Old ones are removed.
 
 
-def test_seed_decides_the_result(run, tmp_path):
-  first = run(tmp_path / "a")
-  other = run(tmp_path / "b", seed=4)
-  with pytest.raises(AssertionError):
-    chex.assert_trees_all_equal(first.params, other.params)
-
-
 def test_loss_that_is_not_finite_ends_the_run(run, toy, tmp_path):
   with pytest.raises(ZsljaxError, match="lower config.optimizer.learning_rate"):
     # Said before a metric of such parameters is computed.

@@ -8,10 +8,7 @@ Example:
   zsljax encode --images=photos --weights=resnet101.pth --dest=photos.h5
 """
 
-import time
-
 from zsljax.cli.common import (
-  add_choice,
   add_network,
   add_number,
   add_path,
@@ -26,9 +23,6 @@ def add_arguments(parser) -> None:
   add_network(parser, required=True)
   add_path(parser, "--dest", "file that is written, .h5 or .hdf5")
   add_number(parser, "--batch_size", 32, "images at a time")
-  add_choice(
-    parser, "--storage", ["float32", "float16"], "precision of the stored features"
-  )
   add_skip_bad(parser, "images that cannot be decoded")
 
 
@@ -37,9 +31,7 @@ def run(args) -> None:
   from zsljax.encoders.feature_store import described, encode_folder
 
   encoder = load_encoder(args.network, args.weights, args.size, args.output)
-  began = time.perf_counter()
   written = encode_folder(
-    encoder, args.images, args.dest, args.batch_size, args.storage, args.skip_bad
+    encoder, args.images, args.dest, args.batch_size, args.skip_bad
   )
-  seconds = time.perf_counter() - began
-  print(described(encoder, args.dest, written, args.storage, seconds))
+  print(described(encoder, args.dest, written))

@@ -51,13 +51,6 @@ def make_mesh(data: int = -1, model: int = 1) -> Mesh:
   )
 
 
-def own_mesh() -> Mesh:
-  """A mesh of this process's devices alone, all along ``data``."""
-  devices = np.array(jax.local_devices())
-  types = (AxisType.Auto, AxisType.Auto)
-  return Mesh(devices[:, None], ("data", "model"), axis_types=types)
-
-
 def over_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
   """An array whose ``axis`` has the rows of a batch, split over the ``data`` axis."""
   return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))

@@ -1,10 +1,7 @@
 """Several processes as one run, connected by JAX's own service.
 
-The service ends all processes when one of them gives no sign of life. The user sees at
-the start of each what will happen then, and at its end "Terminating process because the
-JAX distributed service detected fatal errors" with a stack, or, where a sum over all
-devices fails sooner, a traceback and a hint. The service also tells every process that
-one of them received SIGTERM, and finds a call that all can still reach.
+The service ends all processes when one of them gives no sign of life, with a stack of
+its own; each says at its start what the user can do then.
 """
 
 from __future__ import annotations

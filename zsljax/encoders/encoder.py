@@ -23,7 +23,7 @@ from zsljax.data.files.images import (
 from zsljax.devices.mesh import make_mesh, over_batch, replicated
 from zsljax.encoders.resnet import NETWORKS, ResNet
 from zsljax.encoders.weights import read_weights
-from zsljax.errors import ZsljaxError, did_you_mean, require
+from zsljax.errors import require
 
 OUTPUTS = ("pooled", "regions")
 
@@ -116,10 +116,11 @@ def load_encoder(
     ZsljaxError: the file is not readable or has another network's weights, or an
       argument is wrong.
   """
-  named = ("network", network, NETWORKS), ("output", output, OUTPUTS)
-  for field, value, known in named:
-    if value not in known:
-      raise ZsljaxError(f"{field}: unknown {value!r}. {did_you_mean(value, known)}")
+  for field, value, known in (
+    ("network", network, NETWORKS),
+    ("output", output, OUTPUTS),
+  ):
+    require(value in known, field, repr(value), f"one of {', '.join(known)}")
   stride = NETWORKS[network].stride
   fits = size > 0 and size % stride == 0
   require(fits, "size", size, f"a multiple of {stride} pixels")
@@ -137,33 +138,6 @@ def load_encoder(
       "output": output,
       "preprocessing": PREPROCESSING,
     },
-  )
-
-
-def check(description: Mapping[str, Any], weights: pathlib.Path) -> None:
-  """Raises unless ``weights`` make features that compare with those described.
-
-  Args:
-    description: of the encoder that made some features.
-    weights: a local file.
-
-  Raises:
-    ZsljaxError: its content differs, or images are no longer prepared that way.
-  """
-  require(
-    description["preprocessing"] == PREPROCESSING,
-    "encoder: preprocessing",
-    f"features by {description['preprocessing']}",
-    f"{PREPROCESSING}, that of this version: encode the images again",
-  )
-  weights = weights.expanduser()
-  require(weights.is_file(), str(weights), "no file", "weights of a network")
-  found, recorded = sha256_of(weights), description["weights_sha256"]
-  require(
-    found == recorded,
-    str(weights),
-    f"SHA-256 {found[:16]}...",
-    f"{recorded[:16]}..., that of {description['weights']}, which made the features",
   )
 
 

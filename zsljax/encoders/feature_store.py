@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import pathlib
 import shutil
@@ -20,16 +19,14 @@ from typing import Any
 import h5py
 import numpy as np
 
-from zsljax.data.files.images import list_images, not_decodable, refuse_bad
+from zsljax.data.files.images import list_images
 from zsljax.encoders.encoder import Encoder, encode_images
 from zsljax.errors import ZsljaxError, in_bytes, require
 from zsljax.io.files import locked, replacing, write_json
 from zsljax.io.progress import step_bar
 
-STORAGES = ("float32", "float16")
 _ENDINGS = (".h5", ".hdf5")
-# Limits of a part: images, and bytes of their features.
-_PART, _PART_BYTES = 128, 2**26
+_PART = 128  # Images.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +49,6 @@ def encode_folder(
   folder: pathlib.Path,
   dest: pathlib.Path,
   batch_size: int = 32,
-  storage: str = "float32",
   skip_bad: bool = False,
   names: Sequence[str] | None = None,
 ) -> Written:
@@ -68,32 +64,28 @@ def encode_folder(
     folder: of the images.
     dest: ``.h5`` or ``.hdf5``.
     batch_size: images at a time.
-    storage: ``float32`` or ``float16``.
     skip_bad: leaves out images that cannot be decoded.
     names: of the images, relative to the folder; None takes all that ``list_images``
       finds.
 
   Raises:
-    ZsljaxError: images cannot be decoded and ``skip_bad`` is not set, features do not
-      fit into the precision, or features of another kind are there already.
+    ZsljaxError: images cannot be decoded and ``skip_bad`` is not set, or features of
+      another kind are there already.
   """
   folder, dest = folder.expanduser(), dest.expanduser()
   require(batch_size >= 1, "batch_size", batch_size, "1 or more")
-  require(storage in STORAGES, "storage", repr(storage), " or ".join(STORAGES))
   ending = dest.suffix.lower()
   require(ending in _ENDINGS, str(dest), f"ending {ending!r}", " or ".join(_ENDINGS))
   names = list_images(folder) if names is None else sorted(names)
-  request = {**encoder.description, "storage": storage, "images": _summary(names)}
+  request = {**encoder.description, "images": _summary(names)}
   scratch = dest.with_name(f"{dest.name}.parts")
   if dest.exists():
     written = _complete(dest, request, skip_bad)
     shutil.rmtree(scratch, ignore_errors=True)
     return written
-  image_bytes = np.dtype(storage).itemsize * math.prod(encoder.feature_shape)
-  step = min(_PART, max(1, _PART_BYTES // image_bytes))
   parts = {
-    scratch / f"part-{first // step:05d}.npz": first
-    for first in range(0, len(names), step)
+    scratch / f"part-{first // _PART:05d}.npz": first
+    for first in range(0, len(names), _PART)
   }
   encoded = 0
   with (
@@ -107,16 +99,14 @@ def encode_folder(
       _require_same(scratch, before, request)
     write_json(scratch / "request.json", request)
     for path, first in parts.items():
-      some = names[first : first + step]
+      some = names[first : first + _PART]
       there = path.exists() and (skip_bad or not _read(path, "left_out").size)
       if not there:
-        features, _, bad = encode_images(encoder, folder, some, True, batch_size)
-        if bad and not skip_bad:
-          refuse_bad(folder, not_decodable(folder, names[first:]))
-        _write_part(path, features, bad, storage)
+        features, _, bad = encode_images(encoder, folder, some, skip_bad, batch_size)
+        _write_part(path, features, bad)
         encoded += len(some)
       bar.update(len(some))
-    left_out = _join(list(parts), dest, encoder, names, storage)
+    left_out = _join(list(parts), dest, encoder, names)
     shutil.rmtree(scratch)
   shape = (len(names) - len(left_out), *encoder.feature_shape)
   return Written(shape, left_out, encoded)
@@ -132,37 +122,17 @@ def _require_same(
   path: pathlib.Path, there: Mapping[str, Any], here: Mapping[str, Any]
 ) -> None:
   """Raises if features at ``path`` are others than those requested."""
-  differing = [
-    f"{field} {there.get(field)} there, {value} here"
-    for field, value in here.items()
-    if there.get(field) != value
-  ]
-  require(
-    not differing,
-    str(path),
-    f"other features ({'; '.join(differing)})",
-    "those requested: finish them with their own settings, or delete it",
-  )
+  for field, value in here.items():
+    found = there.get(field)
+    require(found == value, f"{path}: {field}", found, f"{value}, or another file")
 
 
 def _write_part(
-  path: pathlib.Path, features: np.ndarray, left_out: Sequence[str], storage: str
+  path: pathlib.Path, features: np.ndarray, left_out: Sequence[str]
 ) -> None:
-  """Writes features of some images, and the names of those that have none.
-
-  Raises:
-    ZsljaxError: features are too large for the precision, or the disk is full.
-  """
-  with np.errstate(over="ignore"):
-    stored = features.astype(storage)
-  require(
-    np.isfinite(stored).all(),
-    "storage",
-    f"{storage}, which ends before {np.abs(features).max(initial=0):.3g}, a feature",
-    "float32",
-  )
+  """Writes features of some images, and the names of those that have none."""
   with replacing(path) as draft, draft.open("wb") as file:
-    np.savez(file, features=stored, left_out=np.array(left_out, str))
+    np.savez(file, features=features, left_out=np.array(left_out, str))
 
 
 def _read(part: pathlib.Path, field: str) -> np.ndarray:
@@ -176,7 +146,6 @@ def _join(
   dest: pathlib.Path,
   encoder: Encoder,
   names: Sequence[str],
-  storage: str,
 ) -> list[str]:
   """Makes the parts the file ``dest``, and returns the images that are left out."""
   left_out = np.concatenate([_read(part, "left_out") for part in parts]).tolist()
@@ -188,7 +157,7 @@ def _join(
   require(size < free, str(dest), f"room for {in_bytes(free)}", in_bytes(size))
   joined = parts[0].with_name("joined.h5")
   with replacing(joined) as draft, h5py.File(draft, "w") as file:
-    features = file.create_dataset("features", shape, storage)
+    features = file.create_dataset("features", shape, np.float32)
     end = 0
     for part in parts:
       some = _read(part, "features")
@@ -209,7 +178,6 @@ def _complete(
     with h5py.File(dest) as file:
       left_out = file["left_out"].asstr()[()].tolist()
       there = json.loads(file.attrs["encoder"]) | {
-        "storage": str(file["features"].dtype),
         "images": _summary(sorted([*file["image_files"].asstr(), *left_out])),
       }
       shape = file["features"].shape
@@ -227,19 +195,12 @@ def _complete(
   return Written(shape, left_out, 0)
 
 
-def described(
-  encoder: Encoder, dest: pathlib.Path, written: Written, storage: str, seconds: float
-) -> str:
-  """Lines on what was written, how fast, and what was left out."""
+def described(encoder: Encoder, dest: pathlib.Path, written: Written) -> str:
+  """Lines on what was written, and what was left out."""
   (count, *shape), about = written.shape, encoder.description
-  speed = "was complete already"
-  if written.encoded:
-    speed = f"{seconds:.1f} s, {written.encoded / seconds:.1f} images/s"
-  size = in_bytes(dest.expanduser().stat().st_size)
-  lines = [
+  told = (
     f"{dest}: {about['output']} features of {about['network']} for {count} images, "
-    f"{' x '.join(map(str, shape))} in {storage} ({size}); {speed}"
-  ]
-  if written.left_out:
-    lines.append(f"left out, as they cannot be decoded: {len(written.left_out)}")
-  return "\n".join(lines + [f"  {name}" for name in written.left_out])
+    f"{' x '.join(map(str, shape))}"
+  )
+  left_out = [f"left out, as it cannot be decoded: {name}" for name in written.left_out]
+  return "\n".join([told, *left_out])

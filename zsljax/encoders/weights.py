@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import collections
-from collections.abc import Mapping
 import pathlib
 import re
 from typing import Any
@@ -13,7 +11,7 @@ import numpy as np
 
 from zsljax.encoders.resnet import NETWORKS
 from zsljax.encoders.tensor_files import read_tensors
-from zsljax.errors import ZsljaxError
+from zsljax.errors import require, some
 
 # PyTorch's names of Flax's parameters and statistics.
 _LEAVES = {
@@ -25,15 +23,6 @@ _LEAVES = {
 }
 # The classifier, and a count that only training uses.
 _IGNORED = re.compile(r"fc\..*|.*\.num_batches_tracked")
-_BLOCK = re.compile(r"layer(\d+)\.(\d+)\.")
-# Blocks of each stage, and whether they are bottlenecks.
-_KNOWN = {
-  (2, 2, 2, 2, False): "ResNet-18",
-  (3, 4, 6, 3, False): "ResNet-34",
-  (3, 4, 6, 3, True): "ResNet-50",
-  (3, 4, 23, 3, True): "ResNet-101",
-  (3, 8, 36, 3, True): "ResNet-152",
-}
 
 
 def read_weights(path: pathlib.Path, network: str) -> dict[str, Any]:
@@ -57,7 +46,14 @@ def read_weights(path: pathlib.Path, network: str) -> dict[str, Any]:
     _torch_name(leaf): _torch_layout(value.shape)
     for leaf, value in jax.tree_util.tree_leaves_with_path(variables)
   }
-  _check(path, network, {k: v.shape for k, v in tensors.items()}, expected)
+  shapes = {name: tensor.shape for name, tensor in tensors.items()}
+  differing = sorted({name for name, _ in shapes.items() ^ expected.items()})
+  require(
+    not differing,
+    str(path),
+    f"{len(differing)} tensors missing, too many or misshapen ({some(differing)})",
+    f"the weights of {network} as in torchvision or timm",
+  )
 
   def converted(leaf: tuple, _: Any) -> np.ndarray:
     tensor = tensors[_torch_name(leaf)].astype(np.float32)
@@ -75,44 +71,3 @@ def _torch_name(leaf: tuple) -> str:
 def _torch_layout(shape: tuple[int, ...]) -> tuple[int, ...]:
   """A kernel's [H, W, in, out] as PyTorch's [out, in, H, W]."""
   return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape
-
-
-def _check(
-  path: pathlib.Path,
-  network: str,
-  found: Mapping[str, tuple[int, ...]],
-  expected: Mapping[str, tuple[int, ...]],
-) -> None:
-  """Raises unless names and shapes of tensors are those of the network."""
-  missing = [name for name in expected if name not in found]
-  more = [name for name in found if name not in expected]
-  wrong = [
-    f"{name} of shape {list(found[name])} instead of {list(shape)}"
-    for name, shape in expected.items()
-    if name in found and found[name] != shape
-  ]
-  parts = [
-    f"{len(names)} tensors {what} ({names[0]}{', ...' if len(names) > 1 else ''})"
-    for what, names in (("missing", missing), ("too many", more), ("differing", wrong))
-    if names
-  ]
-  if parts:
-    raise ZsljaxError(
-      f"{path}: found {_looks_like(found)}, with {', '.join(parts)}; expected the "
-      f"weights of {network} as in torchvision or timm"
-    )
-
-
-def _looks_like(found: Mapping[str, tuple[int, ...]]) -> str:
-  """The network that the tensors belong to, in words."""
-  stages = collections.defaultdict(set)
-  for block in filter(None, map(_BLOCK.match, found)):
-    stages[block[1]].add(block[2])
-  blocks = [len(stages[stage]) for stage in sorted(stages)]
-  bottleneck = "layer1.0.conv3.weight" in found
-  known = _KNOWN.get((*blocks, bottleneck))
-  if known:
-    return f"what looks like a {known}"
-  if blocks:
-    return f"a residual network with {', '.join(map(str, blocks))} blocks"
-  return f"another network, which begins with {', '.join(list(found)[:3]) or 'nothing'}"

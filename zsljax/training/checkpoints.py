@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from orbax import checkpoint as ocp
 
-from zsljax.errors import ZsljaxError
+from zsljax.errors import ZsljaxError, require
 
 # Errors of Orbax and TensorStore when a write or a read fails.
 _FAILURES = (OSError, ValueError, RuntimeError, KeyError, TypeError)
@@ -89,21 +89,16 @@ class Checkpoints:
 
   def _restore(self, step: int | None, **items: Any) -> Any:
     steps = sorted(self._manager.all_steps())
-    if not steps:
-      raise ZsljaxError(f"{self.folder}: no checkpoint yet, expected one")
+    require(len(steps) > 0, str(self.folder), "no checkpoint yet", "one")
     step = steps[-1] if step is None else step
-    if step not in steps:
-      raise ZsljaxError(f"{self.folder}: no checkpoint of step {step}, found {steps}")
+    require(step in steps, str(self.folder), f"checkpoints {steps}", f"one of {step}")
     folder = self.folder / str(step)
     try:
       run_item = ocp.args.Composite(run=ocp.args.JsonRestore())
       run = self._manager.restore(step, args=run_item)["run"]
       for field, expected in self._run.items():
-        if run.get(field) != expected:
-          raise ZsljaxError(
-            f"{folder}: belongs to another run: its {field} is "
-            f"{run.get(field)!r}, expected {expected!r}"
-          )
+        found = run.get(field)
+        require(found == expected, f"{folder}: {field}", repr(found), repr(expected))
       items = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
       return self._manager.restore(step, args=ocp.args.Composite(**items))
     except ZsljaxError:

@@ -85,7 +85,6 @@ class DeviceTable:
     mesh: jax.sharding.Mesh,
     host_rows: int | None = None,
     field: str = "config.data.cache",
-    instead: str = "host or none",
   ) -> DeviceTable:
     """Places the images of all hosts.
 
@@ -96,7 +95,6 @@ class DeviceTable:
         to as many rows for every device. When None it is whole on every device, and
         there is one host.
       field: named by the error if they do not fit.
-      instead: expected by that error.
 
     Raises:
       ZsljaxError: they are larger than the free memory of a device.
@@ -112,8 +110,8 @@ class DeviceTable:
     require(
       free is None or size <= free,
       field,
-      f"{in_bytes(size)} of features on a device",
-      f"{instead}: {in_bytes(free or 0)} are free there",
+      f"{in_bytes(size)} of features for a device",
+      f"at most {in_bytes(free or 0)}, which are free there",
     )
     placed = {}
     for name, column in table.items():
@@ -191,13 +189,8 @@ class DeviceImages:
     Raises:
       ZsljaxError: they are larger than the free memory of a device.
     """
-    placed = DeviceTable.placed(
-      table,
-      mesh,
-      host_rows if mesh.shape["data"] > 1 else None,
-      "images to be scored",
-      "fewer, or while training config.evaluation.every_epochs=0",
-    )
+    split_rows = host_rows if mesh.shape["data"] > 1 else None
+    placed = DeviceTable.placed(table, mesh, split_rows, "images to be scored")
     hosts = jax.process_count()
     batches = -(-host_rows * hosts // batch_size)
     devices = mesh.shape["data"] // hosts

@@ -60,6 +60,4 @@ def warm_start(
 
 def without_params(state: TrainState) -> dict[str, Any]:
   """The rest of the state; parameters have an item of their own in checkpoints."""
-  rest = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
-  del rest["params"]
-  return rest
+  return {"step": state.step, "opt_state": state.opt_state, "rng": state.rng}
