@@ -29,7 +29,6 @@ AE, COSINE = "attended_autoencoder", "cosine"
     ("semantic_softmax", {"l2_weight": 1.0}, "Did you mean 'l2_weights'"),
     ("semantic_softmax", {"l2_weights": -1.0}, "l2_weights: found -1.0, expected 0 or"),
     ("semantic_softmax", {"prototype_form": "per_image"}, "expected one of per_sample"),
-    ("semantic_softmax", {"sparsity": 1.0}, "sparsity: found 1.0, expected between 0"),
     (
       AE,
       {"similarity": "cosin"},

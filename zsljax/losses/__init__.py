@@ -18,25 +18,17 @@ from zsljax.losses.semantic_diversity import (
   pairwise_ranking,
   semantic_diversity,
 )
-from zsljax.losses.semantic_softmax import (
-  bernoulli_divergence,
-  prototype_cross_term,
-  prototype_distance,
-)
 
 __all__ = [
   "FAMILY",
   "RECONSTRUCTIONS",
   "GeneralizedSoftmax",
-  "bernoulli_divergence",
   "class_cross_entropy",
   "jensen_shannon",
   "make_loss",
   "matrix_variance",
   "pairwise_ranking",
   "probability_distance",
-  "prototype_cross_term",
-  "prototype_distance",
   "semantic_diversity",
   "unseen_cross_entropy",
   "unseen_log_mass",
