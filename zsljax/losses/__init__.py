@@ -1,10 +1,11 @@
 """Elementary losses: pure functions that return one value for each example."""
 
-from zsljax.losses.calibration import unseen_cross_entropy, unseen_log_mass
-from zsljax.losses.classification import class_cross_entropy
-from zsljax.losses.distillation import (
+from zsljax.losses.classification import (
+  class_cross_entropy,
   jensen_shannon,
   probability_distance,
+  unseen_cross_entropy,
+  unseen_log_mass,
   weighted_score_distance,
 )
 from zsljax.losses.generalized_softmax import (
