@@ -49,7 +49,7 @@ def from_host(
     small: whether the table is one batch, for tests.
   """
   batch_size = len(step.batch.labels)
-  rows = min(NUM_EXAMPLES, _TABLE_BYTES * batch_size // step.feature_bytes)
+  rows = min(NUM_EXAMPLES, _TABLE_BYTES * batch_size // step.batch.features.nbytes)
   rows = batch_size if small else max(batch_size, rows)
   dtype = step.batch.features.dtype
   width = {"labels": step.batch.labels.shape[1]} if system.task == MULTI_LABEL else None
