@@ -9,6 +9,9 @@ import optax
 
 Array = jax.Array
 
+# PyTorch's initial values of a linear layer's weights.
+PYTORCH_LINEAR = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
 
 def inverse_length(x: Array, axis: int = -1) -> Array:
   """Computes 1 / |x| along ``axis``, which stays with size 1.
@@ -30,6 +33,16 @@ def l2_normalize(x: Array, axis: int = -1) -> Array:
   [1. 0.]
   """
   return x * inverse_length(x, axis)
+
+
+def pooled(features: Array) -> Array:
+  """Averages features over regions: ``[B, R, D]`` to ``[B, D]``."""
+  return features.mean(1) if features.ndim == 3 else features
+
+
+def unit_rows(features: Array) -> Array:
+  """Averages features over regions and scales the rows to length one, ``[B, D]``."""
+  return l2_normalize(pooled(features))
 
 
 def masked_mean(values: Array, mask: Array) -> Array:

@@ -18,7 +18,6 @@ from zsljax.models.attention import (
   check_regions,
   project,
 )
-from zsljax.models.fields import check_fields
 from zsljax.models.system import Array, Batch, Params, Spec, System, register
 from zsljax.numerics import l2_normalize, masked_mean
 
@@ -99,11 +98,8 @@ class AttendedAutoencoder(System):
   region_scale: float = 1.0
 
   def __post_init__(self):
-    check_fields(
-      self,
-      {"similarity": ("dot", "cosine")},
-      not_negative=(*self.vmappable, "hidden"),
-    )
+    numbers = dict.fromkeys((*self.vmappable, "hidden"), "0 or more")
+    self.check_fields(similarity=("dot", "cosine"), **numbers)
 
   def init(self, rng: Array, spec: Spec) -> Params:
     check_regions(spec.feature_shape, self.name)

@@ -12,10 +12,8 @@ import jax.numpy as jnp
 from zsljax.classes import ClassSpace
 from zsljax.devices.precision import computed_in
 from zsljax.errors import require
-from zsljax.models.fields import check_fields
-from zsljax.models.layers import unit_rows
 from zsljax.models.system import Array, Batch, Params, Spec, System, register
-from zsljax.numerics import l2_normalize, masked_mean
+from zsljax.numerics import l2_normalize, masked_mean, unit_rows
 
 TARGETS = {"signed": -1.0, "binary": 0.0}
 
@@ -100,7 +98,9 @@ class ESZSL(ClosedForm):
   targets: str = "signed"
 
   def __post_init__(self):
-    check_fields(self, {"targets": tuple(TARGETS)}, positive=("gamma", "lambda_"))
+    self.check_fields(
+      targets=tuple(TARGETS), gamma="more than 0", lambda_="more than 0"
+    )
 
   def init(self, rng: Array, spec: Spec) -> Params:
     del rng
@@ -162,7 +162,7 @@ class SAE(ClosedForm):
   space: str = "visual"
 
   def __post_init__(self):
-    check_fields(self, {"space": ("visual", "semantic")}, positive=("lambda_",))
+    self.check_fields(space=("visual", "semantic"), lambda_="more than 0")
 
   def init(self, rng: Array, spec: Spec) -> Params:
     del rng
@@ -220,7 +220,7 @@ class NearestMean(ClosedForm):
   ridge: float = 0.1
 
   def __post_init__(self):
-    check_fields(self, positive=("ridge",))
+    self.check_fields(ridge="more than 0")
 
   def init(self, rng: Array, spec: Spec) -> Params:
     del rng

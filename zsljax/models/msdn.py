@@ -28,7 +28,6 @@ from zsljax.models.attention import (
   check_regions,
   project,
 )
-from zsljax.models.fields import check_fields
 from zsljax.models.system import Array, Batch, Params, Spec, System, register
 from zsljax.numerics import l2_normalize, masked_log_mean, masked_mean
 
@@ -79,7 +78,7 @@ class MSDN(System):
     Distillation Network for Zero-Shot Learning
     <https://arxiv.org/abs/2203.03137>`_, CVPR 2022.
 
-  ``official_code`` follows the authors' released trainer. ``paper`` is a
+  ``official_code`` follows the authors' released trainer. ``paper``, all defaults, is a
   reconstruction: its equations are partly recalled, which each field below says.
 
   Attributes:
@@ -123,13 +122,7 @@ class MSDN(System):
     "bias",
   )
   presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-    "paper": {
-      "visual_to_attribute": "mapped",
-      "denominator": "seen",
-      "calibration": "per_image",
-      "distance": "probabilities",
-      "initializer": "fan_in",
-    },
+    "paper": {},
     "official_code": {
       "visual_to_attribute": "attended_score",
       "denominator": "all",
@@ -153,7 +146,8 @@ class MSDN(System):
 
   def __post_init__(self):
     weights = "weight_calibration", "weight_distillation", "bias"
-    check_fields(self, _CHOICES, not_negative=weights, shares=("fusion",))
+    numbers = dict.fromkeys(weights, "0 or more")
+    self.check_fields(**_CHOICES, **numbers, fusion="between 0 and 1")
 
   def init(self, rng: Array, spec: Spec) -> Params:
     check_regions(spec.feature_shape, self.name)

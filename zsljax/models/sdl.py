@@ -11,8 +11,6 @@ import jax.numpy as jnp
 
 from zsljax.classes import ClassSpace
 from zsljax.losses import matrix_variance, pairwise_ranking, semantic_diversity
-from zsljax.models.fields import check_fields
-from zsljax.models.layers import PYTORCH_LINEAR, pooled
 from zsljax.models.system import (
   MULTI_LABEL,
   Array,
@@ -22,7 +20,7 @@ from zsljax.models.system import (
   System,
   register,
 )
-from zsljax.numerics import masked_mean
+from zsljax.numerics import PYTORCH_LINEAR, masked_mean, pooled
 
 
 def label_scores(matrices: Array, vectors: Array) -> Array:
@@ -85,12 +83,12 @@ class SDL(System):
   unannotated: str = "negative"
 
   def __post_init__(self):
-    check_fields(
-      self,
-      {"unannotated": ("negative", "ignore")},
-      positive=("factor",),
-      at_least_one=("rows",),
-      shares=("variance_weight",),
+    words = "negative", "ignore"
+    self.check_fields(
+      unannotated=words,
+      factor="more than 0",
+      rows="1 or more",
+      variance_weight="between 0 and 1",
     )
 
   def init(self, rng: Array, spec: Spec) -> Params:

@@ -12,10 +12,8 @@ import jax.numpy as jnp
 
 from zsljax.classes import ClassSpace
 from zsljax.losses import class_cross_entropy
-from zsljax.models.fields import check_fields
-from zsljax.models.layers import pooled, unit_rows
 from zsljax.models.system import Array, Batch, Params, Spec, System, register
-from zsljax.numerics import masked_mean, minimize
+from zsljax.numerics import masked_mean, minimize, pooled, unit_rows
 
 
 class _Network(nn.Module):
@@ -99,15 +97,10 @@ class SemanticSoftmax(System):
   init_scale: float = 0.005
 
   def __post_init__(self):
-    numbers = (
-      "l2_weights",
-      "l2_prototypes",
-      "pretrain_steps",
-      "pretrain_l2",
-      "init_scale",
-    )
+    weights = "l2_weights", "l2_prototypes", "pretrain_l2"
+    numbers = dict.fromkeys((*weights, "pretrain_steps", "init_scale"), "0 or more")
     forms = "per_sample", "per_class", "norm_only"
-    check_fields(self, {"prototype_form": forms}, not_negative=numbers)
+    self.check_fields(prototype_form=forms, **numbers)
 
   def init(self, rng: Array, spec: Spec) -> Params:
     features = jnp.zeros((1, *spec.feature_shape))
