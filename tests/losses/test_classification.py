@@ -85,6 +85,14 @@ def test_a_shift_of_one_side_changes_no_distribution(shift, seed):
     )
 
 
+@given(seed=st.integers(0, 20))
+def test_distances_are_symmetric_and_at_least_zero(seed):
+  scores, others = data(seed)
+  for loss in PAIRED:
+    np.testing.assert_allclose(loss(scores, others), loss(others, scores), atol=1e-6)
+    assert (loss(scores, others) >= 0).all()
+
+
 @pytest.mark.parametrize("loss", PAIRED)
 def test_agreement_costs_nothing_and_has_no_gradient(loss):
   scores = jnp.asarray(data()[0])

@@ -136,15 +136,9 @@ def test_order_of_classes_and_images_does_not_matter(classes_order, images, form
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_masked_rows_count_for_nothing(form, float64):
+def test_masked_rows_count_for_nothing(form, padded, float64):
   system, params, batch, classes = make(form)
-  padded = Batch(
-    jnp.pad(batch.features, [(0, 3), (0, 0)]),
-    jnp.pad(batch.labels, (0, 3)),  # The label of an unseen class.
-    jnp.pad(batch.mask, (0, 3)),
-    11,
-  )
-  value, gradient = jax.value_and_grad(loss(system, padded, classes))(params)
+  value, gradient = jax.value_and_grad(loss(system, padded(batch), classes))(params)
   expected = jax.value_and_grad(loss(system, batch, classes))(params)
   chex.assert_trees_all_close((value, gradient), expected, rtol=1e-12)
 
@@ -194,17 +188,11 @@ def test_pretraining_makes_each_layer_encode_the_one_below(float64):
   )
 
 
-def test_pretraining_ignores_masked_rows(float64):
+def test_pretraining_ignores_masked_rows(padded, float64):
   system, params, batch, space = make(hidden=(4,), images=20, pretrain_steps=20)
-  padded = Batch(
-    jnp.pad(batch.features, [(0, 5), (0, 0)], constant_values=3.0),
-    jnp.pad(batch.labels, (0, 5)),
-    jnp.pad(batch.mask, (0, 5)),
-    20,
-  )
   rng = jax.random.key(1)
   chex.assert_trees_all_close(
-    system.warm_start(params, padded, space, rng),
+    system.warm_start(params, padded(batch), space, rng),
     system.warm_start(params, batch, space, rng),
     rtol=1e-6,
   )
