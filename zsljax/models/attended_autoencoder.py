@@ -25,18 +25,14 @@ from zsljax.numerics import l2_normalize, masked_mean
 class _Prepared(NamedTuple):
   """Classes ready to be compared with regions.
 
-  Attributes:
-    queries: ``[C, D]``.
-    readouts: rows of the visual-semantic map, one for each class ``[C, D]`` where
-      similarities are products, else one for each attribute ``[A, D]``.
-    constant: the map's bias, ``[1, C]`` or ``[1, A]``.
-    descriptions: descriptions of length one, ``[C, A]``.
+  Rows of the visual-semantic map, and its bias, are one for each class where
+  similarities are products, else one for each attribute.
   """
 
-  queries: Array
-  readouts: Array
-  constant: Array
-  descriptions: Array
+  queries: Array  # [C, D]
+  readouts: Array  # [C, D] or [A, D]
+  constant: Array  # [1, C] or [1, A]
+  descriptions: Array  # [C, A], of length one
 
 
 @register

@@ -15,8 +15,6 @@ from zsljax.errors import require
 from zsljax.models.system import Array, Batch, Params, Spec, System, register
 from zsljax.numerics import l2_normalize, masked_mean, unit_rows
 
-TARGETS = {"signed": -1.0, "binary": 0.0}
-
 
 class ClosedForm(System):
   """A system whose parameters are a formula of the training set.
@@ -49,14 +47,7 @@ class ClosedForm(System):
   def solve(
     self, params: Params, features: Array, batch: Batch, classes: ClassSpace
   ) -> Params:
-    """Computes the parameters.
-
-    Args:
-      params: of ``init``, for their shapes.
-      features: rows of length one, of zeros for padding, ``[N, D]``.
-      batch: all training images.
-      classes: the training class space.
-    """
+    """Computes the parameters from features ``[N, D]`` of length one; padding is 0."""
     raise NotImplementedError
 
   def fit(self, params: Params, batch: Batch, classes: ClassSpace) -> Array:
@@ -98,9 +89,8 @@ class ESZSL(ClosedForm):
   targets: str = "signed"
 
   def __post_init__(self):
-    self.check_fields(
-      targets=tuple(TARGETS), gamma="more than 0", lambda_="more than 0"
-    )
+    positive = "more than 0"
+    self.check_fields(targets=("signed", "binary"), gamma=positive, lambda_=positive)
 
   def init(self, rng: Array, spec: Spec) -> Params:
     del rng
@@ -110,16 +100,16 @@ class ESZSL(ClosedForm):
     self, params: Params, features: Array, batch: Batch, classes: ClassSpace
   ) -> Params:
     del params
-    descriptions = _seen_rows(classes, jnp.asarray(classes.embeddings))
+    seen = jnp.asarray(classes.seen)[:, None]
+    descriptions = jnp.where(seen, jnp.asarray(classes.embeddings), 0)
     correlation = features.T @ self._targets(batch, classes) @ descriptions
     left = _ridge(features.T @ features, self.gamma, correlation)
     right = _ridge(descriptions.T @ descriptions, self.lambda_, left.T)
     return {"map": right.T}
 
   def fit(self, params: Params, batch: Batch, classes: ClassSpace) -> Array:
-    missing = self.scores(params, batch.features, classes) - self._targets(
-      batch, classes
-    )
+    scores = self.scores(params, batch.features, classes)
+    missing = scores - self._targets(batch, classes)
     return jnp.sum(missing**2, 1, where=jnp.asarray(classes.seen)[None])
 
   def prepare(self, params: Params, classes: ClassSpace) -> tuple[Array, Array]:
@@ -131,7 +121,7 @@ class ESZSL(ClosedForm):
 
   def _targets(self, batch: Batch, classes: ClassSpace) -> Array:
     own = classes.positions(batch.labels)[:, None] == jnp.arange(len(classes))[None]
-    return jnp.where(own, 1.0, TARGETS[self.targets])
+    return jnp.where(own, 1.0, -1.0 if self.targets == "signed" else 0.0)
 
 
 @register
@@ -270,11 +260,6 @@ class NearestMean(ClosedForm):
   def score(self, features: Array, prepared: Array) -> Array:
     products = unit_rows(features) @ prepared.T
     return 2 * products - jnp.sum(prepared**2, 1)[None] - 1
-
-
-def _seen_rows(classes: ClassSpace, rows: Array) -> Array:
-  """Replaces the rows ``[C, ...]`` of classes that are not seen by zeros."""
-  return jnp.where(jnp.asarray(classes.seen)[:, None], rows, 0)
 
 
 def _ridge(gram: Array, weight, target: Array) -> Array:

@@ -24,14 +24,9 @@ from zsljax.numerics import PYTORCH_LINEAR, masked_mean, pooled
 
 
 def label_scores(matrices: Array, vectors: Array) -> Array:
-  """Scores labels by their best match among the rows of an image's matrix.
+  """Scores labels by their best row, ``max_k a_k . w_c``, ``[B, C]``.
 
-  Args:
-    matrices: ``[B, K, V]``.
-    vectors: word vectors of the labels, ``[C, V]``.
-
-  Returns:
-    ``max_k a_k . w_c``, ``[B, C]``.
+  Matrices of images are ``[B, K, V]``, word vectors of labels ``[C, V]``.
   """
   return jnp.max(jnp.einsum("bkv,cv->bkc", matrices, vectors), 1)
 
@@ -120,13 +115,7 @@ class SDL(System):
   def terms(
     self, matrices: Array, vectors: Array, batch: Batch, classes: ClassSpace
   ) -> tuple[Array, Array, Array]:
-    """Computes the terms of the loss.
-
-    Args:
-      matrices: matrices of the images, ``[B, K, V]``.
-      vectors: word vectors of the labels, ``[C, V]``.
-      batch: labels of the images; features are not used.
-      classes: the training classes.
+    """Computes the terms of the loss from matrices ``[B, K, V]``, vectors ``[C, V]``.
 
     Returns:
       The ranking term, the matrix variance, and whether the image has a seen label and
