@@ -93,13 +93,8 @@ def measure(
 ) -> tuple[dict[str, Any], Step]:
   """Measures the step alone, beside the ceilings of the machine.
 
-  Args:
-    system: the system that is trained.
-    shapes: sizes of features, classes and batch (of one seed).
-    variant: ways to compute the step.
-    seconds: time to spend, in turns.
-    stored: a stored dataset, whose shapes and types replace all but the batch size.
-    small: whether ceilings are taken from small arrays, for tests.
+  Arguments are those of ``run``; the shapes and types of a ``stored`` dataset replace
+  all but the batch size.
 
   Returns:
     The figures, and the compiled step.

@@ -21,7 +21,7 @@ from zsljax.benchmark.shapes import (
   random_table,
   rows_of,
 )
-from zsljax.devices.mesh import make_mesh, over_classes, replicated
+from zsljax.devices.mesh import over_classes, replicated
 from zsljax.errors import require
 from zsljax.models import MULTI_LABEL, Batch, Spec, System
 from zsljax.training import init_state, make_train_step, to_mesh
@@ -88,25 +88,17 @@ def make_step(
   system: System,
   spec: Spec,
   batch_size: int,
-  dtype: Any = jnp.float32,
-  num_seen: int | None = None,
-  label_widths: Mapping[str, int] | None = None,
-  mesh: jax.sharding.Mesh | None = None,
-  seeds: int = 1,
+  dtype: Any,
+  num_seen: int | None,
+  label_widths: Mapping[str, int] | None,
+  mesh: jax.sharding.Mesh,
+  seeds: int,
 ) -> Step:
   """Compiles a training step on random features, with Adam.
 
-  Args:
-    system: the system that is trained.
-    spec: shapes of features and classes.
-    batch_size: images in a step.
-    dtype: type of the features.
-    num_seen: seen classes; three quarters when None.
-    label_widths: widths of a stored multi-label set's columns.
-    mesh: the devices; one when None.
-    seeds: runs that are trained together, each on a batch of its own.
+  ``seeds`` runs are trained together, each on a batch of its own. For the other
+  arguments see ``random_table``.
   """
-  mesh = mesh or make_mesh(1)
   require(seeds == 1 or mesh.size == 1, "--seeds", seeds, "1 with more than one device")
   classes = random_classes(spec, num_seen)
   table = random_table(

@@ -6,7 +6,7 @@ A system is a function of features and a class space. Whatever stands downstream
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import copy
 import dataclasses
 import importlib
@@ -71,7 +71,6 @@ class Batch:
 # image; or one label an image and no class but those of training, where embeddings
 # are evaluated.
 SINGLE_LABEL, MULTI_LABEL, CLOSED_SET = "single_label", "multi_label", "closed_set"
-TASKS = (SINGLE_LABEL, MULTI_LABEL, CLOSED_SET)
 
 
 _IN_RANGE = {
@@ -99,7 +98,7 @@ class System(Protocol):
     presets: by a preset's name, the fields in which the paper and the authors' code
       differ. A config that leaves such a field None takes the preset's value. The
       preset ``paper`` is the one taken when a config names none.
-    task: one of ``TASKS``.
+    task: ``SINGLE_LABEL``, ``MULTI_LABEL`` or ``CLOSED_SET``.
     class_params: names of parameters with a row for each class id, which may lie split
       over devices.
     vmappable: fields that enter the equations as plain numbers, so that runs trained
@@ -248,11 +247,6 @@ def register(system: type) -> type:
   return system
 
 
-def system_names() -> tuple[str, ...]:
-  """Names that ``build_system`` takes."""
-  return tuple(sorted(_SYSTEMS))
-
-
 def build_system(config: Mapping[str, Any]) -> System:
   """Builds the system that a config describes.
 
@@ -267,29 +261,24 @@ def build_system(config: Mapping[str, Any]) -> System:
   if module := config.pop("module", None):
     _import_module(module)
   name, preset = config.pop("name"), config.pop("preset", "paper")
-  if name not in _SYSTEMS:
-    raise ZsljaxError(
-      f"config.system.name: unknown system {name!r}. {did_you_mean(name, _SYSTEMS)}"
-    )
+  _known(name, _SYSTEMS, "name: unknown system")
   system = _SYSTEMS[name]
-  if preset not in system.presets:
-    raise ZsljaxError(
-      f"config.system.preset: {name} has no preset {preset!r}. "
-      f"{did_you_mean(preset, system.presets)}"
-    )
-  fields = {f.name for f in dataclasses.fields(system)}
+  _known(preset, system.presets, f"preset: {name} has no preset")
+  fields = [f.name for f in dataclasses.fields(system)]
   for field in config:
-    if field not in fields:
-      raise ZsljaxError(
-        f"config.system.{field}: {name} has no such field. "
-        f"{did_you_mean(field, fields)}"
-      )
+    _known(field, fields, f"{field}: {name} has no field")
   given = {
     field: tuple(value) if isinstance(value, list) else value  # Stored as JSON.
     for field, value in config.items()
     if value is not None
   }
   return system(**(system.presets[preset] | given))
+
+
+def _known(word: str, words: Iterable[str], message: str) -> None:
+  if word not in words:
+    hint = did_you_mean(word, words)
+    raise ZsljaxError(f"config.system.{message} {word!r}. {hint}")
 
 
 def _import_module(module: str) -> None:
