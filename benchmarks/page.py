@@ -23,6 +23,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import NullLocator
 
 from zsljax.benchmark import PRESETS, Shapes, Variant, markdown, measure, run, table
 from zsljax.errors import ZsljaxError, require
@@ -217,6 +218,11 @@ def draw_growth(rows: Sequence[Row]) -> plt.Figure:
       axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
       axes.plot(x, _floors(points), "o--", color=color, markersize=3, linewidth=1)
     axes.set(xscale="log", yscale="log", xlabel=what, ylabel="milliseconds a step")
+    axes.xaxis.set_minor_locator(NullLocator())
+    sizes = sorted({value for *_, values in curves for value in values})
+    # Labels of closer ones would overlap.
+    ticks = [b for a, b in zip([1, *sizes], sizes, strict=False) if b > 1.4 * a]
+    axes.set_xticks(ticks, [f"{value:,}" for value in ticks])
     axes.legend(frameon=False, fontsize=8)
   figure.suptitle("measured (solid, quartiles shaded) and floor (dashed)", fontsize=10)
   return figure

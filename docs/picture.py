@@ -45,7 +45,10 @@ def draw(axes, dataset: str, points: dict[tuple, np.ndarray], top: float) -> Non
   u, s = np.meshgrid(*2 * [np.linspace(1e-3, top, 200)])
   lines = axes.contour(u, s, 2 * u * s / (u + s), levels=6, colors="#d0d0d0")
   lines.set_linewidth(0.8)
-  axes.clabel(lines, fmt="H %.0f", fontsize=7, colors="#8a8a8a")
+  right = 0.9 * top  # No arrow reaches as far.
+  levels = [h for h in lines.levels if 0 < h < 0.95 * top]
+  places = [(right, h * right / (2 * right - h)) for h in levels]
+  axes.clabel(lines, fmt="H %.0f", fontsize=7, colors="#8a8a8a", manual=places)
   for system, (name, color) in SYSTEMS.items():
     if (dataset, system, True) not in points:
       continue

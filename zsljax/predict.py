@@ -282,7 +282,7 @@ class Predictor:
       shares = jnp.zeros((len(features), space.embeddings.shape[1]))
       if attributes:
         shares = jax.lax.map(
-          lambda image: self._shares(params, *image, space, num_seen),
+          lambda image: self._shares(params, image[0], image[1], space, num_seen),
           (features, classes),
         )
       return classes, top, chances, *jax.lax.top_k(shares, attributes)

@@ -20,7 +20,7 @@ def digits():
 
 
 def both_values_occur(digits, among):
-  """Whether each attribute of each digit is present and absent elsewhere."""
+  """True if each attribute of each digit is present and absent elsewhere."""
   table = attributes()
   rest = table[np.setdiff1d(among, digits)]
   return ((rest == 0).any(0) & (rest == 1).any(0))[table[list(digits)].any(0)].all()

@@ -89,7 +89,7 @@ def test_precision(tmp_path, dtypes, expected):
 
 
 def test_a_row_is_read_without_the_rest(tmp_path):
-  """Of a file far larger than memory, holes for the most part."""
+  """The file is far larger than memory, holes for the most part."""
   path = tmp_path / "x.npy"
   shape = (2**20, 2**15)
   with path.open("wb") as file:

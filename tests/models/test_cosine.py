@@ -210,7 +210,7 @@ def test_sharded_classes_equal_unsharded(data, model, float64):
 
 
 def test_no_device_ever_has_all_logits(optimizer):
-  """Of 4 devices each holds and works on a quarter of the classes."""
+  """Each of 4 devices holds and works on a quarter of the classes."""
   count, images = 4000, 6
   spec = Spec((9,), 1, count)
   system = CosineClassifier("cosface", "mlp", (6,), 5, "learned")

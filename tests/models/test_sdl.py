@@ -96,7 +96,7 @@ def loss_of(system, params, batch, space):
 
 @functools.partial(jax.jit, static_argnums=0)
 def gradient_of(system, params, batch, space):
-  """Of the loss, with its value."""
+  """The gradient of the loss, with its value."""
   return jax.value_and_grad(lambda p: system.loss(p, batch, space, None)[0])(params)
 
 

@@ -9,7 +9,7 @@ from zsljax.errors import ZsljaxError
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_rmsprop_is_the_one_of_pytorch(momentum, optimizer, float64):
-  """Its documented rule, in a loop: coupled decay, epsilon outside the root."""
+  """The documented rule, in a loop: coupled decay, epsilon outside the root."""
   rng = np.random.default_rng(0)
   start, gradients = rng.standard_normal(4), rng.standard_normal((5, 4))
   rate, decay = 0.01, 0.3

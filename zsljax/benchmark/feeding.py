@@ -61,7 +61,9 @@ def _rates(
   source: str, batches: Callable[[], Iterator[HostBatch]], number: int, step: Step
 ) -> dict[str, Any]:
   """Times ``number`` batches three times; medians of seconds and rows a second."""
-  mesh = step.batch.features.sharding.mesh
+  sharding = step.batch.features.sharding
+  assert isinstance(sharding, jax.sharding.NamedSharding)
+  mesh = sharding.mesh
   rounds = []
   for _ in range(_ROUNDS):
     first = next(feed(batches(), mesh, NUM_EXAMPLES))
@@ -89,7 +91,7 @@ def _features(batch: Batch) -> jax.Array:
 
 def _seconds(stream: Iterator[Batch], number: int, use: Callable[[Batch], Any]):
   """Times ``use`` of ``number`` batches, after one that is not timed."""
-  jax.block_until_ready(use(next(stream)))
+  last = jax.block_until_ready(use(next(stream)))
   start = time.perf_counter()
   for _ in range(number):
     last = use(next(stream))

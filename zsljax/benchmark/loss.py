@@ -95,7 +95,9 @@ def run(preset: str, seconds: float = 10.0) -> dict[str, Any]:
   ):
     compiled = jax.jit(jax.value_and_grad(function)).lower(inputs).compile()
     calls[name] = functools.partial(compiled, inputs)
-    temporaries[name] = compiled.memory_analysis().temp_size_in_bytes
+    planned = compiled.memory_analysis()
+    assert planned is not None
+    temporaries[name] = planned.temp_size_in_bytes
   timings = time_calls(calls, seconds)
   medians = {name: timing["median"] for name, timing in timings.items()}
   medians["all_pairs"] *= images / few

@@ -125,6 +125,7 @@ def make_step(
   )
   compile_seconds = time.perf_counter() - start
   planned = compiled.memory_analysis()
+  assert planned is not None
   state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
   figures = {
     "compile_seconds": compile_seconds,

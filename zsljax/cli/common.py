@@ -181,8 +181,9 @@ def _beam_options(text: str):
 
   try:
     return pipeline_options(text)
-  except ZsljaxError as error:
-    raise argparse.ArgumentTypeError(str(error)) from error
+  except ZsljaxError as error:  # The parser names the flag.
+    reason = str(error).removeprefix("--beam_pipeline_options: ")
+    raise argparse.ArgumentTypeError(reason) from error
 
 
 def store(args: argparse.Namespace, feature_set) -> None:

@@ -11,7 +11,8 @@ _COMPILED = pathlib.Path("~/.cache/zsljax/compiled")
 
 def keep_compiled() -> None:
   """Lets a later start find what this one compiles; it loads the same program."""
-  if jax.config.jax_compilation_cache_dir is not None:
+  # JAX adds its settings to the class while it starts.
+  if jax.config.jax_compilation_cache_dir is not None:  # pyrefly: ignore[missing-attribute]
     return
   folder = _COMPILED.expanduser()
   try:

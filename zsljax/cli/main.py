@@ -20,7 +20,7 @@ from zsljax.errors import ZsljaxError, did_you_mean, shown_to_user
 
 GROUPS = ("data", "train", "judge", "use", "measure")
 # Modules of the package that are no verbs.
-_HELPERS = ("main", "flags", "common")
+_HELPERS = ("main", "common", "compiled")
 _STEPS = """from data to predictions:
   zsljax data build --name=birds --images=photos --features=photos.h5 \\
       --classes=birds.csv --dest=DATA
@@ -53,6 +53,7 @@ def overview(first_word: str = "") -> str:
   for verb, module in verbs().items():
     if verb.startswith(f"{first_word} ".lstrip()):
       found = importlib.import_module(module)
+      assert found.__doc__ is not None
       line = found.__doc__.splitlines()[0]
       texts[found.GROUP].append(f"  {verb:<23} {line}\n")
   groups = (f"{group}:\n{''.join(lines)}\n" for group, lines in texts.items() if lines)
@@ -66,6 +67,7 @@ def overview(first_word: str = "") -> str:
 def parser_of(verb: str) -> tuple[argparse.ArgumentParser, ModuleType]:
   """The parser of a verb's flags, and the verb's module."""
   module = importlib.import_module(verbs()[verb])
+  assert module.__doc__ is not None
   text, _, example = module.__doc__.partition("\nExample")
   parser = _Parser(
     f"zsljax {verb}",

@@ -86,6 +86,7 @@ class FeatureSet:
     arrays = [self.labels]
     if self.multi_label:
       sparse = self.labels
+      assert not isinstance(sparse, np.ndarray)
       arrays = [sparse.indptr, sparse.indices, sparse.data, self.classes.seen]
     arrays += [self.classes.embeddings, *self.splits.values()]
     if self.classes.attribute_vectors is not None:

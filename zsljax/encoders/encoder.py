@@ -88,7 +88,7 @@ class Encoder:
     everywhere, split = replicated(self.mesh), over_batch(self.mesh)
 
     def features(variables, images):
-      grid = self.module.apply(variables, images)
+      grid: jax.Array = self.module.apply(variables, images)
       regions = grid.reshape(len(grid), -1, grid.shape[-1])
       pooled = self.description["output"] == "pooled"
       return regions.mean(1) if pooled else regions

@@ -55,6 +55,7 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
   found = "a folder" if path.is_dir() else "no such file"
   require(path.is_file(), str(path), found, "weights of a network")
   try:
+    content: Any
     if ending == ".safetensors":
       content = safetensors.numpy.load_file(path)
     else:

@@ -19,10 +19,11 @@ def selection_value(
   none. ``h`` is the mean at that calibration, other metrics are without one. Minus
   infinity where the report of a run that is not finite is missing.
   """
-  if None in reports:
+  finite = [report for report in reports if report is not None]
+  if len(finite) < len(reports):
     return -np.inf, None
-  value = float(np.mean([report.metrics[metric] for report in reports]))
-  if reports[0].curve is None:
+  value = float(np.mean([report.metrics[metric] for report in finite]))
+  if finite[0].curve is None:
     return value, None
-  calibration, h = best_calibration([report.curve for report in reports])
+  calibration, h = best_calibration([report.curve for report in finite])
   return (100 * h if metric == "h" else value), calibration

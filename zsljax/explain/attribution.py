@@ -20,7 +20,7 @@ from zsljax.evaluation import (
   protocols_for,
 )
 from zsljax.evaluation.metrics import require_numbers
-from zsljax.models import CLOSED_SET, MULTI_LABEL, Embeds
+from zsljax.models import CLOSED_SET, MULTI_LABEL, AttendsToRegions, Embeds
 from zsljax.models.attention import AttentionMaps
 from zsljax.predict import Predictor
 from zsljax.runs.experiment import Experiment
@@ -152,7 +152,9 @@ def attention_maps(
 ) -> dict[str, AttentionMaps]:
   """Attention of each net of a system on images ``[B, R, D]``."""
   with computed_in(predictor.precision):
-    maps = jax.jit(predictor.system.region_attention)
+    system = predictor.system
+    assert isinstance(system, AttendsToRegions)
+    maps = jax.jit(system.region_attention)
     arrays = predictor.classes.without_names()
     return jax.device_get(maps(predictor.params, features, arrays))
 

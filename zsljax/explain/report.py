@@ -221,17 +221,19 @@ def _curve(
   calibrations = {"no calibration": Calibration(own.kind)}
   if _is_calibrated(run, predictor):
     calibrations[f"this run's gamma, {own.gamma:.3g}"] = own
-  points = {}
-  for name, calibration in calibrations.items():
-    m = single_label_metrics(*images, calibration)
-    points[f"{name}: U {m['u']:.1f}, S {m['s']:.1f}, H {m['h']:.1f}"] = m["u"], m["s"]
+  measured = {k: single_label_metrics(*images, v) for k, v in calibrations.items()}
+  points = {
+    f"{name}: U {m['u']:.1f}, S {m['s']:.1f}, H {m['h']:.1f}": (m["u"], m["s"])
+    for name, m in measured.items()
+  }
+  ausuc = measured["no calibration"]["ausuc"]  # Calibration does not change it.
   draw_curve(
     path,
     100 * curve.unseen[inside],
     100 * curve.seen[inside],
     points,
     f"{run.system.name} on {run.dataset.metadata['name']}, seed {run.config['seed']}, "
-    f"test images; additive AUSUC {m['ausuc']:.1f}",
+    f"test images; additive AUSUC {ausuc:.1f}",
   )
   alt = f"Curve of accuracy on seen over unseen classes; {'; '.join(points)}"
   caption = (

@@ -76,7 +76,7 @@ class AttendedAutoencoder(System):
   """
 
   name: ClassVar[str] = "attended_autoencoder"
-  vmappable: ClassVar[tuple[str, ...]] = (
+  vmappable = (
     "weight_alignment",
     "weight_reconstruction",
     "scale",

@@ -82,7 +82,7 @@ class ESZSL(ClosedForm):
   """
 
   name: ClassVar[str] = "eszsl"
-  vmappable: ClassVar[tuple[str, ...]] = ("gamma", "lambda_")
+  vmappable = ("gamma", "lambda_")
 
   gamma: float = 1.0
   lambda_: float = 1.0
@@ -146,7 +146,7 @@ class SAE(ClosedForm):
   """
 
   name: ClassVar[str] = "sae"
-  vmappable: ClassVar[tuple[str, ...]] = ("lambda_",)
+  vmappable = ("lambda_",)
 
   lambda_: float = 1.0
   space: str = "visual"
@@ -205,7 +205,7 @@ class NearestMean(ClosedForm):
   """
 
   name: ClassVar[str] = "nearest_mean"
-  vmappable: ClassVar[tuple[str, ...]] = ("ridge",)
+  vmappable = ("ridge",)
 
   ridge: float = 0.1
 

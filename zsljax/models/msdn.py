@@ -112,7 +112,7 @@ class MSDN(System):
   """
 
   name: ClassVar[str] = "msdn"
-  vmappable: ClassVar[tuple[str, ...]] = (
+  vmappable = (
     "weight_calibration",
     "weight_distillation",
     "fusion",

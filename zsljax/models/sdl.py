@@ -65,8 +65,8 @@ class SDL(System):
   """
 
   name: ClassVar[str] = "sdl"
-  task: ClassVar[str] = MULTI_LABEL
-  vmappable: ClassVar[tuple[str, ...]] = ("variance_weight", "factor")
+  task = MULTI_LABEL
+  vmappable = ("variance_weight", "factor")
   presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
     "paper": {"factor": 1.0},
     "official_code": {"factor": 2.0},

@@ -81,7 +81,7 @@ class SemanticSoftmax(System):
   """
 
   name: ClassVar[str] = "semantic_softmax"
-  vmappable: ClassVar[tuple[str, ...]] = ("l2_weights", "l2_prototypes")
+  vmappable = ("l2_weights", "l2_prototypes")
   presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
     "paper": {},
     "official_code": {"prototype_form": "per_class"},

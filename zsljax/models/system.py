@@ -107,9 +107,16 @@ class System(Protocol):
 
   name: ClassVar[str]
   presets: ClassVar[Mapping[str, Mapping[str, Any]]]
-  task: ClassVar[str] = SINGLE_LABEL
   class_params: ClassVar[tuple[str, ...]] = ()
-  vmappable: ClassVar[tuple[str, ...]] = ()
+
+  # Properties, so that a system's fields may decide; a class variable does as well.
+  @property
+  def task(self) -> str:
+    return SINGLE_LABEL
+
+  @property
+  def vmappable(self) -> tuple[str, ...]:
+    return ()
 
   def init(self, rng: Array, spec: Spec) -> Params:
     """Makes the initial parameters, a pytree of arrays.

@@ -112,7 +112,7 @@ def draw_attention(
     above = 0.15 + 0.15 * max(1 + title.count("\n") for title in texts)
     heights.append(0.4 + 0.15 * head.count("\n") + count * (panel + above))
   figure = new_figure(width, sum(heights))
-  figure.get_layout_engine().set(h_pad=0.08)
+  figure.set_layout_engine("constrained", h_pad=0.08)
   parts = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
   for part, row, head, texts, count in zip(
     parts, rows, heads, titles, lines, strict=True
@@ -297,8 +297,8 @@ def _colors(count: int) -> np.ndarray:
   import matplotlib
 
   if count <= 20:
-    strong = matplotlib.colormaps["tab20"].colors
-    return np.array([(*strong[(2 * i) % 20 + (i >= 10)], 1) for i in range(count)])
+    strong = matplotlib.colormaps["tab20"](np.arange(20))
+    return np.array([strong[(2 * i) % 20 + (i >= 10)] for i in range(count)])
   # Neighbours differ in hue, and every other one in lightness.
   colors = matplotlib.colormaps["hsv"](np.arange(count) * 0.618034 % 1)
   colors[1::2, :3] *= 0.62

@@ -200,16 +200,17 @@ def _single_label_rows(
   ``wanted`` are calibrations, each with its selection (None is the run's) and origin.
   """
   plain = scored.report(Calibration(kind))
-  best = plain.curve.best()
+  curve, calibrated = plain.curve, plain.calibrated
+  assert curve is not None and calibrated is not None
+  best = curve.best()
   if scored.split == "val":
     wanted = [(best, "val_selected", "highest H on val"), *wanted]
   if test_oracle:
     wanted = [*wanted, (best, "test_oracle", "highest H on test")]
   rows = [scored.row(plain)]
   for calibration, selection, origin in wanted:
-    report = plain.calibrated(calibration)
+    report = calibrated(calibration)
     rows.append(scored.row(report, selection, gamma_from=origin))
-  curve = plain.curve
   u, s = 100 * curve.unseen, 100 * curve.seen
   write_curve(workdir, scored.split, curve.gamma, u, s, rows)
   return rows

@@ -318,11 +318,13 @@ def _rows_of_seed(
   if oracle is None:
     rows.append(_row(run, images, reports[last], last, "last", chosen))
     return [*rows, _row(run, images, reports[best], best, "test_oracle", chosen)]
+  of_val, of_test = reports[at].calibrated, reports[best].calibrated
+  assert of_val is not None and of_test is not None
   gamma = dataclasses.replace(images.calibration, gamma=chosen["gamma"])
-  report, origin = reports[at].calibrated(gamma), "highest mean H on val"
+  report, origin = of_val(gamma), "highest mean H on val"
   rows.append(_row(run, images, report, at, "val_selected", chosen, origin))
   rows.append(_row(run, images, reports[last], last, "last", chosen))
-  report, origin = reports[best].calibrated(oracle), "highest H on test"
+  report, origin = of_test(oracle), "highest H on test"
   return [*rows, _row(run, images, report, best, "test_oracle", chosen, origin)]
 
 

@@ -160,6 +160,7 @@ def train(
     state, metrics = steps(state, piece, classes)
     if images is None:
       return state, (metrics, None)
+    assert watch is not None
     state = jax.lax.optimization_barrier(state)  # Steps have the bits of others.
     return state, (metrics, watch.outputs(state.params, images))
 
@@ -170,7 +171,11 @@ def train(
 
   def call(state, piece, step, count):
     watched = schedule.watched(step + count)
-    arguments = state, piece, classes, watch.images if watched else None
+    images = None
+    if watched:
+      assert watch is not None
+      images = watch.images
+    arguments = state, piece, classes, images
     if (count, watched) not in compiled:
       bar.set_postfix_str("compiling")
       began = time.perf_counter()
@@ -277,6 +282,7 @@ class _Report:
       self._check(first + i, metrics)
       evaluated = {}
       if outputs is not None and i == count - 1:
+        assert self._watch is not None
         evaluated = self._watch.metrics(jax.device_get(outputs))
         self._shown[self._watch.shown] = f"{evaluated[self._watch.shown]:.2f}"
       if self.log and (evaluated or self.converged or self._schedule.logged(first + i)):
@@ -285,7 +291,7 @@ class _Report:
         self._bar.update(i)
         self._bar.total = first + i
         return first + i
-    self._shown["loss"] = f"{metrics['loss']:.6g}"
+    self._shown["loss"] = f"{stacked['loss'][-1].item():.6g}"
     self._bar.set_postfix(self._shown, refresh=False)
     self._bar.update(count)
     return None

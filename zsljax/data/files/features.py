@@ -129,6 +129,7 @@ class FeatureFiles:
     self, names: Sequence[str], spelt: Callable[[str], str]
   ) -> tuple[np.ndarray, str]:
     """Rows of ``names`` where both are ``spelt`` alike, and the first ambiguous one."""
+    assert self.image_files is not None
     first, again = {}, set()
     for row, name in enumerate(self.image_files.tolist()):
       key = spelt(name)

@@ -192,7 +192,8 @@ def _text(path: pathlib.Path) -> _Pairs:
 def _rows(path: pathlib.Path, rows: Sequence[str]) -> _Pairs:
   """Names and rows of the matrix in an array file."""
   arrays = read_arrays(path, endings=(".npy", ".npz"))
-  names = [a.tolist() for a in arrays.values() if a.ndim == 1 and a.dtype.kind == "U"]
+  texts = [a for a in arrays.values() if a.ndim == 1 and a.dtype.kind == "U"]
+  names = [np.asarray(a).tolist() for a in texts]
   matrices = [a for a in arrays.values() if a.ndim == 2 and a.dtype.kind in "fiu"]
   if path.suffix.lower() == ".npy":
     beside = path.with_suffix(".txt")

@@ -65,6 +65,7 @@ def read_open_images(
     "no image_files",
     "the features' ImageIDs",
   )
+  assert opened.image_files is not None
   known = set(map(short_name, opened.image_files.tolist()))
   lists = [_label_list(seen), _label_list(unseen)]
   both = sorted(set(lists[0]) & set(lists[1]))

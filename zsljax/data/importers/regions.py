@@ -12,6 +12,7 @@ import dataclasses
 import os
 import pathlib
 import tempfile
+from typing import Any
 import weakref
 
 import h5py
@@ -66,6 +67,7 @@ class UnpackedRegions:
   def __getitem__(self, rows: int | slice) -> np.ndarray:
     if self._file is None:
       self._unpack()
+    assert self._file is not None
     if not isinstance(rows, slice):
       return self[rows : rows + 1][0]
     start, stop, _ = rows.indices(len(self))
@@ -164,7 +166,7 @@ def read_regions(
     source, (*_NEEDED, attributes), _OPTIONAL, (".h5", ".hdf5"), by_row=False
   )
 
-  def checked(field: str, *expected, **limits):
+  def checked(field: str, *expected, **limits) -> Any:
     if field in arrays:
       return check_array(f"{source}: {field}", arrays[field], *expected, **limits)
     return None
