@@ -2,7 +2,6 @@
 
   python benchmarks/page.py             # less than 10 minutes on 2 quiet cores
   python benchmarks/page.py --redraw    # from docs/performance/cpu.json, nothing timed
-  python benchmarks/page.py --tiny      # a few small steps to the end, nothing written
 
 Needs neither data nor TensorFlow. Nothing is written before everything is measured.
 """
@@ -134,11 +133,7 @@ def measured(seconds: float, tiny: bool = False) -> Row:
 
 
 def written(page: str, figures: Mapping[str, Any]) -> str:
-  """Replaces the text between the page's marks.
-
-  Raises:
-    ZsljaxError: a mark is missing.
-  """
+  """Replaces the text between the page's marks, all of which must be there."""
   rows = [row for part in ("systems", "growth") for row in figures[part]]
   loads = [row["cpu_load_average"] for row in rows]
   busy = max(loads) >= figures["cores"] + 1
@@ -162,11 +157,8 @@ def _input_table(rows: Sequence[Row]) -> str:
   heads = ("system", "input", "rows/s, input alone", "step alone", "together")
   lines = []
   for row in rows:
-    rates = row["input"]
-    cells = [
-      f"{rates[f'{part}_rows_per_second']:,.0f}"
-      for part in ("input", "step", "together")
-    ]
+    rates, parts = row["input"], ("input", "step", "together")
+    cells = [f"{rates[f'{part}_rows_per_second']:,.0f}" for part in parts]
     share = f"{rates['together_over_sum']:.2f}"
     lines.append([row["system"], rates["source"], *cells, share])
   return markdown((*heads, "time together / sum of times"), lines)
@@ -254,17 +246,13 @@ def main() -> None:
   """Measures, or reads the measured figures, and writes."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--redraw", action="store_true", help="measure nothing")
-  parser.add_argument("--tiny", action="store_true", help="write nothing, for tests")
   args = parser.parse_args()
   kept = DOCS / "performance" / "cpu.json"
-  if args.tiny:
-    print(table(measured(0.0, tiny=True)["systems"]))
-  elif args.redraw and not kept.exists():
+  if not args.redraw:
+    write_json(kept, measured(3.0))
+  elif not kept.exists():
     raise ZsljaxError(f"{kept}: no such file, leave --redraw out to measure")
-  else:
-    if not args.redraw:
-      write_json(kept, measured(3.0))
-    write_page(json.loads(kept.read_text()), DOCS)
+  write_page(json.loads(kept.read_text()), DOCS)
 
 
 if __name__ == "__main__":

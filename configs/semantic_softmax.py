@@ -65,9 +65,6 @@ def get_config(dataset: str = "digits") -> ConfigDict:
   config.system.pretrain_steps = placeholder(int)
   # L2 on the auto-encoder's kernels.
   config.system.pretrain_l2 = 3e-3
-  # Mean activation that pre-training draws a hidden unit to, and how strongly.
-  config.system.sparsity = 0.1
-  config.system.sparsity_weight = 0.0
   # Standard deviation of the initial map, as in the released code.
   config.system.init_scale = 0.005
 

@@ -9,27 +9,40 @@ import optax
 
 Array = jax.Array
 
+# PyTorch's initial values of a linear layer's weights.
+PYTORCH_LINEAR = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
-def inverse_length(x: Array, axis: int = -1) -> Array:
-  """Computes 1 / |x| along ``axis``, which stays with size 1.
+
+def inverse_length(x: Array) -> Array:
+  """Computes 1 / |x| along the last axis, which stays with size 1.
 
   The value and the gradient are 0 for x = 0.
 
   >>> print(inverse_length(jnp.array([[3.0, 4.0], [0.0, 0.0]])).ravel())
   [0.2 0. ]
   """
-  squares = jnp.sum(x * x, axis, keepdims=True)
+  squares = jnp.sum(x * x, -1, keepdims=True)
   positive = squares > 0
   return jnp.where(positive, jax.lax.rsqrt(jnp.where(positive, squares, 1)), 0)
 
 
-def l2_normalize(x: Array, axis: int = -1) -> Array:
-  """Scales vectors along ``axis`` to unit length; a zero vector stays zero.
+def l2_normalize(x: Array) -> Array:
+  """Scales vectors along the last axis to unit length; a zero vector stays zero.
 
   >>> print(l2_normalize(jnp.array([2.0, 0.0])))
   [1. 0.]
   """
-  return x * inverse_length(x, axis)
+  return x * inverse_length(x)
+
+
+def pooled(features: Array) -> Array:
+  """Averages features over regions: ``[B, R, D]`` to ``[B, D]``."""
+  return features.mean(1) if features.ndim == 3 else features
+
+
+def unit_rows(features: Array) -> Array:
+  """Averages features over regions and scales the rows to length one, ``[B, D]``."""
+  return l2_normalize(pooled(features))
 
 
 def masked_mean(values: Array, mask: Array) -> Array:

@@ -8,7 +8,6 @@ import pytest
 from zsljax import benchmark
 from zsljax.benchmark import PRESETS, Variant, useful_flops
 from zsljax.benchmark.ceilings import Product, copy_call, products_in
-from zsljax.benchmark.run import largest
 from zsljax.benchmark.step import _flops
 from zsljax.errors import ZsljaxError
 from zsljax.models import Spec, build_system
@@ -122,7 +121,7 @@ def test_least_bytes_are_features_and_state_twice():
   assert figures["fraction_of_matmul_rate"] == pytest.approx(
     figures["flops_per_second"] / max(rates.values())
   )
-  assert set(map(str, largest(step.products))) < set(rates)
+  assert len(rates) == 3  # A square one, and two of the step's own.
 
 
 def test_copying_touches_every_number_each_time():

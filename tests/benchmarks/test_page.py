@@ -78,22 +78,6 @@ def test_the_page_of_the_project_has_its_marks(page):
   assert "| sdl | nus | 5 |" in page.written(text, figures(page))
 
 
-@pytest.mark.parametrize(
-  ("what", "field", "found"),
-  [
-    ("classes", "num_classes", 1234),
-    ("attributes", "num_attributes", 1234),
-    ("batch", "batch_size", 1234),
-    ("regions", "feature_shape", (1234, 2048)),
-  ],
-)
-def test_one_size_grows(page, what, field, found):
-  shapes = page.PRESETS["cub7"]
-  grown = page.changed(shapes, what, 1234)
-  assert getattr(grown, field) == found
-  assert (grown.feature_shape == shapes.feature_shape) == (what != "regions")
-
-
 @pytest.mark.slow
 def test_measures_to_its_end(page):
   figures = page.measured(0.0, tiny=True)

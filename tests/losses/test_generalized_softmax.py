@@ -1,7 +1,6 @@
 """The family against independent forms: arc cosines and plain cross-entropies."""
 
 import functools
-import math
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +11,6 @@ import pytest
 
 from zsljax.errors import ZsljaxError
 from zsljax.losses import FAMILY, make_loss
-from zsljax.losses.generalized_softmax import RECONSTRUCTIONS
 
 NAMES = tuple(FAMILY)
 COSINE = tuple(name for name in NAMES if name != "softmax")
@@ -100,14 +98,6 @@ def cross_entropy(name, similarities, own):
   return np.array(losses)
 
 
-def test_names():
-  names = "softmax normface cosface arcface sphereface combined circle"
-  assert " ".join(NAMES) == f"{names} so_softmax cs_softmax"
-  assert set(RECONSTRUCTIONS) < set(NAMES)
-  for name in RECONSTRUCTIONS:
-    assert "reconstruction" in FAMILY[name].__doc__
-
-
 @pytest.mark.parametrize("name", NAMES)
 @given(seed=st.integers(0, 1000))
 def test_member_equals_cross_entropy_of_transformed_similarities(name, seed):
@@ -119,28 +109,22 @@ def test_member_equals_cross_entropy_of_transformed_similarities(name, seed):
     )
 
 
-# Their derivatives; Circle's weights in brackets are constants.
+def one(s):
+  return np.ones_like(s)
+
+
+# Derivatives of those that are not 1; Circle's weights in brackets are constants.
 SLOPES = {
-  "softmax": (lambda s: 1 + 0 * s, lambda s: 1 + 0 * s),
-  "normface": (lambda s: 1 + 0 * s, lambda s: 1 + 0 * s),
-  "cosface": (lambda s: 1 + 0 * s, lambda s: 1 + 0 * s),
   "arcface": (
     lambda s: np.where(
       angle(s) + 0.5 <= np.pi, np.sin(angle(s) + 0.5) / np.sin(angle(s)), 1
     ),
-    lambda s: 1 + 0 * s,
+    one,
   ),
-  "sphereface": (
-    lambda s: (-1.0) ** np.floor(2 * angle(s) / np.pi) * 4 * s,
-    lambda s: 1 + 0 * s,
-  ),
-  "combined": (
-    lambda s: np.sin(angle(s) + 0.3) / np.sin(angle(s)),
-    lambda s: 1 + 0 * s,
-  ),
+  "sphereface": (lambda s: (-1.0) ** np.floor(2 * angle(s) / np.pi) * 4 * s, one),
+  "combined": (lambda s: np.sin(angle(s) + 0.3) / np.sin(angle(s)), one),
   "circle": (lambda s: bracket(1.25 - s), lambda s: bracket(s + 0.25)),
   "so_softmax": (lambda s: 2 * bracket(1 - s), lambda s: 2 * bracket(s)),
-  "cs_softmax": (lambda s: 1 + 0 * s, lambda s: 1 + 0 * s),
 }
 
 
@@ -152,7 +136,7 @@ def test_gradient_equals_its_closed_form(name, seed):
   logits = scale * np.where(own, positive(similarities), negative(similarities))
   p = np.exp(logits - logits.max(1, keepdims=True))
   p /= p.sum(1, keepdims=True)
-  to_positive, to_negative = SLOPES[name]
+  to_positive, to_negative = SLOPES.get(name, (one, one))
   slope = np.where(own, to_positive(similarities), to_negative(similarities))
   with jax.enable_x64(True):
     _, found = of(name, similarities, own)
@@ -165,12 +149,6 @@ def test_sphereface_is_monotone_and_its_polynomial_the_cosine(times, float64):
   loss = make_loss("sphereface", margin=times)
   np.testing.assert_allclose(loss.positive(jnp.asarray(s)), psi(s, times), atol=1e-9)
   assert np.all(np.diff(loss.positive(jnp.asarray(s))) > 0)
-
-
-def test_sphereface_of_two_is_a_square_on_the_first_quarter(float64):
-  s = jnp.linspace(1e-6, 1, 50)
-  loss = make_loss("sphereface", margin=2)
-  np.testing.assert_allclose(loss.positive(s), 2 * s**2 - 1, atol=1e-12)
 
 
 def test_circle_and_its_quadratic_agree_in_value_and_not_in_gradient(float64):
@@ -199,39 +177,6 @@ def test_at_the_goals_so_softmax_rests(float64):
     assert np.all(np.abs(of(name, similarities, own, scale=1.0)[1]) > 0.1)
 
 
-@pytest.mark.parametrize("name", COSINE)
-def test_a_common_shift_of_both_similarities(name, float64):
-  """None on those that look at differences alone; the others react."""
-  similarities, own = case(2, low=-0.6, high=0.6)
-  losses, _ = of(name, similarities, own)
-  shifted, _ = of(name, similarities + 0.2, own)
-  change = np.abs(losses - shifted).max()
-  if name in ("normface", "cosface", "cs_softmax"):
-    assert change < 1e-9
-  else:
-    assert change > 1e-2
-
-
-def test_decision_boundary_is_a_circle(float64):
-  """The transforms of two classes are equal on a circle around the goals."""
-  for margin, goals in ((0.25, (1.0, 0.0)), (0.4, (0.9, -0.2))):
-    loss = make_loss(
-      "so_softmax",
-      margin=margin,
-      positive_goal=goals[0],
-      negative_goal=goals[1],
-      one_sided=False,
-    )
-    radius = math.sqrt(2) * margin
-    for turn in np.linspace(0, 2 * np.pi, 13):
-      s_p = goals[0] + radius * np.cos(turn)
-      s_n = goals[1] + radius * np.sin(turn)
-      np.testing.assert_allclose(loss.positive(s_p), loss.negative(s_n), atol=1e-12)
-  line = make_loss("cosface", margin=0.35)
-  for s_n in np.linspace(-1, 0.6, 9):
-    np.testing.assert_allclose(line.positive(s_n + 0.35), line.negative(s_n))
-
-
 @pytest.mark.parametrize(
   ("name", "settings"),
   [
@@ -250,12 +195,6 @@ def test_more_of_the_own_class_never_hurts(name, settings, float64):
   assert np.all(gradient[~own] >= 0)
 
 
-def test_two_sided_goal_draws_negatives_up_to_it(float64):
-  similarities, own = np.array([[0.8, -0.5]]), np.array([[True, False]])
-  assert of("so_softmax", similarities, own)[1][0, 1] == 0
-  assert of("so_softmax", similarities, own, one_sided=False)[1][0, 1] < 0
-
-
 @given(st.integers(0, 1000))
 def test_separate_weights_multiply_the_slopes(seed):
   similarities, own = case(seed)
@@ -269,14 +208,6 @@ def test_separate_weights_multiply_the_slopes(seed):
     np.testing.assert_allclose(weighted.negative(s), plain.negative(s) / 2)
 
 
-def test_large_scale_is_a_hinge(float64):
-  """For two classes the loss over the scale becomes max(0, s_n - s_p + m)."""
-  similarities, own = case(5, rows=30, classes=2)
-  losses, _ = of("cosface", similarities, own, scale=1e6)
-  s_p, s_n = similarities[own], similarities[~own]
-  np.testing.assert_allclose(losses / 1e6, bracket(s_n - s_p + 0.35), atol=1e-5)
-
-
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_ends_of_the_cosine_are_finite(name, dtype):
@@ -288,15 +219,6 @@ def test_ends_of_the_cosine_are_finite(name, dtype):
   assert losses.dtype == jnp.float32 and gradient.dtype == jnp.dtype(dtype)
   assert np.all(np.isfinite(losses))
   assert np.all(np.isfinite(gradient.astype(np.float32)))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_bfloat16_is_near_float32(name):
-  similarities, own = case(6, rows=20)
-  rounded = jnp.asarray(similarities, jnp.bfloat16)
-  losses, _ = of(name, rounded, own)
-  expected, _ = of(name, rounded.astype(jnp.float32), own)
-  np.testing.assert_allclose(losses, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -37,7 +37,11 @@ def padded():
 
   def pad(batch):
     return Batch(
-      jnp.pad(batch.features, [(0, 3), (0, 0), (0, 0)], constant_values=9.0),
+      jnp.pad(
+        batch.features,
+        [(0, 3), *[(0, 0)] * (batch.features.ndim - 1)],
+        constant_values=9.0,
+      ),
       jnp.pad(batch.labels, (0, 3)),
       jnp.pad(batch.mask, (0, 3)),
       batch.num_examples,

@@ -102,28 +102,15 @@ def test_nearest_mean_predicts_means_of_unseen_classes(problem):
 
 
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda s: s.name)
-def test_padding_counts_for_nothing(problem, padded_pooled, system):
+def test_padding_counts_for_nothing(problem, padded, system):
   batch, classes, spec = problem
-  more = padded_pooled(batch)
+  more = padded(batch)
   for a, b in zip(
     jax.tree.leaves(solved(system, batch, classes, spec)),
     jax.tree.leaves(solved(system, more, classes, spec)),
     strict=True,
   ):
     np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
-
-
-@pytest.fixture
-def padded_pooled():
-  def pad(batch):
-    return Batch(
-      jnp.pad(batch.features, [(0, 3), (0, 0)], constant_values=9.0),
-      jnp.pad(batch.labels, (0, 3)),
-      jnp.pad(batch.mask, (0, 3)),
-      batch.num_examples,
-    )
-
-  return pad
 
 
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda s: s.name)

@@ -143,19 +143,6 @@ def test_every_member_and_preset_trains(preset, name, optimizer):
   assert losses[-1] < 0.7 * losses[0]
 
 
-def test_softmax_alone_sees_lengths(float64):
-  for name in ("softmax", "normface"):
-    system, params = make(loss_name=name)
-    space, batch = classes(), batch_of(classes())
-    params["encoder"]["embedding"]["bias"] *= 0
-    once = system.scores(params, batch.features, space)
-    params["encoder"]["embedding"]["kernel"] *= 3
-    thrice = system.scores(params, batch.features, space)
-    np.testing.assert_allclose(
-      thrice, once * (3 if name == "softmax" else 1), rtol=1e-9
-    )
-
-
 @given(st.integers(0, 1000))
 def test_statistics_are_those_of_the_seen_classes(seed):
   rng = np.random.default_rng(seed)
@@ -166,21 +153,6 @@ def test_statistics_are_those_of_the_seen_classes(seed):
     np.testing.assert_allclose(found, standardised(activations, seen), rtol=1e-9)
 
 
-def test_unseen_descriptions_change_no_seen_class():
-  system, params = make("class_norm")
-  space = classes()
-  changed = ClassSpace.create(
-    space.names,
-    np.where(space.seen[:, None], space.embeddings, 5.0),
-    space.seen,
-    space.ids,
-  )
-  features = batch_of(space).features
-  before, after = (system.scores(params, features, s) for s in (space, changed))
-  np.testing.assert_array_equal(before[:, space.seen], after[:, space.seen])
-  assert np.all(before[:, ~space.seen] != after[:, ~space.seen])
-
-
 def test_new_classes_alone_have_no_statistics():
   system, params = make("class_norm")
   space = classes().subset(~classes().seen)
@@ -188,20 +160,14 @@ def test_new_classes_alone_have_no_statistics():
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_unseen_and_masked_count_for_nothing(preset, float64):
+def test_unseen_and_masked_count_for_nothing(preset, padded, float64):
   system, params = make(preset)
   space = classes()
   batch = batch_of(space)
-  masked = Batch(
-    jnp.concatenate([batch.features, jnp.full((3, 9), 1e3)]),
-    jnp.pad(batch.labels, (0, 3)),
-    jnp.pad(batch.mask, (0, 3)),
-    8,
-  )
   seen_alone = space.subset(space.seen)
   expected = gradient_of(system, params, batch, space)
   for found in (
-    gradient_of(system, params, masked, space),
+    gradient_of(system, params, padded(batch), space),
     gradient_of(system, params, batch, seen_alone),
   ):
     chex.assert_trees_all_close(found, expected, rtol=1e-9, atol=1e-12)
@@ -224,16 +190,6 @@ def test_zero_features_and_descriptions_are_finite(name):
   batch = batch_of(space)
   batch = Batch(0 * batch.features, batch.labels, batch.mask, 8)
   chex.assert_tree_all_finite(gradient_of(system, params, batch, zero))
-
-
-def test_regions_are_averaged():
-  system, params = make()
-  regions = jnp.asarray(np.random.default_rng(0).standard_normal((3, 4, 9)))
-  np.testing.assert_allclose(
-    system.scores(params, regions, classes()),
-    system.scores(params, regions.mean(1), classes()),
-    rtol=1e-5,
-  )
 
 
 @pytest.mark.parametrize(("data", "model"), [(1, 4), (2, 2), (4, 1), (1, 2)])

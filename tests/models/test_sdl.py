@@ -125,25 +125,6 @@ def test_score_is_the_best_row():
   np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_regions_are_averaged():
-  system, params = make()
-  regions = jnp.asarray(np.random.default_rng(1).standard_normal((4, 9, 6)))
-  found = system.scores(params, regions, classes())
-  expected = system.scores(params, regions.mean(1), classes())
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
-def test_unseen_labels_change_nothing(float64):
-  system, params = make()
-  labels, space = random_labels(), classes()
-  other = labels.copy()
-  other[:, ~space.seen] = -other[:, ~space.seen]
-  found, expected = (
-    loss_of(system, params, batch_of(y, space), space)[0] for y in (labels, other)
-  )
-  assert found == expected
-
-
 def test_masked_rows_change_nothing(float64):
   system, params = make()
   space = classes()

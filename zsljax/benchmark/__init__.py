@@ -5,23 +5,19 @@ Needs neither data nor TensorFlow; with a stored dataset its streaming is timed 
 
 from zsljax.benchmark.run import Variant, measure, run
 from zsljax.benchmark.shapes import PRESETS, Shapes, random_labels
-from zsljax.benchmark.step import make_step, useful_flops
+from zsljax.benchmark.step import useful_flops
 from zsljax.benchmark.table import compare, markdown, show, table
-from zsljax.benchmark.timing import Timing, time_calls
 
 __all__ = [
   "PRESETS",
   "Shapes",
-  "Timing",
   "Variant",
   "compare",
-  "make_step",
   "markdown",
   "measure",
   "random_labels",
   "run",
   "show",
   "table",
-  "time_calls",
   "useful_flops",
 ]

@@ -55,16 +55,10 @@ class Product:
     return lambda: compiled(*sides)
 
 
-def _sizes(small: bool) -> tuple[int, int]:
-  """Side of the square product, and bytes of the copy: too large for any cache."""
-  if small:
-    return 128, 2**16
-  return (2048, 2**28) if jax.default_backend() == "cpu" else (8192, 2**30)
-
-
 def square_product(small: bool = False) -> Product:
-  """Product of two large square matrices; ``small`` ones are for tests alone."""
-  side, _ = _sizes(small)
+  """Product of two square matrices, too large for any cache unless ``small``."""
+  large = 2048 if jax.default_backend() == "cpu" else 8192
+  side = 128 if small else large
   return Product((side, side), (side, side), (((1,), (0,)), ((), ())))
 
 
@@ -73,7 +67,8 @@ def copy_call(small: bool = False) -> tuple[Callable[[], jax.Array], float]:
 
   A copy to fresh memory would be timed with the first touch of that memory.
   """
-  _, size = _sizes(small)
+  large = 2**28 if jax.default_backend() == "cpu" else 2**30
+  size = 2**16 if small else large
   array = jnp.ones(size // 4)
   negate = jax.jit(jnp.negative, donate_argnums=0)
 

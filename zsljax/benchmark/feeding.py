@@ -40,16 +40,10 @@ def from_host(
 ) -> dict[str, Any]:
   """Measures rates of random batches gathered from a table in the host's memory.
 
-  Args:
-    system: the system that is trained.
-    spec: shapes of features and classes.
-    step: its compiled step.
-    num_seen: classes with images.
-    number: batches to time.
-    small: whether the table is one batch, for tests.
+  ``number`` batches are timed; the table is one batch when ``small``, for tests.
   """
   batch_size = len(step.batch.labels)
-  rows = min(NUM_EXAMPLES, _TABLE_BYTES * batch_size // step.feature_bytes)
+  rows = min(NUM_EXAMPLES, _TABLE_BYTES * batch_size // step.batch.features.nbytes)
   rows = batch_size if small else max(batch_size, rows)
   dtype = step.batch.features.dtype
   width = {"labels": step.batch.labels.shape[1]} if system.task == MULTI_LABEL else None

@@ -1,6 +1,8 @@
 """The ranking loss of SDL against other ways to compute it.
 
-Each computes the loss and its gradient with respect to the images' matrices.
+Each computes the loss and its gradient with respect to the images' matrices: the scores
+alone, the loss, positives padded to the batch's maximum, and all pairs of labels,
+masked.
 """
 
 from __future__ import annotations
@@ -25,12 +27,6 @@ Array = jax.Array
 _ROWS = 7
 # Images on which all pairs are computed; more do not fit into memory.
 _FEW = {"nus": 128, "openimages": 2}
-_NAMES = {
-  "scores": "the scores alone",
-  "loss": "the loss",
-  "padded": "positives padded to the batch's maximum",
-  "all_pairs": "all pairs of labels, masked",
-}
 
 
 def padded_ranking(scores: Array, positives: Array) -> Array:
@@ -52,6 +48,8 @@ def all_pairs_ranking(scores: Array, positives: Array) -> Array:
 
 def run(preset: str, seconds: float = 10.0) -> dict[str, Any]:
   """Measures seconds and bytes of temporaries of each form, as JSON values.
+
+  All pairs are computed on few images; their seconds are scaled to all, not the bytes.
 
   Args:
     preset: ``nus`` or ``openimages``.
@@ -101,7 +99,7 @@ def run(preset: str, seconds: float = 10.0) -> dict[str, Any]:
     assert planned is not None
     temporaries[name] = planned.temp_size_in_bytes
   timings = time_calls(calls, seconds)
-  medians = {name: timing.median for name, timing in timings.items()}
+  medians = {name: timing["median"] for name, timing in timings.items()}
   medians["all_pairs"] *= images / few
   return {
     "preset": preset,
@@ -112,35 +110,10 @@ def run(preset: str, seconds: float = 10.0) -> dict[str, Any]:
     "most_positives": positives.shape[1],
     "images_of_all_pairs": few,
     "device": jax.devices()[0].device_kind,
-    "timings": {name: dataclasses.asdict(timing) for name, timing in timings.items()},
+    "timings": timings,
     "seconds": medians,
     "temporary_bytes": temporaries,
     "loss_over_scores": medians["loss"] / medians["scores"],
     "padded_over_loss": medians["padded"] / medians["loss"],
     "all_pairs_over_loss": medians["all_pairs"] / medians["loss"],
   }
-
-
-def show(figures: dict[str, Any]) -> str:
-  """Formats the figures as lines for the terminal."""
-  few, images, seconds = (
-    figures[name] for name in ("images_of_all_pairs", "images", "seconds")
-  )
-  lines = [
-    f"{figures['preset']}: batch {images}, {figures['rows']} rows, {figures['labels']} "
-    f"labels, {figures['positives']} positives (at most {figures['most_positives']} an "
-    f"image), one device ({figures['device']}); value and gradient",
-    f"{'':<40} {'time':>10}     {'to the loss':>11}  {'memory':>11}",
-  ]
-  for name, text in _NAMES.items():
-    ratio = seconds[name] / seconds["loss"]
-    lines.append(
-      f"{text:<40} {1e3 * seconds[name]:>10.2f} ms  {ratio:>11.2f}  "
-      f"{figures['temporary_bytes'][name] / 1e6:>8.1f} MB"
-    )
-  if few < images:
-    lines.append(
-      f"All pairs: computed on {few} images, the time multiplied by {images // few}, "
-      "the memory not."
-    )
-  return "\n".join(lines)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from zsljax.benchmark.ceilings import Product, copy_call, square_product
+from zsljax.benchmark.ceilings import copy_call, square_product
 from zsljax.benchmark.feeding import from_host, from_store
 from zsljax.benchmark.shapes import PRESETS, Shapes
 from zsljax.benchmark.step import Step, make_step, useful_flops
@@ -29,14 +29,7 @@ _INPUT_SECONDS, _INPUT_STEPS = 1.0, 50
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-  """Ways to compute a step.
-
-  Attributes:
-    precision: precision of matrix products, a key of ``zsljax.devices.PRECISIONS``.
-    seeds: runs that are trained as one program.
-    data_devices: devices over which a batch is split.
-    model_devices: devices over which parameters with a row for each class are split.
-  """
+  """Ways to compute a step, as in the command's options."""
 
   precision: str = "float32"
   seeds: int = 1
@@ -60,7 +53,7 @@ def run(
   Args:
     system_name: as in a config.
     preset: one of ``PRESETS``.
-    batch_size: images in a step; the preset's when None.
+    batch_size: images in a step (of one seed); the preset's when None.
     data_dir: folder of ``dataset``, whose shapes replace the preset's and whose
       streaming is timed.
     dataset: name of the stored set.
@@ -100,13 +93,8 @@ def measure(
 ) -> tuple[dict[str, Any], Step]:
   """Measures the step alone, beside the ceilings of the machine.
 
-  Args:
-    system: the system that is trained.
-    shapes: sizes of features, classes and batch (of one seed).
-    variant: ways to compute the step.
-    seconds: time to spend, in turns.
-    stored: a stored dataset, whose shapes and types replace all but the batch size.
-    small: whether ceilings are taken from small arrays, for tests.
+  Arguments are those of ``run``; the shapes and types of a ``stored`` dataset replace
+  all but the batch size.
 
   Returns:
     The figures, and the compiled step.
@@ -142,16 +130,19 @@ def measure(
     calls = {"step": step.call}
     if variant.seeds > 1:
       calls["one_seed"] = built(1).call
-    products = [square_product(small), *largest(step.products)]
+    weight = {p: count * p.flops for p, count in step.products.items()}
+    largest = sorted(weight, key=weight.__getitem__, reverse=True)[:_OWN_PRODUCTS]
+    products = [square_product(small), *largest]
     calls |= {str(product): product.call(product_dtype) for product in products}
   calls["copy"], copied = copy_call(small)
   timings = time_calls(calls, seconds)
-  rates = {str(p): p.flops / timings[str(p)].median for p in products}
+  rates = {str(p): p.flops / timings[str(p)]["median"] for p in products}
   # A CPU's devices are one machine.
   machines = 1 if jax.default_backend() == "cpu" else mesh.size
   ceiling = machines * max(rates.values())
-  copy_rate = machines * copied / timings["copy"].median
+  copy_rate = machines * copied / timings["copy"]["median"]
   timing = timings["step"]
+  median, moved = timing["median"], step.figures["useful_bytes_per_step"]
   flops = variant.seeds * useful_flops(system, spec, shapes.batch_size, num_seen)
   figures = {
     "batch_size": shapes.batch_size,
@@ -163,37 +154,28 @@ def measure(
     "device": jax.devices()[0].device_kind,
     "devices": mesh.size,
     "cpu_load_average": os.getloadavg()[0],
-    "compile_seconds": step.compile_seconds,
-    "bytes_per_device": step.bytes_per_device,
+    **step.figures,
     # Of the first device; a CPU does not say.
     "peak_bytes_since_start": (jax.devices()[0].memory_stats() or {}).get(
       "peak_bytes_in_use"
     ),
-    "step_seconds": dataclasses.asdict(timing),
-    "examples_per_second": variant.seeds * shapes.batch_size / timing.median,
+    "step_seconds": timing,
+    "examples_per_second": variant.seeds * shapes.batch_size / median,
     "useful_flops_per_step": flops,
-    "flops_per_second": flops / timing.median,
+    "flops_per_second": flops / median,
     "matmul_flops_per_second": ceiling,
     "matmul_flops_per_second_by_shape": rates,
-    "fraction_of_matmul_rate": flops / timing.median / ceiling,
-    "useful_bytes_per_step": step.least_bytes,
+    "fraction_of_matmul_rate": flops / median / ceiling,
     "copy_bytes_per_second": copy_rate,
-    "fraction_of_copy_rate": step.least_bytes / timing.median / copy_rate,
+    "fraction_of_copy_rate": moved / median / copy_rate,
     # The least time that arithmetic and memory leave, were they to overlap fully.
-    "floor_seconds": max(flops / ceiling, step.least_bytes / copy_rate),
+    "floor_seconds": max(flops / ceiling, moved / copy_rate),
   }
   if variant.seeds > 1:
-    one = shapes.batch_size / timings["one_seed"].median
+    one = shapes.batch_size / timings["one_seed"]["median"]
     figures["examples_per_second_of_one_seed"] = one
     figures["gain_of_seeds_together"] = figures["examples_per_second"] / one
   return figures, step
-
-
-def largest(products: dict[Product, int]) -> list[Product]:
-  """Products with most of the arithmetic, the largest first."""
-  return sorted(products, key=lambda p: products[p] * p.flops, reverse=True)[
-    :_OWN_PRODUCTS
-  ]
 
 
 def _stored(

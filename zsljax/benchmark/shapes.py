@@ -20,14 +20,10 @@ _LABELS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-  """Sizes of a published training set, and its usual batch.
+  """Sizes of a published training set (as in ``Spec``), and its usual batch.
 
   Attributes:
-    feature_shape: shape of one image's features, ``(D,)`` or ``(R, D)``.
-    num_attributes: A.
-    num_classes: C.
     num_seen: classes with training images.
-    batch_size: images in a step.
     system_fields: fields that a system needs to be of these sizes.
   """
 
@@ -78,12 +74,7 @@ PRESETS = {
 
 
 def random_classes(spec: Spec, num_seen: int | None = None) -> ClassSpace:
-  """Makes classes with random descriptions.
-
-  Args:
-    spec: number of classes and attributes.
-    num_seen: seen classes; three quarters when None.
-  """
+  """Makes classes with random descriptions; three quarters are seen when None."""
   rng = np.random.default_rng(0)
   num_seen = num_seen or max(1, 3 * spec.num_classes // 4)
   return ClassSpace.create(
@@ -121,13 +112,8 @@ def random_table(
 ) -> HostBatch:
   """Makes the columns of a random training set for ``zsljax.training.inputs``.
 
-  Args:
-    system: a system, whose task decides whether an image has several labels.
-    spec: shapes of features and classes.
-    rows: images.
-    num_seen: classes with images.
-    dtype: type of the features.
-    label_widths: widths of a stored multi-label set's columns.
+  The system's task decides whether an image has several labels; ``label_widths`` are
+  widths of a stored multi-label set's columns.
   """
   rng = np.random.default_rng(0)
   features = rng.standard_normal((rows, *spec.feature_shape), np.float32)

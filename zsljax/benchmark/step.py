@@ -21,7 +21,7 @@ from zsljax.benchmark.shapes import (
   random_table,
   rows_of,
 )
-from zsljax.devices.mesh import make_mesh, over_classes, replicated
+from zsljax.devices.mesh import over_classes, replicated
 from zsljax.errors import require
 from zsljax.models import MULTI_LABEL, Batch, Spec, System
 from zsljax.training import init_state, make_train_step, to_mesh
@@ -33,31 +33,19 @@ class Step:
 
   Attributes:
     call: takes one step, on a batch or on the random one, and returns its loss.
-    compile_seconds: duration of compilation.
-    bytes_per_device: memory that the compiler plans: ``arguments`` (state and batch,
-      overwritten by the next state) and ``temporaries``.
-    products: the matrix products of the step, and the number of each.
-    state_bytes: bytes of parameters, optimizer and random key.
-    feature_bytes: bytes of the features of one batch.
     batch: the random batch.
+    products: the matrix products of the step, and the number of each.
+    figures: ``compile_seconds``; ``bytes_per_device`` that the compiler plans,
+      ``arguments`` (state and batch, overwritten by the next state) and
+      ``temporaries``; and ``useful_bytes_per_step``, which any step must move: features
+      are read forward and backward, the state is read and written once. Activations
+      are not counted: they could stay on the chip.
   """
 
   call: Callable[..., jax.Array]
-  compile_seconds: float
-  bytes_per_device: dict[str, int]
-  products: dict[Product, int]
-  state_bytes: int
-  feature_bytes: int
   batch: Batch
-
-  @property
-  def least_bytes(self) -> float:
-    """Bytes that any step must move.
-
-    Features are read forward and backward, the state is read and written once.
-    Activations are not counted: they could stay on the chip.
-    """
-    return 2.0 * (self.feature_bytes + self.state_bytes)
+  products: dict[Product, int]
+  figures: dict[str, Any]
 
 
 def useful_flops(
@@ -66,13 +54,8 @@ def useful_flops(
   """Counts the operations of one gradient of a system's loss.
 
   The count is of additions and multiplications in the matrix products and convolutions
-  of the program that JAX traces; nothing is computed.
-
-  Args:
-    system: the system.
-    spec: shapes of features and classes.
-    batch_size: images in a step.
-    num_seen: seen classes; three quarters when None.
+  of the program that JAX traces; nothing is computed. Three quarters of the classes are
+  seen when ``num_seen`` is None.
   """
   labels = (batch_size, 1) if system.task == MULTI_LABEL else (batch_size,)
   batch = Batch(
@@ -105,25 +88,17 @@ def make_step(
   system: System,
   spec: Spec,
   batch_size: int,
-  dtype: Any = jnp.float32,
-  num_seen: int | None = None,
-  label_widths: Mapping[str, int] | None = None,
-  mesh: jax.sharding.Mesh | None = None,
-  seeds: int = 1,
+  dtype: Any,
+  num_seen: int | None,
+  label_widths: Mapping[str, int] | None,
+  mesh: jax.sharding.Mesh,
+  seeds: int,
 ) -> Step:
   """Compiles a training step on random features, with Adam.
 
-  Args:
-    system: the system that is trained.
-    spec: shapes of features and classes.
-    batch_size: images in a step.
-    dtype: type of the features.
-    num_seen: seen classes; three quarters when None.
-    label_widths: widths of a stored multi-label set's columns.
-    mesh: the devices; one when None.
-    seeds: runs that are trained together, each on a batch of its own.
+  ``seeds`` runs are trained together, each on a batch of its own. For the other
+  arguments see ``random_table``.
   """
-  mesh = mesh or make_mesh(1)
   require(seeds == 1 or mesh.size == 1, "--seeds", seeds, "1 with more than one device")
   classes = random_classes(spec, num_seen)
   table = random_table(
@@ -151,23 +126,20 @@ def make_step(
   compile_seconds = time.perf_counter() - start
   planned = compiled.memory_analysis()
   assert planned is not None
-  products = products_in(train_step, state, batch, classes)
   state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+  figures = {
+    "compile_seconds": compile_seconds,
+    "bytes_per_device": {
+      "arguments": planned.argument_size_in_bytes,
+      "temporaries": planned.temp_size_in_bytes,
+    },
+    "useful_bytes_per_step": 2.0 * (batch.features.nbytes + state_bytes),
+  }
 
   def call(batch: Batch = batch) -> jax.Array:
     nonlocal state
     state, metrics = compiled(state, batch, classes)
     return metrics["loss"]
 
-  return Step(
-    call,
-    compile_seconds,
-    {
-      "arguments": planned.argument_size_in_bytes,
-      "temporaries": planned.temp_size_in_bytes,
-    },
-    products,
-    state_bytes,
-    batch.features.nbytes,
-    batch,
-  )
+  products = products_in(train_step, state, batch, classes)
+  return Step(call, batch, products, figures)

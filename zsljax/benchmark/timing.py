@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-import dataclasses
 import statistics
 import time
 from typing import Any
@@ -14,21 +13,9 @@ _WARM_UP = 3
 _LEAST_ROUNDS = 5
 
 
-@dataclasses.dataclass(frozen=True)
-class Timing:
-  """Seconds of repeated calls: median and quartiles."""
-
-  median: float
-  low: float
-  high: float
-
-  def __str__(self) -> str:
-    return f"{1e3 * self.median:.3f} ms ({1e3 * self.low:.3f}-{1e3 * self.high:.3f})"
-
-
 def time_calls(
   calls: Mapping[str, Callable[[], Any]], seconds: float = 4.0
-) -> dict[str, Timing]:
+) -> dict[str, dict[str, float]]:
   """Times calls (which return JAX arrays) in turns, after a warm-up.
 
   The speed of a machine that others share changes with time; in turns, all calls meet
@@ -37,6 +24,9 @@ def time_calls(
   Args:
     calls: functions by name; each is waited for.
     seconds: time to spend; at least 5 rounds are timed.
+
+  Returns:
+    Seconds of each call: ``median``, and the quartiles ``low`` and ``high``.
   """
   for call in calls.values():
     for _ in range(_WARM_UP):
@@ -51,5 +41,6 @@ def time_calls(
     rounds += 1
   quartiles = {name: statistics.quantiles(t, n=4) for name, t in times.items()}
   return {
-    name: Timing(median, low, high) for name, (low, median, high) in quartiles.items()
+    name: {"median": median, "low": low, "high": high}
+    for name, (low, median, high) in quartiles.items()
   }

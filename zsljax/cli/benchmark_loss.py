@@ -20,10 +20,10 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-  from zsljax.benchmark import loss
+  from zsljax.benchmark import loss, show
   from zsljax.io.files import write_json
 
   figures = loss.run(args.preset)
-  print(loss.show(figures))
+  print(show(figures))
   if args.json:
     write_json(args.json, figures)

@@ -1,10 +1,11 @@
 """Elementary losses: pure functions that return one value for each example."""
 
-from zsljax.losses.calibration import unseen_cross_entropy, unseen_log_mass
-from zsljax.losses.classification import class_cross_entropy
-from zsljax.losses.distillation import (
+from zsljax.losses.classification import (
+  class_cross_entropy,
   jensen_shannon,
   probability_distance,
+  unseen_cross_entropy,
+  unseen_log_mass,
   weighted_score_distance,
 )
 from zsljax.losses.generalized_softmax import (
@@ -18,25 +19,17 @@ from zsljax.losses.semantic_diversity import (
   pairwise_ranking,
   semantic_diversity,
 )
-from zsljax.losses.semantic_softmax import (
-  bernoulli_divergence,
-  prototype_cross_term,
-  prototype_distance,
-)
 
 __all__ = [
   "FAMILY",
   "RECONSTRUCTIONS",
   "GeneralizedSoftmax",
-  "bernoulli_divergence",
   "class_cross_entropy",
   "jensen_shannon",
   "make_loss",
   "matrix_variance",
   "pairwise_ranking",
   "probability_distance",
-  "prototype_cross_term",
-  "prototype_distance",
   "semantic_diversity",
   "unseen_cross_entropy",
   "unseen_log_mass",

@@ -8,8 +8,7 @@ where :math:`s_j` is the similarity of an example to class j, y its own class,
 :math:`T_p` and :math:`T_n` transforms of positive and negative similarities, and
 :math:`\gamma` a scale. Each known loss is a pair of transforms.
 
-``make_loss`` builds a member of the family by its name and checks its settings; the
-members themselves are formulas, which also take traced settings.
+The members are formulas, which also take traced settings; ``make_loss`` checks them.
 
 References:
   Zhang, Yang, Zhang, Cao, "SO-softmax loss for discriminable embedding learning in
@@ -21,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import dataclasses
-import functools
 import inspect
 import math
 
@@ -141,9 +139,13 @@ def arcface(scale: float = 30.0, margin: float = 0.5) -> GeneralizedSoftmax:
   >>> print(f"{arcface(margin=math.pi / 6).positive(0.5):.2f}")  # A right angle.
   0.00
   """
-  return GeneralizedSoftmax(
-    functools.partial(_wider_angle, margin=margin), identity, scale
-  )
+
+  def positive(s: Array) -> Array:
+    sine = jnp.sqrt(jnp.maximum(1 - s**2, _EDGE))
+    wider = s * jnp.cos(margin) - sine * jnp.sin(margin)
+    return jnp.where(s >= -jnp.cos(margin), wider, s - margin * jnp.sin(margin))
+
+  return GeneralizedSoftmax(positive, identity, scale)
 
 
 def sphereface(scale: float = 30.0, margin: int = 2) -> GeneralizedSoftmax:
@@ -154,9 +156,18 @@ def sphereface(scale: float = 30.0, margin: int = 2) -> GeneralizedSoftmax:
   >>> print(sphereface(margin=2).positive(jnp.array([1.0, 0.0, -1.0])))
   [ 1. -1. -3.]
   """
-  return GeneralizedSoftmax(
-    functools.partial(_multiplied_angle, times=int(margin)), identity, scale
-  )
+  times = int(margin)
+
+  def positive(s: Array) -> Array:  # By the Chebyshev polynomial of s.
+    before, cosine = jnp.ones_like(s), s
+    for _ in range(times - 1):
+      before, cosine = cosine, 2 * s * cosine - before
+    turns = sum(
+      (s < math.cos(k * math.pi / times)).astype(s.dtype) for k in range(1, times)
+    )
+    return jnp.where(turns % 2 == 0, 1, -1) * cosine - 2 * turns
+
+  return GeneralizedSoftmax(positive, identity, scale)
 
 
 def combined(
@@ -227,9 +238,8 @@ def so_softmax(
   ``one_sided``: nothing is gained beyond the goals, where the transforms are flat. On
   both sides, negatives below their goal are drawn up to it.
 
-  The paper's abstract says that both similarities are constrained by quadratic
-  transformations towards goals, and at the same time; the clamp, the gradient through
-  the square, and all values are choices made here.
+  From the paper's abstract are the quadratic transformations towards goals; the clamp,
+  the gradient through the square, and all values are choices made here.
 
   >>> print(so_softmax(margin=0.5).positive(1.0), so_softmax(margin=0.5).negative(0.0))
   0.25 -0.25
@@ -258,8 +268,7 @@ def cs_softmax(
   .. math:: T_p = a_p s - m, \qquad T_n = a_n s + m
 
   Of the paper only this is known: positive and negative similarity are computed apart,
-  with a margin and a scale. Its weight-update factor, whose meaning is not known, is
-  left out.
+  with a margin and a scale. Its weight-update factor is left out.
 
   >>> print(cs_softmax(margin=0.25).negative(0.5))
   0.75
@@ -271,19 +280,12 @@ def cs_softmax(
   )
 
 
+_MEMBERS = (
+  softmax, normface, cosface, arcface, sphereface, combined, circle, so_softmax,
+  cs_softmax,
+)  # fmt: skip
 FAMILY: dict[str, Callable[..., GeneralizedSoftmax]] = {
-  member.__name__: member
-  for member in (
-    softmax,
-    normface,
-    cosface,
-    arcface,
-    sphereface,
-    combined,
-    circle,
-    so_softmax,
-    cs_softmax,
-  )
+  member.__name__: member for member in _MEMBERS
 }
 RECONSTRUCTIONS = ("so_softmax", "cs_softmax")
 
@@ -295,13 +297,9 @@ _RANGES: dict[str, dict[str, tuple[float, float]]] = {
   "sphereface": {"margin": (1, 8)},
   "combined": {"times": (1, 8), "margin": (0, math.pi / 2), "cosine_margin": (0, 2)},
   "circle": {"margin": (0, 1)},
-  "so_softmax": {
-    "margin": (0, 1),
-    "positive_goal": (-1, 2),
-    "negative_goal": (-2, 1),
-    **_WEIGHTS,
-  },
-  "cs_softmax": {"margin": (0, 2), **_WEIGHTS},
+  "so_softmax": {"margin": (0, 1), "positive_goal": (-1, 2), "negative_goal": (-2, 1)}
+  | _WEIGHTS,
+  "cs_softmax": {"margin": (0, 2)} | _WEIGHTS,
 }
 
 
@@ -315,10 +313,6 @@ def make_loss(name: str, where: str = "", **settings) -> GeneralizedSoftmax:
 
   Raises:
     ZsljaxError: the name or a setting is unknown, or a value outside its range.
-
-  Examples:
-    >>> make_loss("cosface", margin=0.2).scale
-    30.0
   """
   if name not in FAMILY:
     raise ZsljaxError(
@@ -346,21 +340,3 @@ def make_loss(name: str, where: str = "", **settings) -> GeneralizedSoftmax:
     expected = f"less than the positive_goal {positive}"
     require(negative < positive, f"{where}negative_goal", negative, expected)
   return FAMILY[name](**given)
-
-
-def _wider_angle(s: Array, margin: float) -> Array:
-  """Computes cos(theta + margin) while that angle is at most pi."""
-  sine = jnp.sqrt(jnp.maximum(1 - s**2, _EDGE))
-  wider = s * jnp.cos(margin) - sine * jnp.sin(margin)
-  return jnp.where(s >= -jnp.cos(margin), wider, s - margin * jnp.sin(margin))
-
-
-def _multiplied_angle(s: Array, times: int) -> Array:
-  """Computes (-1)^k cos(times theta) - 2k with the Chebyshev polynomial of s."""
-  before, cosine = jnp.ones_like(s), s
-  for _ in range(times - 1):
-    before, cosine = cosine, 2 * s * cosine - before
-  turns = sum(
-    (s < math.cos(k * math.pi / times)).astype(s.dtype) for k in range(1, times)
-  )
-  return jnp.where(turns % 2 == 0, 1, -1) * cosine - 2 * turns

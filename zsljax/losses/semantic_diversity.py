@@ -103,14 +103,8 @@ def _differences(rows, flat, positive_scores, negative_scores) -> Array:
 def _over_positives(block: Callable, positive: Array, carry):
   """Applies ``block`` to the true entries of ``positive`` [B, M], a block at a time.
 
-  Args:
-    block: takes the rows and the flat positions of ``_BLOCK`` entries, and the carry;
-      B and B * M, outside their ranges, stand for padding.
-    positive: ``[B, M]`` bool.
-    carry: the first carry.
-
-  Returns:
-    The last carry.
+  It takes the rows and the flat positions of ``_BLOCK`` entries, and the carry, and
+  returns the next carry; B and B * M, outside their ranges, stand for padding.
   """
   count, size = jnp.sum(positive), positive.size
   room = -(-size // _BLOCK) * _BLOCK

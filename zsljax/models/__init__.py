@@ -17,7 +17,6 @@ from zsljax.models.system import (
   System,
   build_system,
   register,
-  system_names,
   with_fields,
 )
 
@@ -41,6 +40,5 @@ __all__ = [
   "build_system",
   "label_scores",
   "register",
-  "system_names",
   "with_fields",
 ]

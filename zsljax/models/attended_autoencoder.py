@@ -18,7 +18,6 @@ from zsljax.models.attention import (
   check_regions,
   project,
 )
-from zsljax.models.fields import check_fields
 from zsljax.models.system import Array, Batch, Params, Spec, System, register
 from zsljax.numerics import l2_normalize, masked_mean
 
@@ -26,18 +25,14 @@ from zsljax.numerics import l2_normalize, masked_mean
 class _Prepared(NamedTuple):
   """Classes ready to be compared with regions.
 
-  Attributes:
-    queries: ``[C, D]``.
-    readouts: rows of the visual-semantic map, one for each class ``[C, D]`` where
-      similarities are products, else one for each attribute ``[A, D]``.
-    constant: the map's bias, ``[1, C]`` or ``[1, A]``.
-    descriptions: descriptions of length one, ``[C, A]``.
+  Rows of the visual-semantic map, and its bias, are one for each class where
+  similarities are products, else one for each attribute.
   """
 
-  queries: Array
-  readouts: Array
-  constant: Array
-  descriptions: Array
+  queries: Array  # [C, D]
+  readouts: Array  # [C, D] or [A, D]
+  constant: Array  # [1, C] or [1, A]
+  descriptions: Array  # [C, A], of length one
 
 
 @register
@@ -99,11 +94,8 @@ class AttendedAutoencoder(System):
   region_scale: float = 1.0
 
   def __post_init__(self):
-    check_fields(
-      self,
-      {"similarity": ("dot", "cosine")},
-      not_negative=(*self.vmappable, "hidden"),
-    )
+    numbers = dict.fromkeys((*self.vmappable, "hidden"), "0 or more")
+    self.check_fields(similarity=("dot", "cosine"), **numbers)
 
   def init(self, rng: Array, spec: Spec) -> Params:
     check_regions(spec.feature_shape, self.name)

@@ -67,14 +67,9 @@ def check_regions(feature_shape: tuple[int, ...], system: str) -> None:
 
 
 def attend(query: Array, regions: Array) -> Array:
-  r"""Attended feature of one image: :math:`X\,\mathrm{softmax}(X^\top h)`.
+  r"""Attended feature of one image, ``[D]``: :math:`X\,\mathrm{softmax}(X^\top h)`.
 
-  Args:
-    query: h, ``[D]``.
-    regions: the columns of X, ``[R, D]``.
-
-  Returns:
-    ``[D]``.
+  The query h is ``[D]``; regions ``[R, D]`` are the columns of X.
   """
   return jax.nn.softmax(regions @ query) @ regions
 
@@ -86,9 +81,7 @@ def attended_features(queries: Array, regions: Array) -> Array:
 
 
 def project(regions: Array, *maps: Array, normalize: bool = False) -> list[Array]:
-  r"""Inner products of all regions with the rows of each map.
-
-  One matrix product for all maps.
+  r"""Inner products of all regions with the rows of each map, in one product.
 
   Args:
     regions: ``[B, R, D]``.

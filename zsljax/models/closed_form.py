@@ -12,12 +12,8 @@ import jax.numpy as jnp
 from zsljax.classes import ClassSpace
 from zsljax.devices.precision import computed_in
 from zsljax.errors import require
-from zsljax.models.fields import check_fields
-from zsljax.models.layers import unit_rows
 from zsljax.models.system import Array, Batch, Params, Spec, System, register
-from zsljax.numerics import l2_normalize, masked_mean
-
-TARGETS = {"signed": -1.0, "binary": 0.0}
+from zsljax.numerics import l2_normalize, masked_mean, unit_rows
 
 
 class ClosedForm(System):
@@ -51,14 +47,7 @@ class ClosedForm(System):
   def solve(
     self, params: Params, features: Array, batch: Batch, classes: ClassSpace
   ) -> Params:
-    """Computes the parameters.
-
-    Args:
-      params: of ``init``, for their shapes.
-      features: rows of length one, of zeros for padding, ``[N, D]``.
-      batch: all training images.
-      classes: the training class space.
-    """
+    """Computes the parameters from features ``[N, D]`` of length one; padding is 0."""
     raise NotImplementedError
 
   def fit(self, params: Params, batch: Batch, classes: ClassSpace) -> Array:
@@ -100,7 +89,8 @@ class ESZSL(ClosedForm):
   targets: str = "signed"
 
   def __post_init__(self):
-    check_fields(self, {"targets": tuple(TARGETS)}, positive=("gamma", "lambda_"))
+    positive = "more than 0"
+    self.check_fields(targets=("signed", "binary"), gamma=positive, lambda_=positive)
 
   def init(self, rng: Array, spec: Spec) -> Params:
     del rng
@@ -110,16 +100,16 @@ class ESZSL(ClosedForm):
     self, params: Params, features: Array, batch: Batch, classes: ClassSpace
   ) -> Params:
     del params
-    descriptions = _seen_rows(classes, jnp.asarray(classes.embeddings))
+    seen = jnp.asarray(classes.seen)[:, None]
+    descriptions = jnp.where(seen, jnp.asarray(classes.embeddings), 0)
     correlation = features.T @ self._targets(batch, classes) @ descriptions
     left = _ridge(features.T @ features, self.gamma, correlation)
     right = _ridge(descriptions.T @ descriptions, self.lambda_, left.T)
     return {"map": right.T}
 
   def fit(self, params: Params, batch: Batch, classes: ClassSpace) -> Array:
-    missing = self.scores(params, batch.features, classes) - self._targets(
-      batch, classes
-    )
+    scores = self.scores(params, batch.features, classes)
+    missing = scores - self._targets(batch, classes)
     return jnp.sum(missing**2, 1, where=jnp.asarray(classes.seen)[None])
 
   def prepare(self, params: Params, classes: ClassSpace) -> tuple[Array, Array]:
@@ -131,7 +121,7 @@ class ESZSL(ClosedForm):
 
   def _targets(self, batch: Batch, classes: ClassSpace) -> Array:
     own = classes.positions(batch.labels)[:, None] == jnp.arange(len(classes))[None]
-    return jnp.where(own, 1.0, TARGETS[self.targets])
+    return jnp.where(own, 1.0, -1.0 if self.targets == "signed" else 0.0)
 
 
 @register
@@ -162,7 +152,7 @@ class SAE(ClosedForm):
   space: str = "visual"
 
   def __post_init__(self):
-    check_fields(self, {"space": ("visual", "semantic")}, positive=("lambda_",))
+    self.check_fields(space=("visual", "semantic"), lambda_="more than 0")
 
   def init(self, rng: Array, spec: Spec) -> Params:
     del rng
@@ -220,7 +210,7 @@ class NearestMean(ClosedForm):
   ridge: float = 0.1
 
   def __post_init__(self):
-    check_fields(self, positive=("ridge",))
+    self.check_fields(ridge="more than 0")
 
   def init(self, rng: Array, spec: Spec) -> Params:
     del rng
@@ -270,11 +260,6 @@ class NearestMean(ClosedForm):
   def score(self, features: Array, prepared: Array) -> Array:
     products = unit_rows(features) @ prepared.T
     return 2 * products - jnp.sum(prepared**2, 1)[None] - 1
-
-
-def _seen_rows(classes: ClassSpace, rows: Array) -> Array:
-  """Replaces the rows ``[C, ...]`` of classes that are not seen by zeros."""
-  return jnp.where(jnp.asarray(classes.seen)[:, None], rows, 0)
 
 
 def _ridge(gram: Array, weight, target: Array) -> Array:

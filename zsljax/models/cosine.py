@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
+import inspect
 import math
 from typing import Any, ClassVar
 
@@ -14,8 +15,6 @@ import jax.numpy as jnp
 from zsljax.classes import ClassSpace
 from zsljax.errors import require
 from zsljax.losses import FAMILY, GeneralizedSoftmax, make_loss
-from zsljax.models.fields import check_fields
-from zsljax.models.layers import PYTORCH_LINEAR, pooled
 from zsljax.models.system import (
   CLOSED_SET,
   SINGLE_LABEL,
@@ -26,20 +25,13 @@ from zsljax.models.system import (
   System,
   register,
 )
-from zsljax.numerics import l2_normalize, masked_mean
+from zsljax.numerics import PYTORCH_LINEAR, l2_normalize, masked_mean, pooled
 
-# Settings of a loss, named as in `zsljax.losses.make_loss`.
-SETTINGS = (
-  "scale",
-  "margin",
-  "times",
-  "cosine_margin",
-  "positive_goal",
-  "negative_goal",
-  "positive_weight",
-  "negative_weight",
-  "one_sided",
-  "stop_gradient",
+# Settings of the family's members, which are fields of the system.
+SETTINGS = tuple(
+  dict.fromkeys(
+    name for m in FAMILY.values() for name in inspect.signature(m).parameters
+  )
 )
 _CHANNELS = (32, 64)
 _KERNEL = 3
@@ -52,10 +44,9 @@ _GROUPS = 64
 class CosineClassifier(System):
   r"""Embeddings compared with class prototypes, trained by a generalized softmax.
 
-  An encoder makes the embedding of an image. A class has a prototype: a learned vector
-  (closed-set embedding learning), or the output of a network for the class's
-  description (zero-shot learning: unseen classes get one too). The loss is a member of
-  the family in ``zsljax.losses.generalized_softmax``, over seen classes.
+  A class has a prototype: a learned vector (closed-set embedding learning), or what a
+  network makes of the class's description (zero-shot learning: unseen classes get one
+  too). The loss is over seen classes.
 
   ``class_norm`` is the model of Skorokhodov & Elhoseiny, "Class Normalization for
   (Continual?) Generalized Zero-Shot Learning" (ICLR 2021), after its released code:
@@ -80,17 +71,8 @@ class CosineClassifier(System):
       negative.
     sample_share: share of negatives that take part in a step, for learned prototypes;
       see ``sample_classes``.
-    scale: scale of the loss. None takes the member's own value, here and below.
-    margin: margin of ``cosface``, ``arcface``, ``sphereface``, ``combined``,
-      ``circle``, ``so_softmax`` and ``cs_softmax``.
-    times: setting of ``combined``.
-    cosine_margin: setting of ``combined``.
-    positive_goal: setting of ``so_softmax``.
-    negative_goal: setting of ``so_softmax``.
-    positive_weight: setting of ``so_softmax`` and ``cs_softmax``.
-    negative_weight: setting of ``so_softmax`` and ``cs_softmax``.
-    one_sided: setting of ``so_softmax``.
-    stop_gradient: setting of ``circle``.
+    scale: of the loss, as all below, which the functions named like it in
+      ``zsljax.losses.generalized_softmax`` explain; None takes the member's own value.
   """
 
   name: ClassVar[str] = "cosine"
@@ -126,10 +108,11 @@ class CosineClassifier(System):
   stop_gradient: bool | None = None
 
   def __post_init__(self):
-    check_fields(
-      self,
-      {"encoder": ("none", "mlp", "conv"), "prototypes": ("learned", "generated")},
-      at_least_one=("embedding_size", "generator_hidden"),
+    self.check_fields(
+      encoder=("none", "mlp", "conv"),
+      prototypes=("learned", "generated"),
+      embedding_size="1 or more",
+      generator_hidden="1 or more",
     )
     share, field = self.sample_share, "config.system.sample_share"
     require(0 < share <= 1, field, share, "more than 0 and at most 1")
@@ -145,13 +128,10 @@ class CosineClassifier(System):
 
   @property
   def vmappable(self) -> tuple[str, ...]:
-    """Settings of the loss that are numbers of an equation.
-
-    A margin of sphereface is a number of steps.
-    """
+    """Settings of the loss that are numbers of an equation."""
     fixed = {"one_sided", "stop_gradient"}
     if self.loss_name == "sphereface":
-      fixed.add("margin")
+      fixed.add("margin")  # A number of steps.
     return tuple(name for name in SETTINGS if name not in fixed)
 
   @property

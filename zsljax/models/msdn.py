@@ -28,7 +28,6 @@ from zsljax.models.attention import (
   check_regions,
   project,
 )
-from zsljax.models.fields import check_fields
 from zsljax.models.system import Array, Batch, Params, Spec, System, register
 from zsljax.numerics import l2_normalize, masked_log_mean, masked_mean
 
@@ -39,9 +38,6 @@ _CHOICES = {
   "distance": ("probabilities", "weighted_scores"),
   "initializer": ("fan_in", "released"),
 }
-
-_NETS = ("attribute_to_visual", "visual_to_attribute")
-_MAPS = ("attention", "score", "map")
 
 
 class _Prepared(NamedTuple):
@@ -79,7 +75,7 @@ class MSDN(System):
     Distillation Network for Zero-Shot Learning
     <https://arxiv.org/abs/2203.03137>`_, CVPR 2022.
 
-  ``official_code`` follows the authors' released trainer. ``paper`` is a
+  ``official_code`` follows the authors' released trainer. ``paper``, all defaults, is a
   reconstruction: its equations are partly recalled, which each field below says.
 
   Attributes:
@@ -123,13 +119,7 @@ class MSDN(System):
     "bias",
   )
   presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-    "paper": {
-      "visual_to_attribute": "mapped",
-      "denominator": "seen",
-      "calibration": "per_image",
-      "distance": "probabilities",
-      "initializer": "fan_in",
-    },
+    "paper": {},
     "official_code": {
       "visual_to_attribute": "attended_score",
       "denominator": "all",
@@ -153,7 +143,8 @@ class MSDN(System):
 
   def __post_init__(self):
     weights = "weight_calibration", "weight_distillation", "bias"
-    check_fields(self, _CHOICES, not_negative=weights, shares=("fusion",))
+    numbers = dict.fromkeys(weights, "0 or more")
+    self.check_fields(**_CHOICES, **numbers, fusion="between 0 and 1")
 
   def init(self, rng: Array, spec: Spec) -> Params:
     check_regions(spec.feature_shape, self.name)
@@ -171,17 +162,15 @@ class MSDN(System):
     first = rest = normal
     if self.initializer == "released":
       first, rest = nn.initializers.normal(1.0), zeros
-    to_visual, to_attribute = ("score", "attention"), ("score", "attention")
+    keys = jax.random.split(rng, 5)
+    to_visual = {"score": first(keys[0], shape), "attention": rest(keys[1], shape)}
+    to_attribute = {"score": rest(keys[2], shape), "attention": rest(keys[3], shape)}
     if self.visual_to_attribute == "mapped":
-      to_attribute += ("map",)
-    keys = iter(jax.random.split(rng, 5))
+      to_attribute["map"] = rest(keys[4], shape)
     return {
       "attribute_vectors": vectors,
-      "attribute_to_visual": {
-        name: (first if name == "score" else rest)(next(keys), shape)
-        for name in to_visual
-      },
-      "visual_to_attribute": {name: rest(next(keys), shape) for name in to_attribute},
+      "attribute_to_visual": to_visual,
+      "visual_to_attribute": to_attribute,
     }
 
   def prepare(self, params: Params, classes: ClassSpace) -> _Prepared:
@@ -189,10 +178,17 @@ class MSDN(System):
     if self.normalize_vectors:
       vectors = l2_normalize(vectors)
     maps = {
-      net: [vectors @ params[net][m] for m in _MAPS if m in params[net]]
-      for net in _NETS
+      net: [
+        vectors @ params[net][m]
+        for m in ("attention", "score", "map")
+        if m in params[net]
+      ]
+      for net in ("attribute_to_visual", "visual_to_attribute")
     }
-    return _Prepared(maps, self._descriptors(classes), self._bias(classes))
+    descriptors = jnp.asarray(classes.embeddings)
+    if self.clip_descriptors:
+      descriptors = jnp.maximum(descriptors, 0)
+    return _Prepared(maps, l2_normalize(descriptors), self._bias(classes))
 
   def score(self, features: Array, prepared: _Prepared) -> Array:
     first, second = self.net_scores(features, prepared)
@@ -240,47 +236,29 @@ class MSDN(System):
   def net_scores(self, features: Array, prepared: _Prepared) -> tuple[Array, Array]:
     """Class scores ``[B, C]`` of the attribute-to-visual and of the other net."""
     maps, descriptors, bias = prepared
-    first = self._attribute_to_visual(features, maps["attribute_to_visual"])
-    second = self._visual_to_attribute(features, maps["visual_to_attribute"])
+    # Attribute scores [B, A]: where attributes attend to regions, and the other way.
+    first = attended_scores(*_project(features, maps["attribute_to_visual"]))
+    affinities, scores, *mapped = _project(features, maps["visual_to_attribute"])
+    if mapped:
+      attention = jax.nn.softmax(affinities, OVER_QUERIES)
+      of_region = jnp.sum(attention * scores, OVER_QUERIES, keepdims=True)
+      second = jnp.sum(of_region * mapped[0], OVER_REGIONS)
+    else:
+      second = attended_scores(affinities, scores, OVER_QUERIES)
     return first @ descriptors.T + bias, second @ descriptors.T + bias
 
   def region_attention(
     self, params: Params, features: Array, classes: ClassSpace
   ) -> dict[str, AttentionMaps]:
     """Attention of both nets, over regions and over attributes."""
-    maps = self.prepare(params, classes).maps
-    over = {
-      "attribute_to_visual": (OVER_REGIONS, "regions"),
-      "visual_to_attribute": (OVER_QUERIES, "queries"),
-    }
-    return {
-      net: AttentionMaps(
-        jax.nn.softmax(_project(features, maps[net])[0], axis).mT,
-        "attributes",
-        among,
-      )
-      for net, (axis, among) in over.items()
-    }
-
-  def _attribute_to_visual(self, features: Array, maps: Sequence[Array]) -> Array:
-    """Attribute scores ``[B, A]`` of the net whose attributes attend to regions."""
-    affinities, scores = _project(features, maps)
-    return attended_scores(affinities, scores)
-
-  def _visual_to_attribute(self, features: Array, maps: Sequence[Array]) -> Array:
-    """Attribute scores ``[B, A]`` of the net whose regions attend to attributes."""
-    affinities, scores, *mapped = _project(features, maps)
-    if not mapped:
-      return attended_scores(affinities, scores, OVER_QUERIES)
-    attention = jax.nn.softmax(affinities, OVER_QUERIES)
-    of_region = jnp.sum(attention * scores, OVER_QUERIES, keepdims=True)
-    return jnp.sum(of_region * mapped[0], OVER_REGIONS)
-
-  def _descriptors(self, classes: ClassSpace) -> Array:
-    embeddings = jnp.asarray(classes.embeddings)
-    if self.clip_descriptors:
-      embeddings = jnp.maximum(embeddings, 0)
-    return l2_normalize(embeddings)
+    maps, found = self.prepare(params, classes).maps, {}
+    for net, axis, over in (
+      ("attribute_to_visual", OVER_REGIONS, "regions"),
+      ("visual_to_attribute", OVER_QUERIES, "queries"),
+    ):
+      weights = jax.nn.softmax(_project(features, maps[net])[0], axis).mT
+      found[net] = AttentionMaps(weights, "attributes", over)
+    return found
 
   def _bias(self, classes: ClassSpace) -> Array:
     return jnp.where(jnp.asarray(classes.seen), -self.bias, self.bias)[None, :]

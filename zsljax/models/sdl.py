@@ -11,8 +11,6 @@ import jax.numpy as jnp
 
 from zsljax.classes import ClassSpace
 from zsljax.losses import matrix_variance, pairwise_ranking, semantic_diversity
-from zsljax.models.fields import check_fields
-from zsljax.models.layers import PYTORCH_LINEAR, pooled
 from zsljax.models.system import (
   MULTI_LABEL,
   Array,
@@ -22,18 +20,13 @@ from zsljax.models.system import (
   System,
   register,
 )
-from zsljax.numerics import masked_mean
+from zsljax.numerics import PYTORCH_LINEAR, masked_mean, pooled
 
 
 def label_scores(matrices: Array, vectors: Array) -> Array:
-  """Scores labels by their best match among the rows of an image's matrix.
+  """Scores labels by their best row, ``max_k a_k . w_c``, ``[B, C]``.
 
-  Args:
-    matrices: ``[B, K, V]``.
-    vectors: word vectors of the labels, ``[C, V]``.
-
-  Returns:
-    ``max_k a_k . w_c``, ``[B, C]``.
+  Matrices of images are ``[B, K, V]``, word vectors of labels ``[C, V]``.
   """
   return jnp.max(jnp.einsum("bkv,cv->bkc", matrices, vectors), 1)
 
@@ -85,12 +78,12 @@ class SDL(System):
   unannotated: str = "negative"
 
   def __post_init__(self):
-    check_fields(
-      self,
-      {"unannotated": ("negative", "ignore")},
-      positive=("factor",),
-      at_least_one=("rows",),
-      shares=("variance_weight",),
+    words = "negative", "ignore"
+    self.check_fields(
+      unannotated=words,
+      factor="more than 0",
+      rows="1 or more",
+      variance_weight="between 0 and 1",
     )
 
   def init(self, rng: Array, spec: Spec) -> Params:
@@ -122,13 +115,7 @@ class SDL(System):
   def terms(
     self, matrices: Array, vectors: Array, batch: Batch, classes: ClassSpace
   ) -> tuple[Array, Array, Array]:
-    """Computes the terms of the loss.
-
-    Args:
-      matrices: matrices of the images, ``[B, K, V]``.
-      vectors: word vectors of the labels, ``[C, V]``.
-      batch: labels of the images; features are not used.
-      classes: the training classes.
+    """Computes the terms of the loss from matrices ``[B, K, V]``, vectors ``[C, V]``.
 
     Returns:
       The ranking term, the matrix variance, and whether the image has a seen label and

@@ -11,17 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from zsljax.classes import ClassSpace
-from zsljax.errors import require
-from zsljax.losses import (
-  bernoulli_divergence,
-  class_cross_entropy,
-  prototype_cross_term,
-  prototype_distance,
-)
-from zsljax.models.fields import check_fields
-from zsljax.models.layers import pooled, unit_rows
+from zsljax.losses import class_cross_entropy
 from zsljax.models.system import Array, Batch, Params, Spec, System, register
-from zsljax.numerics import masked_mean, minimize
+from zsljax.numerics import masked_mean, minimize, pooled, unit_rows
 
 
 class _Network(nn.Module):
@@ -65,6 +57,10 @@ class SemanticSoftmax(System):
   Reconstruction: the paper's L2 term follows its abstract and the gradient in
   the authors' released code.
 
+  References:
+    Ji, Sun, Yu, Guo, Pang, `Semantic Softmax Loss for Zero-Shot Learning
+    <https://arxiv.org/abs/1705.07692>`_, 2017.
+
   Attributes:
     l2_weights: lambda, on all kernels.
     l2_prototypes: gamma, the pull to the visual prototypes.
@@ -76,20 +72,19 @@ class SemanticSoftmax(System):
       as the released deep code.
     hidden: widths of sigmoid layers on the features before the softmax; empty
       is the paper's linear model.
-    pretrain_steps: L-BFGS steps in which each hidden layer is first trained as a
-      sparse auto-encoder of the layer below, as the released deep code does.
-      Reconstruction: its settings are not known, the decoder here is linear.
+    pretrain_steps: L-BFGS steps in which each hidden layer is first trained as an
+      auto-encoder of the layer below, as in the released deep code. Reconstruction:
+      that code's is sparse with settings that are not known; this one is plain, with a
+      linear decoder.
     pretrain_l2: L2 on the auto-encoder's kernels.
-    sparsity: target of a hidden unit's mean activation in pre-training.
-    sparsity_weight: weight of the pull to it; 0 is a plain auto-encoder.
     init_scale: standard deviation of the initial map, 0.005 in the code.
   """
 
   name: ClassVar[str] = "semantic_softmax"
   vmappable = ("l2_weights", "l2_prototypes")
   presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-    "paper": {"prototype_form": "per_sample", "pretrain_steps": 0},
-    "official_code": {"prototype_form": "per_class", "pretrain_steps": 0},
+    "paper": {},
+    "official_code": {"prototype_form": "per_class"},
     "official_deep_code": {"prototype_form": "norm_only", "pretrain_steps": 50},
   }
 
@@ -99,24 +94,19 @@ class SemanticSoftmax(System):
   hidden: tuple[int, ...] = ()
   pretrain_steps: int = 0
   pretrain_l2: float = 3e-3
-  sparsity: float = 0.1
-  sparsity_weight: float = 0.0
   init_scale: float = 0.005
 
   def __post_init__(self):
-    numbers = (
-      "l2_weights", "l2_prototypes", "pretrain_steps", "pretrain_l2", "sparsity_weight",
-      "init_scale",
-    )  # fmt: skip
+    weights = "l2_weights", "l2_prototypes", "pretrain_l2"
+    numbers = dict.fromkeys((*weights, "pretrain_steps", "init_scale"), "0 or more")
     forms = "per_sample", "per_class", "norm_only"
-    check_fields(self, {"prototype_form": forms}, not_negative=numbers)
-    inside = 0 < self.sparsity < 1
-    require(inside, "config.system.sparsity", self.sparsity, "between 0 and 1")
+    self.check_fields(prototype_form=forms, **numbers)
 
   def init(self, rng: Array, spec: Spec) -> Params:
     features = jnp.zeros((1, *spec.feature_shape))
     embeddings = jnp.zeros((1, spec.num_attributes))
-    return self._network.init(rng, pooled(features), embeddings)["params"]
+    network = _Network(self.hidden, self.init_scale)
+    return network.init(rng, pooled(features), embeddings)["params"]
 
   def warm_start(
     self, params: Params, batch: Batch, classes: ClassSpace, rng: Array
@@ -145,7 +135,7 @@ class SemanticSoftmax(System):
     return params
 
   def prepare(self, params: Params, classes: ClassSpace) -> tuple[Params, Array]:
-    return params, self._prototypes(params, classes)
+    return params, classes.unit_embeddings() @ params["prototypes"]["kernel"]
 
   def score(self, features: Array, prepared: tuple[Params, Array]) -> Array:
     params, prototypes = prepared
@@ -156,7 +146,7 @@ class SemanticSoftmax(System):
   ) -> tuple[Array, dict[str, Array]]:
     del rng
     features = self._embed(params, batch.features)
-    prototypes = self._prototypes(params, classes)
+    _, prototypes = self.prepare(params, classes)
     positions = classes.positions(batch.labels)
     num_seen = jnp.sum(classes.seen)
 
@@ -172,30 +162,21 @@ class SemanticSoftmax(System):
     }
     own = prototypes[positions]
     if self.prototype_form == "per_sample":
-      pull = over_training_set(prototype_distance(features, own))
+      pull = over_training_set(jnp.sum((features - own) ** 2, -1))
     else:
       pull = jnp.sum(jnp.where(classes.seen[:, None], prototypes**2, 0))
       if self.prototype_form == "per_class":
-        pull += over_training_set(prototype_cross_term(features, own))
+        pull += over_training_set(-2 * jnp.sum(features * own, -1))
     parts["prototypes"] = self.l2_prototypes / 2 * pull
     return sum(parts.values()), parts
 
   def _autoencoder_loss(self, params: Params, inputs: Array, mask: Array) -> Array:
-    """Mean squared reconstruction error, L2 of the kernels, and sparsity."""
+    """Mean squared reconstruction error, and L2 of the kernels."""
     hidden = _sigmoid_layer(params["encoder"], inputs)
     decoder = params["decoder"]
     outputs = hidden @ decoder["kernel"] + decoder["bias"][None]
     error = masked_mean(jnp.sum((outputs - inputs) ** 2, -1), mask) / 2
-    rates = jax.vmap(masked_mean, (1, None))(hidden, mask)
-    return (
-      error
-      + self.pretrain_l2 / 2 * _squared_norm(params)
-      + self.sparsity_weight * jnp.sum(bernoulli_divergence(self.sparsity, rates))
-    )
-
-  @property
-  def _network(self) -> _Network:
-    return _Network(self.hidden, self.init_scale)
+    return error + self.pretrain_l2 / 2 * _squared_norm(params)
 
   def _embed(self, params: Params, features: Array) -> Array:
     """Features after the hidden layers, ``[B, D]``."""
@@ -203,10 +184,6 @@ class SemanticSoftmax(System):
     for i in range(len(self.hidden)):
       features = _sigmoid_layer(params[f"hidden_{i}"], features)
     return features
-
-  def _prototypes(self, params: Params, classes: ClassSpace) -> Array:
-    """Visual prototypes, ``[C, D]``."""
-    return classes.unit_embeddings() @ params["prototypes"]["kernel"]
 
 
 def _sigmoid_layer(layer: Params, inputs: Array) -> Array:

@@ -6,7 +6,7 @@ A system is a function of features and a class space. Whatever stands downstream
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import copy
 import dataclasses
 import importlib
@@ -71,7 +71,14 @@ class Batch:
 # image; or one label an image and no class but those of training, where embeddings
 # are evaluated.
 SINGLE_LABEL, MULTI_LABEL, CLOSED_SET = "single_label", "multi_label", "closed_set"
-TASKS = (SINGLE_LABEL, MULTI_LABEL, CLOSED_SET)
+
+
+_IN_RANGE = {
+  "0 or more": lambda x: x >= 0,
+  "more than 0": lambda x: x > 0,
+  "1 or more": lambda x: x >= 1,
+  "between 0 and 1": lambda x: 0 <= x <= 1,
+}
 
 
 class System(Protocol):
@@ -91,7 +98,7 @@ class System(Protocol):
     presets: by a preset's name, the fields in which the paper and the authors' code
       differ. A config that leaves such a field None takes the preset's value. The
       preset ``paper`` is the one taken when a config names none.
-    task: one of ``TASKS``.
+    task: ``SINGLE_LABEL``, ``MULTI_LABEL`` or ``CLOSED_SET``.
     class_params: names of parameters with a row for each class id, which may lie split
       over devices.
     vmappable: fields that enter the equations as plain numbers, so that runs trained
@@ -121,6 +128,22 @@ class System(Protocol):
     Raises:
       ZsljaxError: the dataset lacks something that the system needs.
     """
+
+  def check_fields(self, **expected: str | tuple[str, ...]) -> None:
+    """Checks fields: the words that each may be, or the range of its number.
+
+    Ranges are ``0 or more``, ``more than 0``, ``1 or more`` and ``between 0 and 1``.
+
+    Raises:
+      ZsljaxError: a field has another value; the message names it.
+    """
+    for field, kind in expected.items():
+      value = getattr(self, field)
+      if isinstance(kind, str):
+        ok = _IN_RANGE[kind](value)
+      else:
+        ok, kind = value in kind, f"one of {', '.join(kind)}"
+      require(ok, f"config.system.{field}", repr(value), kind)
 
   def warm_start(
     self, params: Params, batch: Batch, classes: ClassSpace, rng: Array
@@ -204,8 +227,15 @@ _WRITTEN = ("init", "prepare", "score", "loss")
 _GIVEN = ("warm_start", "scores", "task", "class_params", "vmappable")
 
 
-def check_contract(system: type) -> None:
-  """Raises a ``ZsljaxError`` that names everything a system's class lacks."""
+def register(system: type) -> type:
+  """Enters a system under its ``name``, where a config finds it; a class decorator.
+
+  It stands above ``@dataclasses.dataclass(frozen=True)``.
+
+  Raises:
+    ZsljaxError: the class lacks a function, ``name`` or ``presets``; the message names
+      everything that it lacks.
+  """
   missing = [name for name in ("name", "presets") if not hasattr(system, name)]
   for name in _WRITTEN:
     own = getattr(system, name, None)
@@ -220,24 +250,8 @@ def check_contract(system: type) -> None:
     f"no {', '.join(missing)}",
     "all that zsljax.models.System names",
   )
-
-
-def register(system: type) -> type:
-  """Enters a system under its ``name``, where a config finds it; a class decorator.
-
-  It stands above ``@dataclasses.dataclass(frozen=True)``.
-
-  Raises:
-    ZsljaxError: the class lacks a function, ``name`` or ``presets``.
-  """
-  check_contract(system)
   _SYSTEMS[system.name] = system
   return system
-
-
-def system_names() -> tuple[str, ...]:
-  """Names that ``build_system`` takes."""
-  return tuple(sorted(_SYSTEMS))
 
 
 def build_system(config: Mapping[str, Any]) -> System:
@@ -254,29 +268,24 @@ def build_system(config: Mapping[str, Any]) -> System:
   if module := config.pop("module", None):
     _import_module(module)
   name, preset = config.pop("name"), config.pop("preset", "paper")
-  if name not in _SYSTEMS:
-    raise ZsljaxError(
-      f"config.system.name: unknown system {name!r}. {did_you_mean(name, _SYSTEMS)}"
-    )
+  _known(name, _SYSTEMS, "name: unknown system")
   system = _SYSTEMS[name]
-  if preset not in system.presets:
-    raise ZsljaxError(
-      f"config.system.preset: {name} has no preset {preset!r}. "
-      f"{did_you_mean(preset, system.presets)}"
-    )
-  fields = {f.name for f in dataclasses.fields(system)}
+  _known(preset, system.presets, f"preset: {name} has no preset")
+  fields = [f.name for f in dataclasses.fields(system)]
   for field in config:
-    if field not in fields:
-      raise ZsljaxError(
-        f"config.system.{field}: {name} has no such field. "
-        f"{did_you_mean(field, fields)}"
-      )
+    _known(field, fields, f"{field}: {name} has no field")
   given = {
     field: tuple(value) if isinstance(value, list) else value  # Stored as JSON.
     for field, value in config.items()
     if value is not None
   }
   return system(**(system.presets[preset] | given))
+
+
+def _known(word: str, words: Iterable[str], message: str) -> None:
+  if word not in words:
+    hint = did_you_mean(word, words)
+    raise ZsljaxError(f"config.system.{message} {word!r}. {hint}")
 
 
 def _import_module(module: str) -> None:
@@ -295,3 +304,39 @@ def _import_module(module: str) -> None:
       f"({type(error).__name__}: {error}), expected a module in the working directory, "
       "beside the config's file or installed"
     ) from error
+
+
+def check_shapes(system: System, spec: Spec, classes: ClassSpace) -> None:
+  """Traces the functions of a system that a user wrote, and checks their results.
+
+  Raises:
+    ZsljaxError: ``scores`` are not ``[B, C]``, or ``loss`` returns something else than
+      a scalar and a dict of scalars.
+  """
+  where, images = f"system {type(system).__module__}.{type(system).__qualname__}", 3
+  rng = jax.random.key(0)
+  params = jax.eval_shape(lambda: system.init(rng, spec))
+  labels = jnp.zeros((images, 2) if system.task == MULTI_LABEL else images, jnp.int32)
+  batch = Batch(
+    jnp.zeros((images, *spec.feature_shape)),
+    classes.ids[labels],
+    jnp.ones(images, bool),
+    images,
+  )
+
+  def check(name: str, value: Any, shape: tuple[int, ...], expected: str) -> None:
+    found = getattr(value, "shape", None)
+    require(found == shape, f"{where}: {name}", f"shape {found}", expected)
+
+  scores = jax.eval_shape(system.scores, params, batch.features, classes)
+  shape = images, len(classes)
+  check("scores", scores, shape, f"{shape}, images by classes")
+  result = jax.eval_shape(system.loss, params, batch, classes, rng)
+  require(
+    isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict),
+    f"{where}: loss",
+    type(result).__name__,
+    "the loss and a dict of its parts",
+  )
+  for name, value in {"loss": result[0], **result[1]}.items():
+    check(f"{name} of loss", value, (), "a scalar")

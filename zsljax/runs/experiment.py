@@ -24,7 +24,7 @@ from zsljax.devices.precision import nearest
 from zsljax.errors import in_bytes, require
 from zsljax.evaluation import CALIBRATIONS, Report
 from zsljax.models import MULTI_LABEL, Spec, System, build_system
-from zsljax.models.own import check_shapes
+from zsljax.models.system import check_shapes
 from zsljax.reporting.rows import Row, make_row
 from zsljax.runs.workdir import flat, library_versions, read_manifest, run_identity
 from zsljax.training import (
