@@ -13,7 +13,7 @@ from zsljax.runs.config import read_config
 def test_a_config_is_called_by_its_name_or_its_file(tmp_path, monkeypatch):
   config = read_config("sdl:corel5k", ["--config.data.dir=D"])
   assert (config["data"]["dir"], config["data"]["name"]) == ("D", "corel5k")
-  shipped = pathlib.Path(flags.__file__).parents[1] / "configs" / "sdl.py"
+  shipped = pathlib.Path(compiled.__file__).parents[1] / "configs" / "sdl.py"
   monkeypatch.chdir(tmp_path)
   pathlib.Path("mine.py").write_text(shipped.read_text())
   assert read_config("mine.py:corel5k", ["--config.data.dir", "D"]) == config

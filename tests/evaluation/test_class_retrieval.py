@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from zsljax.errors import ZsljaxError
-from zsljax.evaluation import class_retrieval
+from zsljax.evaluation.class_retrieval import class_retrieval
 
 
 def case(seed, images=40, classes=4):

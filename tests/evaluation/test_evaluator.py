@@ -10,14 +10,14 @@ from zsljax.classes import ClassSpace
 from zsljax.devices.mesh import make_mesh
 from zsljax.errors import ZsljaxError
 from zsljax.evaluation import (
-  MULTI_LABEL_PROTOCOLS,
   PROTOCOLS,
   Report,
   make_evaluator,
   protocols_for,
-  selection_value,
   streamed_outputs,
 )
+from zsljax.evaluation.evaluator import selection_value
+from zsljax.evaluation.multilabel import MULTI_LABEL_PROTOCOLS
 
 SPACE = ClassSpace.create("abc", np.eye(3), [True, True, False], ids=[5, 2, 9])
 

@@ -13,11 +13,11 @@ from zsljax.errors import ZsljaxError
 from zsljax.evaluation import (
   Calibration,
   Decisions,
-  best_calibration,
   decide,
   seen_unseen_curve,
   single_label_metrics,
 )
+from zsljax.evaluation.calibration import best_calibration
 
 
 def random_case(seed=0, images=60, classes=7, unseen=3, ties=False, positive=False):

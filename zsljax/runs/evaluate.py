@@ -14,7 +14,14 @@ from zsljax import evaluation
 from zsljax.devices.precision import computed_in
 from zsljax.errors import ZsljaxError, did_you_mean, require
 from zsljax.evaluation import Calibration, Evaluator, Report
+from zsljax.evaluation.calibration import UNCALIBRATED
 from zsljax.evaluation.class_retrieval import DEFINITION
+from zsljax.evaluation.embeddings import (
+  pair_similarities,
+  pair_verification,
+  read_pairs,
+)
+from zsljax.evaluation.multilabel import PUBLISHED_DENSITY
 from zsljax.evaluation.protocols import EMBEDDINGS, PAIRS, RETRIEVAL, XIAN
 from zsljax.models import MULTI_LABEL, build_system
 from zsljax.reporting.curves import write_columns, write_curve
@@ -108,7 +115,7 @@ def evaluate(
     report = scored.report()
     rows = [scored.row(report)]
     if report.roc is not None:
-      write_columns(workdir / f"roc_{split}.csv", report.roc.columns())
+      write_columns(workdir / f"roc_{split}.csv", report.roc)
     if pairs is not None:
       rows.append(_pair_row(scored, pairs))
   add_rows(workdir, rows)
@@ -164,7 +171,7 @@ class _Scored:
     seen = np.asarray(classes.seen)
     return cls(run, evaluator, split, step, selection, outputs, labels, seen, source)
 
-  def report(self, calibration: Calibration = evaluation.UNCALIBRATED) -> Report:
+  def report(self, calibration: Calibration = UNCALIBRATED) -> Report:
     """Metrics of all images."""
     return self.evaluator.report(self.outputs, self.labels, self.seen, calibration)
 
@@ -216,7 +223,7 @@ def _single_label_rows(
 
 
 def _pair_row(scored: _Scored, path: pathlib.Path) -> Row:
-  given = evaluation.read_pairs(path)
+  given = read_pairs(path)
   rows = scored.source_rows
   order = np.argsort(rows)
   at = order[np.minimum(np.searchsorted(rows, given, sorter=order), len(rows) - 1)]
@@ -227,19 +234,16 @@ def _pair_row(scored: _Scored, path: pathlib.Path) -> Row:
     strange[0] if strange.size else "",
     f"rows of the {len(rows)} {scored.split} images, such as {rows[:3].tolist()}",
   )
-  verified = evaluation.pair_verification(
-    evaluation.pair_similarities(scored.outputs.embeddings, at),
-    scored.labels[at[:, 0]] == scored.labels[at[:, 1]],
-  )
-  shares = verified.shares() | {"auc": verified.auc}
+  same = scored.labels[at[:, 0]] == scored.labels[at[:, 1]]
+  shares, _ = pair_verification(pair_similarities(scored.outputs.embeddings, at), same)
   return scored.row(
     Report({name: 100 * share for name, share in shares.items()}),
     protocol=PAIRS,
     pairs={
       "file": path.name,
       "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-      "positives": verified.positives,
-      "negatives": verified.negatives,
+      "positives": int(same.sum()),
+      "negatives": int((~same).sum()),
     },
   )
 
@@ -305,7 +309,7 @@ def _described(provenance: dict) -> str:
 
 def _densities(row: Row) -> str:
   """A line that compares a multi-label row's labels with those of published tables."""
-  published = evaluation.PUBLISHED_DENSITY.get(row["dataset"])
+  published = PUBLISHED_DENSITY.get(row["dataset"])
   density = "density: labels to an image, K * P / R at every K; -: fewer than K labels"
   if published is None:
     return density

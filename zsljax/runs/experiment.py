@@ -22,7 +22,7 @@ from zsljax.data.placement import CACHE_LIMIT, available_memory
 from zsljax.devices.mesh import free_memory, make_mesh, over_classes
 from zsljax.devices.precision import nearest
 from zsljax.errors import in_bytes, require
-from zsljax.evaluation import CALIBRATIONS, Report
+from zsljax.evaluation import Calibration, Report
 from zsljax.models import MULTI_LABEL, Spec, System, build_system
 from zsljax.models.own import check_shapes
 from zsljax.reporting.rows import Row, make_row
@@ -126,13 +126,7 @@ class Experiment:
       f"{dataset.feature_shape[-1]} channels",
       f"{channels}, config.data.num_channels",
     )
-    calibration = config["evaluation"]["calibration"]
-    require(
-      calibration in CALIBRATIONS,
-      "config.evaluation.calibration",
-      repr(calibration),
-      f"one of {', '.join(CALIBRATIONS)}",
-    )
+    Calibration(config["evaluation"]["calibration"])  # Or it raises.
     classes = dataset.training_classes(config["data"]["train_split"])
     resolved = {
       "name": system.name,

@@ -28,7 +28,8 @@ import tqdm
 from zsljax import training
 from zsljax.devices.precision import computed_in
 from zsljax.errors import ZsljaxError, did_you_mean, require
-from zsljax.evaluation import Report, make_evaluator, selection_value
+from zsljax.evaluation import Report, make_evaluator
+from zsljax.evaluation.evaluator import selection_value
 from zsljax.evaluation.protocols import EMBEDDINGS, XIAN
 from zsljax.io.files import append_line, locked, read_lines, write_json
 from zsljax.io.progress import step_bar
