@@ -36,9 +36,8 @@ DATASETS = {
 
 def get_config(dataset: str = "digits") -> ConfigDict:
   """The config for one dataset."""
-  l2_weights, l2_prototypes = base.choose(dataset, DATASETS, "semantic_softmax")
-  config = base.get_config()
-  config.data.name = dataset
+  config = base.for_dataset(dataset, DATASETS, "semantic_softmax")
+  l2_weights, l2_prototypes = DATASETS[dataset]
   config.batch_size = 0
   # Steps of L-BFGS at the most. The released code stops after 50.
   config.epochs = 500

@@ -28,6 +28,7 @@ from zsljax.reporting.curves import write_columns, write_curve
 from zsljax.reporting.rows import (
   Row,
   add_rows,
+  data_of,
   deciding_fields,
   read_chosen,
   read_rows,
@@ -216,9 +217,7 @@ def _single_label_rows(
   for calibration, selection, origin in wanted:
     report = plain.calibrated(calibration)
     rows.append(scored.row(report, selection, gamma_from=origin))
-  curve = plain.curve
-  u, s = 100 * curve.unseen, 100 * curve.seen
-  write_curve(workdir, scored.split, curve.gamma, u, s, rows)
+  write_curve(workdir, scored.split, plain.curve, rows)
   return rows
 
 
@@ -329,8 +328,7 @@ def described(rows: list[Row], split: str) -> str:
   lines = (
     f"{row['system']} ({_described(row['provenance'])}), seed {row['seed']}, step "
     f"{row['step']}, trained on {trained_on}\n"
-    f"{row['dataset']}: {row['features']} features, classes by "
-    f"{row['class_embedding']}, split {row['split_version']}; "
+    f"{row['dataset']}: {data_of(row)}; "
     f"{'mean per-class accuracy ' if per_class else ''}in percent on {split} "
     f"images\n\n{terminal_table(rows)}\n"
   )

@@ -306,7 +306,6 @@ def _gaps(rows: Sequence[Row]) -> Block:
       *("val_selected, no gamma", "last, no gamma"),
     ),
     tuple(lines),
-    3,
     (
       "percent; mean (standard deviation) over seeds; a baseline in closed form is the "
       "same for every seed",

@@ -285,14 +285,8 @@ def _test(
     own = {stop: reports[i] for stop, reports in of_stop.items()}
     of_seed = _rows_of_seed(run.with_seed(seed), own, images, chosen)
     if curve := own[chosen["step"]].curve:
-      write_curve(
-        workdir / f"seed_{seed}",
-        "test",
-        curve.gamma,
-        100 * curve.unseen,
-        100 * curve.seen,
-        [row for row in of_seed if row["selection"] == "val_selected"],
-      )
+      marked = [row for row in of_seed if row["selection"] == "val_selected"]
+      write_curve(workdir / f"seed_{seed}", "test", curve, marked)
     rows += of_seed
   add_rows(workdir, rows)
 
