@@ -30,15 +30,10 @@ _CLASS_NORM = {
 }
 DATASETS = {
   "digits": {"system.preset": "embedding"},
-  "scene15": _CLASS_NORM,
+  **dict.fromkeys(("scene15", "awa2", "cub", "sun", "apy", "flo"), _CLASS_NORM),
   # Its features come out of a PCA, so they have signs. With 20 epochs validation chose
   # 1386 steps at the most, of 1540.
   "awa1": _CLASS_NORM | {"system.nonnegative": False, "epochs": 20},
-  "awa2": _CLASS_NORM,
-  "cub": _CLASS_NORM,
-  "sun": _CLASS_NORM,
-  "apy": _CLASS_NORM,
-  "flo": _CLASS_NORM,
   # A set of your own: any features, perhaps few.
   "own": _CLASS_NORM | {"system.nonnegative": False, "batch_size": 64},
 }

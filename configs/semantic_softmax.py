@@ -22,15 +22,10 @@ from zsljax.configs import base
 # your `own` take AWA1's; digits' have the best H on its validation fold, of lambda
 # in 1e-3..1 and gamma in 0..10.
 DATASETS = {
+  **dict.fromkeys(("awa1", "awa2", "scene15", "apy", "flo", "own"), (5e-3, 1e-4)),
   "digits": (1e-2, 1.0),
-  "scene15": (5e-3, 1e-4),
-  "awa1": (5e-3, 1e-4),
-  "awa2": (5e-3, 1e-4),
   "cub": (5e-4, 5e-6),
   "sun": (1e-4, 1e-8),
-  "apy": (5e-3, 1e-4),
-  "flo": (5e-3, 1e-4),
-  "own": (5e-3, 1e-4),
 }
 
 

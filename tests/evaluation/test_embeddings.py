@@ -216,9 +216,6 @@ SPOILT = [
     for measure in (verification, retrieval, mean_cosines)
     for inputs, message in (
       ((BROKEN, Y), "embeddings: .* in 2 of 12 rows"),
-      ((X, Y[1:]), r"labels: .*\(11,\).* shape \(12,\)"),
-      ((X, Y / 2), "labels: found float"),
-      ((X[:, 0], Y), r"embeddings: found shape \(12,\)"),
       ((X, np.arange(12)), "labels: found no (other image|positive pair)"),
       ((X[:0], Y[:0]), "labels: found no (other image|positive pair)"),
     )

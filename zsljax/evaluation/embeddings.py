@@ -103,10 +103,10 @@ def verification(embeddings: Array, labels: Array) -> tuple[dict[str, float], Co
     See ``pair_verification``.
 
   Raises:
-    ZsljaxError: shapes do not agree, a number is not finite, or there is no positive
+    ZsljaxError: a number is not finite, or there is no positive
       or no negative pair.
   """
-  directions, labels = _inputs(embeddings, labels)
+  directions, labels = _directions(embeddings), np.asarray(labels)
   _require_pairs("labels", *_count_pairs(labels))
   counts = np.zeros((2, 2 * _STEPS + 1), np.int64)  # Of two classes, and of one.
   columns = np.arange(len(labels))
@@ -213,10 +213,10 @@ def retrieval(embeddings: Array, labels: Array) -> dict[str, float]:
     similarity count together, as in scikit-learn's ``average_precision_score``.
 
   Raises:
-    ZsljaxError: shapes do not agree, a number is not finite, or no query has an image
+    ZsljaxError: a number is not finite, or no query has an image
       to find.
   """
-  directions, labels = _inputs(embeddings, labels)
+  directions, labels = _directions(embeddings), np.asarray(labels)
   _, index, size = np.unique(labels, return_inverse=True, return_counts=True)
   matches = size[index] > 1
   missing = "no other image of any query's class"
@@ -246,10 +246,10 @@ def mean_cosines(embeddings: Array, labels: Array) -> tuple[float, float]:
     labels: integers, ``[N]``.
 
   Raises:
-    ZsljaxError: shapes do not agree, a number is not finite, or there is no pair of
+    ZsljaxError: a number is not finite, or there is no pair of
       one class or none of two.
   """
-  directions, labels = _inputs(embeddings, labels)
+  directions, labels = _directions(embeddings), np.asarray(labels)
   positives, negatives = _count_pairs(labels)
   _require_pairs("labels", positives, negatives)
 
@@ -262,22 +262,9 @@ def mean_cosines(embeddings: Array, labels: Array) -> tuple[float, float]:
   return float(within / positives), float(between / negatives)
 
 
-def _inputs(embeddings: Array, labels: Array) -> tuple[np.ndarray, np.ndarray]:
-  """Directions float32 ``[N, d]`` and labels ``[N]``, checked."""
-  directions, labels = _directions(embeddings), np.asarray(labels)
-  require(
-    labels.shape == (len(directions),) and labels.dtype.kind in "iu",
-    "labels",
-    f"{labels.dtype} of shape {labels.shape}",
-    f"integers of shape ({len(directions)},), one for each embedding",
-  )
-  return directions, labels
-
-
 def _directions(embeddings: Array) -> np.ndarray:
   """Embeddings of length one, float32 ``[N, d]``; zero vectors stay zero."""
   x = np.asarray(embeddings).astype(np.float64)
-  require(x.ndim == 2, "embeddings", f"shape {x.shape}", "[N, d]")
   bad = ~np.isfinite(x).all(1)
   found = f"NaN or infinity in {bad.sum()} of {len(x)} rows"
   require(not bad.any(), "embeddings", found, "numbers")

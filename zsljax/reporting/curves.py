@@ -15,9 +15,7 @@ _CURVE, _LEVELS = "#1f5fa8", "#c4c4c4"
 _MARKS = ("#c8501e", "#3a8a4f", "#7a4fa3", "#b08a00")
 
 
-def write_curve(
-  folder: pathlib.Path, split: str, curve, rows: Sequence[Row]
-) -> None:
+def write_curve(folder: pathlib.Path, split: str, curve, rows: Sequence[Row]) -> None:
   """Writes the curve of one run to ``curve_<split>.csv`` and ``.png``.
 
   Args:

@@ -14,7 +14,6 @@ from zsljax import evaluation
 from zsljax.devices.precision import computed_in
 from zsljax.errors import ZsljaxError, did_you_mean, require
 from zsljax.evaluation import Calibration, Evaluator, Report
-from zsljax.evaluation.calibration import UNCALIBRATED
 from zsljax.evaluation.class_retrieval import DEFINITION
 from zsljax.evaluation.embeddings import (
   pair_similarities,
@@ -35,7 +34,7 @@ from zsljax.reporting.rows import (
   terminal_table,
 )
 from zsljax.runs.experiment import Experiment
-from zsljax.runs.workdir import flat
+from zsljax.runs.workdir import changes
 from zsljax.training.checkpoints import Checkpoints
 
 
@@ -101,24 +100,29 @@ def evaluate(
     require(value is None or fits, f"--{flag}", value, expected)
   top_k = top_k or run.config["evaluation"]["top_k"]
   evaluator = evaluation.make_evaluator(protocol, top_k)
-  if single_label:
-    kind = calibration or run.config["evaluation"]["calibration"]
-    origin = "--gamma"
-    if gamma is None and gamma_from is None and on_test:
-      gamma, origin = run.config["evaluation"]["gamma"], "config.evaluation.gamma"
-    wanted = [] if gamma is None else [(Calibration(kind, gamma), None, origin)]
-    if gamma_from is not None:
-      wanted.append(chosen_gamma(gamma_from, run, kind))
-    scored = _Scored.by(evaluator, workdir, run, split)
-    rows = _single_label_rows(scored, workdir, kind, wanted, test_oracle)
-  else:
-    scored = _Scored.by(evaluator, workdir, run, split)
-    report = scored.report()
-    rows = [scored.row(report)]
-    if report.roc is not None:
-      write_columns(workdir / f"roc_{split}.csv", report.roc)
-    if pairs is not None:
-      rows.append(_pair_row(scored, pairs))
+  kind = calibration or run.config["evaluation"]["calibration"]
+  origin = "--gamma"
+  if single_label and gamma is None and gamma_from is None and on_test:
+    gamma, origin = run.config["evaluation"]["gamma"], "config.evaluation.gamma"
+  wanted = [] if gamma is None else [(Calibration(kind, gamma), None, origin)]
+  if gamma_from is not None:
+    wanted.append(chosen_gamma(gamma_from, run, kind))
+  scored = _Scored.by(evaluator, workdir, run, split)
+  report = scored.report(Calibration(kind))
+  rows = [scored.row(report)]
+  if report.curve is not None:
+    best = report.curve.best()
+    if not on_test:
+      wanted.insert(0, (best, "val_selected", "highest H on val"))
+    if test_oracle:
+      wanted.append((best, "test_oracle", "highest H on test"))
+    for chosen, selection, origin in wanted:
+      rows.append(scored.row(report.calibrated(chosen), selection, gamma_from=origin))
+    write_curve(workdir, split, report.curve, rows)
+  if report.roc is not None:
+    write_columns(workdir / f"roc_{split}.csv", report.roc)
+  if pairs is not None:
+    rows.append(_pair_row(scored, pairs))
   add_rows(workdir, rows)
   return rows
 
@@ -172,7 +176,7 @@ class _Scored:
     seen = np.asarray(classes.seen)
     return cls(run, evaluator, split, step, selection, outputs, labels, seen, source)
 
-  def report(self, calibration: Calibration = UNCALIBRATED) -> Report:
+  def report(self, calibration: Calibration) -> Report:
     """Metrics of all images."""
     return self.evaluator.report(self.outputs, self.labels, self.seen, calibration)
 
@@ -194,31 +198,6 @@ class _Scored:
 def rows_protocol(name: str, split: str) -> str:
   """A protocol as rows name it: with a suffix where images are not the test images."""
   return name if split == "test" else f"{name}_{split}"
-
-
-def _single_label_rows(
-  scored: _Scored,
-  workdir: pathlib.Path,
-  kind: str,
-  wanted: list[tuple[Calibration, str | None, str]],
-  test_oracle: bool,
-) -> list[Row]:
-  """Rows without and with calibration, and the picture of the curve.
-
-  ``wanted`` are calibrations, each with its selection (None is the run's) and origin.
-  """
-  plain = scored.report(Calibration(kind))
-  best = plain.curve.best()
-  if scored.split == "val":
-    wanted = [(best, "val_selected", "highest H on val"), *wanted]
-  if test_oracle:
-    wanted = [*wanted, (best, "test_oracle", "highest H on test")]
-  rows = [scored.row(plain)]
-  for calibration, selection, origin in wanted:
-    report = plain.calibrated(calibration)
-    rows.append(scored.row(report, selection, gamma_from=origin))
-  write_curve(workdir, scored.split, plain.curve, rows)
-  return rows
 
 
 def _pair_row(scored: _Scored, path: pathlib.Path) -> Row:
@@ -270,24 +249,16 @@ def chosen_gamma(
       "run with config.data.train_split=train after `eval.py --split=val`"
     )
   row = rows[-1]
+  of_row = row["provenance"]
   there, here = (
-    {
-      **flat(deciding_fields(config), "config."),
-      "fingerprint of the data": fingerprint,
-    }
+    {"config": deciding_fields(config), "fingerprint of the data": fingerprint}
     for config, fingerprint in (
-      (row["provenance"]["config"], row["provenance"]["data"]["fingerprint"]),
+      (of_row["config"], of_row["data"]["fingerprint"]),
       (run.config, run.dataset.fingerprint),
     )
   )
-  for field in sorted(there.keys() | here.keys()):
-    found, expected = there.get(field), here.get(field)
-    require(
-      found == expected,
-      f"--gamma_from={workdir}: {field}",
-      found,
-      f"{expected} as here",
-    )
+  for field, found, expected in changes(there, here):
+    require(False, f"--gamma_from={workdir}: {field}", found, f"{expected} as here")
   origin = (
     f"highest H on val of seed {row['seed']}, step {row['step']} in {workdir.name}"
   )

@@ -254,7 +254,7 @@ class Experiment:
     gamma_from: str = "no calibration",
     **provenance,
   ) -> Row:
-    """A result row, see ``make_row``; the one place where a run's rows are made.
+    """A result row; the one place where a run's rows are made.
 
     Args:
       protocol: as rows name it.
@@ -267,14 +267,14 @@ class Experiment:
     config, meta = self.config, self.dataset.metadata
     calibration = report.calibration
     return make_row(
+      meta,
+      report.metrics,
       system=self.system.name,
-      dataset=meta,
       protocol=protocol,
       selection=selection,
       calibration=calibration.name,
       seed=config["seed"],
       step=step,
-      metrics=report.metrics,
       conditions=report.conditions,
       provenance={
         "gamma": calibration.gamma or 0.0,
