@@ -67,9 +67,8 @@ def read_rows(workdir: pathlib.Path) -> list[Row]:
   path = workdir / _FILE
   rows = read_lines(path)
   for row in rows:
-    require(
-      row.get("schema") == SCHEMA, f"{path}: schema", row.get("schema"), str(SCHEMA)
-    )
+    found = row.get("schema")
+    require(found == SCHEMA, f"{path}: schema", found, str(SCHEMA))
   return rows
 
 
@@ -128,7 +127,7 @@ class Summary:
     seeds: of the rows.
     gammas: of the rows, each once.
     mean: of each metric.
-    deviation: of each metric, between seeds (of a sample); NaN of one seed.
+    deviation: of each metric, between seeds (of a sample); empty of one seed.
   """
 
   row: Row
@@ -141,8 +140,7 @@ class Summary:
     """``41.2 (0.6)``; ``-`` where the metric does not exist."""
     if not math.isfinite(self.mean.get(metric, math.nan)):
       return "-"
-    deviation = self.deviation[metric]
-    spread = f" ({deviation:.1f})" if math.isfinite(deviation) else ""
+    spread = f" ({self.deviation[metric]:.1f})" if self.deviation else ""
     return f"{self.mean[metric]:.1f}{spread}"
 
 
@@ -173,10 +171,7 @@ def summarize(rows: Sequence[Row]) -> list[Summary]:
         tuple(row["seed"] for row in group),
         tuple(dict.fromkeys(row["provenance"]["gamma"] for row in group)),
         {name: statistics.fmean(values) for name, values in columns.items()},
-        {
-          name: statistics.stdev(values) if len(values) > 1 else math.nan
-          for name, values in columns.items()
-        },
+        {n: statistics.stdev(v) for n, v in columns.items() if len(v) > 1},
       )
     )
   return summaries

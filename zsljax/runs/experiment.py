@@ -11,12 +11,7 @@ from typing import Any
 import jax
 
 from zsljax.classes import ClassSpace
-from zsljax.data import (
-  StoredDataset,
-  TrainingData,
-  evaluation_batches,
-  open_dataset,
-)
+from zsljax.data import StoredDataset, TrainingData, evaluation_batches, open_dataset
 from zsljax.data.pipeline import Columns, load
 from zsljax.data.placement import CACHE_LIMIT, available_memory
 from zsljax.devices.mesh import free_memory, make_mesh, over_classes
@@ -27,10 +22,7 @@ from zsljax.models import MULTI_LABEL, Spec, System, build_system
 from zsljax.models.own import check_shapes
 from zsljax.reporting.rows import Row, make_row
 from zsljax.runs.workdir import flat, library_versions, read_manifest, run_identity
-from zsljax.training import (
-  DeviceImages,
-  check_divides,
-)
+from zsljax.training import DeviceImages, check_divides
 from zsljax.training.checkpoints import abstract
 
 # The lowest values of fields that are counts.
