@@ -58,7 +58,5 @@ def test_systems_get_the_features_that_they_want(stand_in, tmp_path, capsys):
 
 
 def test_missing_data_are_described(tmp_path):
-  with pytest.raises(ZsljaxError) as error:
+  with pytest.raises(ZsljaxError, match="no cub that .* expected an import of it, see"):
     reproduce._usable(["eszsl", "msdn"], ["digits", "cub"], tmp_path)
-  for file in ("res101.mat", "att_splits.mat", "ResNet_101_CUB.hdf5"):
-    assert file in str(error.value)

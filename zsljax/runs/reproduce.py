@@ -41,33 +41,11 @@ SYSTEMS = {
   "sae": ("baselines", ",sae", "pooled"),
   "nearest_mean": ("baselines", ",nearest_mean", "pooled"),
 }
-_XLSA17 = (
-  "{0}: put res101.mat and att_splits.mat of the xlsa17 archive into a folder named "
-  "{0} and run `python -m zsljax data import-xlsa17 --source=FOLDER --dest=DATA`"
+_SEVERAL = ("corel5k", "nus_wide", "coco", "open_images")
+DATASETS = (
+  *("digits", "cub", "sun", "awa2", "awa1", "apy", "flo", "scene15"),
+  *_SEVERAL,
 )
-_REGIONS = (
-  "{0} with regions: `python -m zsljax data import-regions "
-  "--source=feature_map_ResNet_101_{0}.hdf5 --dest=DATA`, the file that TransZero's "
-  "preprocessing makes of the images"
-)
-_MULTI_LABEL = (
-  "{0}: see `python -m zsljax data import-{1} --help` for its label files and features"
-)
-# What must be where, by dataset.
-SOURCES = {
-  **{
-    name: _XLSA17.format(name.upper()) + "; " + _REGIONS.format(name.upper())
-    for name in ("cub", "sun", "awa2")
-  },
-  **{name: _XLSA17.format(name.upper()) for name in ("awa1", "apy", "flo")},
-  "scene15": "scene15: `python -m zsljax data import-regions --source=FILE.hdf5 "
-  "--dest=DATA`, and once more with --pool for systems on pooled features",
-  "corel5k": _MULTI_LABEL.format("corel5k", "multilabel"),
-  "nus_wide": _MULTI_LABEL.format("nus_wide", "nus-wide"),
-  "coco": _MULTI_LABEL.format("coco", "coco"),
-  "open_images": _MULTI_LABEL.format("open_images", "open-images"),
-}
-_SEVERAL = ("multidigit", "corel5k", "nus_wide", "coco", "open_images")
 
 
 def reproduce(
@@ -82,7 +60,7 @@ def reproduce(
 
   Args:
     systems: of ``SYSTEMS``, apart by commas, or ``all``.
-    datasets: ``digits`` or of ``SOURCES``, apart by commas, or ``all``.
+    datasets: of ``DATASETS``, apart by commas, or ``all``.
     dest: the folder of the report and of the sweeps.
     seeds: number of runs that are tested.
     data_dir: the folder of stored datasets.
@@ -93,7 +71,7 @@ def reproduce(
   """
   usable = _usable(
     _names(systems, "--systems", SYSTEMS),
-    _names(datasets, "--datasets", ("digits", *SOURCES)),
+    _names(datasets, "--datasets", DATASETS),
     data_dir,
   )
   require(len(usable) > 0, "--systems", systems, "systems that fit the datasets")
@@ -159,8 +137,8 @@ def _usable(
     require(
       len(usable) > before,
       f"--data_dir={data_dir}",
-      f"no {dataset}",
-      SOURCES.get(dataset, "a dataset that a system can use"),
+      f"no {dataset} that one of the systems can use",
+      "an import of it, see docs/importing.md",
     )
     if left_out:
       print(f"left out: {', '.join(left_out)}")
