@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import pathlib
 import textwrap
-from typing import Any
 
 import numpy as np
 
@@ -107,7 +106,7 @@ def evaluate(
   wanted = [] if gamma is None else [(Calibration(kind, gamma), None, origin)]
   if gamma_from is not None:
     wanted.append(chosen_gamma(gamma_from, run, kind))
-  scored = _Scored.by(evaluator, workdir, run, split)
+  scored = _Scored(evaluator, workdir, run, split)
   report = scored.report(Calibration(kind))
   rows = [scored.row(report)]
   if report.curve is not None:
@@ -127,44 +126,30 @@ def evaluate(
   return rows
 
 
-@dataclasses.dataclass(frozen=True)
 class _Scored:
-  """Outputs of a run's latest checkpoint for all images of a split.
+  """Outputs of a run's latest checkpoint for all N images of a split.
 
   Attributes:
-    run: the experiment.
-    evaluator: of the outputs.
-    split: ``test`` or ``val``.
-    step: of the checkpoint.
     selection: ``val_selected`` where a sweep chose settings and step, else ``last``.
-    outputs: of N images.
-    labels: of them, as the evaluator takes them.
-    seen: of the classes that are scored, ``[C]`` bool.
+    labels: of the images, as the evaluator takes them.
     source_rows: of the images in the imported features, ``[N]``.
   """
 
-  run: Experiment
-  evaluator: Evaluator
-  split: str
-  step: int
-  selection: str
-  outputs: Any
-  labels: np.ndarray
-  seen: np.ndarray
-  source_rows: np.ndarray
-
-  @classmethod
-  def by(
-    cls, evaluator: Evaluator, workdir: pathlib.Path, run: Experiment, split: str
-  ) -> _Scored:
+  def __init__(
+    self, evaluator: Evaluator, workdir: pathlib.Path, run: Experiment, split: str
+  ):
     """Restores the checkpoint and scores the images."""
+    self.evaluator, self.run, self.split = evaluator, run, split
     checkpoints = Checkpoints(workdir, run.identity())
-    step = checkpoints.latest_step()
-    params = checkpoints.restore_params(run.param_shapes(), step)
+    self.step = checkpoints.latest_step()
+    params = checkpoints.restore_params(run.param_shapes(), self.step)
     checkpoints.close()
     chosen = read_chosen(workdir)
-    selection = "val_selected" if chosen and chosen["step"] >= step else "last"
+    self.selection = (
+      "val_selected" if chosen and chosen["step"] >= self.step else "last"
+    )
     classes, splits, batches = run.images(split)
+    self.seen = np.asarray(classes.seen)
     with computed_in(run.config["matmul_precision"]):
       outputs, labels = evaluation.streamed_outputs(
         evaluator, run.system, params, classes, batches, run.mesh
@@ -173,8 +158,7 @@ class _Scored:
     if evaluator.protocol == RETRIEVAL:
       order = np.argsort(source)
       outputs, labels, source = outputs[order], labels[order], source[order]
-    seen = np.asarray(classes.seen)
-    return cls(run, evaluator, split, step, selection, outputs, labels, seen, source)
+    self.outputs, self.labels, self.source_rows = outputs, labels, source
 
   def report(self, calibration: Calibration) -> Report:
     """Metrics of all images."""
