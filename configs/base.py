@@ -125,43 +125,27 @@ def get_config() -> ConfigDict:
   return config
 
 
-def choose_both(
-  argument: str, usual: str, datasets: dict, what: str, choices: dict, file: str
-) -> tuple[str, str]:
-  """The dataset and the choice, such as a loss, that an argument names.
-
-  Args:
-    argument: ``DATASET`` or ``DATASET,CHOICE``.
-    usual: the choice where the argument has none.
-    datasets: by their names.
-    what: the word for a choice.
-    choices: by their names.
-    file: the config's name.
+def for_dataset(name: str, datasets: dict, file: str) -> ConfigDict:
+  """The fields that all systems share, for one dataset.
 
   Raises:
-    ZsljaxError: the dataset or the choice is unknown.
+    ZsljaxError: the config's ``datasets`` have none of this name.
   """
-  dataset, _, choice = argument.partition(",")
-  choice = choice or usual
-  choose(dataset, datasets, file)
-  if choice not in choices:
-    raise ZsljaxError(
-      f"--config={file}:{argument}: unknown {what} {choice!r}. "
-      f"{did_you_mean(choice, choices)}"
-    )
-  return dataset, choice
+  choose(name, datasets, file, "argument")
+  config = get_config()
+  config.data.name = name
+  return config
 
 
-def choose(argument: str, choices: dict, file: str):
-  """The entry of ``choices`` that a config's argument names.
+def choose(name: str, choices: dict, file: str, what: str):
+  """The entry of ``choices`` that a part of a config's argument names.
 
   Raises:
     ZsljaxError: there is none.
   """
-  if argument not in choices:
+  if name not in choices:
     raise ZsljaxError(
-      f"--config={file}:{argument}: unknown argument {argument!r}. "
-      f"{did_you_mean(argument, choices)} For data of your own take one of these and "
-      "name the set with --config.data.name=NAME."
+      f"--config={file}: unknown {what} {name!r}. {did_you_mean(name, choices)} For "
+      "data of your own take a dataset that is known and --config.data.name=NAME."
     )
-  return choices[argument]
+  return choices[name]

@@ -30,16 +30,14 @@ GRIDS = {
 
 def get_config(argument: str = "digits") -> ConfigDict:
   """The config for a dataset and a system, as in ``awa1,sae``."""
-  dataset, system = base.choose_both(
-    argument, "eszsl", DATASETS, "system", SYSTEMS, "baselines"
-  )
-  config = base.get_config()
-  config.data.name = dataset
+  dataset, _, system = argument.partition(",")
+  system = system or "eszsl"
+  config = base.for_dataset(dataset, DATASETS, "baselines")
+  fields = base.choose(system, SYSTEMS, "baselines", "system")
   config.batch_size = 0
   config.epochs = 1
-  config.optimizer.name = "adam"
 
-  config.system = ConfigDict({"name": system, "preset": "paper", **SYSTEMS[system]})
+  config.system = ConfigDict({"name": system, "preset": "paper", **fields})
   config.selection.metric = "t1"
   config.grid.system = ConfigDict(GRIDS[system])
   return config

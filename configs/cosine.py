@@ -19,38 +19,24 @@ from ml_collections.config_dict import placeholder
 from zsljax.configs import base
 from zsljax.losses import FAMILY
 
-_EMBEDDING = {
-  "preset": "embedding",
-  "epochs": 50,
-  "learning_rate": 1e-3,
-  "batch_size": 128,
-}
 _CLASS_NORM = {
-  "preset": "class_norm",
-  "epochs": 50,
-  "learning_rate": 5e-4,
-  "weight_decay": 1e-4,
-  "schedule": "step",
+  "system.preset": "class_norm",
+  "optimizer.learning_rate": 5e-4,
+  "optimizer.weight_decay": 1e-4,
+  "optimizer.schedule": "step",
   "batch_size": 256,
   # The released code ends in a ReLU, as its features are not negative.
-  "nonnegative": True,
+  "system.nonnegative": True,
 }
 DATASETS = {
-  "digits": _EMBEDDING,
-  "scene15": _CLASS_NORM,
+  "digits": {"system.preset": "embedding"},
+  **dict.fromkeys(("scene15", "awa2", "cub", "sun", "apy", "flo"), _CLASS_NORM),
   # Its features come out of a PCA, so they have signs. With 20 epochs validation chose
   # 1386 steps at the most, of 1540.
-  "awa1": _CLASS_NORM | {"nonnegative": False, "epochs": 20},
-  "awa2": _CLASS_NORM,
-  "cub": _CLASS_NORM,
-  "sun": _CLASS_NORM,
-  "apy": _CLASS_NORM,
-  "flo": _CLASS_NORM,
+  "awa1": _CLASS_NORM | {"system.nonnegative": False, "epochs": 20},
   # A set of your own: any features, perhaps few.
-  "own": _CLASS_NORM | {"nonnegative": False, "batch_size": 64},
+  "own": _CLASS_NORM | {"system.nonnegative": False, "batch_size": 64},
 }
-
-
 # Values that `zsljax sweep` and `zsljax compare` try, of each loss.
 _SCALES, _MARGINS = (20.0, 40.0), (0.1, 0.3)
 GRIDS = {
@@ -68,23 +54,16 @@ GRIDS = {
 
 def get_config(argument: str = "digits") -> ConfigDict:
   """The config for a dataset and a loss, as in ``awa1,cosface``."""
-  dataset, loss = base.choose_both(
-    argument, "normface", DATASETS, "loss", FAMILY, "cosine"
-  )
-  chosen = DATASETS[dataset]
-  config = base.get_config()
-  config.data.name = dataset
-  config.batch_size = chosen["batch_size"]
-  config.epochs = chosen["epochs"]
-  config.optimizer.name = "adam"
-  config.optimizer.learning_rate = chosen["learning_rate"]
-  config.optimizer.schedule = chosen.get("schedule", "constant")
-  config.optimizer.weight_decay = chosen.get("weight_decay", 0.0)
+  dataset, _, loss = argument.partition(",")
+  loss = loss or "normface"
+  config = base.for_dataset(dataset, DATASETS, "cosine")
+  base.choose(loss, FAMILY, "cosine", "loss")
+  config.batch_size = 128
 
   config.system = ConfigDict()
   config.system.name = "cosine"
   # `embedding`, `zero_shot` or `class_norm`; decides the fields below that are None.
-  config.system.preset = chosen["preset"]
+  config.system.preset = "embedding"
   # A member of the family.
   config.system.loss_name = loss
   # What makes the embedding of an image: `none` (class_norm), `mlp` (zero_shot) or
@@ -101,7 +80,7 @@ def get_config(argument: str = "digits") -> ConfigDict:
   # Standardises the generator over classes: true in class_norm.
   config.system.class_normalization = placeholder(bool)
   # Ends the generator in a ReLU.
-  config.system.nonnegative = chosen.get("nonnegative", False)
+  config.system.nonnegative = False
   # Learned prototypes: the share of negatives that take part in a step.
   config.system.sample_share = 1.0
   # Of the loss; None takes its own value. class_norm's code has scale 25.
@@ -121,7 +100,8 @@ def get_config(argument: str = "digits") -> ConfigDict:
   config.system.one_sided = placeholder(bool)
   # circle: whether its weights are constants to the gradient.
   config.system.stop_gradient = placeholder(bool)
-  if chosen["preset"] == "class_norm" and loss == "normface":
+  config.update_from_flattened_dict(DATASETS[dataset])
+  if config.system.preset == "class_norm" and loss == "normface":
     config.system.scale = 25.0
 
   config.grid.system = ConfigDict(GRIDS[loss])

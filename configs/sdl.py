@@ -34,59 +34,46 @@ from zsljax.configs import base
 # rate of 1e-3 without decay is the plain way. NUS-WIDE's 7 rows are those of its
 # released checkpoint, its lambda the default of the released loss; Open Images takes
 # NUS-WIDE's.
-_PLAIN = {
-  "rows": 2,
-  "variance_weight": 0.01,
-  "epochs": 10,
-  "batch_size": 32,
-  "learning_rate": 1e-3,
-  "schedule": "constant",
-  "weight_decay": 0.0,
-}
-_RELEASED = {"learning_rate": 2.5e-5, "schedule": "one_cycle", "weight_decay": 3e-4}
-_NUS_WIDE = _PLAIN | {"rows": 7, "variance_weight": 0.3, "batch_size": 128}
+_NUS_WIDE = {"system.rows": 7, "system.variance_weight": 0.3, "batch_size": 128}
 DATASETS = {
-  "multidigit": _PLAIN
-  | {
-    "rows": 4,
-    "variance_weight": 0.1,
+  "multidigit": {
+    "system.rows": 4,
+    "system.variance_weight": 0.1,
     "epochs": 30,
-    "learning_rate": 3e-3,
-    "top_k": (1, 2),
+    "optimizer.learning_rate": 3e-3,
+    "evaluation.top_k": (1, 2),
   },
-  "corel5k": _PLAIN,
-  "own": _PLAIN,
-  "coco": _PLAIN | _RELEASED,
+  "corel5k": {},
+  "own": {},
+  "coco": {
+    "optimizer.learning_rate": 2.5e-5,
+    "optimizer.schedule": "one_cycle",
+    "optimizer.weight_decay": 3e-4,
+  },
   "nus_wide": _NUS_WIDE,
-  "open_images": _NUS_WIDE | {"top_k": (10, 20)},
+  "open_images": _NUS_WIDE | {"evaluation.top_k": (10, 20)},
 }
 
 
 def get_config(dataset: str = "multidigit") -> ConfigDict:
   """The config for one dataset."""
-  chosen = base.choose(dataset, DATASETS, "sdl")
-  config = base.get_config()
-  config.data.name = dataset
-  config.batch_size = chosen["batch_size"]
-  config.epochs = chosen["epochs"]
-  config.optimizer.name = "adam"
-  config.optimizer.learning_rate = chosen["learning_rate"]
-  config.optimizer.schedule = chosen["schedule"]
-  config.optimizer.weight_decay = chosen["weight_decay"]
+  config = base.for_dataset(dataset, DATASETS, "sdl")
+  config.batch_size = 32
+  config.epochs = 10
   config.log_every = 100
-  config.evaluation.top_k = chosen.get("top_k", ())
 
   config.system = ConfigDict()
   config.system.name = "sdl"
   # `official_code` or `paper` (partly recalled); decides the fields that are None.
   config.system.preset = "official_code"
   # K: rows of an image's embedding matrix.
-  config.system.rows = chosen["rows"]
+  config.system.rows = 2
   # lambda: share of the regulariser on the matrix's variance.
-  config.system.variance_weight = chosen["variance_weight"]
+  config.system.variance_weight = 0.01
   # Of the whole loss: 1 (paper, recalled) or 2 (official_code).
   config.system.factor = placeholder(float)
   # What a label is in training that is neither annotated as present nor as absent:
   # `negative` (paper and code) or nothing (`ignore`).
   config.system.unannotated = "negative"
+  config.update_from_flattened_dict(DATASETS[dataset])
   return config

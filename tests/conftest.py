@@ -14,9 +14,7 @@ import pytest
 from zsljax.classes import ClassSpace
 from zsljax.data import make_feature_set, prepare
 from zsljax.runs import train
-from zsljax.training import (
-  make_optimizer,
-)
+from zsljax.training import make_optimizer
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # The same small programs are compiled many times over, here and in subprocesses.

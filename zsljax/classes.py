@@ -6,6 +6,7 @@ generalized one and a new class at inference are class spaces, too.
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterable, Sequence
 import dataclasses
 import pathlib
@@ -82,19 +83,16 @@ class ClassSpace:
       f"shape {embeddings.shape}",
       f"one row for each of the {count} class names, [C, A]",
     )
-    bad = np.flatnonzero(~np.isfinite(embeddings).all(1))
-    if bad.size:
-      raise ZsljaxError(
-        f"class embeddings: found NaN or infinity in class {names[bad[0]]!r} "
-        f"({bad.size} of {count} classes), expected finite numbers"
-      )
+    bad = ~np.isfinite(embeddings).all(1)
+    found = f"NaN or infinity in class {names[np.argmax(bad)]!r} ({bad.sum()} in all)"
+    require(not bad.any(), "class embeddings", found, "finite numbers")
     for field, value in (("seen", seen), ("ids", ids)):
       shape = f"shape {value.shape}"
       require(value.shape == (count,), f"class space, {field}", shape, f"({count},)")
     for field, values in (("class names", names), ("class ids", ids.tolist())):
-      if len(set(values)) < count:
-        twice = next(value for value in values if values.count(value) > 1)
-        raise ZsljaxError(f"{field}: {twice!r} occurs twice, expected distinct")
+      (value, times), *_ = collections.Counter(values).most_common(1)
+      if times > 1:
+        raise ZsljaxError(f"{field}: {value!r} occurs twice, expected distinct")
     width = embeddings.shape[1]
     require(
       len(attribute_names) in (0, width),

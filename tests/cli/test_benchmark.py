@@ -12,7 +12,6 @@ from zsljax import benchmark
 from zsljax.benchmark import loss as benchmark_loss
 from zsljax.cli.main import main
 from zsljax.data import prepare
-from zsljax.data.builtin.digits import read_digits
 from zsljax.data.builtin.multidigit import read_multidigit
 from zsljax.errors import ZsljaxError
 from zsljax.losses import pairwise_ranking
@@ -113,13 +112,3 @@ def test_all_forms_of_the_ranking_loss_agree(float64):
   )
   for other in (benchmark_loss.padded_ranking, benchmark_loss.all_pairs_ranking):
     np.testing.assert_allclose(other(scores, positives), found, rtol=1e-12)
-
-
-@pytest.mark.slow
-def test_benchmark_times_the_input_of_a_stored_set(tmp_path):
-  prepare(read_digits(), tmp_path)
-  figures = quick("semantic_softmax", "cub", 128, tmp_path, "digits")
-  assert figures["feature_shape"] == [64] and figures["num_classes"] == 10
-  rates = figures["input"]
-  assert rates["rows"] == 128 * 4 * (1008 // 128)
-  assert "together" in benchmark.show(figures)

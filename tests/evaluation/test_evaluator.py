@@ -10,14 +10,15 @@ from zsljax.classes import ClassSpace
 from zsljax.devices.mesh import make_mesh
 from zsljax.errors import ZsljaxError
 from zsljax.evaluation import (
-  MULTI_LABEL_PROTOCOLS,
   PROTOCOLS,
   Report,
   make_evaluator,
   protocols_for,
-  selection_value,
   streamed_outputs,
 )
+from zsljax.evaluation.evaluator import selection_value
+from zsljax.evaluation.multilabel import MULTI_LABEL_PROTOCOLS
+from zsljax.evaluation.protocols import selection_metric
 
 SPACE = ClassSpace.create("abc", np.eye(3), [True, True, False], ids=[5, 2, 9])
 
@@ -25,7 +26,7 @@ SPACE = ClassSpace.create("abc", np.eye(3), [True, True, False], ids=[5, 2, 9])
 class Fixed:
   """A system whose scores and embeddings are its features."""
 
-  task = models.SINGLE_LABEL
+  name, task = "fixed", models.SINGLE_LABEL
 
   def scores(self, params, features, classes):
     return features * params
@@ -101,6 +102,14 @@ def test_systems_have_the_protocols_of_their_task():
     system = Fixed()
     system.task = task
     assert protocols_for(system)[0] == name
+
+
+def test_metric_that_may_not_choose_is_refused():
+  assert (
+    selection_metric(Fixed(), "t1") == "t1" and selection_metric(Fixed(), "") == "h"
+  )
+  with pytest.raises(ZsljaxError, match=r"config.selection.metric: found 'f1', expect"):
+    selection_metric(Fixed(), "f1")
 
 
 def test_value_of_a_setting_is_a_mean_over_seeds():

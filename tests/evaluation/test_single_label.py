@@ -13,11 +13,11 @@ from zsljax.errors import ZsljaxError
 from zsljax.evaluation import (
   Calibration,
   Decisions,
-  best_calibration,
   decide,
   seen_unseen_curve,
   single_label_metrics,
 )
+from zsljax.evaluation.calibration import best_calibration
 
 
 def random_case(seed=0, images=60, classes=7, unseen=3, ties=False, positive=False):
@@ -79,15 +79,6 @@ def test_curve_equals_a_brute_force_sweep(seed, ties, per_class):
   assert (np.diff(curve.unseen) >= 0).all() and (np.diff(curve.seen) <= 0).all()
 
 
-def test_curve_misses_no_gamma():
-  scores, case = random_case(3)
-  curve = seen_unseen_curve(*case)
-  found = set(zip(curve.unseen.round(9), curve.seen.round(9), strict=True))
-  for gamma in np.linspace(-5, 5, 2001):
-    expected = numpy_metrics(scores, *case[1:], gamma)
-    assert (round(expected["u"] / 100, 9), round(expected["s"] / 100, 9)) in found
-
-
 @given(st.integers(0, 1000), st.sampled_from(["additive", "multiplicative"]))
 def test_best_gamma_beats_a_grid(seed, kind):
   _, case = random_case(seed)
@@ -146,39 +137,6 @@ def test_multiplicative_calibration_is_its_definition(seed, positive, gamma):
 def test_spoilt_calibrations_are_refused(kind, gamma, message):
   with pytest.raises(ZsljaxError, match=message):
     Calibration(kind, gamma)
-
-
-def test_sweep_of_gamma_over_many_images_is_exact():
-  rng = np.random.default_rng(0)
-  n, classes = 10_000, 717
-  seen, labels = np.arange(classes) < 645, rng.integers(0, classes, n)
-  scores = rng.integers(-400, 400, (2, n)).astype(np.float32)
-  right = rng.random(n) < 0.6
-  decisions = Decisions(
-    np.where(right & seen[labels], labels, rng.integers(0, 645, n)),
-    scores[0],
-    np.where(right & ~seen[labels], labels, rng.integers(645, classes, n)),
-    scores[1],
-  )
-  curve = seen_unseen_curve(decisions, labels, seen)
-  best, h = best_calibration([curve])
-  found = {
-    gamma: single_label_metrics(decisions, labels, seen, Calibration("additive", gamma))
-    for gamma in (*(np.arange(-801, 801, 80) + 0.5), best.gamma)
-  }
-  assert 100 * h >= max(metrics["h"] for metrics in found.values()) - 1e-9
-  for gamma, metrics in found.items():
-    at = np.searchsorted(curve.margins, gamma)
-    expected = [100 * curve.unseen[at], 100 * curve.seen[at]]
-    np.testing.assert_allclose([metrics["u"], metrics["s"]], expected, atol=1e-9)
-
-
-def test_perfect_scores_have_area_one():
-  seen, labels = np.array([True, True, False, False]), np.repeat(np.arange(4), 3)
-  decisions = jax.device_get(decide(10 * np.eye(4, dtype=np.float32)[labels], seen))
-  names = ("t1", "u", "s", "h", "ausuc", "ausuc_micro")
-  found = single_label_metrics(decisions, labels, seen)
-  assert found == pytest.approx(dict.fromkeys(names, 100))
 
 
 def test_golden_metrics_json():

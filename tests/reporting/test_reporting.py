@@ -73,15 +73,6 @@ def test_rows_of_another_schema_are_refused(tmp_path):
     read_rows(tmp_path)
 
 
-def test_unknown_selection_is_refused():
-  good = {
-    "system": "s", "dataset": DATASET, "protocol": "xian", "selection": "best",
-    "calibration": "none", "seed": 0, "step": 0, "metrics": {}, "provenance": {},
-  }  # fmt: skip
-  with pytest.raises(ZsljaxError, match="selection: found best"):
-    make_row(**good)
-
-
 def test_terminal_table_is_aligned_and_shows_gamma():
   lines = terminal_table([row(), row(calibration="additive", gamma=0.25)]).split("\n")
   assert "additive (0.25)" in lines[2]

@@ -199,10 +199,11 @@ def store(args: argparse.Namespace, feature_set) -> None:
 
 def sweep_heading(rows: Sequence[dict]) -> str:
   """A sentence on the system, the data and the seeds of a sweep's rows."""
+  from zsljax.reporting.rows import data_of
+
   row = rows[0]
   seeds = len({row["seed"] for row in rows})
   return (
-    f"{row['system']} on {row['dataset']} ({row['features']} features, classes by "
-    f"{row['class_embedding']}, split {row['split_version']}), test images; percent, "
+    f"{row['system']} on {row['dataset']} ({data_of(row)}), test images; percent, "
     f"mean (standard deviation) of {seeds} seed{'s' if seeds > 1 else ''}"
   )

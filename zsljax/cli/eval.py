@@ -93,9 +93,7 @@ def run(args) -> None:
   from zsljax.runs.evaluate import described, evaluate
 
   tasks = processes.launched_tasks()
-  require(
-    tasks == 1, "zsljax eval", f"{tasks} processes", "one, without srun or mpirun"
-  )
+  require(tasks == 1, "zsljax eval", f"{tasks} processes", "one, without srun")
   keep_compiled()
   workdir = args.workdir.absolute()
   rows = evaluate(

@@ -8,8 +8,6 @@ Example:
   zsljax reproduce --systems=eszsl,msdn --datasets=digits --seeds=3 --dest=results
 """
 
-import pathlib
-
 from zsljax.cli.common import add_number, add_path
 
 GROUP = "judge"
@@ -27,14 +25,6 @@ def add_arguments(parser) -> None:
   add_path(
     parser, "--data_dir", "where datasets were imported to", "DIR", required=False
   )
-  add_path(
-    parser,
-    "--configs",
-    "folder of the config files (default: those that come with zsljax)",
-    "DIR",
-    required=False,
-    default=pathlib.Path(__file__).parents[1] / "configs",
-  )
   parser.set_defaults(fields=[])
 
 
@@ -42,12 +32,6 @@ def run(args) -> None:
   from zsljax.runs.reproduce import reproduce
 
   report = reproduce(
-    args.systems,
-    args.datasets,
-    args.dest,
-    args.seeds,
-    args.data_dir,
-    args.configs,
-    args.fields,
+    args.systems, args.datasets, args.dest, args.seeds, args.data_dir, args.fields
   )
   print(f"report in {report}")

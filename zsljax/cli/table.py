@@ -15,9 +15,7 @@ GROUP = "judge"
 
 def add_arguments(parser) -> None:
   parser.add_argument("workdirs", type=path, nargs="+", metavar="WORKDIR")
-  add_choice(
-    parser, "--format", ["terminal", "markdown", "latex", "csv"], "of the table"
-  )
+  add_choice(parser, "--format", ["terminal", "markdown", "latex"], "of the table")
 
 
 def run(args) -> None:

@@ -46,14 +46,8 @@ def class_retrieval(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     ``map_released``, for which images must be in the order of the source.
 
   Raises:
-    ZsljaxError: shapes do not agree, or a label has no column.
+    ZsljaxError: there is no label, or one has no column.
   """
-  require(
-    scores.ndim == 2 and labels.shape == (len(scores),),
-    "labels",
-    f"shape {labels.shape}",
-    f"one for each row of the scores {scores.shape}",
-  )
   require(
     len(labels) > 0 and 0 <= labels.min() and labels.max() < scores.shape[1],
     "labels",

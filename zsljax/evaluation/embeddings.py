@@ -13,9 +13,10 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 import dataclasses
 import pathlib
+import warnings
 
 import jax
 import numpy as np
@@ -25,63 +26,13 @@ from zsljax.evaluation.metrics import per_class_accuracy
 
 Array = jax.Array | np.ndarray
 
-RATES = (1e-1, 1e-2, 1e-3)
-_BLOCK = 256
+Columns = dict[str, np.ndarray]
+
+_RATES = (1e-1, 1e-2, 1e-3)
+_TOP_K = (1, 5, 10)
+_BLOCK = 256  # Images that are compared with all others at a time.
 _STEPS = 2**19  # Of similarity from 0 to 1, in verification of all pairs.
 _ROC_POINTS = 1000
-
-
-@dataclasses.dataclass(frozen=True)
-class Roc:
-  """A pair is accepted where its similarity is at least the threshold.
-
-  Attributes:
-    thresholds: descending; the first, infinity, accepts nothing, ``[m]``.
-    far: false accept rate, the accepted share of negative pairs, ``[m]``.
-    tar: true accept rate, the accepted share of positive pairs, ``[m]``.
-  """
-
-  thresholds: np.ndarray
-  far: np.ndarray
-  tar: np.ndarray
-
-  def columns(self) -> dict[str, np.ndarray]:
-    """The curve as columns of a table."""
-    return {"threshold": self.thresholds, "far": self.far, "tar": self.tar}
-
-
-@dataclasses.dataclass(frozen=True)
-class Verification:
-  """Separation of pairs of one class from others by a threshold on similarity.
-
-  Rates are in [0, 1].
-
-  Attributes:
-    tar: for each false accept rate f asked for, the highest TAR of all thresholds
-      whose FAR is at most f; nothing is interpolated.
-    threshold: for each f, the highest threshold that reaches this TAR.
-    eer: equal error rate, where FAR = 1 - TAR; between the two neighbouring thresholds
-      around the crossing, both rates are interpolated linearly.
-    auc: area under TAR over FAR: the probability that a positive pair is more similar
-      than a negative one, ties counting half.
-    positives: number of pairs of one class.
-    negatives: number of pairs of two classes.
-    roc: the curve. Beyond 1,000 thresholds it is thinned to about as many, half of them
-      at even steps of log FAR, half at even steps of TAR; the numbers above come from
-      all.
-  """
-
-  tar: dict[float, float]
-  threshold: dict[float, float]
-  eer: float
-  auc: float
-  positives: int
-  negatives: int
-  roc: Roc
-
-  def shares(self) -> dict[str, float]:
-    """``tar@f`` at each false accept rate f, and ``eer``."""
-    return {f"tar@{f:g}": tar for f, tar in self.tar.items()} | {"eer": self.eer}
 
 
 @jax.tree_util.register_dataclass
@@ -100,7 +51,7 @@ class Embedded:
 
 def embedding_metrics(
   images: Embedded, labels: np.ndarray, seen: np.ndarray
-) -> tuple[dict[str, float], Roc]:
+) -> tuple[dict[str, float], Columns]:
   """Classification, retrieval, verification and mean cosines of one set of images.
 
   >>> images = Embedded(np.eye(4)[[0, 0, 1, 1]], np.array([0, 0, 1, 0]))
@@ -115,55 +66,51 @@ def embedding_metrics(
 
   Returns:
     In percent: ``accuracy`` of images of seen classes among the seen classes, the mean
-    over classes; ``recall@K`` and ``map`` with each image as a query among all others;
-    ``tar@f`` at false accept rate f and ``eer`` over all pairs; ``intra`` and
-    ``inter``, the mean cosine, times 100, of pairs of one class and of two. And the
-    verification curve.
+    over classes; the numbers of ``retrieval``; those of ``verification`` but ``auc``;
+    ``intra`` and ``inter``, the mean cosine, times 100, of pairs of one class and of
+    two. And the verification curve.
   """
   of_seen = seen[labels]
-  verified = verification(images.embeddings, labels)
+  verified, curve = verification(images.embeddings, labels)
+  del verified["auc"]
   intra, inter = mean_cosines(images.embeddings, labels)
   shares = {
     "accuracy": per_class_accuracy(images.seen_class[of_seen], labels[of_seen]),
     **retrieval(images.embeddings, labels),
-    **verified.shares(),
+    **verified,
     "intra": intra,
     "inter": inter,
   }
-  return {name: 100 * float(share) for name, share in shares.items()}, verified.roc
+  return {name: 100 * float(share) for name, share in shares.items()}, curve
 
 
-def verification(
-  embeddings: Array,
-  labels: Array,
-  false_accept_rates: Sequence[float] = RATES,
-  block: int = _BLOCK,
-) -> Verification:
+def verification(embeddings: Array, labels: Array) -> tuple[dict[str, float], Columns]:
   """Verification over all pairs of two different images.
 
   Pairs are counted by their similarity, rounded to steps of 2^-19 (2e-6): pairs of one
   step tie. However many pairs there are, their counts take 25 MB and a block about
-  ``30 * block * N`` bytes, 77 MB of 10,000 images.
+  ``30 * 256 * N`` bytes, 77 MB of 10,000 images.
 
-  >>> found = verification(np.eye(2)[[0, 0, 1]], np.array([4, 4, 7]), (0.1,))
-  >>> found.tar, found.eer, found.auc, found.positives, found.negatives
-  ({0.1: 1.0}, 0.0, 1.0, 1, 2)
+  >>> shares, _ = verification(np.eye(2)[[0, 0, 1]], np.array([4, 4, 7]))
+  >>> shares["tar@0.1"], shares["eer"], shares["auc"]
+  (1.0, 0.0, 1.0)
 
   Args:
     embeddings: ``[N, d]``, of any length.
     labels: integers, ``[N]``.
-    false_accept_rates: where TAR is asked for, in [0, 1].
-    block: images that are compared with all others at a time.
+
+  Returns:
+    See ``pair_verification``.
 
   Raises:
-    ZsljaxError: shapes do not agree, a number is not finite, or there is no positive
+    ZsljaxError: a number is not finite, or there is no positive
       or no negative pair.
   """
-  directions, labels = _inputs(embeddings, labels)
+  directions, labels = _directions(embeddings), np.asarray(labels)
   _require_pairs("labels", *_count_pairs(labels))
   counts = np.zeros((2, 2 * _STEPS + 1), np.int64)  # Of two classes, and of one.
   columns = np.arange(len(labels))
-  for rows, similarities in _blocks(directions, block):
+  for rows, similarities in _blocks(directions):
     steps = np.rint(similarities * _STEPS).astype(np.int32) + _STEPS
     later = columns > columns[rows, None]
     same = labels[rows, None] == labels
@@ -173,22 +120,32 @@ def verification(
   occurring = np.flatnonzero(counts.any(0))[::-1]
   thresholds = (occurring - _STEPS) / _STEPS
   negative, positive = counts[:, occurring]
-  return _verification(thresholds, positive, negative, false_accept_rates)
+  return _verification(thresholds, positive, negative)
 
 
 def pair_verification(
-  scores: np.ndarray, same: np.ndarray, false_accept_rates: Sequence[float] = RATES
-) -> Verification:
+  scores: np.ndarray, same: np.ndarray
+) -> tuple[dict[str, float], Columns]:
   """Verification over given pairs; those of equal scores tie.
 
-  >>> found = pair_verification(np.array([0.9, 0.5, 0.1]), np.array([1, 0, 1]) > 0)
-  >>> found.tar[0.1], found.threshold[0.1], found.auc
-  (0.5, 0.9, 0.5)
+  >>> shares, _ = pair_verification(np.array([0.9, 0.5, 0.1]), np.array([1, 0, 1]) > 0)
+  >>> shares["tar@0.1"], shares["auc"]
+  (0.5, 0.5)
 
   Args:
     scores: higher for more similar, ``[P]``; see ``pair_similarities``.
     same: whether the pair is of one class, bool, ``[P]``.
-    false_accept_rates: where TAR is asked for, in [0, 1].
+
+  Returns:
+    In [0, 1]: ``tar@f`` for false accept rates f of 0.1, 0.01 and 0.001, the highest
+    true accept rate of all thresholds whose false accept rate is at most f, without
+    interpolation; ``eer``, where ``far = 1 - tar``, both interpolated linearly between
+    the two thresholds around the crossing; ``auc``, the area under TAR over FAR: the
+    probability that a positive pair is more similar than a negative one, ties counting
+    half. And the curve: ``threshold``, descending from infinity (a pair is accepted
+    where its score is at least that), ``far`` and ``tar`` there, ``[m]``. Beyond 1,000
+    thresholds it is thinned to about as many, half of them at even steps of log FAR,
+    half at even steps of TAR; the other numbers come from all.
 
   Raises:
     ZsljaxError: there is no positive or no negative pair.
@@ -198,7 +155,7 @@ def pair_verification(
   positive, negative = (
     np.bincount(index[kind], minlength=len(thresholds))[::-1] for kind in (same, ~same)
   )
-  return _verification(thresholds[::-1], positive, negative, false_accept_rates)
+  return _verification(thresholds[::-1], positive, negative)
 
 
 def pair_similarities(embeddings: Array, pairs: np.ndarray) -> np.ndarray:
@@ -224,66 +181,54 @@ def read_pairs(path: pathlib.Path) -> np.ndarray:
     ZsljaxError: it is not there, or a line is something else.
   """
   try:
-    lines = path.read_text().splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    raise ZsljaxError(f"{path}: not readable as text ({error})") from error
-  pairs = []
-  for number, line in enumerate(lines, 1):
-    cells = line.replace(",", " ").split()
-    if not cells or line.startswith("#"):
-      continue
-    require(
-      len(cells) == 2 and all(cell.isdecimal() for cell in cells),
-      f"{path}: line {number}",
-      repr(line[:40]),
-      "two whole numbers, the images of a pair",
-    )
-    pairs.append([int(cell) for cell in cells])
-  require(len(pairs) > 0, str(path), "no line", "two whole numbers a line")
-  return np.array(pairs)
+    lines = path.read_text().replace(",", " ").splitlines()
+    with warnings.catch_warnings(action="ignore"):  # Of an empty file, refused below.
+      pairs = np.loadtxt(lines, int, ndmin=2)
+  except (OSError, ValueError) as error:
+    raise ZsljaxError(
+      f"{path}: found {error}, expected two whole numbers a line"
+    ) from error
+  shape = f"shape {pairs.shape}"
+  good = pairs.shape[1] == 2 and len(pairs) > 0
+  require(good, str(path), shape, "two whole numbers a line")
+  return pairs
 
 
-def retrieval(
-  embeddings: Array,
-  labels: Array,
-  top_k: Sequence[int] = (1, 5, 10),
-  block: int = _BLOCK,
-) -> dict[str, float]:
+def retrieval(embeddings: Array, labels: Array) -> dict[str, float]:
   """Retrieval of images of the query's class: each image among all others.
 
-  >>> retrieval(np.eye(2)[[0, 0, 1, 1]], np.array([0, 0, 1, 1]), (1,))
-  {'recall@1': 1.0, 'map': 1.0}
+  >>> found = retrieval(np.eye(2)[[0, 0, 1, 1]], np.array([0, 0, 1, 1]))
+  >>> found["recall@1"], found["map"]
+  (1.0, 1.0)
 
   Args:
     embeddings: ``[N, d]``, of any length.
     labels: integers, ``[N]``.
-    top_k: the numbers K of images in which recall looks, from 1 on.
-    block: images that are compared with all others at a time.
 
   Returns:
-    ``recall@K``, the share of all queries with an image of their class among the K most
-    similar; of equally similar images the lower index comes first, and queries whose
-    class has no other image are missed. ``map``, the mean over the other queries of
-    the average precision over the whole ranking; images of one similarity count
-    together, as in scikit-learn's ``average_precision_score``.
+    ``recall@K``, K of 1, 5 and 10, the share of all queries with an image of their
+    class among the K most similar; of equally similar images the lower index comes
+    first, and queries whose class has no other image are missed. ``map``, the mean over
+    the other queries of the average precision over the whole ranking; images of one
+    similarity count together, as in scikit-learn's ``average_precision_score``.
 
   Raises:
-    ZsljaxError: shapes do not agree, a number is not finite, or no query has an image
+    ZsljaxError: a number is not finite, or no query has an image
       to find.
   """
-  directions, labels = _inputs(embeddings, labels)
+  directions, labels = _directions(embeddings), np.asarray(labels)
   _, index, size = np.unique(labels, return_inverse=True, return_counts=True)
   matches = size[index] > 1
   missing = "no other image of any query's class"
   require(bool(matches.any()), "labels", missing, "at least one")
   rank = np.full(len(labels), np.inf)
   precision = np.zeros(len(labels))
-  for rows, similarities in _blocks(directions, block):
+  for rows, similarities in _blocks(directions):
     for i, row in zip(range(len(labels))[rows], similarities, strict=True):
       if matches[i]:
         same = np.delete(labels == labels[i], i)
         rank[i], precision[i] = _rank_and_precision(np.delete(row, i), same)
-  recalls = {f"recall@{k}": float(np.mean(rank <= k)) for k in top_k}
+  recalls = {f"recall@{k}": float(np.mean(rank <= k)) for k in _TOP_K}
   return recalls | {"map": float(precision[matches].mean())}
 
 
@@ -301,10 +246,10 @@ def mean_cosines(embeddings: Array, labels: Array) -> tuple[float, float]:
     labels: integers, ``[N]``.
 
   Raises:
-    ZsljaxError: shapes do not agree, a number is not finite, or there is no pair of
+    ZsljaxError: a number is not finite, or there is no pair of
       one class or none of two.
   """
-  directions, labels = _inputs(embeddings, labels)
+  directions, labels = _directions(embeddings), np.asarray(labels)
   positives, negatives = _count_pairs(labels)
   _require_pairs("labels", positives, negatives)
 
@@ -317,22 +262,9 @@ def mean_cosines(embeddings: Array, labels: Array) -> tuple[float, float]:
   return float(within / positives), float(between / negatives)
 
 
-def _inputs(embeddings: Array, labels: Array) -> tuple[np.ndarray, np.ndarray]:
-  """Directions float32 ``[N, d]`` and labels ``[N]``, checked."""
-  directions, labels = _directions(embeddings), np.asarray(labels)
-  require(
-    labels.shape == (len(directions),) and labels.dtype.kind in "iu",
-    "labels",
-    f"{labels.dtype} of shape {labels.shape}",
-    f"integers of shape ({len(directions)},), one for each embedding",
-  )
-  return directions, labels
-
-
 def _directions(embeddings: Array) -> np.ndarray:
   """Embeddings of length one, float32 ``[N, d]``; zero vectors stay zero."""
   x = np.asarray(embeddings).astype(np.float64)
-  require(x.ndim == 2, "embeddings", f"shape {x.shape}", "[N, d]")
   bad = ~np.isfinite(x).all(1)
   found = f"NaN or infinity in {bad.sum()} of {len(x)} rows"
   require(not bad.any(), "embeddings", found, "numbers")
@@ -340,10 +272,10 @@ def _directions(embeddings: Array) -> np.ndarray:
   return (x / np.where(length > 0, length, 1)).astype(np.float32)
 
 
-def _blocks(directions: np.ndarray, block: int) -> Iterator[tuple[slice, np.ndarray]]:
-  """Rows by blocks, each with its similarities with all, float32 ``[block, N]``."""
-  for start in range(0, len(directions), block):
-    rows = slice(start, start + block)
+def _blocks(directions: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+  """Rows by blocks of B, each with its similarities with all, float32 ``[B, N]``."""
+  for start in range(0, len(directions), _BLOCK):
+    rows = slice(start, start + _BLOCK)
     yield rows, np.clip(directions[rows] @ directions.T, -1, 1)
 
 
@@ -363,39 +295,26 @@ def _require_pairs(where: str, positives: int, negatives: int) -> None:
 
 
 def _verification(
-  thresholds: np.ndarray,
-  positive: np.ndarray,
-  negative: np.ndarray,
-  rates: Sequence[float],
-) -> Verification:
+  thresholds: np.ndarray, positive: np.ndarray, negative: np.ndarray
+) -> tuple[dict[str, float], Columns]:
   """All numbers, from descending thresholds and the pairs at each, ``[m]``."""
-  in_range = all(0 <= rate <= 1 for rate in rates)
-  require(in_range, "false_accept_rates", tuple(rates), "numbers in [0, 1]")
-  positives, negatives = int(positive.sum()), int(negative.sum())
   thresholds = np.append(np.inf, thresholds)
-  tar = np.append(0, np.cumsum(positive)) / positives
-  far = np.append(0, np.cumsum(negative)) / negatives
-  at = {}
-  for rate in rates:
-    last = np.searchsorted(far, rate, "right") - 1
-    at[rate] = np.searchsorted(tar, tar[last])
+  tar = np.append(0, np.cumsum(positive)) / positive.sum()
+  far = np.append(0, np.cumsum(negative)) / negative.sum()
+  shares = {f"tar@{rate:g}": tar[far <= rate][-1] for rate in _RATES}
   after = np.argmax(far >= 1 - tar)
   gap_before, gap = (1 - tar[i] - far[i] for i in (after - 1, after))
   share = gap_before / (gap_before - gap)
+  shares["eer"] = far[after - 1] + share * (far[after] - far[after - 1])
+  shares["auc"] = np.trapezoid(tar, far)
   kept = slice(None)
   if len(far) > _ROC_POINTS:
-    by_far = np.searchsorted(far, np.geomspace(1 / negatives, 1, _ROC_POINTS // 2))
+    by_far = np.geomspace(1 / negative.sum(), 1, _ROC_POINTS // 2)
     by_tar = np.searchsorted(tar, np.linspace(0, 1, _ROC_POINTS // 2))
+    by_far = np.searchsorted(far, by_far)
     kept = np.unique(np.concatenate([by_far, by_tar, [len(far) - 1]]))
-  return Verification(
-    tar={rate: float(tar[i]) for rate, i in at.items()},
-    threshold={rate: float(thresholds[i]) for rate, i in at.items()},
-    eer=float(far[after - 1] + share * (far[after] - far[after - 1])),
-    auc=float(np.trapezoid(tar, far)),
-    positives=positives,
-    negatives=negatives,
-    roc=Roc(thresholds[kept], far[kept], tar[kept]),
-  )
+  curve = {"threshold": thresholds[kept], "far": far[kept], "tar": tar[kept]}
+  return {name: float(value) for name, value in shares.items()}, curve
 
 
 def _rank_and_precision(

@@ -7,7 +7,7 @@ and explanations use the same evaluators.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 from typing import Any, Protocol
@@ -19,9 +19,14 @@ import numpy as np
 from zsljax.classes import ClassSpace
 from zsljax.devices.mesh import replicated
 from zsljax.errors import require
-from zsljax.evaluation.calibration import UNCALIBRATED, Calibration, Curve
+from zsljax.evaluation.calibration import (
+  UNCALIBRATED,
+  Calibration,
+  Curve,
+  best_calibration,
+)
 from zsljax.evaluation.class_retrieval import class_retrieval
-from zsljax.evaluation.embeddings import Embedded, Roc, embedding_metrics
+from zsljax.evaluation.embeddings import Embedded, embedding_metrics
 from zsljax.evaluation.metrics import require_numbers
 from zsljax.evaluation.multilabel import (
   MULTI_LABEL_PROTOCOLS,
@@ -51,7 +56,7 @@ class Report:
     calibration: of the metrics.
     calibrated: the report with another calibration, of images with one label.
     curve: seen and unseen accuracy over gamma, of images with one label.
-    roc: the verification curve, of embeddings.
+    roc: the verification curve by its columns, of embeddings.
     conditions: of a multi-label protocol: its rules, and numbers of what was counted.
   """
 
@@ -59,7 +64,7 @@ class Report:
   calibration: Calibration = UNCALIBRATED
   calibrated: Callable[[Calibration], Report] | None = None
   curve: Curve | None = None
-  roc: Roc | None = None
+  roc: dict[str, np.ndarray] | None = None
   conditions: dict[str, Any] | None = None
 
 
@@ -234,3 +239,23 @@ def streamed_outputs(
     labels.append(evaluator.labels(host, classes))
   outputs = jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
   return outputs, np.concatenate(labels)
+
+
+def selection_value(
+  reports: Sequence[Report | None], metric: str
+) -> tuple[float, Calibration | None]:
+  """The mean of a metric over seeds, in percent, and the best calibration.
+
+  A sweep compares settings by it.
+
+  The calibration is the one with the highest mean of H; None where the protocol has
+  none. ``h`` is the mean at that calibration, other metrics are without one. Minus
+  infinity where the report of a run that is not finite is missing.
+  """
+  if None in reports:
+    return -np.inf, None
+  value = float(np.mean([report.metrics[metric] for report in reports]))
+  if reports[0].curve is None:
+    return value, None
+  calibration, h = best_calibration([report.curve for report in reports])
+  return (100 * h if metric == "h" else value), calibration

@@ -13,12 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zsljax.evaluation.calibration import (
-  UNCALIBRATED,
-  Calibration,
-  Curve,
-  between,
-)
+from zsljax.evaluation.calibration import UNCALIBRATED, Calibration, Curve, between
 from zsljax.evaluation.metrics import class_weights, harmonic_mean, per_class_accuracy
 
 Array = jax.Array | np.ndarray

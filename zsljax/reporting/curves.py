@@ -15,24 +15,16 @@ _CURVE, _LEVELS = "#1f5fa8", "#c4c4c4"
 _MARKS = ("#c8501e", "#3a8a4f", "#7a4fa3", "#b08a00")
 
 
-def write_curve(
-  folder: pathlib.Path,
-  split: str,
-  gamma: np.ndarray,
-  unseen: np.ndarray,
-  seen: np.ndarray,
-  rows: Sequence[Row],
-) -> None:
+def write_curve(folder: pathlib.Path, split: str, curve, rows: Sequence[Row]) -> None:
   """Writes the curve of one run to ``curve_<split>.csv`` and ``.png``.
 
   Args:
     folder: of the run.
     split: ``test`` or ``val``.
-    gamma: along the curve.
-    unseen: U there, in percent.
-    seen: S there, in percent.
+    curve: of the run, a ``zsljax.evaluation.calibration.Curve``.
     rows: of this run at this step, marked on it.
   """
+  gamma, unseen, seen = curve.gamma, 100 * curve.unseen, 100 * curve.seen
   if any(row["calibration"] == "multiplicative" for row in rows):
     inside = (gamma > 0) & (gamma < 2)  # Others are no gamma.
     gamma, unseen, seen = gamma[inside], unseen[inside], seen[inside]
@@ -66,14 +58,9 @@ def draw_curve(
   points: Mapping[str, tuple[float, float]],
   title: str,
 ) -> None:
-  """Draws seen over unseen accuracy, with lines of equal H.
+  """Draws seen over unseen accuracy, with lines of equal H; all in percent.
 
-  Args:
-    path: of the .png.
-    unseen: U along the curve, in percent.
-    seen: S along the curve, in percent.
-    points: U and S of each mark, by its name.
-    title: stands above.
+  ``points`` are U and S of each mark, by its name.
   """
   figure = new_figure(5.2, 5.0)
   axes = figure.add_subplot()

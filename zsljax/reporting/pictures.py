@@ -218,8 +218,10 @@ def draw_map(
     (unseen, UNSEEN, "^", "unseen classes"),
   ):
     axes[0].scatter(*points[of].T, s=9, c=color, marker=marker, lw=0, label=label)
-  axes[0].legend(fontsize=8.5, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2,
-                 frameon=False, markerscale=2)  # fmt: skip
+  axes[0].legend(
+    fontsize=8.5, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2,
+    frameon=False, markerscale=2,
+  )  # fmt: skip
   for place, color in zip(shown, _colors(len(shown)), strict=True):
     of = classes == place
     is_unseen = bool(unseen[of][0])
@@ -296,9 +298,6 @@ def _colors(count: int) -> np.ndarray:
   """Distinct colours, ``[count, 4]``."""
   import matplotlib
 
-  if count <= 20:
-    strong = matplotlib.colormaps["tab20"](np.arange(20))
-    return np.array([strong[(2 * i) % 20 + (i >= 10)] for i in range(count)])
   # Neighbours differ in hue, and every other one in lightness.
   colors = matplotlib.colormaps["hsv"](np.arange(count) * 0.618034 % 1)
   colors[1::2, :3] *= 0.62

@@ -14,7 +14,7 @@ from zsljax.errors import require
 from zsljax.io.files import locked, read_lines, write_text
 
 SCHEMA = 2
-SELECTIONS = ("last", "val_selected", "test_oracle")
+SELECTIONS = ("val_selected", "last", "test_oracle")  # In the order of tables.
 # Rows that agree in these, in gamma, in K and in given pairs say the same thing; the
 # later one counts.
 _IDENTITY = (
@@ -37,47 +37,21 @@ Row = dict[str, Any]
 
 
 def make_row(
-  *,
-  system: str,
-  dataset: dict[str, Any],
-  protocol: str,
-  selection: str,
-  calibration: str,
-  seed: int,
-  step: int,
-  metrics: dict[str, float],
+  dataset: Mapping[str, Any],
+  metrics: Mapping[str, float],
   provenance: dict[str, Any],
   conditions: dict[str, Any] | None = None,
+  **fields,
 ) -> Row:
-  """A result row.
+  """A result row, see ``Experiment.row``; ``dataset`` is its metadata.
 
-  Args:
-    system: the system's name.
-    dataset: metadata of the stored dataset.
-    protocol: what was evaluated how.
-    selection: how the checkpoint and the calibration were chosen, one of
-      ``SELECTIONS``.
-    calibration: its kind, or ``none``.
-    seed: of the training run.
-    step: of the checkpoint.
-    metrics: in percent.
-    provenance: what else is needed to get the numbers again.
-    conditions: what the protocol's name stands for and what was counted, where
-      several protocols are in use.
+  ``fields`` are ``system``, ``protocol``, ``selection`` (of ``SELECTIONS``),
+  ``calibration``, ``seed`` and ``step``.
   """
-  require(selection in SELECTIONS, "selection", selection, str(SELECTIONS))
+  row = {"dataset": dataset["name"], **dataset, **fields}
   return {
     "schema": SCHEMA,
-    "system": system,
-    "dataset": dataset["name"],
-    "features": dataset["features"],
-    "class_embedding": dataset["class_embedding"],
-    "split_version": dataset["split_version"],
-    "protocol": protocol,
-    "selection": selection,
-    "calibration": calibration,
-    "seed": seed,
-    "step": step,
+    **{name: row[name] for name in _IDENTITY},
     "metrics": {k: round(v, 6) for k, v in metrics.items()},
     **({} if conditions is None else {"conditions": conditions}),
     "provenance": provenance,
@@ -93,9 +67,8 @@ def read_rows(workdir: pathlib.Path) -> list[Row]:
   path = workdir / _FILE
   rows = read_lines(path)
   for row in rows:
-    require(
-      row.get("schema") == SCHEMA, f"{path}: schema", row.get("schema"), str(SCHEMA)
-    )
+    found = row.get("schema")
+    require(found == SCHEMA, f"{path}: schema", found, str(SCHEMA))
   return rows
 
 
@@ -114,6 +87,14 @@ def deciding_fields(config: Mapping[str, Any]) -> dict[str, Any]:
   }
   fields |= {k: config[k] for k in ("epochs", "batch_size", "matmul_precision")}
   return fields | {"data.sampling": config["data"]["sampling"]}
+
+
+def data_of(row: Row) -> str:
+  """A row's features, class embedding and split, as text."""
+  return (
+    f"{row['features']} features, classes by {row['class_embedding']}, split "
+    f"{row['split_version']}"
+  )
 
 
 def column_name(metric: str) -> str:
@@ -146,7 +127,7 @@ class Summary:
     seeds: of the rows.
     gammas: of the rows, each once.
     mean: of each metric.
-    deviation: of each metric, between seeds (of a sample); NaN of one seed.
+    deviation: of each metric, between seeds (of a sample); empty of one seed.
   """
 
   row: Row
@@ -159,8 +140,7 @@ class Summary:
     """``41.2 (0.6)``; ``-`` where the metric does not exist."""
     if not math.isfinite(self.mean.get(metric, math.nan)):
       return "-"
-    deviation = self.deviation[metric]
-    spread = f" ({deviation:.1f})" if math.isfinite(deviation) else ""
+    spread = f" ({self.deviation[metric]:.1f})" if self.deviation else ""
     return f"{self.mean[metric]:.1f}{spread}"
 
 
@@ -191,10 +171,7 @@ def summarize(rows: Sequence[Row]) -> list[Summary]:
         tuple(row["seed"] for row in group),
         tuple(dict.fromkeys(row["provenance"]["gamma"] for row in group)),
         {name: statistics.fmean(values) for name, values in columns.items()},
-        {
-          name: statistics.stdev(values) if len(values) > 1 else math.nan
-          for name, values in columns.items()
-        },
+        {n: statistics.stdev(v) for n, v in columns.items() if len(v) > 1},
       )
     )
   return summaries

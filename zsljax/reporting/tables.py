@@ -15,23 +15,23 @@ import pathlib
 from typing import Any
 
 from zsljax.errors import ZsljaxError, require
-from zsljax.io.files import csv_text
 from zsljax.reporting.rows import (
+  SELECTIONS,
   Row,
   Summary,
   aligned,
   column_name,
+  data_of,
   deciding_fields,
   read_rows,
   short,
   summarize,
 )
 
-FORMATS = ("terminal", "markdown", "latex", "csv")
 _BLOCK = ("dataset", "features", "class_embedding", "split_version", "protocol")
 # Of the usual protocol; others show all their metrics.
 _SHOWN = {"xian": ("t1", "u", "s", "h", "ausuc")}
-_SELECTIONS = ("val_selected", "last", "test_oracle")
+_WORDS = 3  # Columns of a block before its numbers.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,16 +40,14 @@ class Block:
 
   Attributes:
     title: the data and the protocol of all rows.
-    header: names of the columns.
+    header: names of the columns, three with words and the others with numbers.
     lines: cells, as texts.
-    left: number of columns with words; the others have numbers.
     notes: explanations below the table.
   """
 
   title: str
   header: tuple[str, ...]
   lines: tuple[tuple[str, ...], ...]
-  left: int
   notes: tuple[str, ...] = ()
 
 
@@ -104,12 +102,9 @@ def read_published() -> list[dict[str, Any]]:
 
 
 def render(blocks: Sequence[Block], form: str) -> str:
-  """Writes the blocks as text of one of ``FORMATS``."""
-  require(form in FORMATS, "--format", repr(form), f"one of {', '.join(FORMATS)}")
-  if form == "csv":
-    return _csv(blocks)
+  """Writes the blocks as text: ``terminal``, ``markdown`` or ``latex``."""
   write = {"terminal": _terminal, "markdown": _markdown, "latex": _latex}[form]
-  return "\n".join(write(block) for block in blocks)
+  return "\n".join(map(write, blocks))
 
 
 def _block(rows: Sequence[Row]) -> Block:
@@ -139,12 +134,8 @@ def _block(rows: Sequence[Row]) -> Block:
       calibration += f" ({summary.gammas[0]:.3g})"
     cells = map(summary.cell, metrics)
     lines.append((name, selection, calibration, str(len(seeds)), *cells))
-  lines.sort(key=lambda line: _SELECTIONS.index(line[1]))
-  title = (
-    f"{first['dataset']}: {first['features']} features, classes by "
-    f"{first['class_embedding']}, split {first['split_version']}, protocol "
-    f"{first['protocol']}"
-  )
+  lines.sort(key=lambda line: SELECTIONS.index(line[1]))
+  title = f"{first['dataset']}: {data_of(first)}, protocol {first['protocol']}"
   notes = ["percent; mean (standard deviation) over seeds"]
   if any(line[1] == "test_oracle" for line in lines):
     notes.append(
@@ -152,7 +143,7 @@ def _block(rows: Sequence[Row]) -> Block:
       "not a result, but what many published tables show"
     )
   header = ("system", "selection", "calibration", "seeds", *map(column_name, metrics))
-  return Block(title, header, tuple(lines), 3, tuple(notes))
+  return Block(title, header, tuple(lines), tuple(notes))
 
 
 def _summaries(named: dict[str, list[Row]]) -> Iterator[tuple[str, Summary]]:
@@ -239,20 +230,19 @@ def _published_blocks(dataset: str, results: Sequence[Row]) -> Iterator[Block]:
       f"{split}; {relation}",
       ("published", "selected on", "status", *map(column_name, names)),
       tuple(lines),
-      3,
       tuple(dict.fromkeys(notes)),
     )
 
 
 def _terminal(block: Block) -> str:
   """A block as aligned columns."""
-  table = aligned([block.header, *block.lines], left=block.left)
+  table = aligned([block.header, *block.lines], left=_WORDS)
   return "\n".join([block.title, "", table, "", *block.notes, ""])
 
 
 def _markdown(block: Block) -> str:
   """A block as a Markdown table."""
-  rule = ["---"] * block.left + ["---:"] * (len(block.header) - block.left)
+  rule = ["---"] * _WORDS + ["---:"] * (len(block.header) - _WORDS)
   rows = [block.header, rule, *block.lines]
   table = ["| " + " | ".join(row) + " |" for row in rows]
   notes = [f"- {note}" for note in block.notes]
@@ -261,7 +251,7 @@ def _markdown(block: Block) -> str:
 
 def _latex(block: Block) -> str:
   """A block as a LaTeX table, its notes in the caption."""
-  columns = "l" * block.left + "r" * (len(block.header) - block.left)
+  columns = "l" * _WORDS + "r" * (len(block.header) - _WORDS)
   header, *rows = (
     " & ".join(map(_escaped, line)) + r" \\" for line in (block.header, *block.lines)
   )
@@ -277,18 +267,3 @@ def _escaped(text: str) -> str:
   for character in "&%#_$":
     text = text.replace(character, f"\\{character}")
   return text
-
-
-def _csv(blocks: Sequence[Block]) -> str:
-  """All blocks as CSV, one line for each number."""
-  rows = [
-    ("block", "system", "selection", "kind", "metric", "mean", "deviation", "notes")
-  ]
-  for block in blocks:
-    for line in block.lines:
-      words, numbers = line[: block.left], line[block.left :]
-      for name, cell in zip(block.header[block.left :], numbers, strict=True):
-        mean, _, deviation = cell.removesuffix(")").partition(" (")
-        notes = "; ".join(block.notes)
-        rows.append((block.title, *words, name, mean, deviation, notes))
-  return csv_text(rows)

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import pathlib
 import textwrap
-from typing import Any
 
 import numpy as np
 
@@ -15,19 +14,26 @@ from zsljax.devices.precision import computed_in
 from zsljax.errors import ZsljaxError, did_you_mean, require
 from zsljax.evaluation import Calibration, Evaluator, Report
 from zsljax.evaluation.class_retrieval import DEFINITION
+from zsljax.evaluation.embeddings import (
+  pair_similarities,
+  pair_verification,
+  read_pairs,
+)
+from zsljax.evaluation.multilabel import PUBLISHED_DENSITY
 from zsljax.evaluation.protocols import EMBEDDINGS, PAIRS, RETRIEVAL, XIAN
 from zsljax.models import MULTI_LABEL, build_system
 from zsljax.reporting.curves import write_columns, write_curve
 from zsljax.reporting.rows import (
   Row,
   add_rows,
+  data_of,
   deciding_fields,
   read_chosen,
   read_rows,
   terminal_table,
 )
 from zsljax.runs.experiment import Experiment
-from zsljax.runs.workdir import flat
+from zsljax.runs.workdir import changes
 from zsljax.training.checkpoints import Checkpoints
 
 
@@ -93,66 +99,57 @@ def evaluate(
     require(value is None or fits, f"--{flag}", value, expected)
   top_k = top_k or run.config["evaluation"]["top_k"]
   evaluator = evaluation.make_evaluator(protocol, top_k)
-  if single_label:
-    kind = calibration or run.config["evaluation"]["calibration"]
-    origin = "--gamma"
-    if gamma is None and gamma_from is None and on_test:
-      gamma, origin = run.config["evaluation"]["gamma"], "config.evaluation.gamma"
-    wanted = [] if gamma is None else [(Calibration(kind, gamma), None, origin)]
-    if gamma_from is not None:
-      wanted.append(chosen_gamma(gamma_from, run, kind))
-    scored = _Scored.by(evaluator, workdir, run, split)
-    rows = _single_label_rows(scored, workdir, kind, wanted, test_oracle)
-  else:
-    scored = _Scored.by(evaluator, workdir, run, split)
-    report = scored.report()
-    rows = [scored.row(report)]
-    if report.roc is not None:
-      write_columns(workdir / f"roc_{split}.csv", report.roc.columns())
-    if pairs is not None:
-      rows.append(_pair_row(scored, pairs))
+  kind = calibration or run.config["evaluation"]["calibration"]
+  origin = "--gamma"
+  if single_label and gamma is None and gamma_from is None and on_test:
+    gamma, origin = run.config["evaluation"]["gamma"], "config.evaluation.gamma"
+  wanted = [] if gamma is None else [(Calibration(kind, gamma), None, origin)]
+  if gamma_from is not None:
+    wanted.append(chosen_gamma(gamma_from, run, kind))
+  scored = _Scored(evaluator, workdir, run, split)
+  report = scored.report(Calibration(kind))
+  rows = [scored.row(report)]
+  if report.curve is not None:
+    best = report.curve.best()
+    if not on_test:
+      wanted.insert(0, (best, "val_selected", "highest H on val"))
+    if test_oracle:
+      wanted.append((best, "test_oracle", "highest H on test"))
+    for chosen, selection, origin in wanted:
+      rows.append(scored.row(report.calibrated(chosen), selection, gamma_from=origin))
+    write_curve(workdir, split, report.curve, rows)
+  if report.roc is not None:
+    write_columns(workdir / f"roc_{split}.csv", report.roc)
+  if pairs is not None:
+    rows.append(_pair_row(scored, pairs))
   add_rows(workdir, rows)
   return rows
 
 
-@dataclasses.dataclass(frozen=True)
 class _Scored:
-  """Outputs of a run's latest checkpoint for all images of a split.
+  """Outputs of a run's latest checkpoint for all N images of a split.
 
   Attributes:
-    run: the experiment.
-    evaluator: of the outputs.
-    split: ``test`` or ``val``.
-    step: of the checkpoint.
     selection: ``val_selected`` where a sweep chose settings and step, else ``last``.
-    outputs: of N images.
-    labels: of them, as the evaluator takes them.
-    seen: of the classes that are scored, ``[C]`` bool.
+    labels: of the images, as the evaluator takes them.
     source_rows: of the images in the imported features, ``[N]``.
   """
 
-  run: Experiment
-  evaluator: Evaluator
-  split: str
-  step: int
-  selection: str
-  outputs: Any
-  labels: np.ndarray
-  seen: np.ndarray
-  source_rows: np.ndarray
-
-  @classmethod
-  def by(
-    cls, evaluator: Evaluator, workdir: pathlib.Path, run: Experiment, split: str
-  ) -> _Scored:
+  def __init__(
+    self, evaluator: Evaluator, workdir: pathlib.Path, run: Experiment, split: str
+  ):
     """Restores the checkpoint and scores the images."""
+    self.evaluator, self.run, self.split = evaluator, run, split
     checkpoints = Checkpoints(workdir, run.identity())
-    step = checkpoints.latest_step()
-    params = checkpoints.restore_params(run.param_shapes(), step)
+    self.step = checkpoints.latest_step()
+    params = checkpoints.restore_params(run.param_shapes(), self.step)
     checkpoints.close()
     chosen = read_chosen(workdir)
-    selection = "val_selected" if chosen and chosen["step"] >= step else "last"
+    self.selection = (
+      "val_selected" if chosen and chosen["step"] >= self.step else "last"
+    )
     classes, splits, batches = run.images(split)
+    self.seen = np.asarray(classes.seen)
     with computed_in(run.config["matmul_precision"]):
       outputs, labels = evaluation.streamed_outputs(
         evaluator, run.system, params, classes, batches, run.mesh
@@ -161,10 +158,9 @@ class _Scored:
     if evaluator.protocol == RETRIEVAL:
       order = np.argsort(source)
       outputs, labels, source = outputs[order], labels[order], source[order]
-    seen = np.asarray(classes.seen)
-    return cls(run, evaluator, split, step, selection, outputs, labels, seen, source)
+    self.outputs, self.labels, self.source_rows = outputs, labels, source
 
-  def report(self, calibration: Calibration = evaluation.UNCALIBRATED) -> Report:
+  def report(self, calibration: Calibration) -> Report:
     """Metrics of all images."""
     return self.evaluator.report(self.outputs, self.labels, self.seen, calibration)
 
@@ -188,36 +184,8 @@ def rows_protocol(name: str, split: str) -> str:
   return name if split == "test" else f"{name}_{split}"
 
 
-def _single_label_rows(
-  scored: _Scored,
-  workdir: pathlib.Path,
-  kind: str,
-  wanted: list[tuple[Calibration, str | None, str]],
-  test_oracle: bool,
-) -> list[Row]:
-  """Rows without and with calibration, and the picture of the curve.
-
-  ``wanted`` are calibrations, each with its selection (None is the run's) and origin.
-  """
-  plain = scored.report(Calibration(kind))
-  curve, calibrated = plain.curve, plain.calibrated
-  assert curve is not None and calibrated is not None
-  best = curve.best()
-  if scored.split == "val":
-    wanted = [(best, "val_selected", "highest H on val"), *wanted]
-  if test_oracle:
-    wanted = [*wanted, (best, "test_oracle", "highest H on test")]
-  rows = [scored.row(plain)]
-  for calibration, selection, origin in wanted:
-    report = calibrated(calibration)
-    rows.append(scored.row(report, selection, gamma_from=origin))
-  u, s = 100 * curve.unseen, 100 * curve.seen
-  write_curve(workdir, scored.split, curve.gamma, u, s, rows)
-  return rows
-
-
 def _pair_row(scored: _Scored, path: pathlib.Path) -> Row:
-  given = evaluation.read_pairs(path)
+  given = read_pairs(path)
   rows = scored.source_rows
   order = np.argsort(rows)
   at = order[np.minimum(np.searchsorted(rows, given, sorter=order), len(rows) - 1)]
@@ -228,19 +196,16 @@ def _pair_row(scored: _Scored, path: pathlib.Path) -> Row:
     strange[0] if strange.size else "",
     f"rows of the {len(rows)} {scored.split} images, such as {rows[:3].tolist()}",
   )
-  verified = evaluation.pair_verification(
-    evaluation.pair_similarities(scored.outputs.embeddings, at),
-    scored.labels[at[:, 0]] == scored.labels[at[:, 1]],
-  )
-  shares = verified.shares() | {"auc": verified.auc}
+  same = scored.labels[at[:, 0]] == scored.labels[at[:, 1]]
+  shares, _ = pair_verification(pair_similarities(scored.outputs.embeddings, at), same)
   return scored.row(
     Report({name: 100 * share for name, share in shares.items()}),
     protocol=PAIRS,
     pairs={
       "file": path.name,
       "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-      "positives": verified.positives,
-      "negatives": verified.negatives,
+      "positives": int(same.sum()),
+      "negatives": int((~same).sum()),
     },
   )
 
@@ -268,24 +233,16 @@ def chosen_gamma(
       "run with config.data.train_split=train after `eval.py --split=val`"
     )
   row = rows[-1]
+  of_row = row["provenance"]
   there, here = (
-    {
-      **flat(deciding_fields(config), "config."),
-      "fingerprint of the data": fingerprint,
-    }
+    {"config": deciding_fields(config), "fingerprint of the data": fingerprint}
     for config, fingerprint in (
-      (row["provenance"]["config"], row["provenance"]["data"]["fingerprint"]),
+      (of_row["config"], of_row["data"]["fingerprint"]),
       (run.config, run.dataset.fingerprint),
     )
   )
-  for field in sorted(there.keys() | here.keys()):
-    found, expected = there.get(field), here.get(field)
-    require(
-      found == expected,
-      f"--gamma_from={workdir}: {field}",
-      found,
-      f"{expected} as here",
-    )
+  for field, found, expected in changes(there, here):
+    require(False, f"--gamma_from={workdir}: {field}", found, f"{expected} as here")
   origin = (
     f"highest H on val of seed {row['seed']}, step {row['step']} in {workdir.name}"
   )
@@ -306,7 +263,7 @@ def _described(provenance: dict) -> str:
 
 def _densities(row: Row) -> str:
   """A line that compares a multi-label row's labels with those of published tables."""
-  published = evaluation.PUBLISHED_DENSITY.get(row["dataset"])
+  published = PUBLISHED_DENSITY.get(row["dataset"])
   density = "density: labels to an image, K * P / R at every K; -: fewer than K labels"
   if published is None:
     return density
@@ -326,8 +283,7 @@ def described(rows: list[Row], split: str) -> str:
   lines = (
     f"{row['system']} ({_described(row['provenance'])}), seed {row['seed']}, step "
     f"{row['step']}, trained on {trained_on}\n"
-    f"{row['dataset']}: {row['features']} features, classes by "
-    f"{row['class_embedding']}, split {row['split_version']}; "
+    f"{row['dataset']}: {data_of(row)}; "
     f"{'mean per-class accuracy ' if per_class else ''}in percent on {split} "
     f"images\n\n{terminal_table(rows)}\n"
   )

@@ -14,6 +14,7 @@ from zsljax import evaluation, training
 from zsljax.classes import ClassSpace
 from zsljax.devices.mesh import replicated
 from zsljax.evaluation import Calibration, Evaluator, Report
+from zsljax.evaluation.protocols import selection_metric
 from zsljax.models import System
 from zsljax.runs.experiment import Experiment
 
@@ -53,7 +54,7 @@ class EvaluationSet:
     config = run.config["evaluation"]
     usual, *_ = evaluation.protocols_for(run.system)
     evaluator = evaluation.make_evaluator(usual, config["top_k"])
-    metric = evaluation.selection_metric(run.system, run.config["selection"]["metric"])
+    metric = selection_metric(run.system, run.config["selection"]["metric"])
     classes, images = run.placed_images(split)
     without_features = jax.jit(
       lambda images: images.map(lambda b: dataclasses.replace(b, features=None)),

@@ -11,26 +11,18 @@ from typing import Any
 import jax
 
 from zsljax.classes import ClassSpace
-from zsljax.data import (
-  StoredDataset,
-  TrainingData,
-  evaluation_batches,
-  open_dataset,
-)
+from zsljax.data import StoredDataset, TrainingData, evaluation_batches, open_dataset
 from zsljax.data.pipeline import Columns, load
 from zsljax.data.placement import CACHE_LIMIT, available_memory
 from zsljax.devices.mesh import free_memory, make_mesh, over_classes
 from zsljax.devices.precision import nearest
 from zsljax.errors import in_bytes, require
-from zsljax.evaluation import CALIBRATIONS, Report
+from zsljax.evaluation import Calibration, Report
 from zsljax.models import MULTI_LABEL, Spec, System, build_system
 from zsljax.models.system import check_shapes
 from zsljax.reporting.rows import Row, make_row
 from zsljax.runs.workdir import flat, library_versions, read_manifest, run_identity
-from zsljax.training import (
-  DeviceImages,
-  check_divides,
-)
+from zsljax.training import DeviceImages, check_divides
 from zsljax.training.checkpoints import abstract
 
 # The lowest values of fields that are counts.
@@ -126,13 +118,7 @@ class Experiment:
       f"{dataset.feature_shape[-1]} channels",
       f"{channels}, config.data.num_channels",
     )
-    calibration = config["evaluation"]["calibration"]
-    require(
-      calibration in CALIBRATIONS,
-      "config.evaluation.calibration",
-      repr(calibration),
-      f"one of {', '.join(CALIBRATIONS)}",
-    )
+    Calibration(config["evaluation"]["calibration"])  # Or it raises.
     classes = dataset.training_classes(config["data"]["train_split"])
     resolved = {
       "name": system.name,
@@ -260,7 +246,7 @@ class Experiment:
     gamma_from: str = "no calibration",
     **provenance,
   ) -> Row:
-    """A result row, see ``make_row``; the one place where a run's rows are made.
+    """A result row; the one place where a run's rows are made.
 
     Args:
       protocol: as rows name it.
@@ -273,14 +259,14 @@ class Experiment:
     config, meta = self.config, self.dataset.metadata
     calibration = report.calibration
     return make_row(
+      meta,
+      report.metrics,
       system=self.system.name,
-      dataset=meta,
       protocol=protocol,
       selection=selection,
       calibration=calibration.name,
       seed=config["seed"],
       step=step,
-      metrics=report.metrics,
       conditions=report.conditions,
       provenance={
         "gamma": calibration.gamma or 0.0,

@@ -7,7 +7,6 @@ tested once. Beside it stands ``test_oracle``, and the gap between both.
 from __future__ import annotations
 
 from collections.abc import Sequence
-import dataclasses
 import json
 import os
 import pathlib
@@ -24,66 +23,29 @@ from zsljax.data.store import variants
 from zsljax.errors import ZsljaxError, did_you_mean, require
 from zsljax.evaluation import PROTOCOLS
 from zsljax.io.files import write_json, write_text
-from zsljax.reporting.rows import Row, summarize
+from zsljax.reporting.rows import Row, column_name, summarize
 from zsljax.reporting.tables import Block, make_blocks, render
 from zsljax.runs.config import read_config
-from zsljax.runs.experiment import Experiment
 from zsljax.runs.sweep import seconds_of, sweep
 
-
-@dataclasses.dataclass(frozen=True)
-class Kind:
-  """The images that a system needs, and its config.
-
-  Attributes:
-    config: the config's file, and what follows the dataset's name in its argument.
-    regions: it wants region features, not pooled ones.
-    several_labels: its images have several labels each.
-  """
-
-  config: tuple[str, str]
-  regions: bool = False
-  several_labels: bool = False
-
-
+# The config of each system, what follows the dataset's name in its argument, and the
+# images that it needs: with pooled features, with regions, or with several labels.
 SYSTEMS = {
-  "semantic_softmax": Kind(("semantic_softmax", "")),
-  "attended_autoencoder": Kind(("attended_autoencoder", ""), regions=True),
-  "msdn": Kind(("msdn", ""), regions=True),
-  "so_softmax": Kind(("cosine", ",so_softmax")),
-  "sdl": Kind(("sdl", ""), several_labels=True),
-  "normface": Kind(("cosine", ",normface")),
-  "eszsl": Kind(("baselines", ",eszsl")),
-  "sae": Kind(("baselines", ",sae")),
-  "nearest_mean": Kind(("baselines", ",nearest_mean")),
+  "semantic_softmax": ("semantic_softmax", "", "pooled"),
+  "attended_autoencoder": ("attended_autoencoder", "", "region"),
+  "msdn": ("msdn", "", "region"),
+  "so_softmax": ("cosine", ",so_softmax", "pooled"),
+  "sdl": ("sdl", "", "multi-label"),
+  "normface": ("cosine", ",normface", "pooled"),
+  "eszsl": ("baselines", ",eszsl", "pooled"),
+  "sae": ("baselines", ",sae", "pooled"),
+  "nearest_mean": ("baselines", ",nearest_mean", "pooled"),
 }
-_XLSA17 = (
-  "{0}: put res101.mat and att_splits.mat of the xlsa17 archive into a folder named "
-  "{0} and run `python -m zsljax data import-xlsa17 --source=FOLDER --dest=DATA`"
+_SEVERAL = ("corel5k", "nus_wide", "coco", "open_images")
+DATASETS = (
+  *("digits", "cub", "sun", "awa2", "awa1", "apy", "flo", "scene15"),
+  *_SEVERAL,
 )
-_REGIONS = (
-  "{0} with regions: `python -m zsljax data import-regions "
-  "--source=feature_map_ResNet_101_{0}.hdf5 --dest=DATA`, the file that TransZero's "
-  "preprocessing makes of the images"
-)
-_MULTI_LABEL = (
-  "{0}: see `python -m zsljax data import-{1} --help` for its label files and features"
-)
-# What must be where, by dataset.
-SOURCES = {
-  **{
-    name: _XLSA17.format(name.upper()) + "; " + _REGIONS.format(name.upper())
-    for name in ("cub", "sun", "awa2")
-  },
-  **{name: _XLSA17.format(name.upper()) for name in ("awa1", "apy", "flo")},
-  "scene15": "scene15: `python -m zsljax data import-regions --source=FILE.hdf5 "
-  "--dest=DATA`, and once more with --pool for systems on pooled features",
-  "corel5k": _MULTI_LABEL.format("corel5k", "multilabel"),
-  "nus_wide": _MULTI_LABEL.format("nus_wide", "nus-wide"),
-  "coco": _MULTI_LABEL.format("coco", "coco"),
-  "open_images": _MULTI_LABEL.format("open_images", "open-images"),
-}
-_SEVERAL = ("multidigit", "corel5k", "nus_wide", "coco", "open_images")
 
 
 def reproduce(
@@ -92,18 +54,16 @@ def reproduce(
   dest: pathlib.Path,
   seeds: int,
   data_dir: pathlib.Path | None,
-  configs: pathlib.Path,
   fields: Sequence[str],
 ) -> pathlib.Path:
   """Sweeps every pair of system and dataset; the path of the report.
 
   Args:
     systems: of ``SYSTEMS``, apart by commas, or ``all``.
-    datasets: ``digits`` or of ``SOURCES``, apart by commas, or ``all``.
+    datasets: of ``DATASETS``, apart by commas, or ``all``.
     dest: the folder of the report and of the sweeps.
     seeds: number of runs that are tested.
     data_dir: the folder of stored datasets.
-    configs: the folder of the systems' configs.
     fields: of the configs, as in ``--config.epochs=3``.
 
   Raises:
@@ -111,20 +71,20 @@ def reproduce(
   """
   usable = _usable(
     _names(systems, "--systems", SYSTEMS),
-    _names(datasets, "--datasets", ("digits", *SOURCES)),
+    _names(datasets, "--datasets", DATASETS),
     data_dir,
   )
   require(len(usable) > 0, "--systems", systems, "systems that fit the datasets")
   dest = dest.expanduser().absolute()
   runs, rows = [], []
-  read = [_config(*pair, data_dir, configs, fields) for pair in usable]
+  read = [_config(*pair, data_dir, fields) for pair in usable]
   for (system, dataset, _), config in zip(usable, read, strict=True):
     name = f"{dataset}_{system}"
     print(f"{name}:", flush=True)
     folder = dest / "runs" / name
     found = sweep(config, seeds, folder)
     rows += found
-    runs.append(_recorded(name, config, found[0], seconds_of(folder)))
+    runs.append(_recorded(name, found[0], seconds_of(folder)))
     _copy_curve(dest, name, config["seed"])
   manifest = {
     "command": shlex.join(["python", "-m", "zsljax", *sys.argv[1:]]),
@@ -165,21 +125,20 @@ def _usable(
   for dataset in datasets:
     before, left_out = len(usable), []
     for system in systems:
-      kind = SYSTEMS[system]
-      several = kind.several_labels
+      form = SYSTEMS[system][-1]
+      several = form == "multi-label"
       if dataset == "digits":
         usable.append((system, "multidigit" if several else dataset, None))
       elif several == (dataset in _SEVERAL):
-        if stored := _stored(data_dir, dataset, kind.regions):
+        if stored := _stored(data_dir, dataset, form == "region"):
           usable.append((system, dataset, stored))
         else:
-          form = "region" if kind.regions else "pooled"
           left_out.append(f"{system} on {dataset} (no {form} features of it)")
     require(
       len(usable) > before,
       f"--data_dir={data_dir}",
-      f"no {dataset}",
-      SOURCES.get(dataset, "a dataset that a system can use"),
+      f"no {dataset} that one of the systems can use",
+      "an import of it, see docs/importing.md",
     )
     if left_out:
       print(f"left out: {', '.join(left_out)}")
@@ -207,25 +166,23 @@ def _config(
   dataset: str,
   stored: StoredDataset | None,
   data_dir: pathlib.Path | None,
-  configs: pathlib.Path,
   fields: Sequence[str],
 ) -> dict[str, Any]:
   of_data = []
   if stored is not None:
     of_data += [f"--config.data.dir={data_dir}"]
     of_data += [f"--config.data.features={stored.variant}"]
-  file, argument = SYSTEMS[system].config
-  return read_config(f"{configs / file}.py:{dataset}{argument}", [*of_data, *fields])
+  name, argument, _ = SYSTEMS[system]
+  return read_config(f"{name}:{dataset}{argument}", [*of_data, *fields])
 
 
-def _recorded(name: str, config, row: Row, seconds: float) -> dict[str, Any]:
-  run, origin = Experiment.build(config), row["provenance"]
+def _recorded(name: str, row: Row, seconds: float) -> dict[str, Any]:
+  origin = row["provenance"]
   return {
     "name": name,
     "seconds": round(seconds, 1),
-    **{field: origin[field] for field in ("chosen", "versions", "device")},
+    **{field: origin[field] for field in ("chosen", "versions", "device", "config")},
     "data": {**{k: row[k] for k in ("dataset", "features")}, **origin["data"]},
-    "config": run.config | {"data": run.config["data"] | {"dir": None}},
   }
 
 
@@ -290,7 +247,7 @@ def _gaps(rows: Sequence[Row]) -> Block:
       (
         dataset,
         name,
-        metric.upper() if len(metric) == 1 else metric,
+        column_name(metric),
         gamma,
         chosen.cell(metric),
         oracle.cell(metric),
@@ -306,7 +263,6 @@ def _gaps(rows: Sequence[Row]) -> Block:
       *("val_selected, no gamma", "last, no gamma"),
     ),
     tuple(lines),
-    3,
     (
       "percent; mean (standard deviation) over seeds; a baseline in closed form is the "
       "same for every seed",

@@ -28,7 +28,8 @@ import tqdm
 from zsljax import training
 from zsljax.devices.precision import computed_in
 from zsljax.errors import ZsljaxError, did_you_mean, require
-from zsljax.evaluation import Report, make_evaluator, selection_value
+from zsljax.evaluation import Report, make_evaluator
+from zsljax.evaluation.evaluator import selection_value
 from zsljax.evaluation.protocols import EMBEDDINGS, XIAN
 from zsljax.io.files import append_line, locked, read_lines, write_json
 from zsljax.io.progress import step_bar
@@ -60,8 +61,7 @@ def sweep(config: Mapping[str, Any], seeds: int, workdir: pathlib.Path) -> list[
 
   Returns:
     Rows of each seed: ``val_selected`` without and with the chosen gamma, ``last``
-    (after all steps), and ``test_oracle`` (the steps and gamma that are best on the
-    test images, as many published tables have them).
+    (after all steps), and ``test_oracle`` (steps and gamma best on the test images).
 
   Raises:
     ZsljaxError: a field of the config does not fit; all points diverge.
@@ -87,8 +87,7 @@ def sweep(config: Mapping[str, Any], seeds: int, workdir: pathlib.Path) -> list[
     rows = read_rows(workdir)
     found = {row["seed"] for row in rows}
     wanted = {config["seed"] + i for i in range(seeds)}
-    if wanted - found:
-      missing = sorted(wanted - found)
+    if missing := sorted(wanted - found):
       for some in _pieces(missing, selection["together"]):
         _test(Experiment.build(config), some, stops, chosen, workdir)
       rows = read_rows(workdir)
@@ -174,15 +173,13 @@ def _chosen(
   ) as bar:
     for run, group in groups:
       _try(run, group, stops, workdir, bar)
-  lines = list(_tried(workdir).values())
-  best = max(
-    lines, key=lambda line: -np.inf if line["value"] is None else line["value"]
-  )
-  if best["value"] is None:
+  finite = [line for line in _tried(workdir).values() if line["value"] is not None]
+  if not finite:
     raise ZsljaxError(
       f"{workdir}: the loss of all {len(points)} settings is not finite: lower the "
       "learning rates of config.grid"
     )
+  best = max(finite, key=lambda line: line["value"])
   chosen = best | {"settings": len(points), "stops": len(stops)}
   write_json(workdir / CHOSEN, chosen)
   return chosen
@@ -284,14 +281,8 @@ def _test(
     own = {stop: reports[i] for stop, reports in of_stop.items()}
     of_seed = _rows_of_seed(run.with_seed(seed), own, images, chosen)
     if curve := own[chosen["step"]].curve:
-      write_curve(
-        workdir / f"seed_{seed}",
-        "test",
-        curve.gamma,
-        100 * curve.unseen,
-        100 * curve.seen,
-        [row for row in of_seed if row["selection"] == "val_selected"],
-      )
+      marked = [row for row in of_seed if row["selection"] == "val_selected"]
+      write_curve(workdir / f"seed_{seed}", "test", curve, marked)
     rows += of_seed
   add_rows(workdir, rows)
 

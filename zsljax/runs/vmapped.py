@@ -58,11 +58,7 @@ class VmappedRuns:
   """
 
   def __init__(
-    self,
-    run: Experiment,
-    settings: Sequence[RunSettings],
-    total_steps: int,
-    transform: Callable[[Callable], Callable] = lambda function: function,
+    self, run: Experiment, settings: Sequence[RunSettings], total_steps: int
   ):
     """Reads the training images.
 
@@ -70,8 +66,6 @@ class VmappedRuns:
       run: an experiment; ``settings`` go before its config.
       settings: of R runs.
       total_steps: number of steps in the schedule of the learning rate.
-      transform: applied to the initial state, the step and outputs before they are
-        compiled.
 
     Raises:
       ZsljaxError: the images do not fit into memory; parameters or hosts are split.
@@ -83,7 +77,7 @@ class VmappedRuns:
       require(parts == 1, field, parts, "1 where several runs are trained together")
     self.run = run
     self.finite = np.ones(len(settings), bool)
-    self._total_steps, self._transform = total_steps, transform
+    self._total_steps = total_steps
     self._seeds = np.array([one.seed for one in settings])
     self._numbers = {
       field: jnp.array([one.numbers[field] for one in settings], jnp.float32)
@@ -114,9 +108,8 @@ class VmappedRuns:
     constant = self._numbers, self._images, self._classes
     rows = self._rows()
     first = next(rows)
-    state = jax.jit(self._transform(self._initial))(self._seeds, first, *constant)
-    step = functools.partial(self._step, tolerance)
-    step = jax.jit(self._transform(step), donate_argnums=0)
+    state = jax.jit(self._initial)(self._seeds, first, *constant)
+    step = jax.jit(functools.partial(self._step, tolerance), donate_argnums=0)
     stops, told, ended = list(stops), 0, False
 
     def call(state, rows, before, count):
@@ -158,7 +151,7 @@ class VmappedRuns:
 
         return jax.vmap(one)(params, numbers)
 
-      self._outputs[protocol] = jax.jit(self._transform(over_runs))
+      self._outputs[protocol] = jax.jit(over_runs)
     outputs = jax.device_get(
       self._outputs[protocol](state.params, self._numbers, *images.inputs)
     )

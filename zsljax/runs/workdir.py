@@ -22,16 +22,8 @@ SCHEMA = 3
 CLASSES = "classes.npz"
 _FILE, _SWEEP_FILE = "manifest.json", "sweep.json"
 _LIBRARIES = (
-  "zsljax",
-  "jax",
-  "jaxlib",
-  "flax",
-  "optax",
-  "orbax-checkpoint",
-  "numpy",
-  "tensorflow",
-  "tensorflow-cpu",
-  "tensorflow-datasets",
+  *("zsljax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
+  *("tensorflow", "tensorflow-cpu", "tensorflow-datasets"),
 )
 # Fields that may change between two starts: places, and evaluation on the way.
 _FREE_FIELDS = ("data.dir", "data.cache", "evaluation.every_epochs")
@@ -91,7 +83,7 @@ def open_workdir(
   before = {"processes": 1} | read_manifest(workdir, sweep)
   differing = [
     f"config.{field} is {now!r}, there {old!r}"
-    for field, old, now in _changes(before["config"], manifest["config"])
+    for field, old, now in changes(before["config"], manifest["config"])
     if field not in _FREE_FIELDS and (sweep or not field.startswith(_FREE_PARTS))
   ]
   if differing:
@@ -108,7 +100,7 @@ def open_workdir(
   changed = [
     f"{field} {old} -> {now}"
     for part in ("versions", "processes", "products")
-    for field, old, now in _changes({part: before[part]}, {part: manifest[part]})
+    for field, old, now in changes({part: before[part]}, {part: manifest[part]})
   ]
   if changed:
     warnings.warn(
@@ -118,7 +110,7 @@ def open_workdir(
     )
 
 
-def _changes(
+def changes(
   before: Mapping[str, Any], now: Mapping[str, Any]
 ) -> list[tuple[str, Any, Any]]:
   """Dotted names of the fields that differ, with both values."""
