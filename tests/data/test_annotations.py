@@ -307,33 +307,6 @@ def test_stored_set_holds_the_files(source, tmp_path):
   assert ("absent" in store.metadata["label_widths"]) == isinstance(source, OpenImages)
 
 
-@pytest.mark.parametrize("kind", [NusWide, Coco])
-def test_features_without_names_are_in_the_order_of_the_labels(kind, tmp_path):
-  source = kind(tmp_path / "source")
-  cut = len(source.train) if kind is NusWide else 21
-  paths = [
-    write_features(tmp_path / "train/net.npy", source.features[:cut]),
-    write_features(tmp_path / "test/net.npy", source.features[cut:]),
-  ]
-  found = source.read(paths)
-  assert found.features_kind == "net"
-  assert {"net.npy", "test/net.npy"} < set(found.sources)
-  assert any("no image_files" in note for note in found.notes)
-  check_set(found, source)
-  rest = len(source.images) - cut
-  expected = f"rows without image_files, expected {cut} and {rest}, a row for each"
-  for wrong in (paths[:1], paths[::-1]):
-    assert expected in source.refused(wrong)
-
-
-def test_named_and_ordered_features_make_the_same_set(nus_wide, tmp_path):
-  named = nus_wide.read()
-  parts = {"train.npy": nus_wide.features[:20], "test.npy": nus_wide.features[20:]}
-  ordered = nus_wide.read([write_features(tmp_path / f, x) for f, x in parts.items()])
-  assert named.features_kind == "vgg" and ordered.features_kind == "given"
-  assert named.fingerprint() == ordered.fingerprint()
-
-
 def test_missing_images_are_counted_and_the_first_is_named(source):
   first, other = source.images[source.train[1]], source.images[source.test[-1]]
   kept = [i for i, name in enumerate(source.images) if name not in (first, other)]
@@ -373,10 +346,6 @@ def test_commands(source, capsys, tmp_path):
   main([*data, *given, "--name=Other set", "--storage=bfloat16"])
   printed = capsys.readouterr().out
   assert "other_set: " in printed and "net features of 3, stored as bfloat16" in printed
-  with pytest.raises(SystemExit):
-    main(data)
-  message = "the following arguments are required: --features, --word_vectors"
-  assert message in capsys.readouterr().err
 
 
 # NUS-WIDE.
@@ -422,11 +391,6 @@ def test_nus_wide_as_published(nus_wide, real_data):
 # COCO.
 
 
-def test_coco_classes():
-  assert len(set(coco.SEEN)) == 48 and len(set(coco.UNSEEN)) == 17
-  assert not set(coco.SEEN) & set(coco.UNSEEN)
-
-
 def test_coco_features_named_by_ids(coco_files, tmp_path):
   path = write_features(tmp_path / "x.npz", coco_files.features, coco_files.ids)
   check_set(coco_files.read([path]), coco_files)
@@ -456,11 +420,7 @@ def test_open_images_disagreement_and_machine_labels(open_images, tmp_path):
     [images[4], "verification", "/m/0e", "0"],
     [],
   ]
-  found = open_images.read()
-  notes = " ".join(found.notes)
-  assert "2 labels of images are annotated both present and absent" in notes
-  assert "1 labels of images are of a confidence above 0 and below 0.5" in notes
-  check_set(found, open_images)
+  check_set(open_images.read(), open_images)
 
 
 def test_open_images_names_that_occur_twice(open_images):
@@ -537,7 +497,7 @@ def named_otherwise(source):
 TAGS, TAG_LIST = "NUS_WID_Tags/{}_Tags1k.dat", "NUS_WID_Tags/TagList1k.txt"
 SUN = "Groundtruth/TrainTestLabels/Labels_sun_Test.txt"
 TEST_LIST = "ImageList/TestImagelist.txt"
-BOTH = "1 images (such as"
+BOTH = "more than once, expected each name once"
 
 
 @pytest.mark.parametrize(
@@ -625,8 +585,3 @@ def test_files_that_disagree(tmp_path, kind, spoil, message):
     source.content["test.csv"][2][2] = "/m/01"
   spoil(source)
   assert message in source.refused()
-
-
-def test_open_images_need_names(open_images, tmp_path):
-  path = write_features(tmp_path / "x.npy", open_images.features)
-  assert "x.npy: found no image_files" in open_images.refused([path])

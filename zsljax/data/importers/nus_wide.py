@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import hashlib
 import pathlib
 
 import numpy as np
 import scipy.sparse
 
-from zsljax.data.feature_set import FeatureSet
+from zsljax.data.feature_set import FeatureSet, digests, sha256_of
 from zsljax.data.files.features import read_features
 from zsljax.data.files.text import read_names
-from zsljax.data.importers.annotations import Annotations, annotated_set
+from zsljax.data.importers.annotations import annotated_set
 from zsljax.data.labels import sparse_labels
 from zsljax.errors import require, some
 from zsljax.io.progress import task_bar
@@ -29,7 +30,7 @@ def read_nus_wide(
   features: Sequence[pathlib.Path],
   word_vectors: pathlib.Path,
   unknown: str = "refuse",
-  name: str | None = None,
+  name: str = "nus_wide",
 ) -> FeatureSet:
   """NUS-WIDE from its official label files and features of its images.
 
@@ -40,17 +41,14 @@ def read_nus_wide(
     source: folder with ``NUS_WID_Tags``, ``ConceptsList``, ``Groundtruth`` and
       ``ImageList`` as published, or with the files themselves.
     features: files for ``read_features``, with the names of the image lists (their
-      folder and extension may be missing), or in the lists' order: training, test.
-    word_vectors: file for ``label_vectors``.
-    unknown: see ``label_vectors``.
-    name: of the dataset; ``nus_wide`` when None.
+      folder and extension may be missing).
+    word_vectors: file for ``label_vectors``, as is ``unknown``.
 
   Raises:
     ZsljaxError: a file is missing or damaged, or they do not fit together.
   """
-  source = source.expanduser()
   require(source.is_dir(), str(source), "no such folder", "that of NUS-WIDE's files")
-  opened = read_features(features)
+  opened = read_features(features, named=True)
   common = [f.format(part) for f in _OF_IMAGES for part in _PARTS]
   paths = _found(source, [_CONCEPTS, _TAGS, *common])
   concepts, tags = (read_names(paths[f], distinct=True) for f in (_CONCEPTS, _TAGS))
@@ -87,10 +85,14 @@ def read_nus_wide(
       f"{sizes.format(*PUBLISHED)}."
     )
   label_names = seen_tags + concepts
-  annotations = Annotations(
+  truth_digests = "".join(sha256_of(paths[f]) for f in truths)
+  return annotated_set(
+    name,
+    opened,
+    word_vectors,
+    unknown,
     where=str(source),
     images=[images],
-    first_test=counts[0],
     train=np.arange(counts[0]),
     test=np.arange(counts[0], len(images)),
     labels=scipy.sparse.vstack(labels, "csr"),
@@ -99,13 +101,12 @@ def read_nus_wide(
     seen=np.arange(len(label_names)) < len(seen_tags),
     published="nus-925-81",
     published_labels=PUBLISHED[2:],
-    sources=[
-      *([paths[f]] for f in (_CONCEPTS, _TAGS, *common)),
-      [paths[f] for f in truths],
-    ],
+    sources={
+      **digests(*(paths[f] for f in (_CONCEPTS, _TAGS, *common))),
+      "TrainTestLabels": hashlib.sha256(truth_digests.encode()).hexdigest(),
+    },
     notes=notes,
   )
-  return annotated_set(name or "nus_wide", annotations, opened, word_vectors, unknown)
 
 
 def _found(source: pathlib.Path, names: Sequence[str]) -> dict[str, pathlib.Path]:

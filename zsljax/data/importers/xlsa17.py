@@ -12,7 +12,7 @@ import re
 
 import numpy as np
 
-from zsljax.data.feature_set import FeatureSet, sha256_of
+from zsljax.data.feature_set import FeatureSet, digests
 from zsljax.data.files.text import read_names
 from zsljax.data.importers.published import (
   LOCATIONS,
@@ -54,7 +54,6 @@ def read_xlsa17(
     ZsljaxError: a file is missing or damaged, or its content contradicts
       itself or the published sizes.
   """
-  source = source.expanduser()
   require(source.is_dir(), str(source), "no such folder", f"one with {features}")
   require(
     attributes in ("att", "original_att"),
@@ -130,7 +129,7 @@ def read_xlsa17(
     locations={field: rows - 1 for field, rows in locations.items()},
     path=split_path,
     where=f"{image_path} with {splits}",
-    sources={p.name: sha256_of(p) for p in (image_path, split_path)},
+    sources=digests(image_path, split_path),
     notes=notes,
     image_files=image_files,
   )
@@ -182,10 +181,6 @@ def _note_attributes(
       original, embeddings * scale, atol=1e-6 * np.abs(original).max()
     ):
       notes.append("att is not original_att with columns scaled to length one.")
-  if not lengths.all():
-    notes.append(f"{np.sum(lengths == 0)} classes have nothing but zeros in {field}.")
-  if len(np.unique(embeddings, axis=1).T) < embeddings.shape[1]:
-    notes.append(f"Some classes have the same embedding in {field}.")
   if not np.allclose(lengths, 1, atol=1e-3):
     notes.append(
       f"The class embeddings in {field} have lengths {lengths.min():.3g} to "
