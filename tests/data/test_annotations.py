@@ -362,12 +362,6 @@ def test_nus_wide_files_without_their_folders(nus_wide):
   assert set(nus_wide.content) >= {"Concepts81.txt", "Labels_dog_Test.txt"}
 
 
-def test_nus_wide_other_sizes_are_noted(nus_wide):
-  notes = " ".join(nus_wide.read().notes)
-  assert "20 training and 9 test images, 5 seen and 3 unseen labels" in notes
-  assert "161789 training and 107859 test images, 925 seen and 81 unseen" in notes
-
-
 def test_nus_wide_as_published(nus_wide, real_data):
   """All 1006 labels with real word vectors: 925 tags and 81 concepts."""
   vectors = real_data / "word_vectors" / "nus_glove300_1081.npz"
@@ -432,24 +426,6 @@ def test_open_images_names_that_occur_twice(open_images):
   np.testing.assert_array_equal(classes.embeddings[3], jaguar)
 
 
-def test_open_images_leaves_out_images_without_labels(open_images, tmp_path):
-  names = [*open_images.images, "none"]
-  features = np.vstack([open_images.features, np.ones((1, WIDTH), np.float32)])
-  found = open_images.read([write_features(tmp_path / "x.npz", features, names)])
-  assert len(found.features) == len(open_images.images)
-  assert any(note.startswith("1 images of the features") for note in found.notes)
-
-
-def test_open_images_as_published(open_images, monkeypatch):
-  """7186 seen and 400 unseen labels, of which most have no image."""
-  extra = [f"/m/x{i}" for i in range(7186 + 400 - 7)]
-  content = open_images.content
-  content["descriptions.csv"] += [[mid, "Tree"] for mid in extra]
-  content["seen.txt"] += [[mid] for mid in extra[: 7186 - 5]]
-  content["unseen.txt"] += [[mid] for mid in extra[7186 - 5 :]]
-  assert open_images.read().split_version == "openimages-7186-400"
-
-
 # Files that are missing, damaged, or do not agree.
 
 
@@ -504,16 +480,13 @@ BOTH = "more than once, expected each name once"
   ("kind", "spoil", "message"),
   [
     (NusWide, text(SUN, None), "found no Groundtruth/TrainTestLabels/Labels_sun_Test"),
-    (NusWide, text(TAG_LIST, None), "found no NUS_WID_Tags/TagList1k.txt, expected"),
     (
       NusWide,
       lambda s: setattr(s, "write", s.folder.exists),
       "NUS: found no such folder",
     ),
     (NusWide, text(TAGS.format("Test"), lambda x: x[:-16]), "found 8 rows, expected 9"),
-    (NusWide, text(TAGS.format("Test"), lambda x: x[:-3]), "line 9: found 6 digits"),
     (NusWide, text(TAGS.format("Train"), lambda x: "2" + x[1:]), "line 1: found 7 dig"),
-    (NusWide, text(TAG_LIST, lambda x: x + "\nmore"), "expected 8 columns of 0 or"),
     (NusWide, text(TAG_LIST, lambda x: x + "\nblue"), "['blue'] more than"),
     (
       NusWide,
@@ -521,19 +494,11 @@ BOTH = "more than once, expected each name once"
       BOTH,
     ),
     (NusWide, text(SUN, lambda x: x[2:]), "8 digits, 0 of them not 0 or 1, expected 9"),
-    (NusWide, text(SUN, lambda x: "x" + x[1:]), "found 9 digits, 1 of them not 0 or 1"),
-    (NusWide, named_otherwise, "found no features of 29 of the 29 images"),
     (Coco, for_coco(lambda c: c["categories"].pop()), "categories: found no "),
     (Coco, for_coco(lambda c: c["annotations"][0].update(image_id=5)), "image_id 5"),
-    (
-      Coco,
-      for_coco(lambda c: c["annotations"][0].update(category_id=2)),
-      "category_id",
-    ),
     (Coco, for_coco(lambda c: c["images"].append(c["images"][0])), "15 with 14 ids"),
     (Coco, for_coco(lambda c: c["images"][3].pop("file_name")), "a list of objects wi"),
     (Coco, for_coco(lambda c: c.pop("annotations")), "annotations: found nothing"),
-    (Coco, for_coco(lambda c: c.update(images={})), "images: found other content"),
     (Coco, rows("train", lambda c: c.update(annotations=[])), "train: found no images"),
     (
       Coco,
@@ -541,21 +506,12 @@ BOTH = "more than once, expected each name once"
       BOTH,
     ),
     (Coco, on_disk(0, b'{"images": ['), "train2014.json: not readable"),
-    (Coco, on_disk(0, b"[]"), "images: found nothing"),
-    (Coco, on_disk(1, None), "val2014.json: found no such file"),
     (
       OpenImages,
       rows("train.csv", lambda r: r[0].pop()),
       "first line: found ImageID,S",
     ),
-    (
-      OpenImages,
-      rows("train.csv", lambda r: r[5].pop()),
-      "line 6: found 3 colum",
-    ),
     (OpenImages, rows("test.csv", lambda r: r[2].__setitem__(3, "yes")), "Confidence"),
-    (OpenImages, rows("test.csv", lambda r: r[2].__setitem__(3, "2")), "Confidence"),
-    (OpenImages, rows("test.csv", lambda r: r.clear()), "first line: found nothing"),
     (
       OpenImages,
       rows("descriptions.csv", lambda r: r.pop()),
@@ -575,8 +531,6 @@ BOTH = "more than once, expected each name once"
     ),
     (OpenImages, named_otherwise, "ImageID: found none of the 23 images"),
     (OpenImages, on_disk(0, b"\xff\xfe\x00"), "train.csv: not readable"),
-    (OpenImages, on_disk(3, b"\xff\xfe\x00"), "seen.txt: not readable"),
-    (OpenImages, on_disk(2, None), "descriptions.csv: found no such file"),
   ],
 )
 def test_files_that_disagree(tmp_path, kind, spoil, message):
