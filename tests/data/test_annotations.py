@@ -351,17 +351,6 @@ def test_commands(source, capsys, tmp_path):
 # NUS-WIDE.
 
 
-def test_nus_wide_files_without_their_folders(nus_wide):
-  before = nus_wide.read()
-  for depth in (1, 2):
-    nus_wide.content = {
-      "/".join(name.split("/")[1:]) or name: text
-      for name, text in nus_wide.content.items()
-    }
-    assert nus_wide.read().fingerprint() == before.fingerprint(), depth
-  assert set(nus_wide.content) >= {"Concepts81.txt", "Labels_dog_Test.txt"}
-
-
 def test_nus_wide_as_published(nus_wide, real_data):
   """All 1006 labels with real word vectors: 925 tags and 81 concepts."""
   vectors = real_data / "word_vectors" / "nus_glove300_1081.npz"

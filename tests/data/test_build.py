@@ -81,7 +81,6 @@ def test_images_features_and_classes_come_together(own):
     )
     folder = name.split("/")[0].lower().replace("_", " ")
     assert feature_set.classes.names[feature_set.labels[row]] == folder
-  assert any("'Ape' as 'ape'" in note for note in feature_set.notes)
 
 
 def test_the_proposed_split_is_seeded_and_stratified(own):

@@ -188,7 +188,7 @@ def annotated_set(
   published: str,
   published_labels: tuple[int, int],
   sources: Mapping[str, str],
-  notes: Sequence[str],
+  notes: Sequence[str] = (),
 ) -> FeatureSet:
   """The set of M annotated images and L labels, with features found by name.
 

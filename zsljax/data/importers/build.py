@@ -160,7 +160,7 @@ def build_set(
   rows = features.rows_of(images.names, partial=skip_bad)
   left_out += [f"{images.names[i]}: no features" for i in np.flatnonzero(rows < 0)]
   images, rows = images.take(np.flatnonzero(rows >= 0)), rows[rows >= 0]
-  images, rows = _with_known_classes(images, rows, table, skip_bad, notes, left_out)
+  images, rows = _with_known_classes(images, rows, table, skip_bad, left_out)
   order = np.argsort(rows, kind="stable")  # Files are best read forwards.
   images, rows = images.take(order), rows[order]
   finite = np.concatenate([finite_rows(part) for part in blocks(features.take(rows))])
@@ -217,7 +217,6 @@ def _with_known_classes(
   rows: np.ndarray,
   table: ClassTable,
   skip_bad: bool,
-  notes: list[str],
   left_out: list[str],
 ) -> tuple[LabelledImages, np.ndarray]:
   """The images of described classes, called as in the table, and their rows."""
@@ -241,10 +240,6 @@ def _with_known_classes(
     for name, c in zip(images.names, images.classes, strict=True)
     if known[c] is None
   ]
-  if other := [f"{c!r} as {x!r}" for c, x in known.items() if x not in (None, c)]:
-    notes.append(
-      f"Classes are spelt otherwise in {table.path.name}: {'; '.join(other)}."
-    )
   kept = [i for i, c in enumerate(images.classes) if known[c]]
   require(len(kept) > 0, images.where, "no image of a described class", "some")
   images = images.take(kept)

@@ -17,8 +17,6 @@ from zsljax.data.labels import sparse_labels
 from zsljax.errors import require, some
 from zsljax.io.progress import task_bar
 
-# Images for training and for test, seen and unseen labels.
-PUBLISHED = (161_789, 107_859, 925, 81)
 _PARTS = ("Train", "Test")
 _CONCEPTS, _TAGS = "ConceptsList/Concepts81.txt", "NUS_WID_Tags/TagList1k.txt"
 _OF_IMAGES = ("ImageList/{}Imagelist.txt", "NUS_WID_Tags/{}_Tags1k.dat")
@@ -39,7 +37,7 @@ def read_nus_wide(
 
   Args:
     source: folder with ``NUS_WID_Tags``, ``ConceptsList``, ``Groundtruth`` and
-      ``ImageList`` as published, or with the files themselves.
+      ``ImageList`` as published.
     features: files for ``read_features``, with the names of the image lists (their
       folder and extension may be missing).
     word_vectors: file for ``label_vectors``, as is ``unknown``.
@@ -76,14 +74,6 @@ def read_nus_wide(
     images += names
     counts.append(len(names))
 
-  counts += [len(seen_tags), len(concepts)]
-  notes = []
-  if tuple(counts) != PUBLISHED:
-    sizes = "{} training and {} test images, {} seen and {} unseen labels"
-    notes.append(
-      f"The files have {sizes.format(*counts)}; NUS-WIDE as published has "
-      f"{sizes.format(*PUBLISHED)}."
-    )
   label_names = seen_tags + concepts
   truth_digests = "".join(sha256_of(paths[f]) for f in truths)
   return annotated_set(
@@ -100,28 +90,23 @@ def read_nus_wide(
     words=label_names,
     seen=np.arange(len(label_names)) < len(seen_tags),
     published="nus-925-81",
-    published_labels=PUBLISHED[2:],
+    published_labels=(925, 81),
     sources={
       **digests(*(paths[f] for f in (_CONCEPTS, _TAGS, *common))),
       "TrainTestLabels": hashlib.sha256(truth_digests.encode()).hexdigest(),
     },
-    notes=notes,
   )
 
 
 def _found(source: pathlib.Path, names: Sequence[str]) -> dict[str, pathlib.Path]:
-  """Paths of the files: in their folders, or where these were left out."""
-  paths = {}
-  for name in names:
-    parts = name.split("/")
-    places = [source.joinpath(*parts[i:]) for i in range(len(parts))]
-    paths[name] = next((place for place in places if place.is_file()), None)
-  missing = [name for name, path in paths.items() if path is None]
+  """Paths of the files, all of which are there."""
+  paths = {name: source / name for name in names}
+  missing = [name for name, path in paths.items() if not path.is_file()]
   require(
     not missing,
     str(source),
     f"no {some(missing)}",
-    "NUS-WIDE's files in these folders or without them",
+    "NUS-WIDE's files in their folders",
   )
   return paths
 
