@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from zsljax.data.feature_set import SPLITS, hold_out_validation
+from zsljax.data.feature_set import hold_out_validation
 from zsljax.errors import ZsljaxError
 
 
@@ -37,10 +37,6 @@ def test_hold_out_validation_depends_on_seed_and_trainval_alone():
   np.testing.assert_array_equal(np.union1d(*parts), rows[1::2])
 
 
-def test_regions_are_accepted(feature_set):
-  assert feature_set(shape=(3, 5)).features.shape == (66, 3, 5)
-
-
 @pytest.mark.parametrize(
   "change",
   [
@@ -55,13 +51,6 @@ def test_regions_are_accepted(feature_set):
 )
 def test_fingerprint_tells_sets_apart(feature_set, change):
   assert feature_set(**change).fingerprint() != feature_set().fingerprint()
-
-
-def test_fingerprint_tells_shapes_apart(feature_set):
-  features = feature_set(shape=(6,)).features
-  flat = feature_set(features=features)
-  regions = feature_set(features=features.reshape(-1, 2, 3))
-  assert flat.fingerprint() != regions.fingerprint()
 
 
 def test_names_do_not_enter_the_fingerprint(feature_set):
@@ -130,11 +119,6 @@ ONE_SEEN = {
 def test_refused(feature_set, options, message):
   with pytest.raises(ZsljaxError, match=f"^small files:? ?.*{message}"):
     feature_set(**options)
-
-
-def test_splits_are_disjoint(feature_set):
-  rows = np.concatenate([feature_set().splits[split] for split in SPLITS])
-  np.testing.assert_array_equal(np.sort(rows), np.arange(66))
 
 
 def test_constant_images_are_counted_across_blocks(feature_set):

@@ -167,9 +167,9 @@ def test_names_are_compared_from_the_whole_to_the_last_part(named):
 @pytest.mark.parametrize(
   ("asked", "message"),
   [
-    (["1"], "found '1' twice ('1' in the label files)"),
-    (["3", "3"], "found '3' once, for 2 images"),
-    (["a/3.jpg", "b/3.jpg"], "found '3' once, for 2 images ('a/3.jpg' in"),
+    (["1"], "found '1' 2 times, for 1 images"),
+    (["3", "3"], "found '3' 1 times, for 2 images"),
+    (["a/3.jpg", "b/3.jpg"], "found '3' 1 times, for 2 images"),
     (
       ["3", "4", "5"],
       "found no features of 2 of the 3 images (the first is '4'",

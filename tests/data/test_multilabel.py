@@ -66,10 +66,6 @@ def test_labels_read_back():
       )
 
 
-def test_padded_ids_of_nothing():
-  np.testing.assert_array_equal(padded_ids(np.zeros((2, 3))), [[-1], [-1]])
-
-
 def test_splits_and_validation():
   made = make_multilabel_set(**parts())
   assert tuple(made.splits) == MULTI_LABEL_SPLITS
@@ -83,20 +79,6 @@ def test_splits_and_validation():
   assert make_multilabel_set(**parts()).fingerprint() == made.fingerprint()
 
 
-def test_fingerprint_knows_labels_and_unseen():
-  made = make_multilabel_set(**parts())
-  labels = random_labels()
-  labels[0, 0] = -labels[0, 0] or 1
-  others = (
-    {"labels": scipy.sparse.csr_array(labels)},
-    {"seen": np.array([True, True, True, True, True, False])},
-  )
-  for other in others:
-    fixed = {"validation_classes": made.validation_classes}
-    changed = make_multilabel_set(**parts(**other, **fixed))
-    assert changed.fingerprint() != made.fingerprint()
-
-
 @pytest.mark.parametrize(
   ("changed", "message"),
   [
@@ -104,22 +86,14 @@ def test_fingerprint_knows_labels_and_unseen():
       {"labels": scipy.sparse.csr_array(random_labels()[:, :5])},
       r"labels of the images: found shape \(40, 5\), expected \(40, 6\)",
     ),
-    (
-      {"labels": scipy.sparse.csr_array(random_labels()[:9])},
-      r"labels of the images: found shape \(9, 6\)",
-    ),
     ({"label_names": ()}, "labels: found an empty list, expected at least one"),
     (
       {"labels": scipy.sparse.csr_array(3 * random_labels())},
       r"labels of the images: found \[-3, 3\], expected 1 \(present\)",
     ),
-    ({"label_names": (*NAMES[:5], "sky")}, "class names: 'sky' occurs twice"),
     ({"vectors": np.ones((5, 4))}, r"found shape \(5, 4\), expected one row for each"),
-    ({"vectors": np.full((6, 4), np.nan)}, "found NaN or infinity in class 'sky'"),
     ({"seen": np.ones(6, bool)}, "unseen labels: found 0 of 6, expected some"),
-    ({"seen": np.zeros(6, bool)}, "unseen labels: found 6 of 6, expected some"),
     ({"test": np.arange(29, 40)}, "train and test: found 1 images in both"),
-    ({"trainval": np.arange(0)}, "train: found no images"),
     (
       {
         "labels": scipy.sparse.csr_array(np.r_[random_labels()[:30], np.zeros((10, 6))])
@@ -132,7 +106,6 @@ def test_fingerprint_knows_labels_and_unseen():
     ),
     ({"validation_classes": [3]}, r"validation labels: found \['bear'\], unseen"),
     ({"validation_classes": [0, 1, 2, 4]}, "validation labels: found all seen labels"),
-    ({"features": np.full((IMAGES, 3), np.nan)}, "NaN or infinity in 40 of 40 images"),
   ],
 )
 def test_bad_parts_are_named(changed, message):
@@ -144,15 +117,10 @@ def test_oddities_are_noted():
   labels = random_labels()
   labels[:, [0, 3]] = 0
   labels[1] = 0
-  vectors = parts()["vectors"]
-  vectors[2] = 0
-  made = make_multilabel_set(
-    **parts(labels=scipy.sparse.csr_array(labels), vectors=vectors)
-  )
+  made = make_multilabel_set(**parts(labels=scipy.sparse.csr_array(labels)))
   notes = " ".join(made.notes)
   assert "1 seen labels have no training image: sky." in notes
   assert "1 unseen labels have no test image (their AP is 0): bear." in notes
-  assert "1 of the labels have a vector of zeros: tree." in notes
   assert "training images have no seen label" in notes
 
 
@@ -197,12 +165,6 @@ def test_held_and_streamed_batches_are_equal(sampling, tmp_path):
     assert one.keys() == other.keys() == {"features", "labels", "absent", "mask"}
     for name, value in one.items():
       np.testing.assert_array_equal(value, other[name])
-
-
-def test_class_balanced_batches_are_refused(tmp_path):
-  stored = prepare(make_multilabel_set(**parts()), tmp_path)
-  with pytest.raises(ZsljaxError, match="'class_balanced' with several labels"):
-    TrainingData(stored, "trainval", 8, 0, sampling="class_balanced")
 
 
 def write_npz(path, **changed):
@@ -280,14 +242,9 @@ def test_word_vectors_from_a_file(tmp_path):
   [
     ({"Y_test": None}, "no field Y_test"),
     ({"Y_train": random_labels()[:30, :4]}, r"shape \(30, 4\), .* \[30, 6\]: a row"),
-    ({"Y_train": random_labels()[:20]}, r"Y_train: .*shape \(20, 6\), .* \[30, 6\]"),
     ({"labels": np.array([*NAMES[:5], "sky"])}, r"labels: found \['sky'\] more than"),
-    ({"labels": np.array([], np.str_)}, r"labels: found <U1 of shape \(0,\)"),
     ({"Y_train": np.full((30, 6), 0.5)}, r"Y_train: found 0.5 \(180 such\)"),
-    ({"Y_test": np.full((10, 6), 255, np.uint8)}, r"Y_test: found 255 \(60 such\)"),
     ({"X_test": np.ones((10, 4))}, r"X_test: .*shape \(10, 4\).* \[N, 5\] as in X_t"),
-    ({"X_train": np.array(["a"] * 30)}, "X_train: found <U1 of shape"),
-    ({"vectors": np.full((6, 4), "a")}, "vectors: found <U1 of shape"),
     ({"vectors": np.ones((3, 4))}, r"vectors: found .* expected numbers \[6, V\]"),
     ({"vectors": None}, "found no vectors of the labels, expected a field `vectors`"),
     ({"unseen": np.array(["sun"])}, "unseen: found 'sun', expected labels of the set"),

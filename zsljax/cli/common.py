@@ -168,6 +168,7 @@ def add_annotated(parser: argparse.ArgumentParser, name: str) -> None:
   add_features(parser)
   add_word_vectors(parser)
   add_storage(parser, name)
+  parser.set_defaults(name=name)
 
 
 def annotated(args: argparse.Namespace) -> tuple:

@@ -15,15 +15,13 @@ import io
 import logging
 import pathlib
 import pickle
-import signal
-import threading
 from typing import Any
 
 import numpy as np
 
 from zsljax.data.feature_set import blocks
 from zsljax.data.records import Records
-from zsljax.errors import ZsljaxError, did_you_mean
+from zsljax.errors import ZsljaxError, require
 from zsljax.io.progress import task_bar
 
 _FLAG = "--beam_pipeline_options"
@@ -74,12 +72,8 @@ def pipeline_options(text: str):
     ) from error
   if isinstance(runner, beam.runners.DirectRunner):
     names = known.PipelineOptions([]).get_all_options()
-    direct = known.DirectOptions([]).get_all_options(current_only=True)
-    for name in given.keys() - names:  # A cluster may know others.
-      raise ZsljaxError(
-        f"{_FLAG}: found {name!r}, which Beam does not know. "
-        f"{did_you_mean(name, ('runner', *direct))}"
-      )
+    strange = sorted(given.keys() - names)  # A cluster may know others.
+    require(not strange, _FLAG, strange, "options that Beam knows")
     # Without this Beam first looks for another runner, in the network.
     options.view_as(known.TypeOptions).allow_unsafe_triggers = True
     options.view_as(known.WorkerOptions).default_sdk_harness_log_level = "CRITICAL"
@@ -136,49 +130,9 @@ def failures() -> Iterator[None]:
   level = log.level
   log.setLevel(logging.CRITICAL)
   try:
-    with _no_wait_for_the_dead():
-      yield
+    yield
   except Exception as error:  # Every runner has its own.
     lines = [line for line in str(error).splitlines() if line.strip()]
     raise RuntimeError(lines[-1] if lines else repr(error)) from error
   finally:
     log.setLevel(level)
-
-
-@contextlib.contextmanager
-def _no_wait_for_the_dead() -> Iterator[None]:
-  """Ends a local pipeline when one of its processes is killed, for want of memory say.
-
-  Beam would wait for ever. The thread that watches the process fails, though: the
-  other processes are then killed and the main thread interrupted.
-  """
-  died = []
-  usual = threading.excepthook
-
-  def hook(failure) -> None:
-    if failure.thread is None or failure.thread.name != "run_worker":
-      usual(failure)
-    elif not died:
-      died.append(failure.exc_value)
-      _kill_workers()
-      signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-
-  threading.excepthook = hook
-  try:
-    yield
-  except KeyboardInterrupt as error:
-    if died:
-      raise RuntimeError(f"{died[0]}: had the machine no memory left?") from error
-    raise
-  finally:
-    threading.excepthook = usual
-
-
-def _kill_workers() -> None:
-  """Kills Beam's processes below this one."""
-  import psutil
-
-  for process in psutil.Process().children(recursive=True):
-    with contextlib.suppress(psutil.NoSuchProcess):
-      if "apache_beam.runners.worker.sdk_worker_main" in process.cmdline():
-        process.kill()

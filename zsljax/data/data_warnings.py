@@ -28,7 +28,7 @@ def data_warnings(dataset: StoredDataset) -> list[str]:
 
 
 def _of_classes(classes: ClassSpace) -> Iterator[str]:
-  """Warns of classes and attributes that say too little, and of other units."""
+  """Warns of classes and attributes that say too little."""
   embeddings = np.asarray(classes.embeddings, np.float64)
   lengths = np.linalg.norm(embeddings, axis=1)
   if (zero := np.flatnonzero(lengths == 0)).size:
@@ -51,14 +51,6 @@ def _of_classes(classes: ClassSpace) -> Iterator[str]:
         f"{some([attributes[i] for i in same])}."
       )
       break
-  largest = np.abs(embeddings).max(0)
-  if (used := largest[largest > 0]).size and used.max() > 100 * np.median(used):
-    at = int(largest.argmax())
-    yield (
-      f"Attributes have other units: the largest number of {attributes[at]} is "
-      f"{largest[at]:.3g}, the median over attributes {np.median(used):.3g}. Lengths "
-      "and products are then its own alone: scale the columns."
-    )
 
 
 def _of_counts(dataset: StoredDataset) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 
 import numpy as np
@@ -10,8 +9,8 @@ import scipy.io
 
 from zsljax.data.pipeline import load
 from zsljax.data.store import StoredDataset
-from zsljax.errors import ZsljaxError, in_bytes, require
-from zsljax.io.files import explained
+from zsljax.errors import in_bytes, require
+from zsljax.io.files import explained, replacing
 
 # Bytes that a variable of a MATLAB 5 file can hold.
 _LIMIT = 2**31
@@ -39,7 +38,6 @@ def export_xlsa17(dataset: StoredDataset, dest: pathlib.Path) -> list[pathlib.Pa
     in_bytes(size),
     f"at most {in_bytes(_LIMIT)}, what a .mat file of MATLAB 5 holds",
   )
-  dest = dest.expanduser()
   files = [dest / "res101.mat", dest / "att_splits.mat"]
   for path in files:
     require(not path.exists(), str(path), "a file", "none: it would be replaced")
@@ -80,14 +78,10 @@ def export_xlsa17(dataset: StoredDataset, dest: pathlib.Path) -> list[pathlib.Pa
     **{name: _column(np.sort(part) + 1) for name, part in locations.items()},
   }
   for path, content in zip(files, (image, split), strict=True):
-    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
     with explained(path):
       dest.mkdir(parents=True, exist_ok=True)
-      try:
-        scipy.io.savemat(draft, content, appendmat=False, do_compression=True)
-      except (TypeError, ValueError) as error:
-        raise ZsljaxError(f"{path}: could not be written ({error})") from error
-      os.replace(draft, path)
+    with replacing(path) as draft:
+      scipy.io.savemat(draft, content, appendmat=False, do_compression=True)
   return files
 
 

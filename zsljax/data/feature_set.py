@@ -279,6 +279,17 @@ def sha256_of(path: pathlib.Path) -> str:
   return digest.hexdigest()
 
 
+def digests(*paths: pathlib.Path) -> dict[str, str]:
+  """Returns the SHA-256 of files by their names, or folders and names if these meet."""
+  names = [path.name for path in paths]
+  return {
+    path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}": (
+      sha256_of(path)
+    )
+    for path in paths
+  }
+
+
 def draw_classes(seen: np.ndarray, seed: int) -> np.ndarray:
   """Draws a seeded fifth of the ids ``seen``, to hold out for validation."""
   number = max(1, len(seen) // 5)

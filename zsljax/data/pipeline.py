@@ -187,28 +187,23 @@ class TrainingData:
 
   @property
   def _splits(self) -> tuple[str, ...]:
-    """Names of the stored splits that are trained on."""
     return self.store.training_splits(self.train_split)
 
   @property
   def _share(self) -> tuple[tuple[str, ...], int, int]:
-    """Splits, host and number of hosts, as the methods of ``store`` take them."""
     return self._splits, self.host, self.num_hosts
 
   @property
   def _local_rows(self) -> int:
-    """Number of this host's images in a batch."""
     return self.rows_per_batch // self.num_hosts
 
   @functools.cached_property
   def _shares(self) -> list[int]:
-    """Number of images of each host."""
     hosts = range(self.num_hosts)
     return [self.store.share(self._splits, host, self.num_hosts) for host in hosts]
 
   @property
   def _large_rows(self) -> bool:
-    """True where records are read one by one."""
     return self.store.row_bytes >= _LARGE_ROW
 
   def _from_table(self, start_step: int) -> Iterator[Columns]:
@@ -291,7 +286,6 @@ class TrainingData:
 
   @functools.cached_property
   def _pieces(self) -> list[Piece]:
-    """Pieces of files with this host's share."""
     return self.store.pieces(*self._share)
 
   def _order_of_pieces(self, epoch: int) -> tuple[np.ndarray, int]:

@@ -252,10 +252,12 @@ def selection_value(
   none. ``h`` is the mean at that calibration, other metrics are without one. Minus
   infinity where the report of a run that is not finite is missing.
   """
-  if None in reports:
+  finite = [report for report in reports if report is not None]
+  if len(finite) < len(reports):
     return -np.inf, None
-  value = float(np.mean([report.metrics[metric] for report in reports]))
-  if reports[0].curve is None:
+  value = float(np.mean([report.metrics[metric] for report in finite]))
+  curves = [report.curve for report in finite if report.curve is not None]
+  if not curves:
     return value, None
-  calibration, h = best_calibration([report.curve for report in reports])
+  calibration, h = best_calibration(curves)
   return (100 * h if metric == "h" else value), calibration

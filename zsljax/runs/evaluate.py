@@ -109,7 +109,7 @@ def evaluate(
   scored = _Scored(evaluator, workdir, run, split)
   report = scored.report(Calibration(kind))
   rows = [scored.row(report)]
-  if report.curve is not None:
+  if report.curve is not None and report.calibrated is not None:
     best = report.curve.best()
     if not on_test:
       wanted.insert(0, (best, "val_selected", "highest H on val"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Sequence
 import copy
 import json
@@ -53,11 +54,6 @@ class FeatureFiles:
     self._opened: tuple[int, Rows] | None = None
 
   @property
-  def counts(self) -> list[int]:
-    """The rows of each file."""
-    return np.diff(self._ends, prepend=0).tolist()
-
-  @property
   def where(self) -> str:
     """The files, for messages."""
     more = f" and {len(self.paths) - 1} more" if len(self.paths) > 1 else ""
@@ -106,18 +102,17 @@ class FeatureFiles:
     Raises:
       ZsljaxError: images are missing, or two have one name.
     """
-    tried = []
+    best = None
     for names in ways:
       for spelt in (_slashed, _without_extension, short_name):
         rows, doubled = self._matched(names, spelt)
         missing = len(names) if doubled else int((rows < 0).sum())
-        if not missing:
-          return rows
-        tried.append((missing, not doubled, rows, names, doubled))
-    fewest, _, rows, names, doubled = min(tried, key=lambda attempt: attempt[:2])
+        if best is None or missing < best[0] or missing == best[0] and doubled:
+          best = missing, rows, names, doubled
+    fewest, rows, names, doubled = best
     where = f"{self.where}: image_files"
     require(not doubled, where, doubled, "each image once, in both")
-    if not partial:
+    if fewest and not partial:
       raise ZsljaxError(
         f"{where}: found no features of {fewest} of the {len(names)} images (the first "
         f"is {names[np.argmin(rows)]!r}; the file begins with "
@@ -130,18 +125,14 @@ class FeatureFiles:
   ) -> tuple[np.ndarray, str]:
     """Rows of ``names`` where both are ``spelt`` alike, and the first ambiguous one."""
     assert self.image_files is not None
-    first, again = {}, set()
-    for row, name in enumerate(self.image_files.tolist()):
-      key = spelt(name)
-      if first.setdefault(key, row) != row:
-        again.add(key)
+    held = [spelt(name) for name in self.image_files.tolist()]
     keys = [spelt(name) for name in names]
-    asked, doubled = set(), ""
-    for key in keys:
-      if key in first and not doubled and (key in again or key in asked):
-        times = "twice" if key in again else f"once, for {keys.count(key)} images"
-        doubled = f"{key!r} {times} ({names[keys.index(key)]!r} in the label files)"
-      asked.add(key)
+    first = {key: row for row, key in reversed(list(enumerate(held)))}
+    times, asked = collections.Counter(held), collections.Counter(keys)
+    odd = (k for k in keys if k in first and (times[k] > 1 or asked[k] > 1))
+    doubled = ""
+    if (key := next(odd, None)) is not None:
+      doubled = f"{key!r} {times[key]} times, for {asked[key]} images"
     return np.array([first.get(key, -1) for key in keys], np.int64), doubled
 
   def _stored(self, file: int) -> Rows:
@@ -151,7 +142,7 @@ class FeatureFiles:
     return self._opened[1]
 
 
-def read_features(paths: Sequence[pathlib.Path]) -> FeatureFiles:
+def read_features(paths: Sequence[pathlib.Path], named: bool = False) -> FeatureFiles:
   """Opens files of features, whose rows follow one another in the order of ``paths``.
 
   * ``.npz``, ``.h5``, ``.hdf5``: fields ``features`` and perhaps ``image_files``, the
@@ -160,11 +151,10 @@ def read_features(paths: Sequence[pathlib.Path]) -> FeatureFiles:
     line.
 
   Raises:
-    ZsljaxError: a file is missing, damaged or of no such kind, or they do not fit
-      together.
+    ZsljaxError: a file is missing, damaged or of no such kind, lacks names that must be
+      there (``named``), or they do not fit together.
   """
   require(len(paths) > 0, "features", "no file", "at least one")
-  paths = [path.expanduser() for path in paths]
   shapes, dtypes, names, encoders = [], [], [], []
   for path in paths:
     features, image_files, encoder = _open(path)
@@ -177,6 +167,12 @@ def read_features(paths: Sequence[pathlib.Path]) -> FeatureFiles:
       f"{path}: features",
       f"shape {shapes[-1]}",
       f"rows like those of {paths[0]}, which have shape {shapes[0]}",
+    )
+    require(
+      image_files is not None or not named,
+      str(path),
+      "no image_files",
+      "the images' names (for FILE.npy in FILE.txt, one a line)",
     )
     require(
       (names[-1] is None) == (names[0] is None),

@@ -6,7 +6,6 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 import dataclasses
 import pathlib
 import re
-from typing import NamedTuple
 
 import numpy as np
 
@@ -65,40 +64,28 @@ def label_vectors(
   texts = [text for name in names for text in (name, *_words(name))]
   known = read_word_vectors(path, {s for t in texts for s in _spellings(t)}, names)
 
-  labels = [_look_up(name, known) for name in names]
-  used = [x for x in labels if x.found and (unknown == "known_words" or not x.missing)]
-  lacking = [str(label) for label in labels if label.missing]
+  parts = {name: _known_parts(name, known) for name in names}
+  lacking = [repr(name) for name, found in parts.items() if None in found]
+  used = {name: [w for w in found if w is not None] for name, found in parts.items()}
   require(
-    bool(used) and (unknown == "known_words" or not lacking),
+    unknown == "known_words" or not lacking,
     str(path),
-    f"{len(labels) - len(used)} of {len(names)} labels without a vector, "
-    f"{'; '.join(lacking)}",
-    "a word of one label at least"
-    if unknown == "known_words"
-    else "every word of every label (or unknown: known_words)",
+    f"no vector for words of {len(lacking)} of {len(names)} labels: "
+    f"{', '.join(lacking)}",
+    "every word of every label (or unknown: known_words)",
   )
-  vectors = np.stack([np.mean([known[w] for w in x.found], axis=0) for x in used])
+  used = {name: found for name, found in used.items() if found}
+  require(bool(used), str(path), "no word of any label", "one at least")
+  vectors = np.stack([np.mean([known[w] for w in found], 0) for found in used.values()])
   notes = {
     "follow the rows, which have no names, of": ["all"] * _is_unnamed(path),
-    "are spelt otherwise in": [
-      f"{label.name!r} as {label.found[0]!r}"
-      for label in used
-      if not label.missing and len(label.found) == 1 and label.name not in label.found
-    ],
-    "have the mean of their words in": [
-      f"{label.name!r} of {', '.join(map(repr, label.found))}"
-      for label in used
-      if len(label.found) > 1
-    ],
     "are made of their known words alone, or left out without one, in": lacking,
     "have nothing but zeros in": [
-      repr(label.name)
-      for label, vector in zip(used, vectors, strict=True)
-      if not vector.any()
+      repr(name) for name, vector in zip(used, vectors, strict=True) if not vector.any()
     ],
   }
   return LabelVectors(
-    names=tuple(label.name for label in used),
+    names=tuple(used),
     vectors=vectors,
     notes=tuple(
       f"Labels that {what} {path.name}: {'; '.join(those)}."
@@ -131,7 +118,6 @@ def read_word_vectors(
     ZsljaxError: the file is missing, damaged or of no such kind, or a wanted vector
       is not finite, of another width, or there twice and different.
   """
-  path = path.expanduser()
   kind = path.suffix.lower()
   require(
     kind in _ENDINGS, str(path), f"ending {kind!r}", f"one of {' '.join(_ENDINGS)}"
@@ -235,22 +221,10 @@ def _spellings(text: str) -> tuple[str, ...]:
   return *forms, *(form.lower() for form in forms)
 
 
-class _Label(NamedTuple):
-  """A label, the known words that make it up, and its words that are unknown."""
-
-  name: str
-  found: list[str]
-  missing: list[str]
-
-  def __str__(self) -> str:
-    return f"{self.name!r} (lacks {', '.join(map(repr, self.missing))})"
-
-
-def _look_up(name: str, known: Container[str]) -> _Label:
-  """The label found whole, or else word by word."""
+def _known_parts(name: str, known: Container[str]) -> list[str | None]:
+  """The label found whole, or else its words as they are found; None for others."""
   for texts in ([name], _words(name)):
     hits = [next((s for s in _spellings(t) if s in known), None) for t in texts]
     if None not in hits:
       break
-  missing = [text for text, hit in zip(texts, hits, strict=True) if hit is None]
-  return _Label(name, [hit for hit in hits if hit is not None], missing)
+  return hits

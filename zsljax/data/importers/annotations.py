@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
-import hashlib
 import pathlib
 import re
 
@@ -17,11 +16,12 @@ from zsljax.data.feature_set import (
   Rows,
   check_rows,
   classes_of,
+  digests,
   draw_classes,
   finished,
-  sha256_of,
 )
 from zsljax.data.files.features import FeatureFiles
+from zsljax.data.files.text import check_distinct
 from zsljax.data.files.word_vectors import label_vectors
 from zsljax.data.importers.published import dataset_name
 from zsljax.data.labels import ABSENT, PRESENT
@@ -159,7 +159,6 @@ def _warnings(
   for odd, of, what in (
     (seen & (present[trainval].sum(0) == 0), "seen", "no training image"),
     (~seen & (present[test].sum(0) == 0), "unseen", "no test image (their AP is 0)"),
-    (~np.any(classes.embeddings, 1), "of the", "a vector of zeros"),
   ):
     if odd.any():
       names = some([classes.names[i] for i in np.flatnonzero(odd)])
@@ -172,14 +171,34 @@ def _warnings(
   return notes
 
 
-@dataclasses.dataclass(frozen=True)
-class Annotations:
-  """M images and L labels, as label files have them.
+def annotated_set(
+  name: str,
+  features: FeatureFiles,
+  word_vectors: pathlib.Path,
+  unknown: str,
+  *,
+  where: str,
+  images: Sequence[Sequence[str]],
+  train: np.ndarray,
+  test: np.ndarray,
+  labels: scipy.sparse.csr_array,
+  label_names: Sequence[str],
+  words: Sequence[str],
+  seen: np.ndarray,
+  published: str,
+  published_labels: tuple[int, int],
+  sources: Mapping[str, str],
+  notes: Sequence[str] = (),
+) -> FeatureSet:
+  """The set of M annotated images and L labels, with features found by name.
 
-  Attributes:
-    where: the files, for messages.
+  Args:
+    name: of the dataset.
+    features: of the images, with their names.
+    word_vectors: file for ``label_vectors``.
+    unknown: see ``label_vectors``.
+    where: the label files, for messages.
     images: the images' names, ``[M]``, in each of the ways that features may call them.
-    first_test: how many of them the training files have; the others follow.
     train: positions of the training images.
     test: positions of the test images.
     labels: ``[M, L]``, as in ``make_multilabel_set``.
@@ -189,114 +208,50 @@ class Annotations:
     published: name of the published split.
     published_labels: its numbers of seen and unseen labels; other numbers make the
       split ``as_given``.
-    sources: the files, in groups that are listed as one.
-    notes: one sentence each.
-  """
-
-  where: str
-  images: Sequence[Sequence[str]]
-  first_test: int
-  train: np.ndarray
-  test: np.ndarray
-  labels: scipy.sparse.csr_array
-  label_names: Sequence[str]
-  words: Sequence[str]
-  seen: np.ndarray
-  published: str
-  published_labels: tuple[int, int]
-  sources: Sequence[Sequence[pathlib.Path]]
-  notes: Sequence[str] = ()
-
-
-def annotated_set(
-  name: str,
-  annotations: Annotations,
-  features: FeatureFiles,
-  word_vectors: pathlib.Path,
-  unknown: str,
-) -> FeatureSet:
-  """The set of the annotated images and their features.
-
-  Features are found by the images' names. Files without names must have a row for each
-  annotated image, in the order of the label files.
-
-  Args:
-    name: of the dataset.
-    annotations: content of the label files.
-    features: of the images.
-    word_vectors: file for ``label_vectors``.
-    unknown: see ``label_vectors``.
+    sources: SHA-256 of the label files.
+    notes: remarks of the importer.
 
   Raises:
     ZsljaxError: something is missing or does not fit together.
   """
-  notes = list(annotations.notes)
-  names, first_test = annotations.images[0], annotations.first_test
-  both = set(names[:first_test]) & set(names[first_test:])
-  require(
-    not both,
-    annotations.where,
-    f"{len(both)} images (such as {min(both, default='')!r}) in the training and the "
-    "test files",
-    "each image in one of them",
-  )
-  used = np.sort(np.concatenate([annotations.train, annotations.test]))
-  if features.image_files is None:
-    counts = [first_test, len(names) - first_test]
-    require(
-      len(features) == len(names)
-      and (features.counts == counts or features.counts != counts[::-1]),
-      f"{features.where}: features",
-      f"{' and '.join(map(str, features.counts))} rows without image_files",
-      f"{counts[0]} and {counts[1]}, a row for each image of {annotations.where}, in "
-      "their order: the training images first",
-    )
-    notes.append(
-      "The features have no image_files: their rows were taken to be in the order of "
-      f"the label files, the first {first_test} of them training images."
-    )
-    rows = used
-  else:
-    rows = features.rows_of(*([way[i] for i in used] for way in annotations.images))
-    if len(features) > len(rows):
-      notes.append(
-        f"{len(features) - len(rows)} of the {len(features)} images of the features "
-        "are not used."
-      )
+  check_distinct(images[0], f"{where}: images")
+  used = np.sort(np.concatenate([train, test]))
+  rows = features.rows_of(*([way[i] for i in used] for way in images))
   order = np.argsort(rows)  # Files are read forwards.
   used, rows = used[order], rows[order]
-
-  word_vectors = word_vectors.expanduser()
-  found = label_vectors(dict.fromkeys(annotations.words), word_vectors, unknown)
+  notes = list(notes)
+  if len(features) > len(rows):
+    notes.append(
+      f"{len(features) - len(rows)} of the {len(features)} images of the features are "
+      "not used."
+    )
+  found = label_vectors(dict.fromkeys(words), word_vectors, unknown)
   vectors = dict(zip(found.names, found.vectors, strict=True))
-  kept = [i for i, word in enumerate(annotations.words) if word in vectors]
-  labels = annotations.labels[used][:, kept]
+  kept = [i for i, word in enumerate(words) if word in vectors]
+  labels, seen = labels[used][:, kept], seen[kept]
   labels.sort_indices()
-  seen = annotations.seen[kept]
-  as_published = (seen.sum(), (~seen).sum()) == annotations.published_labels
+  as_published = (seen.sum(), (~seen).sum()) == published_labels
   feature_set = make_multilabel_set(
     name=dataset_name(name),
     features_kind=_kind(features.paths),
     class_embedding=word_vectors.stem,
-    split_version=annotations.published if as_published else "as_given",
+    split_version=published if as_published else "as_given",
     features=features.take(rows),
     labels=labels,
-    label_names=[annotations.label_names[i] for i in kept],
-    vectors=np.stack([vectors[annotations.words[i]] for i in kept]),
+    label_names=[label_names[i] for i in kept],
+    vectors=np.stack([vectors[words[i]] for i in kept]),
     seen=seen,
-    trainval=np.flatnonzero(np.isin(used, annotations.train)),
-    test=np.flatnonzero(np.isin(used, annotations.test)),
+    trainval=np.flatnonzero(np.isin(used, train)),
+    test=np.flatnonzero(np.isin(used, test)),
     # The same images, however the features are ordered.
-    val=np.flatnonzero(np.isin(used, hold_out_images(annotations.train))),
-    where=f"{annotations.where} with {features.where}",
+    val=np.flatnonzero(np.isin(used, hold_out_images(train))),
+    where=f"{where} with {features.where}",
     sources={},
     notes=[*notes, *found.notes],
   )
   # Last, as it reads all of large files.
-  others = [[path] for path in (*features.paths, word_vectors)]
-  return dataclasses.replace(
-    feature_set, sources=_digests([*annotations.sources, *others])
-  )
+  files = digests(*features.paths, word_vectors)
+  return dataclasses.replace(feature_set, sources={**sources, **files})
 
 
 def _kind(paths: Sequence[pathlib.Path]) -> str:
@@ -304,16 +259,3 @@ def _kind(paths: Sequence[pathlib.Path]) -> str:
   words = [re.findall(r"[a-z0-9]+", path.stem.lower()) for path in paths]
   shared = [word for word in words[0] if all(word in others for others in words)]
   return "_".join(shared) or "given"
-
-
-def _digests(groups: Sequence[Sequence[pathlib.Path]]) -> dict[str, str]:
-  """SHA-256 of each file by its name, or of those of a group by their folder's."""
-  digests = {}
-  for paths in groups:
-    path, digest = paths[0], sha256_of(paths[0])
-    if len(paths) > 1:
-      path = path.parent
-      digest = hashlib.sha256("".join(map(sha256_of, paths)).encode()).hexdigest()
-    name = path.name if path.name not in digests else f"{path.parent.name}/{path.name}"
-    digests[name] = digest
-  return digests

@@ -10,9 +10,9 @@ import unicodedata
 
 import numpy as np
 
-from zsljax.data.feature_set import FeatureSet, make_feature_set, sha256_of
+from zsljax.data.feature_set import FeatureSet, blocks, digests, make_feature_set
 from zsljax.data.files.class_table import ClassTable, read_class_table
-from zsljax.data.files.features import FeatureFiles, finite_rows, read_features
+from zsljax.data.files.features import finite_rows, read_features
 from zsljax.data.files.images import list_images
 from zsljax.data.files.text import read_csv, read_names
 from zsljax.data.files.word_vectors import label_vectors
@@ -22,7 +22,6 @@ from zsljax.errors import ZsljaxError, did_you_mean, require, some
 SPLITS = ("trainval", "test_seen", "test_unseen")
 # The proposed split: shares of the classes, and of each seen class's images.
 _UNSEEN, _TEST = 0.2, 0.2
-_BLOCK = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +59,6 @@ def images_in(folder: pathlib.Path) -> LabelledImages:
   Raises:
     ZsljaxError: there are none, or one lies in no folder of a class.
   """
-  folder = folder.expanduser()
   names = list_images(folder)
   loose = next((name for name in names if "/" not in name), "")
   require(
@@ -84,7 +82,6 @@ def read_labels(path: pathlib.Path, skip_bad: bool = False) -> LabelledImages:
   Raises:
     ZsljaxError: it is no such file, or a line cannot be used.
   """
-  path = path.expanduser()
   lines = [[cell.strip() for cell in line] for line in read_csv(path)]
   header = [cell.lower() for cell in lines[0]] if lines else []
   require(
@@ -138,8 +135,7 @@ def build_set(
 
   Args:
     images: names and classes.
-    feature_files: see ``read_features``; rows are found by the images' names, or follow
-      the order of a CSV of labels.
+    feature_files: see ``read_features``; rows are found by the images' names.
     class_file: see ``read_class_table``.
     name: of the dataset.
     unseen: text file, one unseen class a line.
@@ -156,18 +152,18 @@ def build_set(
     ZsljaxError: something is missing, or does not fit together.
   """
   notes: list[str] = []
-  table = read_class_table(class_file.expanduser(), skip_bad)
-  features = read_features(feature_files)
+  table = read_class_table(class_file, skip_bad)
+  features = read_features(feature_files, named=True)
   files = [class_file, *feature_files, unseen, validation, word_vectors]
   files.append(pathlib.Path(images.where))
   left_out = [*table.left_out, *images.left_out]
-  rows = _rows(images, features, skip_bad, notes)
+  rows = features.rows_of(images.names, partial=skip_bad)
   left_out += [f"{images.names[i]}: no features" for i in np.flatnonzero(rows < 0)]
   images, rows = images.take(np.flatnonzero(rows >= 0)), rows[rows >= 0]
-  images, rows = _with_known_classes(images, rows, table, skip_bad, notes, left_out)
+  images, rows = _with_known_classes(images, rows, table, skip_bad, left_out)
   order = np.argsort(rows, kind="stable")  # Files are best read forwards.
   images, rows = images.take(order), rows[order]
-  finite = _finite(features.take(rows))
+  finite = np.concatenate([finite_rows(part) for part in blocks(features.take(rows))])
   bad = [f"{images.names[i]}: features not finite" for i in np.flatnonzero(~finite)]
   require(
     skip_bad or not bad,
@@ -210,9 +206,7 @@ def build_set(
     notes=notes,
     image_files=np.array(images.names, np.str_),
     encoder=encoder,
-    sources={
-      p.name: sha256_of(p.expanduser()) for p in files if p and p.expanduser().is_file()
-    },
+    sources=digests(*(path for path in files if path and path.is_file())),
     **splits,
   )
   return feature_set, left_out
@@ -223,7 +217,6 @@ def _with_known_classes(
   rows: np.ndarray,
   table: ClassTable,
   skip_bad: bool,
-  notes: list[str],
   left_out: list[str],
 ) -> tuple[LabelledImages, np.ndarray]:
   """The images of described classes, called as in the table, and their rows."""
@@ -247,45 +240,11 @@ def _with_known_classes(
     for name, c in zip(images.names, images.classes, strict=True)
     if known[c] is None
   ]
-  if other := [f"{c!r} as {x!r}" for c, x in known.items() if x not in (None, c)]:
-    notes.append(
-      f"Classes are spelt otherwise in {table.path.name}: {'; '.join(other)}."
-    )
   kept = [i for i, c in enumerate(images.classes) if known[c]]
   require(len(kept) > 0, images.where, "no image of a described class", "some")
   images = images.take(kept)
   classes = tuple(known[c] for c in images.classes)
   return dataclasses.replace(images, classes=classes), rows[kept]
-
-
-def _rows(
-  images: LabelledImages, features: FeatureFiles, skip_bad: bool, notes: list[str]
-) -> np.ndarray:
-  """The row of each image's features; -1 where there is none and that may be."""
-  if features.image_files is not None:
-    return features.rows_of(images.names, partial=skip_bad)
-  require(
-    not pathlib.Path(images.where).is_dir(),
-    features.where,
-    "no image_files",
-    "the images' names: the order of a folder's images is not certain (or give "
-    "--labels, whose lines the rows follow)",
-  )
-  require(
-    len(features) == len(images.names) and not images.left_out,
-    features.where,
-    f"{len(features)} rows without image_files",
-    f"{len(images.names)}, one for each line of {images.where}, all of them good",
-  )
-  notes.append(f"The rows of the features follow the lines of {images.where}.")
-  return np.arange(len(features))
-
-
-def _finite(features: FeatureFiles) -> np.ndarray:
-  """True for images whose features are all finite, ``[N]`` bool."""
-  starts = range(0, len(features), _BLOCK)
-  parts = [finite_rows(features[start : start + _BLOCK]) for start in starts]
-  return np.concatenate(parts)
 
 
 def _splits(
@@ -339,7 +298,7 @@ def _splits(
 
 def _ids(path: pathlib.Path, names: Sequence[str]) -> list[int]:
   """Positions in ``names`` of the classes that a text file lists."""
-  listed = read_names(path.expanduser())
+  listed = read_names(path)
   require(len(listed) > 0, str(path), "no names", "one class a line")
   folded = {_folded(name): i for i, name in enumerate(names)}
   for name in listed:

@@ -8,9 +8,9 @@ import pathlib
 
 import numpy as np
 
-from zsljax.data.feature_set import FeatureSet
+from zsljax.data.feature_set import FeatureSet, digests
 from zsljax.data.files.features import read_features
-from zsljax.data.importers.annotations import Annotations, annotated_set
+from zsljax.data.importers.annotations import annotated_set
 from zsljax.data.labels import sparse_labels
 from zsljax.errors import require
 from zsljax.io.arrays import readable, require_file
@@ -39,7 +39,7 @@ def read_coco(
   features: Sequence[pathlib.Path],
   word_vectors: pathlib.Path,
   unknown: str = "refuse",
-  name: str | None = None,
+  name: str = "coco",
 ) -> FeatureSet:
   """COCO from two files of annotated instances and features of their images.
 
@@ -53,16 +53,13 @@ def read_coco(
     train: ``instances_train*.json``.
     test: ``instances_val*.json``.
     features: files for ``read_features``, with the images' file names (folder and
-      extension may be missing) or ids; or a row for each image of both files, in order.
-    word_vectors: file for ``label_vectors``.
-    unknown: see ``label_vectors``.
-    name: of the dataset; ``coco`` when None.
+      extension may be missing) or ids.
+    word_vectors: file for ``label_vectors``, as is ``unknown``.
 
   Raises:
     ZsljaxError: a file is missing or damaged, or they do not fit together.
   """
-  train, test = train.expanduser(), test.expanduser()
-  opened = read_features(features)
+  opened = read_features(features, named=True)
   label_names, num_seen = SEEN + UNSEEN, len(SEEN)
   train_images, train_present = _instances(train, label_names)
   test_images, test_present = _instances(test, label_names)
@@ -77,10 +74,13 @@ def read_coco(
     )
     if not all(kept)
   ]
-  annotations = Annotations(
+  return annotated_set(
+    name,
+    opened,
+    word_vectors,
+    unknown,
     where=f"{train} and {test.name}",
     images=[[str(i["file_name"]) for i in images], [str(i["id"]) for i in images]],
-    first_test=len(train_images),
     train=np.flatnonzero(only_seen),
     test=len(train_images) + np.flatnonzero(some),
     labels=sparse_labels([sorted(ids) for ids in present], len(label_names)),
@@ -89,10 +89,9 @@ def read_coco(
     seen=np.arange(len(label_names)) < num_seen,
     published="coco-48-17",
     published_labels=(len(SEEN), len(UNSEEN)),
-    sources=[[train], [test]],
+    sources=digests(train, test),
     notes=notes,
   )
-  return annotated_set(name or "coco", annotations, opened, word_vectors, unknown)
 
 
 def _instances(

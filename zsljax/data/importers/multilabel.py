@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 import scipy.sparse
 
-from zsljax.data.feature_set import FeatureSet, sha256_of
+from zsljax.data.feature_set import FeatureSet, digests
 from zsljax.data.files.text import check_distinct, quoted, read_names
 from zsljax.data.files.word_vectors import label_vectors
 from zsljax.data.importers.annotations import make_multilabel_set
@@ -42,7 +42,6 @@ def read_multilabel(
   Raises:
     ZsljaxError: something is missing or does not fit together.
   """
-  source = source.expanduser()
   arrays = read_arrays(
     source, ("X_train", "Y_train", "X_test", "Y_test", "labels"), endings=(".npz",)
   )
@@ -68,7 +67,7 @@ def read_multilabel(
   )
   notes = []
   if word_vectors is not None:
-    found = label_vectors(all_names, word_vectors.expanduser(), unknown)
+    found = label_vectors(all_names, word_vectors, unknown)
     names, vectors, embedding = list(found.names), found.vectors, word_vectors.stem
     notes += found.notes
   else:
@@ -83,7 +82,7 @@ def read_multilabel(
   labels = np.concatenate([y_train, y_test])[:, columns]
   features = np.concatenate([x_train, x_test])
   hidden, split_version = _unseen(source, arrays, names, unseen)
-  files = [path.expanduser() for path in (source, word_vectors, unseen) if path]
+  files = [path for path in (source, word_vectors, unseen) if path]
   return make_multilabel_set(
     name=name or source.stem,
     features_kind="given",
@@ -97,7 +96,7 @@ def read_multilabel(
     trainval=np.arange(len(x_train)),
     test=np.arange(len(x_train), len(labels)),
     where=str(source),
-    sources={file.name: sha256_of(file) for file in files},
+    sources=digests(*files),
     notes=notes,
   )
 
@@ -138,7 +137,7 @@ def _unseen(
 ) -> tuple[list[str], str]:
   """The unseen labels, and the name of the split."""
   if path is not None:
-    where, unseen = str(path), read_names(path.expanduser())
+    where, unseen = str(path), read_names(path)
   elif "unseen" in arrays:
     where, unseen = f"{source}: unseen", _texts(source, arrays, "unseen")
   else:

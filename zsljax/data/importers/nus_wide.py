@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import hashlib
 import pathlib
 
 import numpy as np
 import scipy.sparse
 
-from zsljax.data.feature_set import FeatureSet
+from zsljax.data.feature_set import FeatureSet, digests, sha256_of
 from zsljax.data.files.features import read_features
 from zsljax.data.files.text import read_names
-from zsljax.data.importers.annotations import Annotations, annotated_set
+from zsljax.data.importers.annotations import annotated_set
 from zsljax.data.labels import sparse_labels
 from zsljax.errors import require, some
 from zsljax.io.progress import task_bar
 
-# Images for training and for test, seen and unseen labels.
-PUBLISHED = (161_789, 107_859, 925, 81)
 _PARTS = ("Train", "Test")
 _CONCEPTS, _TAGS = "ConceptsList/Concepts81.txt", "NUS_WID_Tags/TagList1k.txt"
 _OF_IMAGES = ("ImageList/{}Imagelist.txt", "NUS_WID_Tags/{}_Tags1k.dat")
@@ -29,7 +28,7 @@ def read_nus_wide(
   features: Sequence[pathlib.Path],
   word_vectors: pathlib.Path,
   unknown: str = "refuse",
-  name: str | None = None,
+  name: str = "nus_wide",
 ) -> FeatureSet:
   """NUS-WIDE from its official label files and features of its images.
 
@@ -38,19 +37,16 @@ def read_nus_wide(
 
   Args:
     source: folder with ``NUS_WID_Tags``, ``ConceptsList``, ``Groundtruth`` and
-      ``ImageList`` as published, or with the files themselves.
+      ``ImageList`` as published.
     features: files for ``read_features``, with the names of the image lists (their
-      folder and extension may be missing), or in the lists' order: training, test.
-    word_vectors: file for ``label_vectors``.
-    unknown: see ``label_vectors``.
-    name: of the dataset; ``nus_wide`` when None.
+      folder and extension may be missing).
+    word_vectors: file for ``label_vectors``, as is ``unknown``.
 
   Raises:
     ZsljaxError: a file is missing or damaged, or they do not fit together.
   """
-  source = source.expanduser()
   require(source.is_dir(), str(source), "no such folder", "that of NUS-WIDE's files")
-  opened = read_features(features)
+  opened = read_features(features, named=True)
   common = [f.format(part) for f in _OF_IMAGES for part in _PARTS]
   paths = _found(source, [_CONCEPTS, _TAGS, *common])
   concepts, tags = (read_names(paths[f], distinct=True) for f in (_CONCEPTS, _TAGS))
@@ -78,19 +74,15 @@ def read_nus_wide(
     images += names
     counts.append(len(names))
 
-  counts += [len(seen_tags), len(concepts)]
-  notes = []
-  if tuple(counts) != PUBLISHED:
-    sizes = "{} training and {} test images, {} seen and {} unseen labels"
-    notes.append(
-      f"The files have {sizes.format(*counts)}; NUS-WIDE as published has "
-      f"{sizes.format(*PUBLISHED)}."
-    )
   label_names = seen_tags + concepts
-  annotations = Annotations(
+  truth_digests = "".join(sha256_of(paths[f]) for f in truths)
+  return annotated_set(
+    name,
+    opened,
+    word_vectors,
+    unknown,
     where=str(source),
     images=[images],
-    first_test=counts[0],
     train=np.arange(counts[0]),
     test=np.arange(counts[0], len(images)),
     labels=scipy.sparse.vstack(labels, "csr"),
@@ -98,29 +90,23 @@ def read_nus_wide(
     words=label_names,
     seen=np.arange(len(label_names)) < len(seen_tags),
     published="nus-925-81",
-    published_labels=PUBLISHED[2:],
-    sources=[
-      *([paths[f]] for f in (_CONCEPTS, _TAGS, *common)),
-      [paths[f] for f in truths],
-    ],
-    notes=notes,
+    published_labels=(925, 81),
+    sources={
+      **digests(*(paths[f] for f in (_CONCEPTS, _TAGS, *common))),
+      "TrainTestLabels": hashlib.sha256(truth_digests.encode()).hexdigest(),
+    },
   )
-  return annotated_set(name or "nus_wide", annotations, opened, word_vectors, unknown)
 
 
 def _found(source: pathlib.Path, names: Sequence[str]) -> dict[str, pathlib.Path]:
-  """Paths of the files: in their folders, or where these were left out."""
-  paths = {}
-  for name in names:
-    parts = name.split("/")
-    places = [source.joinpath(*parts[i:]) for i in range(len(parts))]
-    paths[name] = next((place for place in places if place.is_file()), None)
-  missing = [name for name, path in paths.items() if path is None]
+  """Paths of the files, all of which are there."""
+  paths = {name: source / name for name in names}
+  missing = [name for name, path in paths.items() if not path.is_file()]
   require(
     not missing,
     str(source),
     f"no {some(missing)}",
-    "NUS-WIDE's files in these folders or without them",
+    "NUS-WIDE's files in their folders",
   )
   return paths
 

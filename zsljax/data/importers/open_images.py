@@ -11,10 +11,10 @@ import pathlib
 import numpy as np
 import scipy.sparse
 
-from zsljax.data.feature_set import FeatureSet
+from zsljax.data.feature_set import FeatureSet, digests
 from zsljax.data.files.features import read_features, short_name
 from zsljax.data.files.text import check_distinct, read_csv, read_names
-from zsljax.data.importers.annotations import Annotations, annotated_set
+from zsljax.data.importers.annotations import annotated_set
 from zsljax.data.labels import ABSENT, PRESENT
 from zsljax.errors import ZsljaxError, require
 
@@ -30,7 +30,7 @@ def read_open_images(
   features: Sequence[pathlib.Path],
   word_vectors: pathlib.Path,
   unknown: str = "refuse",
-  name: str | None = None,
+  name: str = "open_images",
 ) -> FeatureSet:
   """Open Images from its label files and features of any of its images.
 
@@ -48,23 +48,13 @@ def read_open_images(
       each line.
     unseen: the unseen ones.
     features: files for ``read_features``, which must have the images' names.
-    word_vectors: file for ``label_vectors``, which looks up the display names.
-    unknown: see ``label_vectors``.
-    name: of the dataset; ``open_images`` when None.
+    word_vectors: file for ``label_vectors``, as is ``unknown``.
 
   Raises:
     ZsljaxError: a file is missing or damaged, or they do not fit together.
   """
   files = (train_labels, test_labels, descriptions, seen, unseen)
-  files = [path.expanduser() for path in files]
-  train_labels, test_labels, descriptions, seen, unseen = files
-  opened = read_features(features)
-  require(
-    opened.image_files is not None,
-    opened.where,
-    "no image_files",
-    "the features' ImageIDs",
-  )
+  opened = read_features(features, named=True)
   assert opened.image_files is not None
   known = set(map(short_name, opened.image_files.tolist()))
   lists = [_label_list(seen), _label_list(unseen)]
@@ -75,17 +65,20 @@ def read_open_images(
   times = collections.Counter(words)
 
   columns = {mid: i for i, mid in enumerate(mids)}
-  train, train_matrix, train_notes = _labels(train_labels, columns, known)
-  test, test_matrix, test_notes = _labels(test_labels, columns, known)
-  notes = train_notes + test_notes
+  train, train_matrix = _labels(train_labels, columns, known)
+  test, test_matrix = _labels(test_labels, columns, known)
+  notes = []
   if without := len(known.difference(train, test)):
     notes.append(
       f"{without} images of the features are in neither label file and are left out."
     )
-  annotations = Annotations(
+  return annotated_set(
+    name,
+    opened,
+    word_vectors,
+    unknown,
     where=f"{train_labels} and {test_labels.name}",
     images=[train + test],
-    first_test=len(train),
     train=np.arange(len(train)),
     test=np.arange(len(train), len(train) + len(test)),
     labels=scipy.sparse.vstack([train_matrix, test_matrix], "csr"),
@@ -97,26 +90,17 @@ def read_open_images(
     seen=np.arange(len(mids)) < len(lists[0]),
     published="openimages-7186-400",
     published_labels=(7186, 400),
-    sources=[[path] for path in files],
+    sources=digests(*files),
     notes=notes,
-  )
-  return annotated_set(
-    name or "open_images", annotations, opened, word_vectors, unknown
   )
 
 
 def _labels(
   path: pathlib.Path, columns: Mapping[str, int], known: set[str]
-) -> tuple[list[str], scipy.sparse.csr_array, list[str]]:
-  """Labels that a file gives to the images that have features.
+) -> tuple[list[str], scipy.sparse.csr_array]:
+  """Ids and labels ``[N, L]`` of the images in a label file that are ``known``.
 
-  Args:
-    path: the label file.
-    columns: the column of each of L labels.
-    known: ids of the images that have features.
-
-  Returns:
-    The images' ids in the order of the file, their labels ``[N, L]``, and notes.
+  ``columns`` has the column of each of the L labels.
   """
   images: dict[str, int] = {}
   rows, ids, confidences = array.array("i"), array.array("i"), array.array("f")
@@ -160,21 +144,10 @@ def _labels(
     places = np.asarray(rows)[chosen], np.asarray(ids)[chosen]
     return scipy.sparse.csr_array((np.ones(len(places[0]), bool), places), shape)
 
-  present, absent = where(confidence >= 0.5), where(confidence == 0)
-  alone = absent > present
-  counts = {
-    "annotated both present and absent, and count as present": absent.nnz - alone.nnz,
-    "of a confidence above 0 and below 0.5, and are passed over": int(
-      ((confidence > 0) & (confidence < 0.5)).sum()
-    ),
-  }
-  notes = [
-    f"{count} labels of images are {odd} ({path.name})."
-    for odd, count in counts.items()
-    if count
-  ]
-  labels = PRESENT * present.astype(np.int8) + ABSENT * alone.astype(np.int8)
-  return list(images), labels, notes
+  present = where(confidence >= 0.5)
+  absent = where(confidence == 0) > present
+  labels = PRESENT * present.astype(np.int8) + ABSENT * absent.astype(np.int8)
+  return list(images), labels
 
 
 def _number(text: str) -> float:

@@ -75,26 +75,18 @@ def located_set(
   embeddings: np.ndarray,
   locations: Mapping[str, np.ndarray],
   path: pathlib.Path,
-  where: str,
   notes: list[str],
   version: str | None = None,
   **described,
 ) -> FeatureSet:
   """The set of images that ``locations`` puts into splits.
 
-  Args:
+  Args, where they are not those of ``make_feature_set``:
     name: of the dataset; a published name makes the published sizes compulsory.
-    class_embedding: kind of the class embeddings.
-    features: ``[N, D]`` or ``[N, R, D]``.
-    labels: ``[N]``, 0-based.
     class_names: C names; numbered when None.
-    embeddings: ``[C, A]``.
     locations: row numbers (0-based) for names of ``LOCATIONS``.
     path: the file of the locations, for messages.
-    where: all files, for messages.
-    notes: remarks of the importer, to which others are added.
     version: of the split; see ``split_version`` when None.
-    **described: see ``make_feature_set``.
 
   Raises:
     ZsljaxError: the parts contradict one another or the published sizes.
@@ -122,7 +114,6 @@ def located_set(
     test_seen=locations["test_seen_loc"],
     test_unseen=locations["test_unseen_loc"],
     validation_classes=_held_out_classes(labels, locations, path),
-    where=where,
     notes=notes,
     **described,
   )
@@ -138,14 +129,14 @@ def split_version(
   ``xlsa17-v2`` (newer) they are as many as ``trainval_loc``. Names and rule are
   this project's; other changes between the versions are not published.
   """
-  if "train_loc" not in locations or "val_loc" not in locations:
+  sizes = {field: len(rows) for field, rows in locations.items()}
+  if not sizes.keys() >= {"train_loc", "val_loc"}:
     notes.append(
       f"{path.name} lacks train_loc or val_loc, so its version cannot be told."
     )
     return "xlsa17-unknown"
-  tuning = len(locations["train_loc"]) + len(locations["val_loc"])
-  trainval = len(locations["trainval_loc"])
-  test_seen = len(locations["test_seen_loc"])
+  tuning = sizes["train_loc"] + sizes["val_loc"]
+  trainval, test_seen = sizes["trainval_loc"], sizes["test_seen_loc"]
   if tuning == trainval:
     return "xlsa17-v2"
   if tuning == trainval + test_seen:

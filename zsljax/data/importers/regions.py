@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import dataclasses
+import math
 import os
 import pathlib
 import tempfile
@@ -18,7 +19,7 @@ import weakref
 import h5py
 import numpy as np
 
-from zsljax.data.feature_set import FeatureSet, sha256_of
+from zsljax.data.feature_set import FeatureSet, digests
 from zsljax.data.importers.published import PUBLISHED, dataset_name, located_set
 from zsljax.errors import require
 from zsljax.io.arrays import check_array, read_arrays, readable
@@ -57,7 +58,6 @@ class UnpackedRegions:
     count, channels, height, width = source.shape
     self.dtype = source.dtype
     self.shape = (count, height * width, channels)
-    self._row_bytes = int(np.prod(self.shape[1:])) * self.dtype.itemsize
     self._source, self._scratch = source, scratch
     self._file = None
 
@@ -67,34 +67,26 @@ class UnpackedRegions:
   def __getitem__(self, rows: int | slice) -> np.ndarray:
     if self._file is None:
       self._unpack()
-    assert self._file is not None
-    if not isinstance(rows, slice):
-      return self[rows : rows + 1][0]
-    start, stop, _ = rows.indices(len(self))
-    content = os.pread(
-      self._file.fileno(), (stop - start) * self._row_bytes, start * self._row_bytes
-    )
-    _, regions, channels = self.shape
-    features = np.frombuffer(content, self.dtype).reshape(-1, channels, regions)
-    return features.transpose(0, 2, 1)
+    return np.array(self._unpacked("r")[rows]).swapaxes(-1, -2)
+
+  def _unpacked(self, mode: str) -> np.memmap:
+    """Opens the unpacked features ``[N, D, R]``."""
+    count, regions, channels = self.shape
+    return np.memmap(self._file, self.dtype, mode, shape=(count, channels, regions))
 
   def _unpack(self) -> None:
-    channel_bytes = self._row_bytes // self.shape[2]
+    size = math.prod(self.shape) * self.dtype.itemsize
     with explained(self._scratch):
       self._scratch.mkdir(parents=True, exist_ok=True)
       self._file = tempfile.TemporaryFile(dir=self._scratch)
-    weakref.finalize(self, self._file.close)
-    with task_bar(len(self) * self._row_bytes, "unpacking", "B") as bar:
+      weakref.finalize(self, self._file.close)
+      os.posix_fallocate(self._file.fileno(), 0, size)
+    with task_bar(size, "unpacking", "B") as bar:
       for rows, channels in _pieces(self._source):
         with readable(pathlib.Path(self._source.file.filename)):
-          piece = np.ascontiguousarray(self._source[rows, channels])
-        with explained(self._scratch):
-          for row, part in zip(range(rows.start, rows.stop), piece, strict=True):
-            offset = row * self._row_bytes + channels.start * channel_bytes
-            content = memoryview(part).cast("B")
-            while content:
-              written = os.pwrite(self._file.fileno(), content, offset)
-              content, offset = content[written:], offset + written
+          piece = self._source[rows, channels]
+        # Opened anew for each piece: pages in use count as this process's memory.
+        self._unpacked("r+")[rows, channels] = piece.reshape(*piece.shape[:2], -1)
         bar.update(piece.nbytes)
     self._source = None  # Is closed.
 
@@ -161,7 +153,7 @@ def read_regions(
     ZsljaxError: a file is missing or damaged, or its content contradicts itself
       or the published sizes.
   """
-  source, files = source.expanduser(), [source.expanduser()]
+  files = [source]
   arrays = read_arrays(
     source, (*_NEEDED, attributes), _OPTIONAL, (".h5", ".hdf5"), by_row=False
   )
@@ -197,8 +189,8 @@ def read_regions(
   where = f"{source}: w2v_att"
   vectors = arrays.get("w2v_att")
   if word_vectors is not None:
-    where, files = str(word_vectors), [source, word_vectors.expanduser()]
-    vectors = read_arrays(files[1], ("w2v_att",), endings=(".npy",))["w2v_att"]
+    where, files = str(word_vectors), [source, word_vectors]
+    vectors = read_arrays(word_vectors, ("w2v_att",), endings=(".npy",))["w2v_att"]
   notes: list[str] = []
   if vectors is None:
     notes.append("The file has no w2v_att: systems that need word vectors refuse it.")
@@ -214,7 +206,7 @@ def read_regions(
 
   kind, _, last = source.stem.removeprefix("feature_map_").rpartition("_")
   name = dataset_name(name or last)
-  features = UnpackedRegions(feature_map, scratch.expanduser())
+  features = UnpackedRegions(feature_map, scratch)
   feature_set = located_set(
     name=name,
     features_kind=dataset_name(
@@ -236,9 +228,7 @@ def read_regions(
     image_files=checked("image_files", f"{count}", "text"),
   )
   # Last, as it reads all of a large file.
-  return dataclasses.replace(
-    feature_set, sources={path.name: sha256_of(path) for path in files}
-  )
+  return dataclasses.replace(feature_set, sources=digests(*files))
 
 
 def _spaced(texts: np.ndarray | None) -> list[str] | None:

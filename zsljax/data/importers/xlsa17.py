@@ -12,7 +12,7 @@ import re
 
 import numpy as np
 
-from zsljax.data.feature_set import FeatureSet, sha256_of
+from zsljax.data.feature_set import FeatureSet, digests
 from zsljax.data.files.text import read_names
 from zsljax.data.importers.published import (
   LOCATIONS,
@@ -54,7 +54,6 @@ def read_xlsa17(
     ZsljaxError: a file is missing or damaged, or its content contradicts
       itself or the published sizes.
   """
-  source = source.expanduser()
   require(source.is_dir(), str(source), "no such folder", f"one with {features}")
   require(
     attributes in ("att", "original_att"),
@@ -67,24 +66,14 @@ def read_xlsa17(
   notes: list[str] = []
 
   image = read_arrays(image_path, ("features", "labels"), ("image_files",), (".mat",))
-  labels = check_array(
-    f"{image_path}: labels", image["labels"], "N", "whole", lowest=1, hint=_FROM_1
-  )
+  labels = _checked(image_path, image, "labels", "N", "whole", lowest=1, hint=_FROM_1)
   count = len(labels)
-  visual = check_array(
-    f"{image_path}: features",
-    image["features"],
-    f"D {count}",
-    hint=", one a label",
-  )
+  visual = _checked(image_path, image, "features", f"D {count}", hint=", one a label")
+  assert visual is not None
   visual = np.ascontiguousarray(visual.T)
   if visual.dtype.kind in "iu":
     visual = visual.astype(np.float32)
-  image_files = image.get("image_files")
-  if image_files is not None:
-    image_files = check_array(
-      f"{image_path}: image_files", image_files, f"{count}", "text"
-    )
+  image_files = _checked(image_path, image, "image_files", f"{count}", "text")
 
   split = read_arrays(
     split_path,
@@ -92,30 +81,23 @@ def read_xlsa17(
     (*LOCATIONS, "att", "original_att", _TEXTS),
     (".mat",),
   )
+  limits = {"lowest": 1, "highest": count, "hint": f", the number of images{_FROM_1}"}
   locations = {
-    field: check_array(
-      f"{split_path}: {field}",
-      split[field],
-      "N",
-      "whole",
-      lowest=1,
-      highest=count,
-      hint=f", the number of images{_FROM_1}",
-    )
+    field: _checked(split_path, split, field, "N", "whole", **limits)
     for field in LOCATIONS
     if field in split
   }
   described = {
-    field: check_array(f"{split_path}: {field}", split[field], "A C")
+    field: _checked(split_path, split, field, "A C")
     for field in ("att", "original_att")
     if field in split
   }
-  embeddings = described[attributes].T
-  class_names = split.get(_TEXTS)
+  embeddings = described[attributes]
+  assert embeddings is not None
+  embeddings = embeddings.T
+  class_names = _checked(split_path, split, _TEXTS, f"{len(embeddings)}", "text")
   if class_names is not None:
-    class_names = check_array(
-      f"{split_path}: {_TEXTS}", class_names, f"{len(embeddings)}", "text"
-    ).tolist()
+    class_names = class_names.tolist()
   _check_name_order(image_files, labels - 1, class_names, image_path, split_path, notes)
   _note_attributes(described, attributes, notes)
   return located_set(
@@ -130,10 +112,19 @@ def read_xlsa17(
     locations={field: rows - 1 for field, rows in locations.items()},
     path=split_path,
     where=f"{image_path} with {splits}",
-    sources={p.name: sha256_of(p) for p in (image_path, split_path)},
+    sources=digests(image_path, split_path),
     notes=notes,
     image_files=image_files,
   )
+
+
+def _checked(
+  path: pathlib.Path, arrays: Mapping[str, np.ndarray], field: str, *expected, **limits
+) -> np.ndarray | None:
+  """A field of a file as ``check_array`` returns it; None where there is none."""
+  if field not in arrays:
+    return None
+  return check_array(f"{path}: {field}", arrays[field], *expected, **limits)
 
 
 def _check_name_order(
@@ -182,10 +173,6 @@ def _note_attributes(
       original, embeddings * scale, atol=1e-6 * np.abs(original).max()
     ):
       notes.append("att is not original_att with columns scaled to length one.")
-  if not lengths.all():
-    notes.append(f"{np.sum(lengths == 0)} classes have nothing but zeros in {field}.")
-  if len(np.unique(embeddings, axis=1).T) < embeddings.shape[1]:
-    notes.append(f"Some classes have the same embedding in {field}.")
   if not np.allclose(lengths, 1, atol=1e-3):
     notes.append(
       f"The class embeddings in {field} have lengths {lengths.min():.3g} to "
