@@ -2,6 +2,7 @@ import itertools
 
 import hypothesis
 from hypothesis import strategies as st
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -72,6 +73,13 @@ def test_held_and_streamed_batches_are_equal(stored, split, count):
   steps = 3 * held.steps_per_epoch
   assert held.steps_per_epoch == count // 16
   check_equal(take(held, steps), take(streamed, steps))
+
+
+def test_held_and_streamed_bfloat16_batches_are_equal(numbered, tmp_path):
+  store = prepare(numbered, tmp_path, "bfloat16")
+  batches = [take(training(store, cache=c), 8) for c in ("host", "none")]
+  check_equal(*batches)
+  assert batches[0][0]["features"].dtype == ml_dtypes.bfloat16
 
 
 @pytest.mark.parametrize("cache", ["host", "none"])
@@ -147,6 +155,13 @@ def test_seed_decides_order(stored):
   assert first == again != other
 
 
+def test_batches_mix_the_files(sharded):
+  first = sharded.pieces(("train", "val"))[0]
+  rows = pipeline.load(sharded, ("train", "val"))["features"][: first.count, 0]
+  batches = take(training(sharded), 7)
+  assert sum(np.isin(rows, rows_of([batch])).any() for batch in batches) > 3
+
+
 @pytest.fixture(scope="module", params=["host", "none"])
 def course(request, sharded):
   """A run, and the rows of its first batches."""
@@ -177,6 +192,13 @@ def test_everything_at_once_is_in_stored_order(stored, numbered):
   table = pipeline.load(stored, ("train", "val"))
   np.testing.assert_array_equal(first["features"][:TRAINVAL], table["features"])
   np.testing.assert_array_equal(np.sort(rows_of([first])), trainval_of(numbered))
+
+
+def test_everything_at_once_ignores_seed_and_cache(sharded):
+  options = {"batch_size": 0, "cache": "none", "multiple_of": 8}
+  (batch,) = take(training(sharded, **options), 1)
+  assert batch["mask"].shape == (TRAINVAL,) and batch["mask"].all()
+  check_equal(take(training(sharded, seed=1, **options), 1, 5), [batch])
 
 
 @pytest.mark.parametrize("num_hosts", [2, 7])
@@ -221,6 +243,13 @@ def test_large_rows_are_read_one_by_one(stored, numbered, monkeypatch):
   assert first != second
   monkeypatch.setattr(pipeline, "_LARGE_ROW", stored.row_bytes + 1)
   assert order(training(stored))[:112] != first
+
+
+@pytest.mark.parametrize("ahead_bytes", [1, 2**10, 2**28])
+def test_batches_made_ahead_are_the_same(stored, monkeypatch, ahead_bytes):
+  expected = take(training(stored, cache="none"), 9)
+  monkeypatch.setattr(pipeline, "_AHEAD_BYTES", ahead_bytes)
+  check_equal(take(training(stored, cache="none"), 9), expected)
 
 
 DRAWN = ("independent", "class_balanced")
@@ -355,6 +384,14 @@ def test_damaged_record(numbered, tmp_path, cache):
     take(training(store, cache=cache, sampling="independent"), 70)
   with pytest.raises(ZsljaxError, match=f"{store.folder}.*damaged"):
     list(evaluation_batches(store, ("val",), 16))
+
+
+def test_pad_keeps_full_batches():
+  batch = {"labels": np.arange(3), "mask": np.ones(3, bool)}
+  assert pipeline.pad(batch, 3) is batch
+  padded = pipeline.pad(batch, 5)
+  np.testing.assert_array_equal(padded["labels"], [0, 1, 2, 0, 0])
+  np.testing.assert_array_equal(padded["mask"], [1, 1, 1, 0, 0])
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from zsljax.data import StoredDataset, open_dataset, prepare, store
+from zsljax.data.builtin.digits import read_digits
+from zsljax.data.describe import describe
 from zsljax.data.feature_set import SPLITS
 from zsljax.errors import ZsljaxError
 
@@ -103,6 +105,13 @@ def test_chosen_precision(feature_set, tmp_path, dtype):
   assert {key: stored.metadata[key] for key in expected} == expected
 
 
+def test_several_files_a_split(feature_set, store_in_shards, tmp_path):
+  source = feature_set()
+  stored = store_in_shards(source, tmp_path, 3)
+  assert len(stored.pieces(("test_seen",))) == 3
+  check_content(stored, source, np.float32)
+
+
 @pytest.mark.parametrize(
   ("names", "vectors"),
   [(("big", "wild", "grey"), np.arange(6.0).reshape(3, 2)), ((), None)],
@@ -116,6 +125,19 @@ def test_classes_are_kept(feature_set, tmp_path, names, vectors):
     )
   assert classes.embeddings.dtype == source.classes.embeddings.dtype
   assert (classes.names, classes.attribute_names) == (source.classes.names, names)
+
+
+def test_description(feature_set, tmp_path):
+  stored = prepare(feature_set(notes=["Odd."]), tmp_path, "float16")
+  text = describe(stored)
+  for words in (
+    "small: 66 images, random features of 5, stored as float16 (source: float32)",
+    "6: 4 seen (of which 1 for validation), 2 unseen",
+    "trainval            32 = train + val",
+    "note: Odd.",
+    str(stored.folder),
+  ):
+    assert words in text
 
 
 def test_sizes_and_training_classes(one):
@@ -209,6 +231,13 @@ def test_failing_write_changes_nothing(feature_set, tmp_path, monkeypatch, split
   assert store.find(tmp_path, "small", None).fingerprint == old.fingerprint
 
 
+def test_full_disk_is_said(tmp_path, full_disk):
+  with full_disk(), pytest.raises(ZsljaxError, match="could not be written"):
+    prepare(read_digits(), tmp_path)
+  with pytest.raises(ZsljaxError, match="holds no dataset 'digits'"):
+    store.find(tmp_path, "digits", None)
+
+
 def test_half_written_set_is_invisible(feature_set, tmp_path, monkeypatch):
   looked = []
 
@@ -220,6 +249,19 @@ def test_half_written_set_is_invisible(feature_set, tmp_path, monkeypatch):
   fail_at(monkeypatch, "test_unseen", look)
   prepare(feature_set(), tmp_path)
   assert ["incomplete" in path.name for path in looked[0]] == [True]
+
+
+def test_leftover_of_a_killed_write_is_ignored(feature_set, copy, tmp_path):
+  copy.rename(copy.with_name("1.0.0.incompleteABC"))
+  with pytest.raises(ZsljaxError, match="holds no dataset"):
+    store.find(tmp_path, "small", None)
+  assert prepare(feature_set(), tmp_path).folder == copy
+
+
+def test_dest_that_cannot_be_made(feature_set, tmp_path):
+  (tmp_path / "file").touch()
+  with pytest.raises(ZsljaxError, match="could not be written"):
+    prepare(feature_set(), tmp_path / "file")
 
 
 def test_find(copy, tmp_path):
@@ -262,6 +304,13 @@ def test_open_digits(tmp_path, features, folder, shape):
   assert opened.folder == tmp_path / "digits" / folder / "1.0.0"
   assert opened.feature_shape == shape
   assert opened.size(*SPLITS) == 1797
+
+
+def test_open_digits_below_home(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  folder = open_dataset(data_config("")).folder
+  assert pathlib.Path.home() == tmp_path
+  assert folder.is_relative_to(tmp_path / ".cache" / "zsljax")
 
 
 @pytest.mark.parametrize(
