@@ -152,7 +152,11 @@ def test_resident_run_equals_a_sent_one(run, tmp_path, at_once):
   resident = run(tmp_path / "resident", at_once=at_once)
   chex.assert_trees_all_equal(resident.params, sent.params)
   chex.assert_trees_all_equal(resident.opt_state, sent.opt_state)
-  assert logged(tmp_path / "resident") == logged(tmp_path / "sent")
+  # JAX 0.12 sums a logged loss in another order within a scan; states stay equal.
+  for one, other in zip(
+    logged(tmp_path / "resident"), logged(tmp_path / "sent"), strict=True
+  ):
+    assert one == pytest.approx(other, rel=1e-6)
 
 
 @pytest.mark.parametrize("fields", [{}, {"at_once": 3, "host_rows": 32}])
