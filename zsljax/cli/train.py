@@ -7,7 +7,8 @@ MPI starts them, or with the three flags for that.
 
 Examples:
   zsljax train --config=semantic_softmax:digits --workdir=W
-  zsljax train --config=msdn:cub --config.data.dir=DATA --config.seed=1 --workdir=W
+  zsljax train --config=msdn:cub --config.data.dir=DATA --workdir=W
+  zsljax train --config=msdn:digits --config.seed=1 --workdir=W
 """
 
 from zsljax.cli.common import add_config, add_path

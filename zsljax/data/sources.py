@@ -56,6 +56,6 @@ def open_dataset(config: Mapping[str, Any]) -> store.StoredDataset:
     bool(config["dir"]),
     "config.data.dir",
     "nothing",
-    f"the folder that {name} was imported into (--dest of `python -m zsljax data`)",
+    f"the folder that {name} was imported into (--dest of `zsljax data`)",
   )
   return store.find(pathlib.Path(config["dir"]), name, features)

@@ -581,7 +581,7 @@ def find(root: pathlib.Path, name: str, features: str | None) -> StoredDataset:
     others = {folder.parents[1].name for folder in _folders(root, "*")}
     raise ZsljaxError(
       f"config.data.dir: {root} holds no dataset {name!r}. "
-      f"{did_you_mean(name, others)} Import one with `python -m zsljax data`."
+      f"{did_you_mean(name, others)} Import one with `zsljax data`."
     )
   require(
     features is not None or len(here) == 1,

@@ -301,8 +301,8 @@ def _import_module(module: str) -> None:
   except Exception as error:
     raise ZsljaxError(
       f"config.system.module: found {module!r}, which cannot be imported "
-      f"({type(error).__name__}: {error}), expected a module in the working directory, "
-      "beside the config's file or installed"
+      f"({type(error).__name__}: {error}), expected a module that is installed or lies "
+      "in the working directory; for training, beside the config's file too"
     ) from error
 
 
