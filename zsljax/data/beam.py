@@ -14,10 +14,10 @@ import functools
 import io
 import logging
 import pathlib
-import pickle
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 
 from zsljax.data.feature_set import blocks
 from zsljax.data.records import Records
@@ -96,31 +96,50 @@ def made_by_workers(
     for block in blocks(features):
       file.write(block)
       bar.update(len(block))
-  opener = functools.partial(np.memmap, path, features.dtype, "r", shape=features.shape)
-  shared = dataclasses.replace(records, features=opener), splits
-  content = folder.absolute() / "records.pickle"
-  content.write_bytes(pickle.dumps(shared))
+  labels = records.labels
+  if isinstance(labels, np.ndarray):
+    arrays = {"labels": labels}
+  else:
+    arrays = {"data": labels.data, "indices": labels.indices, "indptr": labels.indptr}
+  np.savez(folder / "labels.npz", **arrays)
+  np.savez(folder / "splits.npz", **splits)
+  empty = dataclasses.replace(records, features=None, labels=None)
+  shapes = features.shape, features.dtype, labels.shape
   return {
     split: beam.Create([(split, at) for at in range(0, len(rows), _TOGETHER)])
     | beam.Reshuffle()
-    | beam.FlatMap(_read, content)
+    | beam.FlatMap(_read, folder.absolute(), empty, shapes)
     for split, rows in splits.items()
   }
 
 
-def _read(place: tuple[str, int], content: pathlib.Path) -> Iterator[tuple[int, Any]]:
+def _read(
+  place: tuple[str, int], folder: pathlib.Path, empty: Records, shapes: tuple
+) -> Iterator[tuple[int, Any]]:
   """Yields the keyed records of a split from a place in it on."""
-  records, splits = _opened(content)
+  records, splits = _opened(folder, empty, shapes)
   split, start = place
   for row in splits[split][start : start + _TOGETHER]:
     yield records[row]
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(content: pathlib.Path) -> tuple[Records, Mapping[str, np.ndarray]]:
+def _opened(
+  folder: pathlib.Path, empty: Records, shapes: tuple
+) -> tuple[Records, dict[str, np.ndarray]]:
   """Opens the records in a worker."""
-  records, splits = pickle.loads(content.read_bytes())
-  return dataclasses.replace(records, features=records.features()), splits
+  shape, dtype, labels_shape = shapes
+  features = np.memmap(folder / "features", dtype, "r", shape=shape)
+  with np.load(folder / "labels.npz", allow_pickle=False) as file:
+    arrays = dict(file)
+  with np.load(folder / "splits.npz", allow_pickle=False) as file:
+    splits = dict(file)
+  if "labels" in arrays:
+    labels = arrays["labels"]
+  else:
+    parts = arrays["data"], arrays["indices"], arrays["indptr"]
+    labels = scipy.sparse.csr_array(parts, labels_shape)
+  return dataclasses.replace(empty, features=features, labels=labels), splits
 
 
 @contextlib.contextmanager
