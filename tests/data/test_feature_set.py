@@ -92,7 +92,7 @@ ONE_SEEN = {
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"validation_classes": (2,)}, "validation classes: found .*'cow'.*seen classes"),
+    ({"validation_classes": (2,)}, "validation classes: found .*'cow'.*unseen"),
     ({"features": np.zeros((66, 5), int)}, "features: found dtype int64"),
     ({"features": np.zeros((66, 0))}, r"features: found shape \(66, 0\)"),
     ({"features": np.zeros((66, 2, 2, 2))}, r"features: found shape \(66, 2, 2, 2\)"),
@@ -105,7 +105,7 @@ ONE_SEEN = {
       {"labels": np.full(66, -1)},
       "labels: found 66 outside .* 6 classes .at image 0, ",
     ),
-    (ONE_SEEN, "train: found no images outside the validation classes"),
+    (ONE_SEEN, "validation classes: found all seen classes"),
     (
       ONE_SEEN | {"class_names": "abc", "embeddings": np.eye(3)},
       "found 1 of 3 classes .'c'. that have no image in trainval or test_unseen",

@@ -30,11 +30,7 @@ _TOGETHER = 256
 
 
 def apache_beam():
-  """Imports Apache Beam.
-
-  Raises:
-    ZsljaxError: it is not installed.
-  """
+  """Imports Apache Beam; a ``ZsljaxError`` says how to install it."""
   try:
     import apache_beam
   except ImportError as error:
@@ -96,28 +92,26 @@ def made_by_workers(
     for block in blocks(features):
       file.write(block)
       bar.update(len(block))
-  labels = records.labels
-  if isinstance(labels, np.ndarray):
-    arrays = {"labels": labels}
+  if isinstance(records.labels, np.ndarray):
+    np.save(folder / "labels.npy", records.labels)
   else:
-    arrays = {"data": labels.data, "indices": labels.indices, "indptr": labels.indptr}
-  np.savez(folder / "labels.npz", **arrays)
+    scipy.sparse.save_npz(folder / "labels.npz", records.labels)
   np.savez(folder / "splits.npz", **splits)
   empty = dataclasses.replace(records, features=None, labels=None)
-  shapes = features.shape, features.dtype, labels.shape
+  form = features.shape, features.dtype
   return {
     split: beam.Create([(split, at) for at in range(0, len(rows), _TOGETHER)])
     | beam.Reshuffle()
-    | beam.FlatMap(_read, folder.absolute(), empty, shapes)
+    | beam.FlatMap(_read, folder.absolute(), empty, form)
     for split, rows in splits.items()
   }
 
 
 def _read(
-  place: tuple[str, int], folder: pathlib.Path, empty: Records, shapes: tuple
+  place: tuple[str, int], folder: pathlib.Path, empty: Records, form: tuple
 ) -> Iterator[tuple[int, Any]]:
   """Yields the keyed records of a split from a place in it on."""
-  records, splits = _opened(folder, empty, shapes)
+  records, splits = _opened(folder, empty, form)
   split, start = place
   for row in splits[split][start : start + _TOGETHER]:
     yield records[row]
@@ -125,20 +119,17 @@ def _read(
 
 @functools.lru_cache(maxsize=1)
 def _opened(
-  folder: pathlib.Path, empty: Records, shapes: tuple
+  folder: pathlib.Path, empty: Records, form: tuple
 ) -> tuple[Records, dict[str, np.ndarray]]:
   """Opens the records in a worker."""
-  shape, dtype, labels_shape = shapes
+  shape, dtype = form
   features = np.memmap(folder / "features", dtype, "r", shape=shape)
-  with np.load(folder / "labels.npz", allow_pickle=False) as file:
-    arrays = dict(file)
   with np.load(folder / "splits.npz", allow_pickle=False) as file:
     splits = dict(file)
-  if "labels" in arrays:
-    labels = arrays["labels"]
+  if empty.lists:
+    labels = scipy.sparse.load_npz(folder / "labels.npz")
   else:
-    parts = arrays["data"], arrays["indices"], arrays["indptr"]
-    labels = scipy.sparse.csr_array(parts, labels_shape)
+    labels = np.load(folder / "labels.npy", allow_pickle=False)
   return dataclasses.replace(empty, features=features, labels=labels), splits
 
 

@@ -116,22 +116,14 @@ def make_feature_set(
 ) -> FeatureSet:
   """Checks the parts of a dataset and cuts the validation fold.
 
+  Classes are described as in ``ClassSpace.create``; other arguments are fields of
+  ``FeatureSet``, or as follows.
+
   Args:
-    features: ``[N, D]`` or ``[N, R, D]``.
-    labels: ``[N]``, 0-based positions in ``class_names``.
-    class_names: C names.
-    embeddings: ``[C, A]``.
-    trainval: row numbers (0-based) of the training images.
-    test_seen: row numbers of the held-out images of seen classes.
-    test_unseen: row numbers of the images of unseen classes.
-    validation_classes: ids to hold out in ``val``; a seeded fifth of the seen
-      classes when None.
+    trainval: row numbers (0-based) of the training images; likewise those of tests.
+    validation_classes: a seeded fifth of the seen classes when None.
     where: the file or files, for messages.
-    split_seed: of the held-out images of ``val``.
-    attribute_names: A names, or none.
-    attribute_vectors: ``[A, V]``, or None.
-    notes: remarks of the importer.
-    **described: the remaining fields of ``FeatureSet``.
+    split_seed: of all that is drawn.
 
   Raises:
     ZsljaxError: something does not fit together; the message says what.
@@ -165,18 +157,8 @@ def make_feature_set(
   )
   seen = np.flatnonzero(classes.seen)
   _check_classes(parts, labels, seen, classes.names, where)
-  if validation_classes is None:
-    validation_classes = draw_classes(seen, split_seed)
-    notes.append(
-      f"No validation classes follow from the source: {len(validation_classes)} seen "
-      f"classes were drawn with seed {split_seed}."
-    )
-  strangers = np.setdiff1d(validation_classes, seen)
-  require(
-    not strangers.size,
-    f"{where}: validation classes",
-    f"{[class_names[i] for i in strangers[:3]]} without images in trainval",
-    "validation classes to be seen classes",
+  validation_classes = checked_validation(
+    validation_classes, classes, split_seed, where, notes
   )
   absent = np.setdiff1d(seen, labels[test_seen])
   if absent.size:
@@ -185,12 +167,6 @@ def make_feature_set(
       f"{some([classes.names[i] for i in absent])}."
     )
   train, val = hold_out_validation(labels, trainval, validation_classes, split_seed)
-  require(
-    train.size > 0,
-    f"{where}: train",
-    "no images outside the validation classes",
-    "at least two seen classes",
-  )
   return finished(
     where,
     notes,
@@ -290,10 +266,30 @@ def digests(*paths: pathlib.Path) -> dict[str, str]:
   }
 
 
-def draw_classes(seen: np.ndarray, seed: int) -> np.ndarray:
-  """Draws a seeded fifth of the ids ``seen``, to hold out for validation."""
-  number = max(1, len(seen) // 5)
-  return np.random.default_rng(seed).choice(seen, number, replace=False)
+def checked_validation(
+  given: Sequence[int] | None,
+  classes: ClassSpace,
+  seed: int,
+  where: str,
+  notes: list[str],
+) -> Sequence[int]:
+  """Checks the ids of the validation classes; draws a seeded fifth where None."""
+  seen = np.flatnonzero(classes.seen)
+  if given is None:
+    number = max(1, len(seen) // 5)
+    given = np.random.default_rng(seed).choice(seen, number, replace=False)
+    notes.append(
+      f"No validation classes follow from the source: {number} seen classes were drawn "
+      f"with seed {seed}."
+    )
+  strangers = [classes.names[i] for i in np.setdiff1d(given, seen)]
+  require(
+    not strangers and len(given) < len(seen),
+    f"{where}: validation classes",
+    f"{strangers[:3]}, unseen" if strangers else "all seen classes",
+    "seen ones, and at least one other seen class to train on",
+  )
+  return given
 
 
 def blocks(features: Rows) -> Iterator[np.ndarray]:

@@ -11,7 +11,7 @@ import hashlib
 
 import numpy as np
 
-from zsljax.data.feature_set import FeatureSet, make_feature_set
+from zsljax.data.feature_set import FeatureSet, hold_out_validation, make_feature_set
 
 # The seven segments of a display: a top, b upper right, c lower right,
 # d bottom, e lower left, f upper left, g middle.
@@ -82,14 +82,10 @@ def read_digits(variant: str = "pixels") -> FeatureSet:
   data = sklearn.datasets.load_digits()
   pixels = (data.data / 16).astype(np.float32)
   labels = data.target.astype(np.int64)
-  rng = np.random.default_rng(SPLIT_SEED)
-  test_seen = []
-  for digit in np.setdiff1d(labels, UNSEEN):
-    rows = np.flatnonzero(labels == digit)
-    test_seen.append(rng.choice(rows, len(rows) // 5, replace=False))
-  test_seen = np.sort(np.concatenate(test_seen))
-  test_unseen = np.flatnonzero(np.isin(labels, UNSEEN))
-  rest = np.concatenate([test_seen, test_unseen])
+  unseen = np.isin(labels, UNSEEN)
+  trainval, test_seen = hold_out_validation(
+    labels, np.flatnonzero(~unseen), (), SPLIT_SEED
+  )
   digest = hashlib.sha256(np.ascontiguousarray(data.data)).hexdigest()
   return make_feature_set(
     name="digits",
@@ -102,9 +98,9 @@ def read_digits(variant: str = "pixels") -> FeatureSet:
     embeddings=attributes(),
     attribute_names=ATTRIBUTES,
     attribute_vectors=attribute_vectors(),
-    trainval=np.setdiff1d(np.arange(len(labels)), rest),
+    trainval=trainval,
     test_seen=test_seen,
-    test_unseen=test_unseen,
+    test_unseen=np.flatnonzero(unseen),
     validation_classes=VALIDATION,
     split_seed=SPLIT_SEED,
     where="digits",

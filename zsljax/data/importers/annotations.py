@@ -15,9 +15,9 @@ from zsljax.data.feature_set import (
   FeatureSet,
   Rows,
   check_rows,
+  checked_validation,
   classes_of,
   digests,
-  draw_classes,
   finished,
 )
 from zsljax.data.files.features import FeatureFiles
@@ -52,23 +52,20 @@ def make_multilabel_set(
   gets a fifth of trainval's images; on them the validation classes, whose labels
   ``train`` hides, play the unseen ones.
 
+  Arguments are fields of ``FeatureSet``, or as follows.
+
   Args:
-    features: ``[N, D]`` or ``[N, R, D]``.
-    labels: ``[N, L]``, 1 present, -1 annotated as absent. Where nothing is -1, labels
-      that are not present count as absent.
+    labels: ``[N, L]``. Where nothing is -1, labels that are not present count as
+      absent.
     label_names: L distinct names.
     vectors: of the labels, ``[L, V]``.
     seen: ``[L]`` bool.
-    trainval: row numbers (0-based) of the training images.
-    test: row numbers of the test images.
+    trainval: row numbers (0-based) of the training images; likewise those of tests.
     where: the file or files, for messages.
     val: rows of trainval to hold out; a seeded fifth when None.
-    validation_classes: ids to hold out in ``val``; a seeded fifth of the seen ones
-      when None.
+    validation_classes: a seeded fifth of the seen ones when None.
     split_seed: of what is drawn.
     attribute_names: V names, or none.
-    notes: remarks of the importer.
-    **described: the remaining fields of ``FeatureSet``.
 
   Raises:
     ZsljaxError: something does not fit together; the message says what.
@@ -111,18 +108,8 @@ def make_multilabel_set(
   classes = classes_of(
     where, label_names, vectors, seen=seen, attribute_names=attribute_names
   )
-  if validation_classes is None:
-    validation_classes = draw_classes(np.flatnonzero(seen), split_seed)
-    notes.append(
-      f"{len(validation_classes)} seen labels were drawn for validation with seed "
-      f"{split_seed}."
-    )
-  strangers = [label_names[i] for i in validation_classes if not seen[i]]
-  require(
-    not strangers and len(validation_classes) < seen.sum(),
-    f"{where}: validation labels",
-    f"{strangers[:3]}, unseen" if strangers else "all seen labels",
-    "seen ones, and at least one other seen label to train on",
+  validation_classes = checked_validation(
+    validation_classes, classes, split_seed, where, notes
   )
   if val is None:
     val = hold_out_images(trainval, split_seed)
@@ -192,27 +179,16 @@ def annotated_set(
 ) -> FeatureSet:
   """The set of M annotated images and L labels, with features found by name.
 
+  Arguments are as in ``make_multilabel_set`` and ``label_vectors``, or as follows.
+
   Args:
-    name: of the dataset.
-    features: of the images, with their names.
-    word_vectors: file for ``label_vectors``.
-    unknown: see ``label_vectors``.
-    where: the label files, for messages.
     images: the images' names, ``[M]``, in each of the ways that features may call them.
-    train: positions of the training images.
-    test: positions of the test images.
-    labels: ``[M, L]``, as in ``make_multilabel_set``.
-    label_names: L distinct names.
+    train: positions of the training images; likewise those of tests.
     words: the texts to look up in word vectors, one for each label.
-    seen: ``[L]`` bool.
     published: name of the published split.
     published_labels: its numbers of seen and unseen labels; other numbers make the
       split ``as_given``.
     sources: SHA-256 of the label files.
-    notes: remarks of the importer.
-
-  Raises:
-    ZsljaxError: something is missing or does not fit together.
   """
   check_distinct(images[0], f"{where}: images")
   used = np.sort(np.concatenate([train, test]))
