@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import math
 import pathlib
@@ -167,6 +167,15 @@ def check_array(
       f"{where}: found {array[bad][0]:g} ({bad.sum()} such), expected {expected}"
     )
   return array.astype(np.int64) if kind == "whole" else array
+
+
+def check_field(
+  path: pathlib.Path, arrays: Mapping[str, Any], field: str, *expected, **limits
+) -> Any:
+  """Checks a field of a file by ``check_array``; None where the file lacks it."""
+  if field not in arrays:
+    return None
+  return check_array(f"{path}: {field}", arrays[field], *expected, **limits)
 
 
 def _fits(shape: tuple[int, ...], sizes: Sequence[str]) -> bool:

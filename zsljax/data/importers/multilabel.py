@@ -14,7 +14,7 @@ from zsljax.data.files.word_vectors import label_vectors
 from zsljax.data.importers.annotations import make_multilabel_set
 from zsljax.data.labels import ABSENT, PRESENT
 from zsljax.errors import ZsljaxError, require
-from zsljax.io.arrays import check_array, read_arrays
+from zsljax.io.arrays import check_array, check_field, read_arrays
 
 
 def read_multilabel(
@@ -45,13 +45,11 @@ def read_multilabel(
   arrays = read_arrays(
     source, ("X_train", "Y_train", "X_test", "Y_test", "labels"), endings=(".npz",)
   )
-  all_names = _texts(source, arrays, "labels")
+  all_names = check_field(source, arrays, "labels", "L", "text").tolist()
   check_distinct(all_names, f"{source}: labels")
-  x_train = check_array(f"{source}: X_train", arrays["X_train"], "N D or N R D")
+  x_train = check_field(source, arrays, "X_train", "N D or N R D")
   width = " ".join(map(str, x_train.shape[1:]))
-  x_test = check_array(
-    f"{source}: X_test", arrays["X_test"], f"N {width}", hint=" as in X_train"
-  )
+  x_test = check_field(source, arrays, "X_test", f"N {width}", hint=" as in X_train")
   y_train, y_test = (
     check_array(
       f"{source}: {field}",
@@ -101,12 +99,6 @@ def read_multilabel(
   )
 
 
-def _texts(
-  source: pathlib.Path, arrays: Mapping[str, np.ndarray], field: str
-) -> list[str]:
-  return check_array(f"{source}: {field}", arrays[field], "L", "text").tolist()
-
-
 def _own_vectors(
   source: pathlib.Path, arrays: Mapping[str, np.ndarray], all_names: list[str]
 ) -> tuple[list[str], np.ndarray, str]:
@@ -116,7 +108,7 @@ def _own_vectors(
   if not fields and len(listed) == 1:
     kind = listed[0].removeprefix("labels_with_")
     fields = [f for f in arrays if f.startswith(kind) and f[len(kind) :].isdigit()]
-    names = _texts(source, arrays, listed[0])
+    names = check_field(source, arrays, listed[0], "L", "text").tolist()
     strangers = sorted(set(names) - set(all_names))
     where = f"{source}: {listed[0]}"
     require(not strangers, where, quoted(strangers), "names that are in `labels`")
@@ -125,8 +117,7 @@ def _own_vectors(
       f"{source}: found no vectors of the labels, expected a field `vectors` [L, V], a "
       "pair like `labels_with_glove` and `glove300`, or --word_vectors=FILE"
     )
-  where = f"{source}: {fields[0]}"
-  return names, check_array(where, arrays[fields[0]], f"{len(names)} V"), fields[0]
+  return names, check_field(source, arrays, fields[0], f"{len(names)} V"), fields[0]
 
 
 def _unseen(
@@ -139,7 +130,8 @@ def _unseen(
   if path is not None:
     where, unseen = str(path), read_names(path)
   elif "unseen" in arrays:
-    where, unseen = f"{source}: unseen", _texts(source, arrays, "unseen")
+    where = f"{source}: unseen"
+    unseen = check_field(source, arrays, "unseen", "L", "text").tolist()
   else:
     return sorted(names)[4::5], "every_fifth"
   strangers = sorted(set(unseen) - set(names))

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import dataclasses
+import functools
 import math
 import os
 import pathlib
 import tempfile
-from typing import Any
 import weakref
 
 import h5py
@@ -22,7 +22,7 @@ import numpy as np
 from zsljax.data.feature_set import FeatureSet, digests
 from zsljax.data.importers.published import PUBLISHED, dataset_name, located_set
 from zsljax.errors import require
-from zsljax.io.arrays import check_array, read_arrays, readable
+from zsljax.io.arrays import check_array, check_field, read_arrays, readable
 from zsljax.io.files import explained
 from zsljax.io.progress import task_bar
 
@@ -158,11 +158,7 @@ def read_regions(
     source, (*_NEEDED, attributes), _OPTIONAL, (".h5", ".hdf5"), by_row=False
   )
 
-  def checked(field: str, *expected, **limits) -> Any:
-    if field in arrays:
-      return check_array(f"{source}: {field}", arrays[field], *expected, **limits)
-    return None
-
+  checked = functools.partial(check_field, source, arrays)
   feature_map = checked("feature_map", "N C H W", "float")
   count, channels, height, width = feature_map.shape
   require(

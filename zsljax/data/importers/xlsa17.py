@@ -21,7 +21,7 @@ from zsljax.data.importers.published import (
   located_set,
 )
 from zsljax.errors import require
-from zsljax.io.arrays import check_array, read_arrays
+from zsljax.io.arrays import check_field, read_arrays
 
 _TEXTS = "allclasses_names"
 _FROM_1 = ": MATLAB counts from 1"
@@ -66,14 +66,17 @@ def read_xlsa17(
   notes: list[str] = []
 
   image = read_arrays(image_path, ("features", "labels"), ("image_files",), (".mat",))
-  labels = _checked(image_path, image, "labels", "N", "whole", lowest=1, hint=_FROM_1)
+  labels = check_field(
+    image_path, image, "labels", "N", "whole", lowest=1, hint=_FROM_1
+  )
   count = len(labels)
-  visual = _checked(image_path, image, "features", f"D {count}", hint=", one a label")
-  assert visual is not None
+  visual = check_field(
+    image_path, image, "features", f"D {count}", hint=", one a label"
+  )
   visual = np.ascontiguousarray(visual.T)
   if visual.dtype.kind in "iu":
     visual = visual.astype(np.float32)
-  image_files = _checked(image_path, image, "image_files", f"{count}", "text")
+  image_files = check_field(image_path, image, "image_files", f"{count}", "text")
 
   split = read_arrays(
     split_path,
@@ -83,19 +86,17 @@ def read_xlsa17(
   )
   limits = {"lowest": 1, "highest": count, "hint": f", the number of images{_FROM_1}"}
   locations = {
-    field: _checked(split_path, split, field, "N", "whole", **limits)
+    field: check_field(split_path, split, field, "N", "whole", **limits)
     for field in LOCATIONS
     if field in split
   }
   described = {
-    field: _checked(split_path, split, field, "A C")
+    field: check_field(split_path, split, field, "A C")
     for field in ("att", "original_att")
     if field in split
   }
-  embeddings = described[attributes]
-  assert embeddings is not None
-  embeddings = embeddings.T
-  class_names = _checked(split_path, split, _TEXTS, f"{len(embeddings)}", "text")
+  embeddings = described[attributes].T
+  class_names = check_field(split_path, split, _TEXTS, f"{len(embeddings)}", "text")
   if class_names is not None:
     class_names = class_names.tolist()
   _check_name_order(image_files, labels - 1, class_names, image_path, split_path, notes)
@@ -116,15 +117,6 @@ def read_xlsa17(
     notes=notes,
     image_files=image_files,
   )
-
-
-def _checked(
-  path: pathlib.Path, arrays: Mapping[str, np.ndarray], field: str, *expected, **limits
-) -> np.ndarray | None:
-  """A field of a file as ``check_array`` returns it; None where there is none."""
-  if field not in arrays:
-    return None
-  return check_array(f"{path}: {field}", arrays[field], *expected, **limits)
 
 
 def _check_name_order(
