@@ -105,7 +105,10 @@ def test_splits_and_validation():
       "labels of the training images: found no seen label present, expected some",
     ),
     ({"validation_classes": [3]}, r"validation classes: found \['bear'\], unseen"),
-    ({"validation_classes": [0, 1, 2, 4]}, "validation classes: found all seen classes"),
+    (
+      {"validation_classes": [0, 1, 2, 4]},
+      "validation classes: found all seen classes",
+    ),
   ],
 )
 def test_bad_parts_are_named(changed, message):
