@@ -1,7 +1,6 @@
 """Flags and lines that several verbs have."""
 
 import argparse
-from collections.abc import Sequence
 import pathlib
 
 from zsljax.errors import ZsljaxError
@@ -32,12 +31,11 @@ def add_path(
 
 
 def add_choice(
-  parser: argparse.ArgumentParser, flag: str, choices: list[str], help: str
+  parser: argparse.ArgumentParser, flag: str, choices: list[str], help: str, **options
 ) -> None:
   """A flag with one of several values, the first by default."""
-  parser.add_argument(
-    flag, choices=choices, default=choices[0], help=f"{help} (default: %(default)s)"
-  )
+  help = f"{help} (default: %(default)s)"
+  parser.add_argument(flag, choices=choices, default=choices[0], help=help, **options)
 
 
 def add_number(
@@ -196,15 +194,3 @@ def store(args: argparse.Namespace, feature_set) -> None:
     feature_set, args.dest, args.storage, args.overwrite, args.beam_pipeline_options
   )
   print(describe(stored))
-
-
-def sweep_heading(rows: Sequence[dict]) -> str:
-  """A sentence on the system, the data and the seeds of a sweep's rows."""
-  from zsljax.reporting.rows import data_of
-
-  row = rows[0]
-  seeds = len({row["seed"] for row in rows})
-  return (
-    f"{row['system']} on {row['dataset']} ({data_of(row)}), test images; percent, "
-    f"mean (standard deviation) of {seeds} seed{'s' if seeds > 1 else ''}"
-  )

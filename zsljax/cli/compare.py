@@ -10,7 +10,7 @@ Example:
 from collections.abc import Sequence
 import pathlib
 
-from zsljax.cli.common import add_sweep, names, sweep_heading
+from zsljax.cli.common import add_sweep, names
 
 GROUP = "judge"
 _ZERO_SHOT = ("t1", "u", "s", "h", "ausuc", "recall@1", "intra", "inter")
@@ -30,7 +30,7 @@ def add_arguments(parser) -> None:
 def run(args) -> None:
   from zsljax.errors import ZsljaxError, did_you_mean
   from zsljax.losses import FAMILY, RECONSTRUCTIONS
-  from zsljax.reporting.rows import aligned, column_name, summarize
+  from zsljax.reporting.rows import aligned, column_name, data_of, summarize
   from zsljax.runs.config import read_config
   from zsljax.runs.sweep import sweep
 
@@ -52,7 +52,12 @@ def run(args) -> None:
     star = "*" if loss in RECONSTRUCTIONS else ""
     cells = _cells(summarize(rows[loss]), columns)
     lines.append([loss + star, *cells, _settings(workdir / loss)])
-  print(f"\n{sweep_heading(rows[losses[0]])}\n\n{aligned(lines, left=1)}\n")
+  row = rows[losses[0]][0]
+  print(
+    f"\n{row['system']} on {row['dataset']} ({data_of(row)}), test images; percent, "
+    f"mean (standard deviation) of {args.seeds} seed{'s' if args.seeds > 1 else ''}\n\n"
+    f"{aligned(lines, left=1)}\n"
+  )
   if not closed_set:
     print(
       "t1, u, s, h, ausuc: calibrated with the gamma chosen on validation; recall@1, "

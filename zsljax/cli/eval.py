@@ -95,18 +95,7 @@ def run(args) -> None:
   tasks = processes.launched_tasks()
   require(tasks == 1, "zsljax eval", f"{tasks} processes", "one, without srun")
   keep_compiled()
-  workdir = args.workdir.absolute()
-  rows = evaluate(
-    workdir,
-    split=args.split,
-    data_dir=args.data_dir,
-    gamma=args.gamma,
-    gamma_from=args.gamma_from,
-    protocol=args.protocol,
-    top_k=args.top_k,
-    pairs=args.pairs,
-    calibration=args.calibration,
-    test_oracle=args.test_oracle,
-  )
+  args.workdir = args.workdir.absolute()
+  rows = evaluate(**vars(args))
   print(described(rows, args.split))
-  print(f"rows in {workdir / 'results.jsonl'}")
+  print(f"rows in {args.workdir / 'results.jsonl'}")

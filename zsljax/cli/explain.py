@@ -25,6 +25,7 @@ def add_arguments(parser) -> None:
   )
   parser.add_argument(
     "--image",
+    dest="names",
     nargs="+",
     default=[],
     metavar="NAME",
@@ -33,7 +34,9 @@ def add_arguments(parser) -> None:
   )
   add_number(parser, "--number", 6, "images to choose")
   add_number(parser, "--attributes", 4, "attributes shown on an image")
-  add_choice(parser, "--map", ["tsne", "pca"], "how test images become points")
+  add_choice(
+    parser, "--map", ["tsne", "pca"], "how test images become points", dest="mapped_by"
+  )
   parser.add_argument(
     "--data_dir", metavar="DIR", help="where the dataset is now, when it was moved"
   )
@@ -42,14 +45,4 @@ def add_arguments(parser) -> None:
 def run(args) -> None:
   from zsljax.explain import explain
 
-  report = explain(
-    args.workdir,
-    args.dest,
-    images=args.images,
-    names=args.image,
-    number=args.number,
-    attributes=args.attributes,
-    mapped_by=args.map,
-    data_dir=args.data_dir,
-  )
-  print(f"report in {report}")
+  print(f"report in {explain(**vars(args))}")

@@ -95,9 +95,10 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ModuleType]:
     raise ZsljaxError(f"zsljax: unknown verb {given!r}. {did_you_mean(given, known)}")
   parser, module = parser_of(verb)
   args, fields = parser.parse_known_args(argv[len(verb.split()) :])
-  if fields and not hasattr(args, "fields"):
+  if hasattr(args, "fields"):
+    args.fields = fields
+  elif fields:
     parser.error(f"unrecognized arguments: {' '.join(fields)}")
-  args.fields = fields
   return args, module
 
 

@@ -54,18 +54,4 @@ def add_arguments(parser) -> None:
 def run(args) -> None:
   from zsljax.predict import predict_files
 
-  print(
-    predict_files(
-      args.workdir,
-      features=args.features,
-      images=args.images,
-      weights=args.weights,
-      classes=args.classes,
-      seen=args.seen,
-      gamma=args.gamma,
-      top_k=args.top_k,
-      attributes=args.attributes,
-      skip_bad=args.skip_bad,
-      dest=args.dest,
-    )
-  )
+  print(predict_files(**vars(args)))

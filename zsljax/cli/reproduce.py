@@ -31,7 +31,4 @@ def add_arguments(parser) -> None:
 def run(args) -> None:
   from zsljax.runs.reproduce import reproduce
 
-  report = reproduce(
-    args.systems, args.datasets, args.dest, args.seeds, args.data_dir, args.fields
-  )
-  print(f"report in {report}")
+  print(f"report in {reproduce(**vars(args))}")

@@ -11,7 +11,7 @@ Example:
 
 import pathlib
 
-from zsljax.cli.common import add_sweep, sweep_heading
+from zsljax.cli.common import add_sweep
 
 GROUP = "train"
 
@@ -21,24 +21,13 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-  from zsljax.reporting.rows import aligned, column_name, summarize
+  from zsljax.reporting.tables import make_blocks, render
   from zsljax.runs.config import read_config
   from zsljax.runs.sweep import sweep
 
   workdir = args.workdir.absolute()
   rows = sweep(read_config(args.config, args.fields), args.seeds, workdir)
-  print(f"{sweep_heading(rows)}\n{_choice(workdir)}\n")
-  fields = ("protocol", "selection", "calibration")
-  summaries = summarize(rows)
-  for protocol in dict.fromkeys(s.row["protocol"] for s in summaries):
-    group = [s for s in summaries if s.row["protocol"] == protocol]
-    names = list(dict.fromkeys(name for s in group for name in s.mean))
-    lines = [[*fields, "seeds", *map(column_name, names)]]
-    lines += [
-      [*(s.row[field] for field in fields), str(len(s.seeds)), *map(s.cell, names)]
-      for s in group
-    ]
-    print(f"{aligned(lines, left=3)}\n")
+  print(f"{_choice(workdir)}\n\n{render(make_blocks(rows), 'terminal')}")
   print(f"rows in {workdir / 'results.jsonl'}, runs in {workdir}/seed_*")
 
 

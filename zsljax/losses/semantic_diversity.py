@@ -51,18 +51,15 @@ def pairwise_ranking(
 
 @jax.custom_vjp
 def _ranking(positive_scores: Array, positive: Array, negative_scores: Array) -> Array:
-  def block(rows, flat, loss):
-    difference = _differences(rows, flat, positive_scores, negative_scores)
-    return loss.at[rows].add(jax.nn.softplus(difference).sum(1), mode="drop")
-
-  loss = jnp.zeros(len(positive), positive_scores.dtype)
-  return _over_positives(block, positive, loss)
+  return _ranking_and_gradients(positive_scores, positive, negative_scores)[0]
 
 
 def _ranking_and_gradients(positive_scores, positive, negative_scores):
   def block(rows, flat, carry):
     loss, to_positive, to_negative = carry
-    difference = _differences(rows, flat, positive_scores, negative_scores)
+    # Padding gives -inf.
+    own = positive_scores.ravel().at[flat].get(mode="fill", fill_value=jnp.inf)
+    difference = negative_scores.at[rows].get(mode="clip") - own[:, None]
     # Softplus and its derivative, from one exponential.
     small = jnp.exp(-jnp.abs(difference))
     pairs = jnp.maximum(difference, 0) + jnp.log1p(small)
@@ -92,12 +89,6 @@ def _times_gradients(gradients, cotangent):
 
 
 _ranking.defvjp(_ranking_and_gradients, _times_gradients)
-
-
-def _differences(rows, flat, positive_scores, negative_scores) -> Array:
-  """Subtracts a block's positive scores from negative ones; padding gives -inf."""
-  own = positive_scores.ravel().at[flat].get(mode="fill", fill_value=jnp.inf)
-  return negative_scores.at[rows].get(mode="clip") - own[:, None]
 
 
 def _over_positives(block: Callable, positive: Array, carry):
