@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
   # of the other images for `zsljax eval --split=val`.
   config.data.train_split = "trainval"
   # `device` holds the training images on every device, or in parts where they are too
-  # many, and runs an epoch in one call; `host` holds them in memory; `none` streams
+  # many, and runs an epoch in one call; `host` holds them in its memory; `none` streams
   # them from the files. `auto` is the first of these for which memory is free: half of
   # a device's, and 4 GiB of the host's. Same batches and, on one device, same bits.
   config.data.cache = "auto"

@@ -5,9 +5,9 @@
 #   tools/check_versions.sh tests/losses         # the tests of these paths
 #
 # The oldest are the lower bounds of setup.cfg, the newest what the package index has.
-# Needs uv, and python3.11, python3.12 and python3.13 on PATH; one that is missing is
-# left out and said. Environments and logs lie in build/versions (VERSIONS_DIR names
-# another folder). Exits with 1 where any combination fails.
+# Needs uv, and python3.11, python3.12 and python3.13 on PATH (PYTHONS names others);
+# one that is missing or does not run is left out and said. Environments and logs lie
+# in build/versions (VERSIONS_DIR names another folder). Exits with 1 where any combination fails.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -57,8 +57,8 @@ for python in $pythons; do
     resolution=highest
     [ "$wanted" = oldest ] && resolution=lowest-direct
     versions=(- - - - - - -)
-    if ! command -v "$python" >/dev/null; then
-      result="left out: no $python on PATH"
+    if ! "$python" -c "" >/dev/null 2>&1; then
+      result="left out: no $python on PATH that runs"
     elif ! install "$python" "$resolution" >"$log" 2>&1; then
       result="FAILED to install, see $log"
       failed=1

@@ -42,7 +42,10 @@ def test_multi_label_run_from_the_embedded_set(tmp_path, capsys):
 @pytest.mark.parametrize(
   ("argument", "message"),
   [
-    ("--config.sytem.preset=paper", "field 'sytem'. Did you mean 'system'?"),
+    (
+      "--config.sytem.preset=paper",
+      "flag --config.sytem.preset. Did you mean 'system'?",
+    ),
     ("--config.system.l2_weight=1", "Did you mean 'l2_weights'?"),
     ("--config.epochs=0", "config.epochs: found 0, expected 1 or more"),
     (
@@ -51,9 +54,14 @@ def test_multi_label_run_from_the_embedded_set(tmp_path, capsys):
     ),
     ("--config.system.preset=papr", "Did you mean 'paper'"),
     ("--config.epochs=many", "--config.epochs=many"),
-    ("--l2_weights=1", "unknown config field 'l2_weights'. The fields are in"),
+    (
+      "--config.optimizer.lr=1",
+      "flag --config.optimizer.lr. Known: clip_norm, learning",
+    ),
+    ("--l2_weights=1", "flag --l2_weights. Fields are set by --config.FIELD=VALUE"),
     ("stray", "found 'stray', expected only flags"),
     ("--config.data.name=cubs", "config.data.dir: found nothing"),
+    ("--config.data.name=digts", "Did you mean 'digits'?"),
     ("--config.data.dir=/dev/null/x", "could not be written"),
     ("--config=semantic_sotfmax:digits", "Did you mean 'semantic_softmax'"),
     ("--config=semantic_softmax:digit", "Did you mean 'digits'"),

@@ -1,4 +1,5 @@
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -59,7 +60,9 @@ def test_rows_of_processes_at_once_are_all_kept(tmp_path):
   (tmp_path / "tests_rows.py").write_text(pathlib.Path(__file__).read_text())
   processes = [
     subprocess.Popen(
-      [sys.executable, "-c", code, str(tmp_path), str(100 * i)], cwd=tmp_path
+      [sys.executable, "-c", code, str(tmp_path), str(100 * i)],
+      cwd=tmp_path,
+      env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     for i in range(3)
   ]

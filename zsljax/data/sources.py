@@ -52,10 +52,10 @@ def open_dataset(config: Mapping[str, Any]) -> store.StoredDataset:
     root = pathlib.Path(config["dir"] or DEFAULT_DIR)
     # What is made on demand may be made again, when it is stale or damaged.
     return store.prepare(variants[features](), root, overwrite=True)
-  require(
-    bool(config["dir"]),
-    "config.data.dir",
-    "nothing",
-    f"the folder that {name} was imported into (--dest of `zsljax data`)",
-  )
+  if not config["dir"]:
+    raise ZsljaxError(
+      "config.data.dir: found nothing, expected the folder that "
+      f"{name} was imported into (--dest of `zsljax data`). Without a folder there are "
+      f"the embedded datasets. {did_you_mean(name, EMBEDDED)}"
+    )
   return store.find(pathlib.Path(config["dir"]), name, features)

@@ -24,7 +24,7 @@ from zsljax.numerics import PYTORCH_LINEAR, masked_mean, pooled
 
 
 def label_scores(matrices: Array, vectors: Array) -> Array:
-  """Scores labels by their best row, ``max_k a_k . w_c``, ``[B, C]``.
+  """Scores labels by their best row, ``max_k <a_k, w_c>``, ``[B, C]``.
 
   Matrices of images are ``[B, K, V]``, word vectors of labels ``[C, V]``.
   """

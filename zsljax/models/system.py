@@ -301,8 +301,9 @@ def _import_module(module: str) -> None:
   except Exception as error:
     raise ZsljaxError(
       f"config.system.module: found {module!r}, which cannot be imported "
-      f"({type(error).__name__}: {error}), expected a module that is installed or lies "
-      "in the working directory; for training, beside the config's file too"
+      f"({type(error).__name__}: {error}), expected a module that is installed, or "
+      "lies in the working directory or a folder of PYTHONPATH; for training, beside "
+      "the config's file too"
     ) from error
 
 

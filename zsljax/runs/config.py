@@ -1,6 +1,6 @@
 """Configs as a user calls them, with errors a user can read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import pathlib
 import re
 import sys
@@ -27,19 +27,46 @@ def read_config(argument: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     ZsljaxError: there is no such config, argument or field.
   """
   name, colon, chosen = argument.partition(":")
-  path = _config_file(name)
-  arguments = ["", f"--config={path}{colon}{chosen}", *overrides]
-  values = flags.FlagValues()
+  flag = f"--config={_config_file(name)}{colon}{chosen}"
+  config = _parse(flag)
+  for override in overrides:
+    if override.startswith("--"):
+      _check_flag(override, config)
+  return _parse(flag, *overrides) if overrides else config
+
+
+def _parse(*arguments: str) -> dict[str, Any]:
+  """The config that flags describe, nested, as plain values."""
+  values, argv = flags.FlagValues(), ["", *arguments]
   holder = config_flags.DEFINE_config_file(
-    "config", lock_config=True, flag_values=values, sys_argv=arguments
+    "config", lock_config=True, flag_values=values, sys_argv=argv
   )
   try:
-    rest = values(arguments)[1:]
+    rest = values(argv)[1:]
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
     raise _explanation(error) from error
   if rest:
     raise ZsljaxError(f"command line: found {rest[0]!r}, expected only flags")
   return holder.value.to_dict()
+
+
+def _check_flag(flag: str, config: Mapping[str, Any]) -> None:
+  """Raises unless a flag sets a field that the config has."""
+  name = flag.partition("=")[0]
+  parts = re.sub(r"^--(no(?=config))?|\[.*", "", name).split(".")
+  section: Any = {"config": config}
+  for part in parts:
+    if not isinstance(section, Mapping):
+      return  # The parser says why a value has no fields.
+    if part not in section:
+      hint = did_you_mean(part, section)
+      if part == parts[0]:
+        hint = (
+          "Fields are set by --config.FIELD=VALUE, those of the system by "
+          "--config.system.FIELD=VALUE."
+        )
+      raise ZsljaxError(f"command line: unknown flag {name}. {hint}")
+    section = section[part]
 
 
 def _config_file(name: str) -> pathlib.Path:
@@ -65,14 +92,6 @@ def _config_file(name: str) -> pathlib.Path:
 def _explanation(error: BaseException) -> ZsljaxError:
   """The first error, without the tracebacks that absl wraps around it."""
   text = str(error.args[0] if error.args else error)
-  field = re.search(r"(\w+)\W+n?Did you mean \"(\w+)\"", text)
-  if field:
-    text = f"unknown config field {field[1]!r}. Did you mean {field[2]!r}?"
-  elif unknown := re.fullmatch(r"\W*(?:Unknown command line flag )?\W*(\w+)\W*", text):
-    text = (
-      f"unknown config field {unknown[1]!r}. The fields are in configs/base.py and in "
-      "the system's config file; those of the system are --config.system.NAME"
-    )
   explanation = ZsljaxError(f"command line: {text}")
   cause: BaseException | None = error
   while cause:

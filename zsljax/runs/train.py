@@ -25,8 +25,8 @@ from zsljax.training.checkpoints import Checkpoints
 
 _PLACES = {
   "device": "held on every device ({})",
-  "split": "held in parts by the devices ({})",
-  "host": "held in memory ({})",
+  "split": "held in parts on the devices ({})",
+  "host": "held on the host ({})",
   "none": "streamed ({})",
 }
 # Steps in a compiled call, where an epoch is longer: a run is stopped between calls.
