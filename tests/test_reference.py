@@ -77,23 +77,23 @@ def test_awa1_optimum_for_other_weights(stored, tmp_path, system, optimum):
 @needs_awa1
 @needs_scene15
 @pytest.mark.parametrize(
-  ("dataset", "targets", "gamma", "lambda_", "expected"),
+  ("dataset", "negative", "gamma", "lambda_", "expected"),
   [
-    ("awa1", "signed", 10.0, 0.1, (32.32, 5.73, 34.01, 9.81)),
-    ("awa1", "binary", 10.0, 1.0, (33.68, 4.57, 31.40, 7.98)),
-    ("scene15", "signed", 0.1, 1.0, (42.19, 16.56, 80.38, 27.46)),
-    ("scene15", "binary", 10.0, 0.1, (62.56, 5.61, 91.88, 10.58)),
+    ("awa1", -1.0, 10.0, 0.1, (32.32, 5.73, 34.01, 9.81)),
+    ("awa1", 0.0, 10.0, 1.0, (33.68, 4.57, 31.40, 7.98)),
+    ("scene15", -1.0, 0.1, 1.0, (42.19, 16.56, 80.38, 27.46)),
+    ("scene15", 0.0, 10.0, 0.1, (62.56, 5.61, 91.88, 10.58)),
   ],
 )
 def test_eszsl_is_chosen_and_scores_as_known(
-  stored, dataset, targets, gamma, lambda_, expected, tmp_path
+  stored, dataset, negative, gamma, lambda_, expected, tmp_path
 ):
   if dataset == "scene15" and not (stored / dataset).exists():
     prepare(read_regions(REGIONS, stored, pool=True), stored)
   config = baselines.get_config(f"{dataset},eszsl")
   config.data.dir = str(stored)
   config.mesh.data = 1
-  config.system.targets = targets
+  config.system.negative = negative
   rows = sweep(config.to_dict(), 1, tmp_path)
   chosen = json.loads((tmp_path / "chosen.json").read_text())["point"]
   assert chosen == {"system.gamma": gamma, "system.lambda_": lambda_}

@@ -45,7 +45,7 @@ AE, COSINE = "attended_autoencoder", "cosine"
     ("sdl", {"factor": 0.0}, "factor: found 0.0, expected more than 0"),
     ("sdl", {"unannotated": "absent"}, "found 'absent', expected one of negative"),
     ("eszsl", {"gamma": 0.0}, "gamma: found 0.0, expected more than 0"),
-    ("eszsl", {"targets": "one"}, "targets: found 'one', expected one of signed"),
+    ("eszsl", {"negative": 1.0}, "negative: found 1.0, expected between -1 and 0"),
     ("sae", {"lambda_": -1.0}, "lambda_: found -1.0"),
     ("sae", {"space": "both"}, "space: found 'both'"),
     ("nearest_mean", {"ridge": 0.0}, "ridge: found 0.0"),

@@ -50,7 +50,8 @@ class Batch:
     labels: class ids, ``[B]``; of a multi-label set those present, ``[B, M]``, padded
       with -1 (``zsljax.data.labels.padded_ids`` makes them of ``[B, C]``).
     mask: which rows are examples and which padding, ``[B]`` bool.
-    num_examples: N, the size of the training set that the batch comes from;
+    num_examples: N, the size of the training set that the batch comes from, static
+      (a traced number where a batch is made and used inside one traced function);
       terms that a paper sums over the training set are N times the mean.
     absent: class ids annotated as absent, ``[B, Q]``, padded with -1; None where the
       set annotates no absences.
@@ -59,7 +60,7 @@ class Batch:
   features: Array
   labels: Array
   mask: Array
-  num_examples: int = dataclasses.field(metadata={"static": True})
+  num_examples: Array | int = dataclasses.field(metadata={"static": True})
   absent: Array | None = None
 
   def astype(self, dtype: jnp.dtype) -> Batch:
@@ -78,6 +79,7 @@ _IN_RANGE = {
   "more than 0": lambda x: x > 0,
   "1 or more": lambda x: x >= 1,
   "between 0 and 1": lambda x: 0 <= x <= 1,
+  "between -1 and 0": lambda x: -1 <= x <= 0,
 }
 
 
@@ -101,6 +103,7 @@ class System(Protocol):
     task: ``SINGLE_LABEL``, ``MULTI_LABEL`` or ``CLOSED_SET``.
     class_params: names of parameters with a row for each class id, which may lie split
       over devices.
+    full_batch: True if it needs all training images at once, ``config.batch_size=0``.
     vmappable: fields that enter the equations as plain numbers, so that runs trained
       together may differ in them (``with_fields``).
   """
@@ -108,6 +111,7 @@ class System(Protocol):
   name: ClassVar[str]
   presets: ClassVar[Mapping[str, Mapping[str, Any]]]
   class_params: ClassVar[tuple[str, ...]] = ()
+  full_batch: ClassVar[bool] = False
 
   # Properties, so that a system's fields may decide; a class variable does as well.
   @property
@@ -132,7 +136,8 @@ class System(Protocol):
   def check_fields(self, **expected: str | tuple[str, ...]) -> None:
     """Checks fields: the words that each may be, or the range of its number.
 
-    Ranges are ``0 or more``, ``more than 0``, ``1 or more`` and ``between 0 and 1``.
+    Ranges are ``0 or more``, ``more than 0``, ``1 or more``, ``between 0 and 1`` and
+    ``between -1 and 0``.
 
     Raises:
       ZsljaxError: a field has another value; the message names it.
@@ -224,7 +229,7 @@ def with_fields(system: System, fields: Mapping[str, Array]) -> System:
 
 _SYSTEMS: dict[str, type] = {}
 _WRITTEN = ("init", "prepare", "score", "loss")
-_GIVEN = ("warm_start", "scores", "task", "class_params", "vmappable")
+_GIVEN = ("warm_start", "scores", "task", "class_params", "full_batch", "vmappable")
 
 
 def register(system: type) -> type:

@@ -109,6 +109,12 @@ class Experiment:
       require(found >= lowest, f"config.{field}", found, f"{lowest} or more")
     trained_in = nearest(config["matmul_precision"])
     system = build_system(config["system"])
+    require(
+      not (system.full_batch and config["batch_size"]),
+      "config.batch_size",
+      config["batch_size"],
+      f"0: {system.name} is solved from all training images at once",
+    )
     dataset = open_dataset(config["data"])
     check_labels(system, dataset)
     channels = config["data"]["num_channels"]
@@ -209,7 +215,7 @@ class Experiment:
       The classes, the stored splits, and batches of all their images in stored order.
     """
     classes, splits = self._scored(split)
-    batches = evaluation_batches(self.dataset, splits, self._scored_at_once)
+    batches = evaluation_batches(self.dataset, splits, self.scored_at_once)
     return classes, splits, batches
 
   def placed_images(self, split: str) -> tuple[ClassSpace, DeviceImages]:
@@ -230,7 +236,7 @@ class Experiment:
     )
     images = DeviceImages.placed(
       load(self.dataset, splits, host, hosts),
-      self._scored_at_once,
+      self.scored_at_once,
       self.mesh,
       max(self.dataset.share(splits, h, hosts) for h in range(hosts)),
     )
@@ -244,6 +250,7 @@ class Experiment:
     step: int,
     selection: str,
     gamma_from: str = "no calibration",
+    spread: dict[str, Any] | None = None,
     **provenance,
   ) -> Row:
     """A result row; the one place where a run's rows are made.
@@ -254,6 +261,8 @@ class Experiment:
       step: of the run's parameters.
       selection: how they were chosen.
       gamma_from: where the gamma of the report's calibration comes from.
+      spread: by ``interval``, the 95 % interval of each metric over test images; by
+        ``selections``, its deviation over reselections.
       provenance: further facts about the origin of the numbers.
     """
     config, meta = self.config, self.dataset.metadata
@@ -268,6 +277,7 @@ class Experiment:
       seed=config["seed"],
       step=step,
       conditions=report.conditions,
+      spread=spread,
       provenance={
         "gamma": calibration.gamma or 0.0,
         "gamma_from": gamma_from,
@@ -290,7 +300,8 @@ class Experiment:
     return self.classes, ("val",)
 
   @property
-  def _scored_at_once(self) -> int:
+  def scored_at_once(self) -> int:
+    """Images per step of an evaluation, a multiple of the devices."""
     devices = self.mesh.shape["data"]
     return -(-self.config["evaluation"]["batch_size"] // devices) * devices
 
