@@ -1,18 +1,46 @@
 """Bars that show how far a long task is, with its rate and the time left."""
 
 import sys
+import threading
+import time
+import weakref
 
 import tqdm
 
 # A task that is done sooner shows no bar.
 _DELAY = 2.0
+# Seconds without a step after which that is said.
+_SILENT = 180.0
 
 
 def step_bar(
   total: int, what: str, initial: int = 0, unit: str = "step", shown: bool = True
 ) -> tqdm.tqdm:
-  """A bar that stays when all is done; a line now and then in a log file."""
-  return _bar(total=total, initial=initial, unit=unit, desc=what, disable=not shown)
+  """A bar that stays when all is done; a line now and then in a log file.
+
+  A line says so when no step is done for three minutes.
+  """
+  bar = _bar(total=total, initial=initial, unit=unit, desc=what, disable=not shown)
+  threading.Thread(target=_watch, args=(weakref.ref(bar),), daemon=True).start()
+  return bar
+
+
+def _watch(reference: weakref.ref) -> None:
+  """Says that a bar stands still, until it is closed."""
+  last = None
+  while True:
+    time.sleep(_SILENT)
+    bar = reference()
+    if bar is None or bar.disable:
+      return
+    if bar.n == last:
+      bar.write(
+        f"{bar.desc}: no step in {_SILENT:g} s. Where the processor is busy a step is "
+        "large or is being compiled; where it is idle the program hangs: stop it and "
+        "start the same command again.",
+        file=sys.stderr,
+      )
+    last = bar.n
 
 
 def task_bar(total: int | None, what: str, unit: str) -> tqdm.tqdm:
