@@ -108,17 +108,19 @@ def get_config() -> ConfigDict:
 
   # All below is read by `zsljax sweep` alone.
   config.selection = ConfigDict()
-  # Decides on the validation classes: `h` (at the gamma where it is highest), `ausuc`,
-  # `ausuc_micro` or `t1`; several labels: `zsl_map` or `gzsl_map`; learned prototypes:
-  # `recall@1`, `recall@5`, `recall@10`, `map` or `accuracy`. None is the first of each.
+  # Decides on the folds: `ausuc`, `ausuc_micro` or `t1`; several labels: `zsl_map` or
+  # `gzsl_map`; learned prototypes: `recall@1`, `recall@5`, `recall@10`, `map` or
+  # `accuracy`. None is the first of each.
   # It also stands beside the progress of a watched run.
   config.selection.metric = placeholder(str)
   # At how many numbers of steps a run is judged, its last included.
   config.selection.stops = 10
-  # Seeds with which every point of the grid is tried.
+  # Seeds with which every point of the grid is tried on every fold.
   config.selection.seeds = 1
+  # Of the class folds.
+  config.selection.seed = 0
   # Runs in one program.
-  config.selection.together = 8
+  config.selection.together = 10
   # Values to try for each field, as in grid.optimizer.learning_rate = (1e-4, 1e-3);
   # all combinations are.
   config.grid = ConfigDict()

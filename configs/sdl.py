@@ -44,6 +44,7 @@ DATASETS = {
     "evaluation.top_k": (1, 2),
   },
   "corel5k": {},
+  "corel5k_lite2": {},
   "own": {},
   "coco": {
     "optimizer.learning_rate": 2.5e-5,

@@ -13,6 +13,7 @@ from zsljax.data.files.class_table import write_class_table
 from zsljax.errors import ZsljaxError
 from zsljax.models import build_system
 from zsljax.predict import Predictor, predict_files
+from zsljax.reporting.rows import RULE
 from zsljax.runs.experiment import Experiment, spec_of
 from zsljax.runs.workdir import read_manifest
 
@@ -177,10 +178,14 @@ def test_gamma_is_that_of_the_sweep_or_the_config(run, tmp_path):
   manifest["config"]["evaluation"]["gamma"] = 0.25
   (copy / "manifest.json").write_text(json.dumps(manifest))
   assert zsljax.load(copy).calibration.gamma == 0.25
-  (copy / "chosen.json").write_text(json.dumps({"gamma": 0.5}))
+  (copy / "chosen.json").write_text(json.dumps({"gamma": 0.5, "rule": RULE}))
   assert zsljax.load(copy).calibration.gamma == 0.5
-  (copy / "chosen.json").write_text(json.dumps({"gamma": 0.0}))
+  (copy / "chosen.json").write_text(json.dumps({"gamma": 0.0, "rule": RULE}))
   assert zsljax.load(copy).calibration.gamma == 0
+  (copy / "chosen.json").write_text(json.dumps({"gamma": 0.0}))
+  with pytest.raises(ZsljaxError, match="chosen.json: rule: found None, expected"):
+    zsljax.load(copy)
+  (copy / "chosen.json").unlink()
   with pytest.raises(ZsljaxError, match="gamma: found nan"):
     zsljax.load(copy, gamma=float("nan"))
   (copy / "classes.npz").unlink()

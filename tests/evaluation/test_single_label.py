@@ -12,12 +12,11 @@ from zsljax.classes import ClassSpace
 from zsljax.errors import ZsljaxError
 from zsljax.evaluation import (
   Calibration,
-  Decisions,
   decide,
   seen_unseen_curve,
   single_label_metrics,
 )
-from zsljax.evaluation.calibration import best_calibration
+from zsljax.evaluation.calibration import SHARES, best_share, of_share
 
 
 def random_case(seed=0, images=60, classes=7, unseen=3, ties=False, positive=False):
@@ -82,34 +81,31 @@ def test_curve_equals_a_brute_force_sweep(seed, ties, per_class):
 @given(st.integers(0, 1000), st.sampled_from(["additive", "multiplicative"]))
 def test_best_gamma_beats_a_grid(seed, kind):
   _, case = random_case(seed)
-  best, h = best_calibration([seen_unseen_curve(*case, kind=kind)])
+  best = seen_unseen_curve(*case, kind=kind).best()
   grid = np.linspace(-4, 4, 101) if kind == "additive" else np.linspace(0.01, 1.99, 101)
 
   def h_at(calibration):
     return single_label_metrics(*case, calibration)["h"]
 
-  assert h_at(best) == pytest.approx(100 * h, abs=1e-9)
   assert h_at(best) >= max(h_at(Calibration(kind, gamma)) for gamma in grid) - 1e-9
 
 
-@given(st.integers(0, 1000), st.integers(1, 3))
-def test_best_gamma_of_several_curves_is_the_best_of_all(seed, count):
-  rng = np.random.default_rng(seed)
-  seen, cases = np.arange(5) < 3, []
-  for _ in range(count):
-    scores = rng.integers(-9, 9, (2, 12)).astype(np.float32)
-    classes = rng.integers(0, 3, 12), rng.integers(3, 5, 12)
-    decisions = Decisions(classes[0], scores[0], classes[1], scores[1])
-    cases.append((decisions, rng.integers(0, 5, 12), seen))
-  best, h = best_calibration([seen_unseen_curve(*case) for case in cases])
+@given(
+  st.integers(0, 1000),
+  st.sampled_from(["additive", "multiplicative"]),
+  st.sampled_from([-0.3, 0.2, 0.7]),
+)
+def test_best_share_is_the_best_of_several_curves(seed, kind, margin):
+  cases = [random_case(seed + i)[1] for i in range(2)]
+  curves = [seen_unseen_curve(*case, kind=kind) for case in cases]
+  share, h = best_share(np.array([curve.h_of_shares(margin) for curve in curves]))
 
-  def mean_h(gamma):
-    calibration = Calibration("additive", gamma)
+  def mean_h(share):
+    calibration = of_share(share, margin, kind)
     return np.mean([single_label_metrics(*case, calibration)["h"] for case in cases])
 
-  assert mean_h(best.gamma) == pytest.approx(100 * h, abs=1e-9)
-  others = max(mean_h(gamma) for gamma in np.arange(-20, 20) + 0.5)
-  assert mean_h(best.gamma) == pytest.approx(others, abs=1e-9)
+  assert mean_h(share) == pytest.approx(h, abs=1e-9)
+  assert h >= max(mean_h(other) for other in SHARES[::20]) - 1e-9
 
 
 @given(st.integers(0, 1000), st.booleans(), st.floats(0.01, 1.99))

@@ -72,7 +72,7 @@ def test_rows_of_processes_at_once_are_all_kept(tmp_path):
 
 def test_rows_of_another_schema_are_refused(tmp_path):
   (tmp_path / "results.jsonl").write_text(json.dumps(row() | {"schema": 99}) + "\n")
-  with pytest.raises(ZsljaxError, match="results.jsonl: schema: found 99, expected 2"):
+  with pytest.raises(ZsljaxError, match="results.jsonl: schema: found 99, expected 3"):
     read_rows(tmp_path)
 
 

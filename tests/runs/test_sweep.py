@@ -10,6 +10,7 @@ import pytest
 
 from zsljax.configs import attended_autoencoder, cosine, msdn, sdl, semantic_softmax
 from zsljax.errors import ZsljaxError
+from zsljax.evaluation import make_evaluator
 from zsljax.io.files import read_lines
 from zsljax.reporting.rows import summarize
 from zsljax.runs.experiment import Experiment
@@ -102,9 +103,9 @@ def test_runs_trained_together_are_those_trained_apart(name, tmp_path):
   total = run.training_data().total_steps(config["epochs"])
   points = [{field: both[i] for field, both in values.items()} for i in range(2)]
   variants = [RunSettings(seed, point) for point in points for seed in (0, 3)]
-  runs = VmappedRuns(run, variants, total)
-  (_, states) = list(runs.states([1, total]))[-1]
-  assert runs.finite.all()
+  runs = VmappedRuns(run, total)
+  _, states, finite = list(runs.states(variants, [1, total]))[-1]
+  assert finite.all()
   for i, variant in enumerate(variants):
     alone = sweep_module.with_values(config, {**variant.numbers, "seed": variant.seed})
     state = train.train(alone, tmp_path / str(i))
@@ -120,8 +121,8 @@ def test_runs_over_several_devices_are_those_on_one():
   states = []
   for devices in (1, 4):
     config["mesh"]["data"] = devices
-    runs = VmappedRuns(Experiment.build(config), [RunSettings(0), RunSettings(1)], 8)
-    ((_, state),) = runs.states([8])
+    runs = VmappedRuns(Experiment.build(config), 8)
+    ((_, state, _),) = runs.states([RunSettings(0), RunSettings(1)], [8])
     states.append(state.params)
   chex.assert_trees_all_close(*states, rtol=1e-4, atol=1e-5)
 
@@ -129,8 +130,9 @@ def test_runs_over_several_devices_are_those_on_one():
 def test_converged_runs_stand_still():
   config = shortened(semantic_softmax, "digits", optimizer__tolerance=1e-3)
   variants = [RunSettings(0, {"system.l2_weights": weight}) for weight in (1e-2, 10.0)]
-  runs = VmappedRuns(Experiment.build(config), variants, 500)
-  found = [(stop, np.asarray(state.step)) for stop, state in runs.states([40, 500])]
+  runs = VmappedRuns(Experiment.build(config), 500)
+  states = runs.states(variants, [40, 500])
+  found = [(stop, np.asarray(state.step)) for stop, state, _ in states]
   (_, early), (last, late) = found
   assert last == 500 and len(set(late.tolist())) == 2
   assert late.max() < 500 and (early <= late).all()
@@ -139,7 +141,7 @@ def test_converged_runs_stand_still():
 def test_numbers_of_several_runs_are_not_split_over_devices():
   config = zero_shot(mesh={"data": 2, "model": 2})
   with pytest.raises(ZsljaxError, match=r"config.mesh.model: found 2, expected 1"):
-    VmappedRuns(Experiment.build(config), [RunSettings(0)], 8)
+    VmappedRuns(Experiment.build(config), 8)
 
 
 class Interrupted(Exception):
@@ -148,7 +150,7 @@ class Interrupted(Exception):
 
 def small_sweep(**fields):
   config = zero_shot(epochs=3, batch_size=100, **fields)
-  config["selection"] |= {"stops": 3, "seeds": 2, "together": 4}
+  config["selection"] |= {"stops": 3, "seeds": 2, "together": 8}
   config["grid"] = {
     "system": {"scale": (5.0, 20.0), "embedding_size": [4, 8]},
     "optimizer": {"learning_rate": (1e-3, 1e-2)},
@@ -159,7 +161,7 @@ def small_sweep(**fields):
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("sweep")
-  return workdir, sweep(small_sweep(), 3, workdir)
+  return workdir, sweep(small_sweep(), 3, workdir, "2")
 
 
 def lines_of(workdir):
@@ -170,10 +172,13 @@ def test_sweep_tries_all_points_and_keeps_the_best(swept):
   workdir, _ = swept
   lines = lines_of(workdir)
   assert len({json.dumps(line["point"]) for line in lines}) == 8
-  assert len(lines) == 8 * 3 and {line["step"] for line in lines} == {10, 20, 30}
+  assert len(lines) == 8 * 3 * 2 * 2 and {x["step"] for x in lines} == {10, 20, 30}
   chosen = json.loads((workdir / "chosen.json").read_text())
-  assert chosen["value"] == max(line["value"] for line in lines)
-  assert chosen["metric"] == "h" and chosen["settings"] == 8
+  own = [
+    x for x in lines if (x["point"], x["step"]) == (chosen["point"], chosen["step"])
+  ]
+  assert chosen["value"] == pytest.approx(np.mean([x["value"] for x in own]))
+  assert chosen["metric"] == "ausuc" and chosen["settings"] == 8
 
 
 def test_rows_of_a_sweep_say_what_was_chosen_where(swept):
@@ -194,7 +199,12 @@ def test_rows_of_a_sweep_say_what_was_chosen_where(swept):
     if selection == "val_selected":
       assert row["step"] == chosen["step"]
       if calibration == "additive":
-        assert row["provenance"]["gamma"] == chosen["gamma"]
+        own = json.loads((workdir / f"seed_{row['seed']}" / "chosen.json").read_text())
+        assert row["provenance"]["gamma"] == own["gamma"]
+      if row["protocol"] == "xian":
+        low, high = row["spread"]["interval"]["h"]
+        assert low < row["metrics"]["h"] < high
+        assert row["spread"]["selections"]["h"] >= 0
     if selection == "last":
       assert row["step"] == 30
   for seed in range(3):
@@ -222,60 +232,69 @@ def test_runs_of_a_sweep_are_runs(swept):
     assert row["provenance"]["config"]["seed"] == seed
 
 
-def test_a_point_is_judged_as_eval_judges_a_run(swept, tmp_path):
-  workdir, _ = swept
-  line = [line for line in lines_of(workdir) if line["step"] == 30][3]
-  point = {**line["point"], "data.train_split": "train", "epochs": 1}
-  config = sweep_module.with_values(small_sweep(), point)
-  run = Experiment.build(config)
-  # As many steps as on trainval, of which an epoch has more.
-  steps = run.training_data().steps_per_epoch
-  config["epochs"] = 30 // steps
-  assert config["epochs"] * steps == 30
-  for seed in range(2):
-    config["seed"] = seed
-    train.train(config, tmp_path / str(seed))
-    row, _ = eval_script.evaluate(tmp_path / str(seed), split="val")
-    assert row["metrics"] == pytest.approx(line["metrics"][seed], abs=0.5)
+def test_a_fold_is_judged_as_eval_judges_a_run(tmp_path):
+  config = shortened(semantic_softmax, "digits", epochs=4, selection__stops=1)
+  sweep(config, 1, tmp_path / "sweep", "official")
+  (line,) = lines_of(tmp_path / "sweep")
+  config["data"]["train_split"] = "train"
+  train.train(config, tmp_path / "run")
+  row, lowered = eval_script.evaluate(tmp_path / "run", split="val")
+  assert row["metrics"] == pytest.approx(line["metrics"], abs=0.01)
+  assert max(line["h"]) == pytest.approx(lowered["metrics"]["h"], abs=0.01)
 
 
-def test_finished_sweep_is_read_and_further_seeds_are_added(
-  swept, tmp_path, monkeypatch
-):
+def test_a_shared_gamma_is_in_each_run_its_share_of_the_margin(swept, tmp_path):
+  workdir, rows = swept
+  (row,) = [
+    r
+    for r in rows
+    if (r["seed"], r["selection"], r["calibration"]) == (1, "val_selected", "additive")
+  ]
+  run = Experiment.of_run(workdir / "seed_1")
+  scored = eval_script._Scored(make_evaluator("xian"), workdir / "seed_1", run, "test")
+  share = row["provenance"]["chosen"]["share"]
+  expected = share * scored.mean_margin("additive")
+  assert row["provenance"]["gamma"] == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+def test_finished_sweep_is_read_and_further_seeds_are_added(swept, monkeypatch):
   workdir, rows = swept
   trained = []
 
   class Counted(VmappedRuns):
-    def __init__(self, run, variants, total_steps):
-      trained.append([v.seed for v in variants])
-      super().__init__(run, variants, total_steps)
+    def states(self, settings, *rest):
+      trained.append([one.seed for one in settings])
+      return super().states(settings, *rest)
 
   monkeypatch.setattr(sweep_module, "VmappedRuns", Counted)
-  assert sweep(small_sweep(), 3, workdir) == rows
-  assert sweep(small_sweep(), 2, workdir) == [r for r in rows if r["seed"] < 2]
+  assert sweep(small_sweep(), 3, workdir, "2") == rows
+  assert sweep(small_sweep(), 2, workdir, "2") == [r for r in rows if r["seed"] < 2]
   assert not trained
-  more = sweep(small_sweep(), 4, workdir)
+  more = sweep(small_sweep(), 4, workdir, "2")
   assert trained == [[3]] and {r["seed"] for r in more} == {0, 1, 2, 3}
 
 
 @pytest.mark.slow
 def test_interrupted_sweep_continues(swept, tmp_path, monkeypatch):
   workdir, rows = swept
-  original, begun = sweep_module._try, []
+  original, written = sweep_module.append_line, []
 
   def interrupted(*arguments):
-    begun.append(arguments)
-    if len(begun) == 3:
+    written.append(arguments)
+    if len(written) == 60:
       raise Interrupted
     original(*arguments)
 
-  monkeypatch.setattr(sweep_module, "_try", interrupted)
-  with pytest.raises(Interrupted):
-    sweep(small_sweep(), 3, tmp_path)
-  assert 0 < len(lines_of(tmp_path)) < len(lines_of(workdir))
-  again = sweep(small_sweep(), 3, tmp_path)
+  with monkeypatch.context() as patch, pytest.raises(Interrupted):
+    patch.setattr(sweep_module, "append_line", interrupted)
+    sweep(small_sweep(), 3, tmp_path, "2")
+  assert len(lines_of(tmp_path)) == 59
+  again = sweep(small_sweep(), 3, tmp_path, "2")
   assert [r["metrics"] for r in again] == [r["metrics"] for r in rows if r["seed"] < 3]
-  assert lines_of(tmp_path) == lines_of(workdir)
+  one, other = (
+    json.loads((p / "chosen.json").read_text()) for p in (tmp_path, workdir)
+  )
+  assert one == other
 
 
 @pytest.mark.slow
@@ -283,13 +302,13 @@ def test_diverging_points_are_not_chosen(tmp_path):
   config = zero_shot(batch_size=250)
   config["selection"] |= {"stops": 1}
   config["grid"] = {"optimizer": {"learning_rate": (1e38, 1e-3)}}
-  sweep(config, 1, tmp_path / "one")
+  sweep(config, 1, tmp_path / "one", "2")
   chosen = json.loads((tmp_path / "one" / "chosen.json").read_text())
   assert chosen["point"] == {"optimizer.learning_rate": 1e-3}
   assert lines_of(tmp_path / "one")[0]["value"] is None
   config["grid"] = {"optimizer": {"learning_rate": (1e38,)}}
   with pytest.raises(ZsljaxError, match="loss of all 1 settings is not finite"):
-    sweep(config, 1, tmp_path / "all")
+    sweep(config, 1, tmp_path / "all", "2")
 
 
 @pytest.mark.slow
@@ -348,3 +367,32 @@ def test_commands(command, tmp_path):
     "normface",
     "so_softmax*",
   ]
+
+
+@pytest.mark.slow
+def test_closed_forms_at_the_sizes_of_cub_come_to_an_end(stand_in, command, tmp_path):
+  """Two batched LAPACK calls in one program wait for each other for ever."""
+  rng = np.random.default_rng(0)
+  labels = np.arange(11788) % 200
+  rows = np.arange(11788)
+  seen = rows[labels < 150]
+  stand_in(
+    "cub",
+    tmp_path / "data",
+    features=rng.standard_normal((11788, 1280)).astype(np.float32),
+    labels=labels,
+    class_names=[f"class {i}" for i in range(200)],
+    embeddings=rng.standard_normal((200, 312)),
+    attribute_vectors=None,
+    trainval=seen[seen % 5 != 0],
+    test_seen=seen[seen % 5 == 0],
+    test_unseen=rows[labels >= 150],
+    validation_classes=range(50),
+  )
+  for system in ("eszsl", "sae", "nearest_mean"):
+    done = command(
+      *("-m", "zsljax", "sweep", f"--config=baselines:cub,{system}", "--seeds=1"),
+      *(f"--config.data.dir={tmp_path / 'data'}", f"--workdir={tmp_path / system}"),
+      timeout=400,
+    )
+    assert "chosen on 5 class folds" in done.stdout

@@ -64,6 +64,18 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
   add_config(parser, "cosine:digits")
   add_path(parser, "--workdir", "where results and runs go", "DIR")
   add_number(parser, "--seeds", 5, "runs that are tested")
+  add_folds(parser)
+
+
+def add_folds(parser: argparse.ArgumentParser) -> None:
+  """The flag of a sweep's folds."""
+  parser.add_argument(
+    "--folds",
+    default="5",
+    metavar="K",
+    help="class folds on which settings are chosen, 2 or more; or official, the "
+    "dataset's own validation classes (default: %(default)s)",
+  )
 
 
 def add_features(parser: argparse.ArgumentParser, required: bool = True) -> None:

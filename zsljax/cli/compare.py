@@ -44,7 +44,7 @@ def run(args) -> None:
   for loss in losses:
     print(f"{loss}:", flush=True)
     fields = read_config(f"{config}:{dataset},{loss}", args.fields)
-    rows[loss] = sweep(fields, args.seeds, workdir / loss)
+    rows[loss] = sweep(fields, args.seeds, workdir / loss, args.folds)
   closed_set = all(row["protocol"] == "embeddings" for row in rows[losses[0]])
   columns = _CLOSED_SET if closed_set else _ZERO_SHOT
   lines = [["loss", *map(column_name, columns), "chosen on validation"]]
@@ -85,6 +85,6 @@ def _settings(workdir: pathlib.Path) -> str:
 
   chosen = read_chosen(workdir)
   fields = [f"{k.split('.')[-1]} {short(v)}" for k, v in chosen["point"].items()]
-  if chosen["gamma"] is not None:
-    fields.append(f"gamma {chosen['gamma']:.3g}")
+  if chosen["share"] is not None:
+    fields.append(f"share {chosen['share']:g}")
   return ", ".join([*fields, f"{chosen['step']} steps"])

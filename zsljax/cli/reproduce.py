@@ -8,7 +8,7 @@ Example:
   zsljax reproduce --systems=eszsl,msdn --datasets=digits --seeds=3 --dest=results
 """
 
-from zsljax.cli.common import add_number, add_path
+from zsljax.cli.common import add_folds, add_number, add_path
 
 GROUP = "judge"
 
@@ -21,6 +21,7 @@ def add_arguments(parser) -> None:
     help="NAME,NAME; digits stands for the embedded data (default: %(default)s)",
   )
   add_number(parser, "--seeds", 5, "of each")
+  add_folds(parser)
   add_path(parser, "--dest", "where the report goes", "DIR")
   add_path(
     parser, "--data_dir", "where datasets were imported to", "DIR", required=False

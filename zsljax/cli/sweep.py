@@ -1,9 +1,10 @@
 """Chooses settings on validation classes, tests seeds.
 
-Tries all combinations of the config's grid (config.grid) without the validation
-classes, and judges them there after several numbers of steps; trains --seeds
-runs with the best on all training images, and tests them. Seeds are trained as
-one program. The same command again continues an interrupted sweep.
+Tries all combinations of the config's grid (config.grid) on class folds, which
+hold out some of the seen classes, and judges them there after several numbers of
+steps; trains --seeds runs with what was chosen on all training images, and tests
+them. Folds, settings and seeds are trained as one program. The same command again
+continues an interrupted sweep.
 
 Example:
   zsljax sweep --config=cosine:digits,cosface --seeds=3 --workdir=W
@@ -26,7 +27,7 @@ def run(args) -> None:
   from zsljax.runs.sweep import sweep
 
   workdir = args.workdir.absolute()
-  rows = sweep(read_config(args.config, args.fields), args.seeds, workdir)
+  rows = sweep(read_config(args.config, args.fields), args.seeds, workdir, args.folds)
   print(f"{_choice(workdir)}\n\n{render(make_blocks(rows), 'terminal')}")
   print(f"rows in {workdir / 'results.jsonl'}, runs in {workdir}/seed_*")
 
@@ -36,9 +37,12 @@ def _choice(workdir: pathlib.Path) -> str:
 
   chosen = read_chosen(workdir)
   point = ", ".join(f"{k}={v}" for k, v in chosen["point"].items()) or "the config's"
-  gamma = "" if chosen["gamma"] is None else f", gamma {chosen['gamma']:.4g}"
+  gamma = ""
+  if chosen["share"] is not None:
+    gamma = f"; gamma: {chosen['share']:g} of the mean training margin"
   return (
-    f"chosen on the validation classes, of {chosen['settings']} settings after "
+    f"chosen on {chosen['folds']} class folds, of {chosen['settings']} settings after "
     f"{chosen['stops']} numbers of steps each, for {chosen['metric']} "
-    f"{chosen['value']:.2f} there: {point}; {chosen['step']} steps{gamma}"
+    f"{chosen['value']:.2f} (standard error {chosen['standard_error']:.2f}) there: "
+    f"{point}; {chosen['step']} steps{gamma}"
   )

@@ -2,7 +2,8 @@
 
 Means over seeds of the rows in each folder's results.jsonl, in blocks that
 compare: one dataset, features, class embedding, split and protocol. Published
-numbers of the dataset follow in blocks of their own.
+numbers of the dataset follow in blocks of their own. Sweeps with the same test
+images are compared in pairs.
 
 Example:
   zsljax table W1 W2 --format=markdown
@@ -19,6 +20,9 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-  from zsljax.reporting.tables import find_rows, make_blocks, render
+  from zsljax.reporting.tables import find_rows, make_blocks, render, sweeps_below
+  from zsljax.runs.comparison import compared
 
-  print(render(make_blocks(find_rows(args.workdirs)), args.format), end="")
+  blocks = make_blocks(find_rows(args.workdirs))
+  blocks += compared(sweeps_below(args.workdirs))
+  print(render(blocks, args.format), end="")

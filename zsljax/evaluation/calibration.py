@@ -10,7 +10,6 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 import dataclasses
 
 import jax
@@ -21,6 +20,8 @@ from zsljax.errors import require
 from zsljax.evaluation.metrics import harmonic_mean
 
 CALIBRATIONS = ("additive", "multiplicative")
+# The most training images whose margins are averaged, evenly spaced among all.
+MARGIN_IMAGES = 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +84,53 @@ def gamma_of(penalty, kind: str):
   return penalty if kind == "additive" else 1 - penalty
 
 
+# Shares of the mean training margin among which one is chosen.
+SHARES = np.linspace(-1.0, 3.0, 401)
+
+
+def of_share(share: float, mean_margin: float, kind: str) -> Calibration:
+  """The calibration whose penalty is a share of a model's mean training margin.
+
+  A gamma belongs to the scale of one model's scores. Its share of the mean margin (best
+  seen minus best unseen score, see ``Decisions.margins``) of that model's training
+  images has no unit, and carries over to a model that is trained on other classes.
+
+  >>> of_share(0.5, 3.0, "additive")
+  Calibration(kind='additive', gamma=1.5)
+
+  Args:
+    share: of ``best_share``.
+    mean_margin: of up to ``MARGIN_IMAGES`` training images, for this kind.
+    kind: of ``CALIBRATIONS``; a multiplicative penalty ends short of -1 and 1.
+  """
+  penalty = share * mean_margin
+  if kind == "multiplicative":
+    penalty = float(np.clip(penalty, -0.999, 0.999))
+  return Calibration(kind, float(gamma_of(penalty, kind)))
+
+
+def margin_rows(count: int) -> np.ndarray:
+  """Places of the training images, of ``count``, whose margins are averaged."""
+  places = np.linspace(0, count - 1, min(count, MARGIN_IMAGES))
+  return np.unique(places.astype(int))
+
+
+def best_share(h: np.ndarray) -> tuple[float, float]:
+  """The share with the highest mean of H over runs, the lowest of equals; that mean.
+
+  >>> h = np.zeros((2, len(SHARES)))
+  >>> h[:, 150] = 40.0, 50.0
+  >>> best_share(h)
+  (0.5, 45.0)
+
+  Args:
+    h: of each run at each of ``SHARES``, see ``Curve.h_of_shares``, ``[R, 401]``.
+  """
+  mean = np.mean(h, 0)
+  best = int(np.argmax(mean))
+  return round(float(SHARES[best]), 2), float(mean[best])
+
+
 @dataclasses.dataclass(frozen=True)
 class Curve:
   """Accuracies for every gamma that makes a difference, ascending in the penalty.
@@ -110,39 +158,26 @@ class Curve:
     """AUSUC, in [0, 1]: trapezoids under S over U."""
     return float(np.trapezoid(self.seen, self.unseen))
 
+  def h_of_shares(self, mean_margin: float) -> np.ndarray:
+    """H in percent at each of ``SHARES`` of a mean training margin, ``[401]``."""
+    at = np.searchsorted(self.margins, SHARES * mean_margin)
+    return 100 * harmonic_mean(self.unseen, self.seen)[at]
+
   def best(self) -> Calibration:
-    """The calibration of the highest harmonic mean, see ``best_calibration``."""
-    return best_calibration([self])[0]
+    """The calibration of the highest harmonic mean; of equals the lowest penalty.
 
-
-def best_calibration(curves: Sequence[Curve]) -> tuple[Calibration, float]:
-  """The calibration with the highest mean of H over curves, and that mean, in [0, 1].
-
-  The one with the lowest penalty, where there are several.
-
-  >>> curve = Curve(
-  ...   margins=np.array([1.0, 3.0]),
-  ...   penalty=np.array([0.0, 2.0, 4.0]),
-  ...   unseen=np.array([0.0, 0.5, 1.0]),
-  ...   seen=np.array([1.0, 0.5, 0.0]),
-  ... )
-  >>> best_calibration([curve])
-  (Calibration(kind='additive', gamma=2.0), 0.5)
-  """
-  kind = curves[0].kind
-  steps = np.unique(np.concatenate([c.margins for c in curves]))
-  if kind == "multiplicative":  # Between its ends.
-    inside = steps[np.abs(steps) < 1]
-    penalty = between(np.concatenate([[-1], inside, [1]]))[1:-1]
-  else:
-    penalty = between(steps)
-  total = np.zeros(len(penalty))
-  for curve in curves:
-    at = np.searchsorted(curve.margins, penalty)
-    total += harmonic_mean(curve.unseen, curve.seen)[at]
-  best = int(np.argmax(total))
-  gamma = float(gamma_of(penalty[best], kind))
-  return Calibration(kind, gamma), float(total[best] / len(curves))
+    >>> margins, penalty = np.array([1.0, 3.0]), np.array([0.0, 2.0, 4.0])
+    >>> up, down = np.array([0.0, 0.5, 1.0]), np.array([1.0, 0.5, 0.0])
+    >>> Curve(margins, penalty, unseen=up, seen=down).best()
+    Calibration(kind='additive', gamma=2.0)
+    """
+    penalty = self.penalty
+    if self.kind == "multiplicative":  # Between its ends.
+      inside = self.margins[np.abs(self.margins) < 1]
+      penalty = between(np.concatenate([[-1], inside, [1]]))[1:-1]
+    at = np.searchsorted(self.margins, penalty)
+    best = int(np.argmax(harmonic_mean(self.unseen, self.seen)[at]))
+    return Calibration(self.kind, float(gamma_of(penalty[best], self.kind)))
 
 
 def between(steps: np.ndarray) -> np.ndarray:

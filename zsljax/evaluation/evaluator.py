@@ -7,7 +7,7 @@ and explanations use the same evaluators.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
 import functools
 from typing import Any, Protocol
@@ -19,11 +19,11 @@ import numpy as np
 from zsljax.classes import ClassSpace
 from zsljax.devices.mesh import replicated
 from zsljax.errors import require
+from zsljax.evaluation.bootstrap import Hits
 from zsljax.evaluation.calibration import (
   UNCALIBRATED,
   Calibration,
   Curve,
-  best_calibration,
 )
 from zsljax.evaluation.class_retrieval import class_retrieval
 from zsljax.evaluation.embeddings import Embedded, embedding_metrics
@@ -38,6 +38,7 @@ from zsljax.evaluation.protocols import EMBEDDINGS, RETRIEVAL, XIAN
 from zsljax.evaluation.single_label import (
   Decisions,
   decide,
+  generalized_predictions,
   seen_unseen_curve,
   single_label_metrics,
 )
@@ -56,6 +57,7 @@ class Report:
     calibration: of the metrics.
     calibrated: the report with another calibration, of images with one label.
     curve: seen and unseen accuracy over gamma, of images with one label.
+    hits: right and wrong decisions, of images with one label.
     roc: the verification curve by its columns, of embeddings.
     conditions: of a multi-label protocol: its rules, and numbers of what was counted.
   """
@@ -64,6 +66,7 @@ class Report:
   calibration: Calibration = UNCALIBRATED
   calibrated: Callable[[Calibration], Report] | None = None
   curve: Curve | None = None
+  hits: Hits | None = None
   roc: dict[str, np.ndarray] | None = None
   conditions: dict[str, Any] | None = None
 
@@ -124,11 +127,14 @@ class SingleLabelEvaluator(_OneLabel):
 
   def report(self, outputs, labels, seen, calibration=UNCALIBRATED) -> Report:
     require_numbers(np.stack([outputs.seen_score, outputs.unseen_score], 1))
+    predicted = generalized_predictions(outputs, calibration)
+    among_unseen = np.asarray(outputs.unseen_class) == labels
     return Report(
       single_label_metrics(outputs, labels, seen, calibration),
       calibration,
       functools.partial(self.report, outputs, labels, seen),
       seen_unseen_curve(outputs, labels, seen, kind=calibration.kind),
+      Hits((predicted == labels)[None], among_unseen[None], labels, seen[labels]),
     )
 
 
@@ -239,25 +245,3 @@ def streamed_outputs(
     labels.append(evaluator.labels(host, classes))
   outputs = jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
   return outputs, np.concatenate(labels)
-
-
-def selection_value(
-  reports: Sequence[Report | None], metric: str
-) -> tuple[float, Calibration | None]:
-  """The mean of a metric over seeds, in percent, and the best calibration.
-
-  A sweep compares settings by it.
-
-  The calibration is the one with the highest mean of H; None where the protocol has
-  none. ``h`` is the mean at that calibration, other metrics are without one. Minus
-  infinity where the report of a run that is not finite is missing.
-  """
-  finite = [report for report in reports if report is not None]
-  if len(finite) < len(reports):
-    return -np.inf, None
-  value = float(np.mean([report.metrics[metric] for report in finite]))
-  curves = [report.curve for report in finite if report.curve is not None]
-  if not curves:
-    return value, None
-  calibration, h = best_calibration(curves)
-  return (100 * h if metric == "h" else value), calibration

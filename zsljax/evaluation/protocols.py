@@ -33,7 +33,7 @@ PROTOCOLS = {
   XIAN: EvaluationProtocol(
     (SINGLE_LABEL,),
     ("t1", "u", "s", "h", "ausuc", "ausuc_micro"),
-    ("h", "ausuc", "ausuc_micro", "t1"),
+    ("ausuc", "ausuc_micro", "t1"),
   ),
   RETRIEVAL: EvaluationProtocol(
     (SINGLE_LABEL,), ("map", "p@25", "p@50", "p@100", "map_released")

@@ -39,6 +39,11 @@ class Decisions:
   unseen_class: Array
   unseen_score: Array
 
+  def margins(self, kind: str = "additive") -> np.ndarray:
+    """Penalties beyond which images leave the seen classes, ``[n]`` float64."""
+    own = _relative(self) if kind == "multiplicative" else self
+    return np.asarray(own.seen_score, np.float64) - own.unseen_score
+
 
 def decide(scores: Array, seen: Array) -> Decisions:
   """The decisions that ``scores`` [B, C] imply; ties go to the first class.
@@ -146,15 +151,12 @@ def seen_unseen_curve(
     per_class: accuracies are means over classes; else over images.
     kind: of calibration. A multiplicative curve ends where gamma does.
   """
-  if kind == "multiplicative":
-    decisions = _relative(decisions)
   weight = np.zeros(len(labels))
   for side in (seen[labels], ~seen[labels]):
     weight[side] = class_weights(labels[side]) if per_class else 1 / max(side.sum(), 1)
   right_if_seen = weight * (decisions.seen_class == labels)
   right_if_unseen = weight * (decisions.unseen_class == labels)
-  # The image leaves the seen classes when the penalty passes this margin.
-  margin = np.asarray(decisions.seen_score, np.float64) - decisions.unseen_score
+  margin = decisions.margins(kind)
   order = np.argsort(margin, kind="stable")
   margin = margin[order]
   last = np.append(np.flatnonzero(np.diff(margin)), len(margin) - 1)

@@ -13,7 +13,7 @@ from typing import Any
 from zsljax.errors import require
 from zsljax.io.files import locked, read_lines, write_text
 
-SCHEMA = 2
+SCHEMA = 3
 SELECTIONS = ("val_selected", "last", "test_oracle")  # In the order of tables.
 # Rows that agree in these, in gamma, in K and in given pairs say the same thing; the
 # later one counts.
@@ -30,8 +30,9 @@ _IDENTITY = (
   "step",
 )
 _FILE = "results.jsonl"
-# What a sweep has chosen, in its folder and in those of its runs.
+# What a sweep has chosen, in its folder and in those of its runs, and the rule.
 CHOSEN = "chosen.json"
+RULE = "ausuc within one standard error, share of the mean training margin"
 
 Row = dict[str, Any]
 
@@ -41,6 +42,7 @@ def make_row(
   metrics: Mapping[str, float],
   provenance: dict[str, Any],
   conditions: dict[str, Any] | None = None,
+  spread: dict[str, Any] | None = None,
   **fields,
 ) -> Row:
   """A result row, see ``Experiment.row``; ``dataset`` is its metadata.
@@ -54,6 +56,7 @@ def make_row(
     **{name: row[name] for name in _IDENTITY},
     "metrics": {k: round(v, 6) for k, v in metrics.items()},
     **({} if conditions is None else {"conditions": conditions}),
+    **({"spread": spread} if spread else {}),
     "provenance": provenance,
   }
 
@@ -73,9 +76,18 @@ def read_rows(workdir: pathlib.Path) -> list[Row]:
 
 
 def read_chosen(workdir: pathlib.Path) -> dict[str, Any] | None:
-  """The choice of a sweep, from its folder or that of a run of it; else None."""
+  """The choice of a sweep, from its folder or that of a run of it; else None.
+
+  Raises:
+    ZsljaxError: it was made by another rule.
+  """
   path = workdir / CHOSEN
-  return json.loads(path.read_text()) if path.exists() else None
+  if not path.exists():
+    return None
+  chosen = json.loads(path.read_text())
+  expected = f"{RULE!r}: sweep again in another workdir"
+  require(chosen.get("rule") == RULE, f"{path}: rule", chosen.get("rule"), expected)
+  return chosen
 
 
 def deciding_fields(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,6 +107,12 @@ def data_of(row: Row) -> str:
     f"{row['features']} features, classes by {row['class_embedding']}, split "
     f"{row['split_version']}"
   )
+
+
+def system_name(row: Row) -> str:
+  """The system of a row, with its loss where it has several."""
+  loss = row["provenance"]["config"]["system"].get("loss_name")
+  return f"{row['system']} ({loss})" if loss else row["system"]
 
 
 def column_name(metric: str) -> str:

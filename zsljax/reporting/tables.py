@@ -61,14 +61,23 @@ def find_rows(folders: Sequence[pathlib.Path]) -> list[Row]:
   for folder in folders:
     folder = folder.expanduser()
     require(folder.is_dir(), str(folder), "no folder", "that of a run or a sweep")
-    below = sorted(path.parent for path in folder.glob("*/results.jsonl"))
-    found = read_rows(folder) or [row for sub in below for row in read_rows(sub)]
+    found = [row for one in sweeps_below([folder]) for row in read_rows(one)]
     if not found:
       raise ZsljaxError(
         f"{folder}: no results.jsonl, expected that of eval.py or of a sweep"
       )
     rows += found
   return rows
+
+
+def sweeps_below(folders: Sequence[pathlib.Path]) -> list[pathlib.Path]:
+  """The folders with rows: each of ``folders``, or its subfolders."""
+  found = []
+  for folder in (folder.expanduser() for folder in folders):
+    own = (folder / "results.jsonl").exists()
+    below = sorted(path.parent for path in folder.glob("*/results.jsonl"))
+    found += [folder] if own else below
+  return found
 
 
 def make_blocks(rows: Sequence[Row]) -> list[Block]:

@@ -7,12 +7,14 @@ import hashlib
 import pathlib
 import textwrap
 
+import jax
 import numpy as np
 
 from zsljax import evaluation
 from zsljax.devices.precision import computed_in
 from zsljax.errors import ZsljaxError, did_you_mean, require
 from zsljax.evaluation import Calibration, Evaluator, Report
+from zsljax.evaluation.calibration import best_share, margin_rows, of_share
 from zsljax.evaluation.class_retrieval import DEFINITION
 from zsljax.evaluation.embeddings import (
   pair_similarities,
@@ -21,6 +23,7 @@ from zsljax.evaluation.embeddings import (
 )
 from zsljax.evaluation.multilabel import PUBLISHED_DENSITY
 from zsljax.evaluation.protocols import EMBEDDINGS, PAIRS, RETRIEVAL, XIAN
+from zsljax.evaluation.single_label import decide
 from zsljax.models import MULTI_LABEL, build_system
 from zsljax.reporting.curves import write_columns, write_curve
 from zsljax.reporting.rows import (
@@ -35,6 +38,9 @@ from zsljax.reporting.rows import (
 from zsljax.runs.experiment import Experiment
 from zsljax.runs.workdir import changes
 from zsljax.training.checkpoints import Checkpoints
+
+# Training images whose margins are computed at once.
+_MARGINS_AT_ONCE = 256
 
 
 def evaluate(
@@ -57,7 +63,8 @@ def evaluate(
     data_dir: where the dataset is now, when it was moved.
     gamma: also report with this calibration of seen classes; when None, and no
       ``gamma_from`` is given, the config's ``evaluation.gamma``.
-    gamma_from: as ``gamma``, with what ``val`` chose in this workdir.
+    gamma_from: as ``gamma``, with the share of the mean training margin that ``val``
+      chose in this workdir.
     protocol: of ``PROTOCOLS``; None is the usual one of the system.
     top_k: numbers of labels to predict for an image that has several; None takes the
       config's ``evaluation.top_k``, or the protocol's.
@@ -104,19 +111,25 @@ def evaluate(
   if single_label and gamma is None and gamma_from is None and on_test:
     gamma, origin = run.config["evaluation"]["gamma"], "config.evaluation.gamma"
   wanted = [] if gamma is None else [(Calibration(kind, gamma), None, origin)]
+  share = origin_of_share = None
   if gamma_from is not None:
-    wanted.append(chosen_gamma(gamma_from, run, kind))
+    share, origin_of_share = chosen_share(gamma_from, run, kind)
   scored = _Scored(evaluator, workdir, run, split)
   report = scored.report(Calibration(kind))
   rows = [scored.row(report)]
   if report.curve is not None and report.calibrated is not None:
-    best = report.curve.best()
-    if not on_test:
-      wanted.insert(0, (best, "val_selected", "highest H on val"))
+    if share is not None or not on_test:
+      margin = scored.mean_margin(kind)
+      if share is None:
+        share, _ = best_share(report.curve.h_of_shares(margin)[None])
+        origin_of_share = "highest H on val"
+      chosen = report.calibrated(of_share(share, margin, kind))
+      origin = f"{share:g} of the mean training margin, {origin_of_share}"
+      rows.append(scored.row(chosen, "val_selected", gamma_from=origin, share=share))
     if test_oracle:
-      wanted.append((best, "test_oracle", "highest H on test"))
-    for chosen, selection, origin in wanted:
-      rows.append(scored.row(report.calibrated(chosen), selection, gamma_from=origin))
+      wanted.append((report.curve.best(), "test_oracle", "highest H on test"))
+    for given, selection, origin in wanted:
+      rows.append(scored.row(report.calibrated(given), selection, gamma_from=origin))
     write_curve(workdir, split, report.curve, rows)
   if report.roc is not None:
     write_columns(workdir / f"roc_{split}.csv", report.roc)
@@ -143,6 +156,7 @@ class _Scored:
     checkpoints = Checkpoints(workdir, run.identity())
     self.step = checkpoints.latest_step()
     params = checkpoints.restore_params(run.param_shapes(), self.step)
+    self._params = params
     checkpoints.close()
     chosen = read_chosen(workdir)
     self.selection = (
@@ -163,6 +177,25 @@ class _Scored:
   def report(self, calibration: Calibration) -> Report:
     """Metrics of all images."""
     return self.evaluator.report(self.outputs, self.labels, self.seen, calibration)
+
+  def mean_margin(self, kind: str) -> float:
+    """The mean margin of the run's training images, see ``calibration.of_share``."""
+    run, margins = self.run, []
+    splits = run.dataset.training_splits(run.config["data"]["train_split"])
+    places = margin_rows(run.dataset.size(*splits))
+    outputs = jax.jit(
+      lambda params, features: decide(
+        run.system.scores(params, features, run.classes.without_names()),
+        run.classes.seen,
+      )
+    )
+    with computed_in(run.config["matmul_precision"]):
+      for start in range(0, len(places), _MARGINS_AT_ONCE):
+        some = places[start : start + _MARGINS_AT_ONCE]
+        features = run.dataset.features_of(splits, some).astype(np.float32)
+        decisions = jax.device_get(outputs(self._params, features))
+        margins.append(decisions.margins(kind))
+    return float(np.concatenate(margins).mean())
 
   def row(
     self,
@@ -210,10 +243,10 @@ def _pair_row(scored: _Scored, path: pathlib.Path) -> Row:
   )
 
 
-def chosen_gamma(
+def chosen_share(
   workdir: pathlib.Path, run: Experiment, kind: str
-) -> tuple[Calibration, str, str]:
-  """The calibration that ``--split=val`` has chosen in ``workdir``, how, and where.
+) -> tuple[float, str]:
+  """The share of a margin that ``--split=val`` has chosen in ``workdir``, and where.
 
   Raises:
     ZsljaxError: it has not, or for another system or other data.
@@ -246,7 +279,7 @@ def chosen_gamma(
   origin = (
     f"highest H on val of seed {row['seed']}, step {row['step']} in {workdir.name}"
   )
-  return Calibration(kind, row["provenance"]["gamma"]), row["selection"], origin
+  return of_row["share"], origin
 
 
 def _described(provenance: dict) -> str:

@@ -1,4 +1,4 @@
-"""Images of a split that lie on the devices, to evaluate runs with again and again."""
+"""Images that lie on the devices, to evaluate runs with again and again."""
 
 from __future__ import annotations
 
@@ -51,11 +51,17 @@ class EvaluationSet:
       ZsljaxError: the config's metric is none of the protocol's; the images do not fit
         on the devices.
     """
+    return cls.of(run, *run.placed_images(split))
+
+  @classmethod
+  def of(
+    cls, run: Experiment, classes: ClassSpace, images: training.DeviceImages
+  ) -> EvaluationSet:
+    """Images that lie on the devices already, scored among ``classes``."""
     config = run.config["evaluation"]
     usual, *_ = evaluation.protocols_for(run.system)
     evaluator = evaluation.make_evaluator(usual, config["top_k"])
     metric = selection_metric(run.system, run.config["selection"]["metric"])
-    classes, images = run.placed_images(split)
     without_features = jax.jit(
       lambda images: images.map(lambda b: dataclasses.replace(b, features=None)),
       out_shardings=replicated(run.mesh),
@@ -94,3 +100,8 @@ class EvaluationSet:
     outputs = jax.tree.map(lambda x: x[self.mask], outputs)
     seen = np.asarray(self.classes.seen)
     return self.evaluator.report(outputs, self.labels, seen, self.calibration)
+
+  def margins(self, outputs: Any) -> np.ndarray:
+    """Margins of the images in ascending order, see ``Decisions.margins``."""
+    outputs = jax.tree.map(lambda x: x[self.mask], outputs)
+    return np.sort(outputs.margins(self.calibration.kind))

@@ -1,7 +1,7 @@
 """One command: systems swept on datasets, and a report of what came out.
 
-Every number of the report is of a sweep: chosen on validation classes, several seeds,
-tested once. Beside it stands ``test_oracle``, and the gap between both.
+Every number of the report is of a sweep: chosen on class folds, several seeds, tested
+once. Beside it stands ``test_oracle``, and the gap between both.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from zsljax.data.store import variants
 from zsljax.errors import ZsljaxError, did_you_mean, require
 from zsljax.evaluation import PROTOCOLS
 from zsljax.io.files import write_json, write_text
-from zsljax.reporting.rows import Row, column_name, summarize
+from zsljax.reporting.pictures import new_figure, save_figure
+from zsljax.reporting.rows import Row, column_name, summarize, system_name
 from zsljax.reporting.tables import Block, make_blocks, render
+from zsljax.runs.comparison import compared
 from zsljax.runs.config import read_config
-from zsljax.runs.sweep import seconds_of, sweep
+from zsljax.runs.sweep import RESELECTIONS, seconds_of, sweep
 
 # The config of each system, what follows the dataset's name in its argument, and the
 # images that it needs: with pooled features, with regions, or with several labels.
@@ -41,7 +43,7 @@ SYSTEMS = {
   "sae": ("baselines", ",sae", "pooled"),
   "nearest_mean": ("baselines", ",nearest_mean", "pooled"),
 }
-_SEVERAL = ("corel5k", "nus_wide", "coco", "open_images")
+_SEVERAL = ("corel5k", "corel5k_lite2", "nus_wide", "coco", "open_images")
 DATASETS = (
   *("digits", "cub", "sun", "awa2", "awa1", "apy", "flo", "scene15"),
   *_SEVERAL,
@@ -55,6 +57,7 @@ def reproduce(
   seeds: int,
   data_dir: pathlib.Path | None,
   fields: Sequence[str],
+  folds: str = "5",
 ) -> pathlib.Path:
   """Sweeps every pair of system and dataset; the path of the report.
 
@@ -65,6 +68,7 @@ def reproduce(
     seeds: number of runs that are tested.
     data_dir: the folder of stored datasets.
     fields: of the configs, as in ``--config.epochs=3``.
+    folds: see ``sweep``.
 
   Raises:
     ZsljaxError: a name is unknown, data are missing, or nothing fits.
@@ -82,7 +86,7 @@ def reproduce(
     name = f"{dataset}_{system}"
     print(f"{name}:", flush=True)
     folder = dest / "runs" / name
-    found = sweep(config, seeds, folder)
+    found = sweep(config, seeds, folder, folds)
     rows += found
     runs.append(_recorded(name, found[0], seconds_of(folder)))
     _copy_curve(dest, name, config["seed"])
@@ -195,6 +199,9 @@ def _copy_curve(dest: pathlib.Path, name: str, seed: int) -> None:
 
 def _report(dest: pathlib.Path, rows: Sequence[Row], manifest: dict[str, Any]) -> str:
   seeds, hardware = manifest["seeds"], manifest["hardware"]
+  gaps = _gaps(rows)
+  _draw_gaps(gaps, dest / "gaps.png")
+  sweeps = [dest / "runs" / run["name"] for run in manifest["runs"]]
   lines = [
     "# Results",
     "",
@@ -204,12 +211,17 @@ def _report(dest: pathlib.Path, rows: Sequence[Row], manifest: dict[str, Any]) -
     "all rows in `results.jsonl`.",
     "",
     "`val_selected` is the result: settings, number of steps and gamma were chosen on "
-    "validation classes. `test_oracle` chose steps and gamma on the test images, as "
-    "many published tables do; the gap says what that is worth.",
+    "class folds. `test_oracle` chose steps and gamma on the test images, as many "
+    "published tables do; the gap says what that is worth.",
     "",
     "SO-softmax is a reconstruction: the published formula was not at hand.",
     "",
-    render([_gaps(rows)], "markdown"),
+    render([gaps], "markdown"),
+    "![Gaps](gaps.png)",
+    "",
+    "## Systems on the same images",
+    "",
+    render(compared(sweeps), "markdown"),
     "## All rows",
     "",
     render(make_blocks(rows), "markdown"),
@@ -222,52 +234,63 @@ def _report(dest: pathlib.Path, rows: Sequence[Row], manifest: dict[str, Any]) -
 
 
 def _gaps(rows: Sequence[Row]) -> Block:
-  """The gain from choosing on the test images, for each sweep."""
+  """The results of all sweeps, and the gain from choosing on the test images."""
   lines = []
   sweeps: dict[tuple, list[Row]] = {}
   for row in rows:
     if row["protocol"] in PROTOCOLS:
-      loss = row["provenance"]["config"]["system"].get("loss_name")
-      name = f"{row['system']} ({loss})" if loss else row["system"]
-      sweeps.setdefault((row["dataset"], name, row["protocol"]), []).append(row)
+      key = row["dataset"], system_name(row), row["protocol"]
+      sweeps.setdefault(key, []).append(row)
   for (dataset, name, protocol), group in sweeps.items():
-    metric = PROTOCOLS[protocol].selects[0]
     best = {
       (s.row["selection"], s.row["calibration"] != "none"): s for s in summarize(group)
     }
     calibrated = ("test_oracle", True) in best
     if not calibrated and ("test_oracle", False) not in best:
       continue  # Embeddings of a zero-shot system.
+    metric = "h" if calibrated else PROTOCOLS[protocol].selects[0]
     oracle, chosen = (
       best[selection, calibrated] for selection in ("test_oracle", "val_selected")
     )
-    gap = oracle.mean[metric] - chosen.mean[metric]
-    gamma = f"{chosen.row['provenance']['gamma']:.3g}" if calibrated else "-"
+    spread = chosen.row.get("spread", {})
+    selections = spread.get("selections", {}).get(metric)
     lines.append(
       (
         dataset,
         name,
         column_name(metric),
-        gamma,
+        chosen.cell("t1"),
         chosen.cell(metric),
+        "-" if selections is None else f"{selections:.1f}",
         oracle.cell(metric),
-        f"{gap:.1f}",
-        best["val_selected", False].cell(metric),
-        best["last", False].cell(metric),
+        f"{oracle.mean[metric] - chosen.mean[metric]:.1f}",
       )
     )
   return Block(
-    "What choosing on the test images adds",
-    (
-      *("dataset", "system", "metric", "gamma", "val_selected", "test_oracle", "gap"),
-      *("val_selected, no gamma", "last, no gamma"),
-    ),
+    "Results, and what choosing on the test images would add",
+    ("dataset", "system", "metric", "T1", "val_selected", "selections")
+    + ("test_oracle", "gap"),
     tuple(lines),
     (
-      "percent; mean (standard deviation) over seeds; a baseline in closed form is the "
-      "same for every seed",
-      "gap: of the number of steps and gamma together; a large one with a val_selected "
-      "below that without gamma means that gamma did not carry over from the "
-      "validation classes",
+      "percent; mean (standard deviation) over final seeds; a baseline in closed form "
+      "is the same for every seed",
+      "selections: standard deviation of the first seed's result over "
+      f"{RESELECTIONS} choices, each on as many folds drawn from those of the sweep",
+      "gap: of the number of steps and gamma together",
     ),
   )
+
+
+def _draw_gaps(block: Block, path: pathlib.Path) -> None:
+  """Bars from what was chosen on the folds to what the test images would choose."""
+  names = [f"{line[0]}, {line[1]} ({line[2]})" for line in block.lines]
+  figure = new_figure(7, 1 + 0.25 * len(names))
+  axes = figure.add_subplot()
+  chosen = [float(line[4].split()[0]) for line in block.lines]
+  gap = [float(line[7]) for line in block.lines]
+  axes.barh(names, chosen, color="#4477aa", label="chosen on class folds")
+  axes.barh(names, gap, left=chosen, color="#ee6677", label="gap to the test's choice")
+  axes.invert_yaxis()
+  axes.set_xlabel("percent")
+  axes.legend(loc="lower right", frameon=False)
+  save_figure(figure, path)

@@ -1,12 +1,22 @@
-"""A sweep: settings chosen on validation classes, then trained and tested once.
+"""A sweep: settings chosen on class folds, then trained and tested once.
 
-Every point of the config's grid is trained without the validation classes (and without
-a fifth of the other images) and evaluated on them at several numbers of steps. The best
-point, number of steps and gamma are kept; runs with several seeds are then trained on
-all of trainval for that number of steps and scored on the test images.
+Every point of the config's grid is trained on each class fold (see ``data.folds``) and
+evaluated there at several numbers of steps. The mean over folds chooses the point, the
+number of steps and the calibration; runs with several seeds are then trained on all of
+trainval for that number of steps and scored on the test images.
 
-Both use the schedule of a training run on trainval, so that a number of steps means the
-same in both. The test images never decide anything but the rows called ``test_oracle``.
+The rule, the same for every system:
+
+* The value of a point at a number of steps is the mean over folds and seeds of a metric
+  without a calibration (AUSUC; mAP of unseen labels; recall@1).
+* Among those within one standard error over folds of the best, the one that is trained
+  longest is taken; of these the one with the highest value.
+* Gamma is a share of the mean training margin (``calibration.of_share``): the share
+  with the highest mean of H over folds.
+
+Folds and runs use the schedule of a training run on trainval, so that a number of steps
+means the same in both. The test images never decide anything but the rows called
+``test_oracle``.
 """
 
 from __future__ import annotations
@@ -14,10 +24,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 import copy
 import dataclasses
+import functools
 import itertools
 import json
+import math
 import pathlib
-import shutil
 import time
 from typing import Any
 
@@ -26,16 +37,19 @@ import numpy as np
 import tqdm
 
 from zsljax import training
+from zsljax.data.folds import Fold, class_folds, official_fold
 from zsljax.devices.precision import computed_in
 from zsljax.errors import ZsljaxError, did_you_mean, require
 from zsljax.evaluation import Report, make_evaluator
-from zsljax.evaluation.evaluator import selection_value
+from zsljax.evaluation.bootstrap import interval, resampled
+from zsljax.evaluation.calibration import Calibration, best_share, margin_rows, of_share
 from zsljax.evaluation.protocols import EMBEDDINGS, XIAN
 from zsljax.io.files import append_line, locked, read_lines, write_json
 from zsljax.io.progress import step_bar
 from zsljax.models import Embeds
 from zsljax.reporting.curves import write_curve
-from zsljax.reporting.rows import CHOSEN, Row, add_rows, read_chosen, read_rows
+from zsljax.reporting.rows import CHOSEN, RULE, Row, add_rows, read_chosen, read_rows
+from zsljax.runs.comparison import save_hits
 from zsljax.runs.evaluation_set import EvaluationSet
 from zsljax.runs.experiment import Experiment
 from zsljax.runs.vmapped import RunSettings, VmappedRuns, vmappable_fields
@@ -43,21 +57,29 @@ from zsljax.runs.workdir import flat, open_workdir
 from zsljax.training.checkpoints import Checkpoints
 
 Point = dict[str, Any]
+# Reports and mean training margins of one run by number of steps, by point.
+_ByPoint = dict[str, dict[int, tuple[Report, float]]]
+OFFICIAL = "official"
+# Reselections, each on as many folds drawn from those there are.
+RESELECTIONS = 5
 
 _SEARCH, _TIME = "search.jsonl", "time.json"
 
 
-def sweep(config: Mapping[str, Any], seeds: int, workdir: pathlib.Path) -> list[Row]:
+def sweep(
+  config: Mapping[str, Any], seeds: int, workdir: pathlib.Path, folds: str = "5"
+) -> list[Row]:
   """Chooses, trains and tests; an interrupted sweep goes on where it was.
 
-  In ``workdir``: ``search.jsonl`` has what every point reached on the validation
-  classes, ``chosen.json`` what was chosen, ``results.jsonl`` the rows, and ``seed_0``,
+  In ``workdir``: ``search.jsonl`` has what every point reached on the folds,
+  ``chosen.json`` what was chosen, ``results.jsonl`` the rows, and ``seed_0``,
   ``seed_1``, ... are the chosen runs, as ``train.py`` would have left them.
 
   Args:
     config: all fields, nested, plain values; ``data.train_split`` is not looked at.
     seeds: number of runs that are tested, the first with ``config.seed``.
     workdir: the sweep's folder.
+    folds: number of class folds; or ``official``, the dataset's own validation classes.
 
   Returns:
     Rows of each seed: ``val_selected`` without and with the chosen gamma, ``last``
@@ -67,29 +89,44 @@ def sweep(config: Mapping[str, Any], seeds: int, workdir: pathlib.Path) -> list[
     ZsljaxError: a field of the config does not fit; all points diverge.
   """
   require(seeds >= 1, "--seeds", seeds, "1 or more")
+  require(
+    folds == OFFICIAL or (folds.isdecimal() and int(folds) >= 2),
+    "--folds",
+    repr(folds),
+    f"2 or more, or {OFFICIAL}",
+  )
   selection = config["selection"]
   for field in ("stops", "seeds", "together"):
     value = selection[field]
     require(value >= 1, f"config.selection.{field}", value, "1 or more")
+  config = with_values(config, {"data.train_split": "trainval"})
   points = grid_points(config)
-  whole = Experiment.build(_on(config, "trainval"))
+  whole = Experiment.build(config)
   total = whole.training_data().total_steps(config["epochs"])
   stops = _stops(total, selection["stops"])
   with (
     locked(workdir / ".lock", f"{workdir}: another process is training there"),
     computed_in(config["matmul_precision"]),
   ):
-    recorded = {**whole.config, "data": {**whole.config["data"], "train_split": None}}
+    recorded = with_values(
+      whole.config, {"data.train_split": None, "selection.folds": folds}
+    )
     open_workdir(workdir, recorded, whole.dataset.metadata, sweep=True)
     begin = time.perf_counter()
-    chosen = _chosen(config, points, stops, workdir)
-    config = with_values(_on(config, "trainval"), chosen["point"])
+    search = _Search(config, points, stops, workdir, folds)
+    chosen = search.chosen()
     rows = read_rows(workdir)
     found = {row["seed"] for row in rows}
     wanted = {config["seed"] + i for i in range(seeds)}
     if missing := sorted(wanted - found):
+      spread = {
+        row["calibration"]: row["spread"]["selections"]
+        for row in rows
+        if "selections" in row.get("spread", {})
+      }
+      others = {} if spread else _others(config, chosen, missing[0], stops)
       for some in _pieces(missing, selection["together"]):
-        _test(Experiment.build(config), some, stops, chosen, workdir)
+        spread = _test(config, some, stops, chosen, others, spread, workdir)
       rows = read_rows(workdir)
       seconds = seconds_of(workdir) + time.perf_counter() - begin
       write_json(workdir / _TIME, {"seconds": seconds})
@@ -139,8 +176,51 @@ def with_values(config: Mapping[str, Any], point: Point) -> dict[str, Any]:
   return config
 
 
-def _on(config: Mapping[str, Any], split: str) -> dict[str, Any]:
-  return with_values(config, {"data.train_split": split})
+def choose(lines: Sequence[Mapping[str, Any]], drawn: Sequence[int]) -> dict[str, Any]:
+  """The point, the number of steps and the share of a margin, by the rule above.
+
+  Args:
+    lines: of ``search.jsonl``, one for each point, fold, seed and number of steps; of
+      several the last counts.
+    drawn: numbers of the folds that count, each as often as it is there.
+
+  Raises:
+    ZsljaxError: the loss of every setting is not finite.
+  """
+  settings: dict[tuple, dict[int, dict[int, Mapping]]] = {}
+  for line in lines:
+    of_folds = settings.setdefault((_key(line["point"]), line["step"]), {})
+    of_folds.setdefault(line["fold"], {})[line["seed"]] = line
+  values = {
+    setting: np.array(
+      [[line["value"] for line in of_folds[f].values()] for f in drawn], float
+    )
+    for setting, of_folds in settings.items()
+  }
+  means = {s: v.mean(1) for s, v in values.items() if np.isfinite(v).all()}
+  if not means:
+    raise ZsljaxError(
+      f"the loss of all {len({key for key, _ in settings})} settings is not finite: "
+      "lower the learning rates of config.grid"
+    )
+  best = max(means, key=lambda s: means[s].mean())
+  error = 0.0
+  if len(drawn) > 1:
+    error = float(means[best].std(ddof=1) / math.sqrt(len(drawn)))
+  near = [s for s in means if means[s].mean() >= means[best].mean() - error]
+  setting = max(near, key=lambda s: (s[1], means[s].mean()))
+  chosen = [line for fold in drawn for line in settings[setting][fold].values()]
+  share = h = None
+  if "h" in chosen[0]:
+    share, h = best_share(np.array([line["h"] for line in chosen]))
+  return {
+    "point": chosen[0]["point"],
+    "step": setting[1],
+    "value": float(means[setting].mean()),
+    "standard_error": error,
+    "share": share,
+    "h": h,
+  }
 
 
 def _stops(total: int, count: int) -> list[int]:
@@ -149,45 +229,10 @@ def _stops(total: int, count: int) -> list[int]:
 
 
 def _pieces(items: Sequence, size: int) -> Iterator[Sequence]:
-  for start in range(0, len(items), size):
-    yield items[start : start + size]
-
-
-def _chosen(
-  config: Mapping[str, Any],
-  points: Sequence[Point],
-  stops: Sequence[int],
-  workdir: pathlib.Path,
-) -> dict[str, Any]:
-  """The best point, steps and gamma; tries first what was not tried yet."""
-  if chosen := read_chosen(workdir):
-    return chosen
-  config = _on(config, "train")
-  tried = _tried(workdir)
-  left = [p for p in points if any((_key(p), stop) not in tried for stop in stops)]
-  groups = list(_groups(config, left))
-  with step_bar(
-    len(points) * stops[-1],
-    f"choosing among {len(points)} settings",
-    (len(points) - len(left)) * stops[-1],
-  ) as bar:
-    for run, group in groups:
-      _try(run, group, stops, workdir, bar)
-  finite = [line for line in _tried(workdir).values() if line["value"] is not None]
-  if not finite:
-    raise ZsljaxError(
-      f"{workdir}: the loss of all {len(points)} settings is not finite: lower the "
-      "learning rates of config.grid"
-    )
-  best = max(finite, key=lambda line: line["value"])
-  chosen = best | {"settings": len(points), "stops": len(stops)}
-  write_json(workdir / CHOSEN, chosen)
-  return chosen
-
-
-def _tried(workdir: pathlib.Path) -> dict[tuple, dict[str, Any]]:
-  lines = read_lines(workdir / _SEARCH)
-  return {(_key(line["point"]), line["step"]): line for line in lines}
+  """Parts of at most ``size`` items, as equal as they can be."""
+  count = -(-len(items) // size)
+  for i in range(count):
+    yield items[len(items) * i // count : len(items) * (i + 1) // count]
 
 
 def _key(point: Point) -> str:
@@ -205,118 +250,336 @@ def _groups(
     fixed = {field: value for field, value in point.items() if field not in numbers}
     _, group = grouped.setdefault(_key(fixed), (run, []))
     group.append(point)
-  together = max(1, config["selection"]["together"] // config["selection"]["seeds"])
-  for run, group in grouped.values():
-    for some in _pieces(group, together):
-      yield run, list(some)
+  yield from grouped.values()
 
 
-def _try(
-  run: Experiment,
-  points: Sequence[Point],
-  stops: Sequence[int],
-  workdir: pathlib.Path,
-  bar: tqdm.tqdm,
-) -> None:
-  """Trains the points together and writes their values to ``search.jsonl``."""
-  config = run.config
-  images, count = EvaluationSet.placed(run, "val"), config["selection"]["seeds"]
+def _settings(
+  run: Experiment, point: Point, seed: int, fold: Fold | None = None
+) -> RunSettings:
   numbers = vmappable_fields(run.system)
-  variants = [
-    RunSettings(config["seed"] + i, {k: v for k, v in point.items() if k in numbers})
-    for point in points
-    for i in range(count)
-  ]
-  runs = VmappedRuns(run, variants, stops[-1])
-  lines = []
-  for stop, state in runs.states(stops, lambda n: bar.update(n * len(points))):
-    reports = _reports(runs, images, state)
-    for i, point in enumerate(points):
-      of_seeds = reports[i * count : (i + 1) * count]
-      value, calibration = selection_value(of_seeds, images.metric)
-      lines.append(
-        {
-          "point": point,
-          "step": stop,
-          "metric": images.metric,
-          "value": value if np.isfinite(value) else None,
-          "gamma": calibration and calibration.gamma,
-          "seeds": [config["seed"] + seed for seed in range(count)],
-          "metrics": [report and report.metrics for report in of_seeds],
-        }
+  return RunSettings(seed, {k: v for k, v in point.items() if k in numbers}, fold)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Search:
+  """The choice of a sweep, in ``workdir``."""
+
+  config: Mapping[str, Any]
+  points: Sequence[Point]
+  stops: Sequence[int]
+  workdir: pathlib.Path
+  folds: str
+
+  def chosen(self) -> dict[str, Any]:
+    """The choice; tries first what was not tried yet."""
+    if chosen := read_chosen(self.workdir):
+      return chosen
+    groups = list(_groups(self.config, self.points))
+    runs = len(self.points) * self._count * self.config["selection"]["seeds"]
+    with step_bar(
+      runs * self.stops[-1],
+      f"choosing among {len(self.points)} settings on {self._count} folds",
+    ) as bar:
+      for run, points in groups:
+        self._try(run, points, bar)
+    lines = read_lines(self.workdir / _SEARCH)
+    metric, everything = lines[0]["metric"], list(range(self._count))
+    try:
+      chosen = choose(lines, everything)
+    except ZsljaxError as error:
+      raise ZsljaxError(f"{self.workdir}: {error}") from error
+    rng = np.random.default_rng(0)
+    reselected = []
+    if self._count > 1:
+      draws = [rng.choice(everything, self._count) for _ in range(RESELECTIONS)]
+      reselected = [choose(lines, draw.tolist()) for draw in draws]
+    chosen |= {
+      "rule": RULE,
+      "metric": metric,
+      "settings": len(self.points),
+      "stops": len(self.stops),
+      "folds": self.folds,
+      "reselected": [{k: r[k] for k in ("point", "step", "share")} for r in reselected],
+    }
+    write_json(self.workdir / CHOSEN, chosen)
+    return chosen
+
+  @property
+  def _count(self) -> int:
+    return 1 if self.folds == OFFICIAL else int(self.folds)
+
+  def _drawn(self, run: Experiment, labels: np.ndarray) -> list[Fold]:
+    if self.folds == OFFICIAL:
+      return [official_fold(run.dataset)]
+    seed = self.config["selection"]["seed"]
+    return class_folds(labels, run.dataset.classes, self._count, seed)
+
+  def _try(self, run: Experiment, points: Sequence[Point], bar: tqdm.tqdm) -> None:
+    """Trains the points on all folds, and writes their values to ``search.jsonl``.
+
+    The same runs share a program however often a search is interrupted, so that it
+    comes to the same choice.
+    """
+    selection = self.config["selection"]
+    seeds = [self.config["seed"] + i for i in range(selection["seeds"])]
+    folds = range(self._count)
+    if run.config["batch_size"]:
+      every = list(itertools.product(points, folds, seeds))
+      pieces = list(_pieces(every, selection["together"]))
+    else:  # One fold at a time, see VmappedRuns.
+      pieces = []
+      for fold in folds:
+        every = [(point, fold, seed) for point in points for seed in seeds]
+        pieces += _pieces(every, selection["together"])
+    tried = {
+      (_key(line["point"]), line["fold"], line["seed"], line["step"])
+      for line in read_lines(self.workdir / _SEARCH)
+    }
+
+    def done(point, fold, seed):
+      return all((_key(point), fold, seed, stop) in tried for stop in self.stops)
+
+    left = [piece for piece in pieces if not all(done(*one) for one in piece)]
+    bar.update((len(points) * len(folds) * len(seeds)) * self.stops[-1])
+    bar.update(-sum(map(len, left)) * self.stops[-1])
+    if not left:
+      return
+    runs = VmappedRuns(run, self.stops[-1])
+    drawn = self._drawn(run, runs.labels)
+    val = _images(runs, drawn, [fold.val for fold in drawn])
+    trained = None
+    if val[0].evaluator.protocol == XIAN:
+      trained = _images(
+        runs, drawn, [f.train[margin_rows(len(f.train))] for f in drawn]
       )
-  for line in lines:
-    append_line(workdir / _SEARCH, line)
+    for piece in left:
+      settings = [_settings(run, point, seed, drawn[f]) for point, f, seed in piece]
+      lines, size = [], len(piece)
+      for stop, state, finite in runs.states(
+        settings, self.stops, lambda n, size=size: bar.update(n * size)
+      ):
+        used = [fold for _, fold, _ in piece]
+        reports = _reports(runs, settings, [val[f] for f in used], state, finite)
+        margins = [None] * len(piece)
+        if trained is not None:
+          margins = _margins(runs, settings, [trained[f] for f in used], state)
+        for (point, fold, seed), report, margin in zip(
+          piece, reports, margins, strict=True
+        ):
+          line = {"point": point, "fold": fold, "seed": seed, "step": stop}
+          lines.append(line | _value(report, val[0].metric, margin))
+      for line in lines:
+        append_line(self.workdir / _SEARCH, line)
+
+
+def _value(
+  report: Report | None, metric: str, mean_margin: float | None
+) -> dict[str, Any]:
+  """The results of a run on a fold; without a value where it is not finite."""
+  line: dict[str, Any] = {"metric": metric, "value": None, "metrics": None}
+  if report is not None and np.isfinite(report.metrics[metric]):
+    line |= {"value": report.metrics[metric], "metrics": report.metrics}
+    if report.curve is not None:
+      assert mean_margin is not None
+      line["h"] = np.round(report.curve.h_of_shares(mean_margin), 3).tolist()
+  return line
+
+
+def _images(
+  runs: VmappedRuns, folds: Sequence[Fold | None], rows: Sequence[np.ndarray]
+) -> list[EvaluationSet]:
+  """Images of each fold, in equal shapes."""
+  padded = max(map(len, rows))
+  return [runs.images(f, own, padded) for f, own in zip(folds, rows, strict=True)]
+
+
+def _shared(images: Sequence[EvaluationSet]) -> Sequence[EvaluationSet]:
+  """One set where all runs have the same."""
+  return images[:1] if all(one is images[0] for one in images) else images
+
+
+def _reports(
+  runs: VmappedRuns,
+  settings: Sequence[RunSettings],
+  images: Sequence[EvaluationSet],
+  state: training.TrainState,
+  finite: np.ndarray,
+) -> list[Report | None]:
+  """The report of each run on its images; None of those that are not finite."""
+  outputs = runs.outputs(settings, _shared(images), state)
+  return [
+    own.report(out) if ok else None
+    for own, out, ok in zip(images, outputs, finite, strict=True)
+  ]
+
+
+def _margins(
+  runs: VmappedRuns,
+  settings: Sequence[RunSettings],
+  images: Sequence[EvaluationSet],
+  state: training.TrainState,
+) -> list[float]:
+  """The mean margin of each run on its images."""
+  outputs = runs.outputs(settings, _shared(images), state)
+  return [
+    float(own.margins(out).mean()) for own, out in zip(images, outputs, strict=True)
+  ]
+
+
+class _Final:
+  """Runs on trainval, scored on the test images at every stop."""
+
+  def __init__(self, run: Experiment, stops: Sequence[int]):
+    self.run, self.stops = run, stops
+    self.runs = VmappedRuns(run, stops[-1])
+    self.images = EvaluationSet.placed(run, "test")
+
+  def scored(
+    self, settings: Sequence[RunSettings]
+  ) -> Iterator[tuple[int, training.TrainState, list[Report | None], list[float]]]:
+    """Yields each stop with the states, the reports and the mean training margins."""
+    places = margin_rows(len(self.runs.labels))
+    everyone = len(settings)
+    single_label = self.images.evaluator.protocol == XIAN
+    trained = self.runs.images(None, places, len(places)) if single_label else None
+    with step_bar(everyone * self.stops[-1], f"training {everyone} runs") as bar:
+      for stop, state, finite in self.runs.states(
+        settings, self.stops, lambda n: bar.update(n * everyone)
+      ):
+        images = [self.images] * everyone
+        reports = _reports(self.runs, settings, images, state, finite)
+        margins = [0.0] * everyone
+        if trained is not None:
+          margins = _margins(self.runs, settings, [trained] * everyone, state)
+        yield stop, state, reports, margins
+
+
+def _others(
+  config: Mapping[str, Any],
+  chosen: Mapping[str, Any],
+  seed: int,
+  stops: Sequence[int],
+) -> _ByPoint:
+  """Test results of the points that only reselections choose."""
+  points = {_key(one["point"]): one["point"] for one in chosen["reselected"]}
+  points.pop(_key(chosen["point"]), None)
+  results: _ByPoint = {}
+  for run, group in _groups(config, list(points.values())):
+    settings = [_settings(run, point, seed) for point in group]
+    for stop, _, reports, margins in _Final(run, stops).scored(settings):
+      for point, report, margin in zip(group, reports, margins, strict=True):
+        if report is not None:
+          results.setdefault(_key(point), {})[stop] = report, margin
+  return results
+
+
+def _spread(
+  reselected: Sequence[Mapping[str, Any]], results: _ByPoint, kind: str
+) -> dict[str, dict[str, float]]:
+  """Standard deviations of test metrics over the reselections.
+
+  Returns:
+    Without a calibration (``none``) and with one (``kind``): by metric, in points.
+  """
+  found: dict[str, list[dict[str, float]]] = {}
+  for one in reselected:
+    if own := results.get(_key(one["point"]), {}).get(one["step"]):
+      report, margin = own
+      found.setdefault("none", []).append(report.metrics)
+      if report.calibrated is not None:
+        calibrated = report.calibrated(of_share(one["share"], margin, kind))
+        found.setdefault(kind, []).append(calibrated.metrics)
+  return {
+    name: {m: round(float(np.std([x[m] for x in of], ddof=1)), 6) for m in of[0]}
+    for name, of in found.items()
+    if len(of) > 1
+  }
 
 
 def _test(
-  run: Experiment,
+  config: Mapping[str, Any],
   seeds: Sequence[int],
   stops: Sequence[int],
   chosen: Mapping[str, Any],
+  others: _ByPoint,
+  spread: Mapping[str, Mapping[str, float]],
   workdir: pathlib.Path,
-) -> None:
-  """Trains on trainval, and adds the runs and their rows to ``workdir``."""
-  images = EvaluationSet.placed(run, "test")
+) -> Mapping[str, Mapping[str, float]]:
+  """Trains on trainval, and adds the runs and their rows to ``workdir``.
+
+  Args:
+    config: of the sweep.
+    seeds: of the runs.
+    stops: numbers of steps.
+    chosen: the choice.
+    others: test results of points that reselections choose, with the first seed.
+    spread: over selections; computed with the first of ``seeds`` when empty.
+    workdir: the sweep's folder.
+
+  Returns:
+    The spread.
+  """
+  run = Experiment.build(with_values(config, chosen["point"]))
+  final = _Final(run, stops)
+  images = final.images
   embedded = dataclasses.replace(images, evaluator=make_evaluator(EMBEDDINGS))
-  runs = VmappedRuns(run, [RunSettings(seed) for seed in seeds], stops[-1])
+  settings = [RunSettings(seed) for seed in seeds]
   of_stop: dict[int, list[Report]] = {}
+  of_first: dict[int, tuple[Report, float]] = {}
+  embeddings: list[Report] = []
+  gammas: list[Calibration | None] = [None] * len(seeds)
+  for stop, state, reports, margins in final.scored(settings):
+    if None in reports:
+      raise ZsljaxError(
+        f"{workdir}: the loss of seed {seeds[reports.index(None)]} is not finite "
+        f"by step {stop} on trainval, with what was chosen on the folds"
+      )
+    of_stop[stop], of_first[stop] = reports, (reports[0], margins[0])
+    if stop == chosen["step"]:
+      if images.evaluator.protocol == XIAN:
+        kind = images.calibration.kind
+        gammas = [of_share(chosen["share"], margin, kind) for margin in margins]
+      _save(run, seeds, state, gammas, chosen, workdir)
+      if images.evaluator.protocol == XIAN and isinstance(run.system, Embeds):
+        outputs = final.runs.outputs(settings, [embedded], state)
+        embeddings = [embedded.report(out) for out in outputs]
+  if not spread:
+    results = {**others, _key(chosen["point"]): of_first}
+    spread = _spread(chosen["reselected"], results, images.calibration.kind)
+  make_row = functools.partial(_row, chosen=chosen, spread=spread)
   rows: list[Row] = []
-  with step_bar(len(seeds) * stops[-1], f"training {len(seeds)} seeds") as bar:
-    for stop, state in runs.states(stops, lambda n: bar.update(n * len(seeds))):
-      reports = _reports(runs, images, state)
-      if None in reports:
-        raise ZsljaxError(
-          f"{workdir}: the loss of seed {seeds[reports.index(None)]} is not finite "
-          f"by step {stop} on trainval, with what was chosen on the validation classes"
-        )
-      of_stop[stop] = reports
-      if stop == chosen["step"]:
-        _save(run, seeds, state, workdir)
-        if images.evaluator.protocol == XIAN and isinstance(run.system, Embeds):
-          for seed, report in zip(seeds, _reports(runs, embedded, state), strict=True):
-            one = run.with_seed(seed)
-            rows.append(_row(one, embedded, report, stop, "val_selected", chosen))
   for i, seed in enumerate(seeds):
-    own = {stop: reports[i] for stop, reports in of_stop.items()}
-    of_seed = _rows_of_seed(run.with_seed(seed), own, images, chosen)
-    if curve := own[chosen["step"]].curve:
-      marked = [row for row in of_seed if row["selection"] == "val_selected"]
-      write_curve(workdir / f"seed_{seed}", "test", curve, marked)
-    rows += of_seed
+    one, own = run.with_seed(seed), {n: reports[i] for n, reports in of_stop.items()}
+    if embeddings:
+      step = chosen["step"]
+      rows.append(make_row(one, embedded, embeddings[i], step, "val_selected"))
+    at, last = chosen["step"], max(own)
+    plain = make_row(one, images, own[at], at, "val_selected")
+    rows.append(plain)
+    rows.append(make_row(one, images, own[last], last, "last"))
+    calibration, calibrated = gammas[i], own[at].calibrated
+    if calibration is None or calibrated is None:
+      best = max(own, key=lambda n: own[n].metrics[images.metric])
+      rows.append(make_row(one, images, own[best], best, "test_oracle"))
+      continue
+    report = calibrated(calibration)
+    origin = f"{chosen['share']:g} of the mean training margin, highest H on folds"
+    lowered = make_row(one, images, report, at, "val_selected", origin)
+    rows.append(lowered)
+    save_hits(workdir / f"seed_{seed}", run.dataset, report.hits)
+    oracles = {n: _at_its_best(report) for n, report in own.items()}
+    best = max(oracles, key=lambda n: oracles[n].metrics["h"])
+    origin = "highest H on test"
+    rows.append(make_row(one, images, oracles[best], best, "test_oracle", origin))
+    write_curve(workdir / f"seed_{seed}", "test", own[at].curve, [plain, lowered])
   add_rows(workdir, rows)
+  return spread
 
 
-def _reports(runs: VmappedRuns, images: EvaluationSet, state) -> list[Report | None]:
-  """The report of each run; None of those that are not finite."""
-  return [
-    None if outputs is None else images.report(outputs)
-    for outputs in runs.outputs(images, state)
-  ]
-
-
-def _rows_of_seed(
-  run: Experiment,
-  reports: Mapping[int, Report],
-  images: EvaluationSet,
-  chosen: Mapping[str, Any],
-) -> list[Row]:
-  """Rows of one seed, from its reports by number of steps."""
-  best = max(reports, key=lambda n: selection_value([reports[n]], images.metric)[0])
-  _, oracle = selection_value([reports[best]], images.metric)
-  at, last = chosen["step"], max(reports)
-  rows = [_row(run, images, reports[at], at, "val_selected", chosen)]
-  if oracle is None:
-    rows.append(_row(run, images, reports[last], last, "last", chosen))
-    return [*rows, _row(run, images, reports[best], best, "test_oracle", chosen)]
-  of_val, of_test = reports[at].calibrated, reports[best].calibrated
-  assert of_val is not None and of_test is not None
-  gamma = dataclasses.replace(images.calibration, gamma=chosen["gamma"])
-  report, origin = of_val(gamma), "highest mean H on val"
-  rows.append(_row(run, images, report, at, "val_selected", chosen, origin))
-  rows.append(_row(run, images, reports[last], last, "last", chosen))
-  report, origin = of_test(oracle), "highest H on test"
-  return [*rows, _row(run, images, report, best, "test_oracle", chosen, origin)]
+def _at_its_best(report: Report) -> Report:
+  """A report with the gamma of its highest H."""
+  assert report.calibrated is not None and report.curve is not None
+  return report.calibrated(report.curve.best())
 
 
 def _row(
@@ -325,21 +588,39 @@ def _row(
   report: Report,
   stop: int,
   selection: str,
-  chosen: Mapping[str, Any],
   gamma_from: str = "no calibration",
+  *,
+  chosen: Mapping[str, Any],
+  spread: Mapping[str, Mapping[str, float]],
 ) -> Row:
-  """A result row that also says how its settings were chosen."""
+  """A result row that also says how its settings were chosen, and how sure it is."""
+  of_row: dict[str, Any] = {}
+  if report.hits is not None:
+    draws = resampled(report.hits)
+    bounds = {name: interval(values) for name, values in draws.items()}
+    of_row["interval"] = {n: [round(x, 3) for x in b] for n, b in bounds.items()}
+  if selection == "val_selected" and images.evaluator.protocol != EMBEDDINGS:
+    of_row["selections"] = spread.get(report.calibration.name, {})
+  kept = ("point", "step", "metric", "value", "settings", "folds", "rule", "share")
   return run.row(
     images.evaluator.protocol,
     report,
     step=stop,
     selection=selection,
     gamma_from=gamma_from,
-    chosen={k: chosen[k] for k in ("point", "step", "metric", "value", "settings")},
+    spread=of_row,
+    chosen={k: chosen[k] for k in kept},
   )
 
 
-def _save(run: Experiment, seeds: Sequence[int], state, workdir: pathlib.Path) -> None:
+def _save(
+  run: Experiment,
+  seeds: Sequence[int],
+  state: training.TrainState,
+  gammas: Sequence[Calibration | None],
+  chosen: Mapping[str, Any],
+  workdir: pathlib.Path,
+) -> None:
   """The runs as ``train.py`` leaves them, each with what it was chosen by."""
   for i, seed in enumerate(seeds):
     own = jax.tree.map(lambda x, i=i: x[i], state)
@@ -351,4 +632,6 @@ def _save(run: Experiment, seeds: Sequence[int], state, workdir: pathlib.Path) -
     if checkpoints.latest_step() is None:
       checkpoints.save(int(own.step), own.params, training.without_params(own))
     checkpoints.close()
-    shutil.copyfile(workdir / CHOSEN, folder / CHOSEN)
+    calibration = gammas[i]
+    gamma = None if calibration is None else calibration.gamma
+    write_json(folder / CHOSEN, chosen | {"gamma": gamma})

@@ -1,4 +1,4 @@
-"""Several runs as one program: ``vmap`` over seeds and over numbers of the config."""
+"""Several runs as one program: ``vmap`` over folds, seeds and numbers of the config."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
 from zsljax import training
-from zsljax.devices.mesh import replicated
+from zsljax.classes import ClassSpace
+from zsljax.data.folds import Fold
+from zsljax.devices.mesh import over_batch, replicated
 from zsljax.errors import require
 from zsljax.models import Batch, System, with_fields
 from zsljax.runs.evaluation_set import EvaluationSet
@@ -39,32 +41,49 @@ class RunSettings:
   Attributes:
     seed: takes the place of ``config.seed``.
     numbers: values of some of ``vmappable_fields``, the same ones for every run.
+    fold: trains on this part of the training images; on all of them when None.
   """
 
   seed: int
   numbers: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  fold: Fold | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Inputs:
+  """Arrays of R runs, arguments of their compiled functions."""
+
+  numbers: dict[str, jax.Array]  # [R] each.
+  which: jax.Array  # [R]: each run's place among the sources of rows.
+  classes: ClassSpace  # Its ``seen`` is [C], or [R, C].
+  num_examples: jax.Array  # Scalar, or [R].
+  mask: jax.Array | None  # Rows of the one batch of everything, [N].
+
+
+jax.tree_util.register_dataclass(_Inputs)
 
 
 class VmappedRuns:
-  """R runs of one experiment, trained in one compiled step.
+  """Runs of one experiment, R at a time trained in one compiled step.
 
   Each has the initial parameters, the batches and the randomness that ``train.py`` has
   with its seed and numbers; its numbers agree with that up to the rounding of sums. The
   training images lie on the devices, whole.
 
+  Runs on minibatches may differ in their folds. Runs that are given everything at once
+  share one fold, so that nothing which only depends on the images is done twice.
+
   Attributes:
-    run: the experiment.
-    finite: False for runs whose loss or update was not finite, ``[R]`` bool.
+    run: the experiment, on ``trainval``.
+    table: its images on the devices.
+    labels: their class ids, on the host.
   """
 
-  def __init__(
-    self, run: Experiment, settings: Sequence[RunSettings], total_steps: int
-  ):
+  def __init__(self, run: Experiment, total_steps: int):
     """Reads the training images.
 
     Args:
-      run: an experiment; ``settings`` go before its config.
-      settings: of R runs.
+      run: an experiment; settings go before its config.
       total_steps: number of steps in the schedule of the learning rate.
 
     Raises:
@@ -76,55 +95,82 @@ class VmappedRuns:
     ):
       require(parts == 1, field, parts, "1 where several runs are trained together")
     self.run = run
-    self.finite = np.ones(len(settings), bool)
+    self._data = run.training_data()
     self._total_steps = total_steps
-    self._seeds = np.array([one.seed for one in settings])
-    self._numbers = {
-      field: jnp.array([one.numbers[field] for one in settings], jnp.float32)
-      for field in settings[0].numbers
-    }
-    seeds, which = np.unique(self._seeds, return_inverse=True)
-    self._which = which.astype(np.int32)
-    self._data = [run.with_seed(int(seed)).training_data() for seed in seeds]
-    self._images = self._placed(self._data[0])
-    self._classes = jax.device_put(run.classes, replicated(run.mesh))
-    self._outputs: dict[str, Callable] = {}  # By protocol.
+    self._full_batch = not run.config["batch_size"]
+    table = self._data.table()
+    self.labels = table["labels"]
+    rows = len(self.labels) if self._full_batch and run.mesh.shape["data"] > 1 else None
+    self.table = training.DeviceTable.placed(table, run.mesh, rows)
+    tolerance = 0.0
+    if self._full_batch:
+      tolerance = run.config["optimizer"]["tolerance"]
+    self._pauses_always = tolerance > 0
+    self._start = jax.jit(self._initial)
+    self._advance = jax.jit(functools.partial(self._step, tolerance), donate_argnums=0)
+    self._outputs: dict[tuple[str, bool], Callable] = {}
+
+  def classes(self, fold: Fold | None) -> ClassSpace:
+    """The class space of runs on a fold."""
+    if fold is None:
+      return self.run.dataset.classes
+    return self.run.dataset.classes.validation_fold(fold.held_out)
+
+  def images(self, fold: Fold | None, rows: np.ndarray, padded: int) -> EvaluationSet:
+    """Some of the training images, scored among the classes of a fold.
+
+    Args:
+      fold: of the runs that score them.
+      rows: of the images.
+      padded: their number with padding.
+    """
+    images = training.DeviceImages.of_rows(
+      self.table, rows, padded, self.run.scored_at_once, self.run.mesh
+    )
+    return EvaluationSet.of(self.run, self.classes(fold), images)
 
   def states(
-    self, stops: Sequence[int], progress: Callable[[int], Any] = lambda steps: None
-  ) -> Iterator[tuple[int, TrainState]]:
+    self,
+    settings: Sequence[RunSettings],
+    stops: Sequence[int],
+    progress: Callable[[int], Any] = lambda steps: None,
+  ) -> Iterator[tuple[int, TrainState, np.ndarray]]:
     """Trains, and gives the states of all runs at each of ``stops``.
 
     Args:
+      settings: of R runs.
       stops: numbers of steps, ascending.
       progress: is told of steps as they are done, or no longer needed.
 
     Yields:
-      For each stop its number and the states, stacked ``[R, ...]``; they are gone when
-      the next is asked for.
+      For each stop its number, the states, stacked ``[R, ...]``, and False for runs
+      whose loss or update was not finite, ``[R]`` bool. The states are gone when the
+      next are asked for.
     """
-    config = self.run.config
-    tolerance = 0.0 if config["batch_size"] else config["optimizer"]["tolerance"]
-    constant = self._numbers, self._images, self._classes
-    rows = self._rows()
+    inputs, rows = self._inputs(settings)
+    seeds = np.array([one.seed for one in settings])
+    finite = np.ones(len(settings), bool)
     first = next(rows)
-    state = jax.jit(self._initial)(self._seeds, first, *constant)
-    step = jax.jit(functools.partial(self._step, tolerance), donate_argnums=0)
+    state = self._start(seeds, first, inputs, self.table)
     stops, told, ended = list(stops), 0, False
 
     def call(state, rows, before, count):
       nonlocal told
       told = before + count
       progress(count)
-      return step(state, rows, *constant)
+      return self._advance(state, rows, inputs, self.table)
 
     def settle(before, metrics):
       nonlocal ended
-      ended = self._settle(metrics).all()
+      metrics = jax.device_get(metrics)
+      converged = metrics.get("converged", np.zeros(len(finite), bool))
+      updated = np.isfinite(metrics["update_norm"]) | converged
+      finite[:] &= np.isfinite(metrics["loss"]) & updated
+      ended = bool((converged | ~finite).all())
       return before if ended else None
 
     def pauses(done):
-      return tolerance > 0 or done in stops
+      return self._pauses_always or done in stops
 
     pieces = ((rows, 1) for rows in itertools.chain([first], rows))
     states = training.advance(call, state, pieces, 0, pauses, settle)
@@ -133,51 +179,103 @@ class VmappedRuns:
         stop = stops.pop(0)
         progress(max(0, stop - told))
         told = max(told, stop)
-        yield stop, state
+        yield stop, state, finite.copy()
       if not stops:
         return
 
-  def outputs(self, images: EvaluationSet, state: TrainState) -> list[Any]:
-    """The evaluator's outputs of each run, on the host; None of those not finite.
+  def outputs(
+    self,
+    settings: Sequence[RunSettings],
+    images: Sequence[EvaluationSet],
+    state: TrainState,
+  ) -> list[Any]:
+    """The evaluator's outputs of each run, on the host.
 
-    ``state`` is one of ``states``.
+    Args:
+      settings: of the R runs.
+      images: one set for all runs, or one of equal shape for each, all of this table.
+      state: one of ``states``.
     """
-    protocol = images.evaluator.protocol
-    if protocol not in self._outputs:
+    shared, protocol = len(images) == 1, images[0].evaluator.protocol
+    key = protocol, shared
+    if key not in self._outputs:
 
-      def over_runs(params, numbers, placed, classes):
-        def one(params, numbers):
-          return images.outputs(self._system(numbers), params, placed, classes)
+      def over_runs(params, numbers, seen, places, placed, classes):
+        def one(params, numbers, seen, places):
+          rows, mask = places
+          own = dataclasses.replace(placed, rows=rows, mask=mask)
+          among = dataclasses.replace(classes, seen=seen)
+          return images[0].outputs(self._system(numbers), params, own, among)
 
-        return jax.vmap(one)(params, numbers)
+        axes = None if shared else 0
+        return jax.vmap(one, in_axes=(0, 0, axes, axes))(params, numbers, seen, places)
 
-      self._outputs[protocol] = jax.jit(over_runs)
+      self._outputs[key] = jax.jit(over_runs)
+    placed, classes = images[0].inputs
+    seen, places = classes.seen, (placed.rows, placed.mask)
+    if not shared:
+      seen = jnp.stack([one.classes.seen for one in images])
+      places = jax.tree.map(
+        lambda *x: jnp.stack(x), *((i.images.rows, i.images.mask) for i in images)
+      )
     outputs = jax.device_get(
-      self._outputs[protocol](state.params, self._numbers, *images.inputs)
+      self._outputs[key](
+        state.params, self._numbers(settings), seen, places, placed, classes
+      )
     )
-    return [
-      jax.tree.map(lambda x, r=r: x[r], outputs) if finite else None
-      for r, finite in enumerate(self.finite)
-    ]
+    return [jax.tree.map(lambda x, r=r: x[r], outputs) for r in range(len(settings))]
 
-  def _placed(self, data):
-    """The training images: a table for every device, or one batch of everything."""
-    if not self.run.config["batch_size"]:
-      return training.to_mesh(next(data.batches()), self.run.mesh, data.num_examples)
-    return training.DeviceTable.placed(data.table(), self.run.mesh).columns
+  def _numbers(self, settings: Sequence[RunSettings]) -> dict[str, jax.Array]:
+    return {
+      field: jnp.array([one.numbers[field] for one in settings], jnp.float32)
+      for field in settings[0].numbers
+    }
 
-  def _rows(self) -> Iterator[jax.Array | None]:
-    """Rows of every run's batch ``[seeds, B]`` in each step; None for all rows."""
-    if not self.run.config["batch_size"]:
+  def _inputs(
+    self, settings: Sequence[RunSettings]
+  ) -> tuple[_Inputs, Iterator[jax.Array | None]]:
+    """Arrays of the runs, and the rows of the batches of their sources."""
+    numbers = self._numbers(settings)
+    sources = [(one.seed, one.fold) for one in settings]
+    distinct = list(dict.fromkeys(sources))
+    folds = list(dict.fromkeys(fold for _, fold in sources))
+    which = jnp.array([distinct.index(source) for source in sources], jnp.int32)
+    sizes = {f: self._data.num_examples if f is None else len(f.train) for f in folds}
+    classes, size = self.classes(folds[0]).without_names(), sizes[folds[0]]
+    if len(folds) > 1:
+      require(not self._full_batch, "folds of full-batch runs", len(folds), "1")
+      seen = np.stack([self.classes(fold).seen for _, fold in sources])
+      classes = dataclasses.replace(classes, seen=seen)
+      size = [sizes[fold] for _, fold in sources]
+    classes = jax.device_put(classes, replicated(self.run.mesh))
+    mask = None
+    if self._full_batch:
+      mask = np.zeros(len(self.table.columns["labels"]), bool)
+      mask[: len(self.labels) if folds[0] is None else 0] = True
+      if folds[0] is not None:
+        mask[folds[0].train] = True
+      mask = jax.device_put(mask, over_batch(self.run.mesh))
+    inputs = _Inputs(numbers, which, classes, jnp.asarray(size), mask)
+    return inputs, self._rows(distinct)
+
+  def _rows(
+    self, sources: Sequence[tuple[int, Fold | None]]
+  ) -> Iterator[jax.Array | None]:
+    """Rows ``[sources, B]`` of the batches of each step; None for all rows."""
+    if self._full_batch:
       yield from itertools.repeat(None)
-    over_batch = NamedSharding(self.run.mesh, PartitionSpec(None, "data"))
-    for rows in zip(*(data.rows() for data in self._data), strict=True):
-      yield jax.device_put(np.stack(rows).astype(np.int32), over_batch)
-
-  def _batch(self, rows, which, images) -> Batch:
-    if rows is None:
-      return images
-    return training.rows_of_table(images, rows[which], self._data[0].num_examples)
+    drawn, size = self.run.config["data"]["sampling"], self.run.config["batch_size"]
+    batches = [
+      self.run.with_seed(seed).training_data().rows()
+      if fold is None
+      else fold.batches(self.labels, drawn, size, seed)
+      for seed, fold in sources
+    ]
+    for rows in zip(*batches, strict=True):
+      yield jax.device_put(
+        np.stack(rows).astype(np.int32),
+        NamedSharding(self.run.mesh, PartitionSpec(None, "data")),
+      )
 
   def _system(self, numbers) -> System:
     prefix = "system."
@@ -198,28 +296,37 @@ class VmappedRuns:
       config, self.run.config["batch_size"], self._total_steps
     )
 
-  def _initial(self, seeds, rows, numbers, images, classes) -> TrainState:
-    def one(seed, numbers, which):
+  def _over_runs(self, function, runs, rows, inputs: _Inputs, table):
+    """Maps ``function(of_run, numbers, batch, classes)`` over R runs."""
+
+    def one(of_run, numbers, which, seen, num_examples):
+      if rows is None:
+        columns = table.columns | {"mask": inputs.mask}
+      else:
+        columns = training.columns_at(table.columns, rows[which])
+      batch = Batch(**columns, num_examples=num_examples)
+      classes = dataclasses.replace(inputs.classes, seen=seen)
+      return function(of_run, numbers, batch, classes)
+
+    seen = inputs.classes.seen
+    axis = 0 if seen.ndim == 2 else None
+    return jax.vmap(one, in_axes=(0, 0, 0, axis, axis))(
+      runs, inputs.numbers, inputs.which, seen, inputs.num_examples
+    )
+
+  def _initial(self, seeds, rows, inputs, table) -> TrainState:
+    def one(seed, numbers, batch, classes):
       system, optimizer = self._system(numbers), self._optimizer(numbers)
       state = training.init_state(system, optimizer, self.run.spec, seed)
-      batch = self._batch(rows, which, images)
       return training.warm_start(system, optimizer, state, batch, classes)
 
-    return jax.vmap(one)(seeds, numbers, self._which)
+    return self._over_runs(one, seeds, rows, inputs, table)
 
-  def _step(self, tolerance, state, rows, numbers, images, classes):
-    def one(state, numbers, which):
+  def _step(self, tolerance, state, rows, inputs, table):
+    def one(state, numbers, batch, classes):
       step = training.make_train_step(
         self._system(numbers), self._optimizer(numbers), tolerance
       )
-      return step(state, self._batch(rows, which, images), classes)
+      return step(state, batch, classes)
 
-    return jax.vmap(one)(state, numbers, self._which)
-
-  def _settle(self, metrics) -> np.ndarray:
-    """Waits for a step's metrics; gives True for runs that need no further step."""
-    metrics = jax.device_get(metrics)
-    converged = metrics.get("converged", np.zeros(len(self.finite), bool))
-    updated = np.isfinite(metrics["update_norm"]) | converged
-    self.finite &= np.isfinite(metrics["loss"]) & updated
-    return converged | ~self.finite
+    return self._over_runs(one, state, rows, inputs, table)

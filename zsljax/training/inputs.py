@@ -55,12 +55,12 @@ def feed(
   yield from queue
 
 
-def rows_of_table(
-  columns: Mapping[str, jax.Array], rows: jax.Array, num_examples: int
-) -> Batch:
-  """The batch of some rows ``[B]`` of columns that are whole on every device."""
+def columns_at(
+  columns: Mapping[str, jax.Array], rows: jax.Array
+) -> dict[str, jax.Array]:
+  """Some rows ``[B]`` of columns that are whole on every device, and their mask."""
   picked = {name: column[rows] for name, column in columns.items()}
-  return Batch(**picked, mask=jnp.ones(rows.shape, bool), num_examples=num_examples)
+  return {**picked, "mask": jnp.ones(rows.shape, bool)}
 
 
 @jax.tree_util.register_dataclass
@@ -147,11 +147,11 @@ class DeviceTable:
     if self.split:
       split = over_batch(self.mesh).spec
       pick = jax.shard_map(pick, mesh=self.mesh, in_specs=split, out_specs=split)
-      mask = jnp.ones(rows.shape, bool)
-      batch = Batch(**pick(self.columns, rows), mask=mask, num_examples=num_examples)
+      arrays = {**pick(self.columns, rows), "mask": jnp.ones(rows.shape, bool)}
     else:
-      batch = rows_of_table(self.columns, rows, num_examples)
-    return jax.lax.with_sharding_constraint(batch, over_batch(self.mesh))
+      arrays = columns_at(self.columns, rows)
+    arrays = jax.lax.with_sharding_constraint(arrays, over_batch(self.mesh))
+    return Batch(**arrays, num_examples=num_examples)
 
 
 def _spread(array: np.ndarray, mesh: jax.sharding.Mesh) -> jax.Array:
@@ -191,13 +191,36 @@ class DeviceImages:
     """
     split_rows = host_rows if mesh.shape["data"] > 1 else None
     placed = DeviceTable.placed(table, mesh, split_rows, "images to be scored")
+    rows = np.arange(len(table["labels"]), dtype=np.int32)
+    return cls.of_rows(placed, rows, host_rows, batch_size, mesh)
+
+  @classmethod
+  def of_rows(
+    cls,
+    table: DeviceTable,
+    rows: np.ndarray,
+    padded: int,
+    batch_size: int,
+    mesh: jax.sharding.Mesh,
+  ) -> DeviceImages:
+    """Some images of a placed table.
+
+    Args:
+      table: of all hosts.
+      rows: of this host's table.
+      padded: rows of every host, with padding.
+      batch_size: the most images in a batch, over all hosts, a multiple of the devices.
+      mesh: the devices.
+    """
     hosts = jax.process_count()
-    batches = -(-host_rows * hosts // batch_size)
+    batches = -(-padded * hosts // batch_size)
     devices = mesh.shape["data"] // hosts
-    size = -(-host_rows // (batches * devices)) * devices
-    places = np.arange(batches * size, dtype=np.int32).reshape(batches, size)
-    mask = places < len(table["labels"])
-    return cls(placed, placed.rows(np.where(mask, places, 0)), _spread(mask, mesh))
+    size = -(-padded // (batches * devices)) * devices
+    places = np.zeros(batches * size, np.int32)
+    places[: len(rows)] = rows
+    mask = np.arange(batches * size) < len(rows)
+    places, mask = places.reshape(batches, size), mask.reshape(batches, size)
+    return cls(table, table.rows(places), _spread(mask, mesh))
 
   def map(self, function: Callable[[Batch], Any]) -> Any:
     """Outputs of ``function`` for each batch, one after the other, ``[n, ...]``."""
