@@ -93,10 +93,15 @@ def test_eszsl_is_chosen_and_scores_as_known(
   config = baselines.get_config(f"{dataset},eszsl")
   config.data.dir = str(stored)
   config.mesh.data = 1
-  config.system.negative = negative
-  rows = sweep(config.to_dict(), 1, tmp_path)
+  config.grid.system.negative = (negative,)
+  config.selection.metric = "t1"
+  rows = sweep(config.to_dict(), 1, tmp_path, "official")
   chosen = json.loads((tmp_path / "chosen.json").read_text())["point"]
-  assert chosen == {"system.gamma": gamma, "system.lambda_": lambda_}
+  assert chosen == {
+    "system.gamma": gamma,
+    "system.lambda_": lambda_,
+    "system.negative": negative,
+  }
   (row,) = [r for r in rows if (r["selection"], r["calibration"]) == ("last", "none")]
   for name, value in zip(("t1", "u", "s", "h"), expected, strict=True):
     assert row["metrics"][name] == pytest.approx(value, abs=0.05)

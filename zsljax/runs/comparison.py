@@ -41,7 +41,7 @@ def read_hits(folder: pathlib.Path) -> Hits | None:
   runs = []
   for path in sorted(folder.glob(f"seed_*/{_FILE}")):
     try:
-      with np.load(path, allow_pickle=False) as arrays:
+      with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         runs.append({name: arrays[name] for name in Hits.__dataclass_fields__})
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
       raise ZsljaxError(
