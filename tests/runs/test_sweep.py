@@ -14,6 +14,7 @@ from zsljax.evaluation import make_evaluator
 from zsljax.io.files import read_lines
 from zsljax.reporting.rows import summarize
 from zsljax.runs.experiment import Experiment
+from zsljax.runs.selection import with_values
 from zsljax.runs.sweep import sweep
 from zsljax.runs.vmapped import RunSettings, VmappedRuns, vmappable_fields
 
@@ -107,7 +108,7 @@ def test_runs_trained_together_are_those_trained_apart(name, tmp_path):
   _, states, finite = list(runs.states(variants, [1, total]))[-1]
   assert finite.all()
   for i, variant in enumerate(variants):
-    alone = sweep_module.with_values(config, {**variant.numbers, "seed": variant.seed})
+    alone = with_values(config, {**variant.numbers, "seed": variant.seed})
     state = train.train(alone, tmp_path / str(i))
     together = jax.tree.map(lambda x, i=i: x[i], states.params)
     chex.assert_trees_all_close(together, state.params, rtol=1e-3, atol=2e-4)

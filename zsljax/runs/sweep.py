@@ -2,17 +2,9 @@
 
 Every point of the config's grid is trained on each class fold (see ``data.folds``) and
 evaluated there at several numbers of steps. The mean over folds chooses the point, the
-number of steps and the calibration; runs with several seeds are then trained on all of
-trainval for that number of steps and scored on the test images.
-
-The rule, the same for every system:
-
-* The value of a point at a number of steps is the mean over folds and seeds of a metric
-  without a calibration (AUSUC; mAP of unseen labels; recall@1).
-* Among those within one standard error over folds of the best, the one that is trained
-  longest is taken; of these the one with the highest value.
-* Gamma is a share of the mean training margin (``calibration.of_share``): the share
-  with the highest mean of H over folds.
+number of steps and the calibration, by the rule of ``selection``; runs with several
+seeds are then trained on all of trainval for that number of steps and scored on the
+test images.
 
 Folds and runs use the schedule of a training run on trainval, so that a number of steps
 means the same in both. The test images never decide anything but the rows called
@@ -22,12 +14,10 @@ means the same in both. The test images never decide anything but the rows calle
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-import copy
 import dataclasses
 import functools
 import itertools
 import json
-import math
 import pathlib
 import time
 from typing import Any
@@ -39,10 +29,10 @@ import tqdm
 from zsljax import training
 from zsljax.data.folds import Fold, class_folds, official_fold
 from zsljax.devices.precision import computed_in
-from zsljax.errors import ZsljaxError, did_you_mean, require
+from zsljax.errors import ZsljaxError, require
 from zsljax.evaluation import Report, make_evaluator
 from zsljax.evaluation.bootstrap import interval, resampled
-from zsljax.evaluation.calibration import Calibration, best_share, margin_rows, of_share
+from zsljax.evaluation.calibration import Calibration, margin_rows, of_share
 from zsljax.evaluation.protocols import EMBEDDINGS, XIAN
 from zsljax.io.files import append_line, locked, read_lines, write_json
 from zsljax.io.progress import step_bar
@@ -52,11 +42,11 @@ from zsljax.reporting.rows import CHOSEN, RULE, Row, add_rows, read_chosen, read
 from zsljax.runs.comparison import save_hits
 from zsljax.runs.evaluation_set import EvaluationSet
 from zsljax.runs.experiment import Experiment
+from zsljax.runs.selection import Point, choose, grid_points, point_key, with_values
 from zsljax.runs.vmapped import RunSettings, VmappedRuns, vmappable_fields
-from zsljax.runs.workdir import flat, open_workdir
+from zsljax.runs.workdir import open_workdir
 from zsljax.training.checkpoints import Checkpoints
 
-Point = dict[str, Any]
 # Reports and mean training margins of one run by number of steps, by point.
 _ByPoint = dict[str, dict[int, tuple[Report, float]]]
 OFFICIAL = "official"
@@ -139,90 +129,6 @@ def seconds_of(workdir: pathlib.Path) -> float:
   return json.loads(path.read_text())["seconds"] if path.exists() else 0.0
 
 
-def grid_points(config: Mapping[str, Any]) -> list[Point]:
-  """All combinations of the grid's values, each by its dotted fields.
-
-  Raises:
-    ZsljaxError: a field is not the system's or the optimizer's, or has no values.
-  """
-  grid, fields = flat(config["grid"]), flat(config)
-  known = [field for field in fields if field.startswith(("system.", "optimizer."))]
-  for field, values in grid.items():
-    if field not in known:
-      raise ZsljaxError(
-        f"config.grid.{field}: no field of the system or the optimizer. "
-        f"{did_you_mean(field, known)}"
-      )
-    require(
-      isinstance(values, tuple | list) and len(values) > 0,
-      f"config.grid.{field}",
-      repr(values),
-      "values to try, as in (1e-4, 1e-3)",
-    )
-  return [
-    dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
-  ]
-
-
-def with_values(config: Mapping[str, Any], point: Point) -> dict[str, Any]:
-  """The config with some of its fields, named by their dots, set."""
-  config = copy.deepcopy(dict(config))
-  for field, value in point.items():
-    *parts, name = field.split(".")
-    part = config
-    for key in parts:
-      part = part[key]
-    part[name] = value
-  return config
-
-
-def choose(lines: Sequence[Mapping[str, Any]], drawn: Sequence[int]) -> dict[str, Any]:
-  """The point, the number of steps and the share of a margin, by the rule above.
-
-  Args:
-    lines: of ``search.jsonl``, one for each point, fold, seed and number of steps; of
-      several the last counts.
-    drawn: numbers of the folds that count, each as often as it is there.
-
-  Raises:
-    ZsljaxError: the loss of every setting is not finite.
-  """
-  settings: dict[tuple, dict[int, dict[int, Mapping]]] = {}
-  for line in lines:
-    of_folds = settings.setdefault((_key(line["point"]), line["step"]), {})
-    of_folds.setdefault(line["fold"], {})[line["seed"]] = line
-  values = {
-    setting: np.array(
-      [[line["value"] for line in of_folds[f].values()] for f in drawn], float
-    )
-    for setting, of_folds in settings.items()
-  }
-  means = {s: v.mean(1) for s, v in values.items() if np.isfinite(v).all()}
-  if not means:
-    raise ZsljaxError(
-      f"the loss of all {len({key for key, _ in settings})} settings is not finite: "
-      "lower the learning rates of config.grid"
-    )
-  best = max(means, key=lambda s: means[s].mean())
-  error = 0.0
-  if len(drawn) > 1:
-    error = float(means[best].std(ddof=1) / math.sqrt(len(drawn)))
-  near = [s for s in means if means[s].mean() >= means[best].mean() - error]
-  setting = max(near, key=lambda s: (s[1], means[s].mean()))
-  chosen = [line for fold in drawn for line in settings[setting][fold].values()]
-  share = h = None
-  if "h" in chosen[0]:
-    share, h = best_share(np.array([line["h"] for line in chosen]))
-  return {
-    "point": chosen[0]["point"],
-    "step": setting[1],
-    "value": float(means[setting].mean()),
-    "standard_error": error,
-    "share": share,
-    "h": h,
-  }
-
-
 def _stops(total: int, count: int) -> list[int]:
   """Up to ``count`` numbers of steps, evenly spaced, the last ``total``."""
   return sorted({-(-total * (i + 1) // count) for i in range(count)})
@@ -235,10 +141,6 @@ def _pieces(items: Sequence, size: int) -> Iterator[Sequence]:
     yield items[len(items) * i // count : len(items) * (i + 1) // count]
 
 
-def _key(point: Point) -> str:
-  return json.dumps(point, sort_keys=True)
-
-
 def _groups(
   config: Mapping[str, Any], points: Sequence[Point]
 ) -> Iterator[tuple[Experiment, list[Point]]]:
@@ -248,7 +150,7 @@ def _groups(
     run = Experiment.build(with_values(config, point))  # Checks the point's values.
     numbers = vmappable_fields(run.system)
     fixed = {field: value for field, value in point.items() if field not in numbers}
-    _, group = grouped.setdefault(_key(fixed), (run, []))
+    _, group = grouped.setdefault(point_key(fixed), (run, []))
     group.append(point)
   yield from grouped.values()
 
@@ -332,12 +234,12 @@ class _Search:
         every = [(point, fold, seed) for point in points for seed in seeds]
         pieces += _pieces(every, selection["together"])
     tried = {
-      (_key(line["point"]), line["fold"], line["seed"], line["step"])
+      (point_key(line["point"]), line["fold"], line["seed"], line["step"])
       for line in read_lines(self.workdir / _SEARCH)
     }
 
     def done(point, fold, seed):
-      return all((_key(point), fold, seed, stop) in tried for stop in self.stops)
+      return all((point_key(point), fold, seed, stop) in tried for stop in self.stops)
 
     left = [piece for piece in pieces if not all(done(*one) for one in piece)]
     bar.update((len(points) * len(folds) * len(seeds)) * self.stops[-1])
@@ -461,15 +363,15 @@ def _others(
   stops: Sequence[int],
 ) -> _ByPoint:
   """Test results of the points that only reselections choose."""
-  points = {_key(one["point"]): one["point"] for one in chosen["reselected"]}
-  points.pop(_key(chosen["point"]), None)
+  points = {point_key(one["point"]): one["point"] for one in chosen["reselected"]}
+  points.pop(point_key(chosen["point"]), None)
   results: _ByPoint = {}
   for run, group in _groups(config, list(points.values())):
     settings = [_settings(run, point, seed) for point in group]
     for stop, _, reports, margins in _Final(run, stops).scored(settings):
       for point, report, margin in zip(group, reports, margins, strict=True):
         if report is not None:
-          results.setdefault(_key(point), {})[stop] = report, margin
+          results.setdefault(point_key(point), {})[stop] = report, margin
   return results
 
 
@@ -483,7 +385,7 @@ def _spread(
   """
   found: dict[str, list[dict[str, float]]] = {}
   for one in reselected:
-    if own := results.get(_key(one["point"]), {}).get(one["step"]):
+    if own := results.get(point_key(one["point"]), {}).get(one["step"]):
       report, margin = own
       found.setdefault("none", []).append(report.metrics)
       if report.calibrated is not None:
@@ -544,7 +446,7 @@ def _test(
         outputs = final.runs.outputs(settings, [embedded], state)
         embeddings = [embedded.report(out) for out in outputs]
   if not spread:
-    results = {**others, _key(chosen["point"]): of_first}
+    results = {**others, point_key(chosen["point"]): of_first}
     spread = _spread(chosen["reselected"], results, images.calibration.kind)
   make_row = functools.partial(_row, chosen=chosen, spread=spread)
   rows: list[Row] = []
