@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from zsljax.classes import ClassSpace
-from zsljax.data.folds import class_folds
+from zsljax.data.folds import class_folds, official_fold
+from zsljax.data.store import find
 from zsljax.errors import ZsljaxError
 
 
@@ -65,6 +66,16 @@ def test_batches_are_of_the_fold_alone(drawn):
   if drawn == "epochs":
     epoch = rows[: len(fold.train) // 6].ravel()
     assert len(set(epoch.tolist())) == len(epoch)
+
+
+def test_official_folds_need_published_classes(stand_in, tmp_path):
+  stand_in("cub", tmp_path / "published")
+  fold = official_fold(find(tmp_path / "published", "cub", None))
+  assert fold.held_out.tolist() == [0, 1]
+  assert len(np.intersect1d(fold.train, fold.val)) == 0
+  stand_in("cub", tmp_path / "drawn", validation_classes=None)
+  with pytest.raises(ZsljaxError, match="--folds: found official, but cub has valid"):
+    official_fold(find(tmp_path / "drawn", "cub", None))
 
 
 @pytest.mark.parametrize(

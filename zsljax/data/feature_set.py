@@ -20,6 +20,8 @@ from zsljax.io.progress import task_bar
 # `trainval` is the union of the first two.
 SPLITS = ("train", "val", "test_seen", "test_unseen")
 MULTI_LABEL_SPLITS = ("train", "val", "test")
+# Begins the note of a set whose validation classes were drawn.
+NONE_PUBLISHED = "No validation classes follow from the source"
 _BLOCK_BYTES = 2**26
 
 
@@ -279,8 +281,7 @@ def checked_validation(
     number = max(1, len(seen) // 5)
     given = np.random.default_rng(seed).choice(seen, number, replace=False)
     notes.append(
-      f"No validation classes follow from the source: {number} seen classes were drawn "
-      f"with seed {seed}."
+      f"{NONE_PUBLISHED}: {number} seen classes were drawn with seed {seed}."
     )
   strangers = [classes.names[i] for i in np.setdiff1d(given, seen)]
   require(

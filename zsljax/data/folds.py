@@ -16,6 +16,7 @@ import numpy as np
 
 from zsljax.classes import ClassSpace
 from zsljax.data import sampling
+from zsljax.data.feature_set import NONE_PUBLISHED
 from zsljax.data.store import StoredDataset
 from zsljax.errors import ZsljaxError, require
 
@@ -68,7 +69,17 @@ def official_fold(dataset: StoredDataset) -> Fold:
   """Returns the stored cut into ``train`` and ``val``, with the published classes.
 
   Rows are those of ``train`` and ``val`` in stored order, one after the other.
+
+  Raises:
+    ZsljaxError: the source of the dataset names no validation classes.
   """
+  notes = dataset.metadata["notes"]
+  require(
+    not any(note.startswith(NONE_PUBLISHED) for note in notes),
+    "--folds",
+    f"official, but {dataset.metadata['name']} has validation classes drawn at random",
+    "a number of class folds, as in --folds=5",
+  )
   held_out = np.sort(np.array(dataset.metadata["validation_classes"], int))
   train, val = dataset.size("train"), dataset.size("val")
   return Fold(held_out, np.arange(train), train + np.arange(val))
