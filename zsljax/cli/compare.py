@@ -47,7 +47,7 @@ def run(args) -> None:
     rows[loss] = sweep(fields, args.seeds, workdir / loss, args.folds)
   closed_set = all(row["protocol"] == "embeddings" for row in rows[losses[0]])
   columns = _CLOSED_SET if closed_set else _ZERO_SHOT
-  lines = [["loss", *map(column_name, columns), "chosen on validation"]]
+  lines = [["loss", *map(column_name, columns), "chosen on folds"]]
   for loss in losses:
     star = "*" if loss in RECONSTRUCTIONS else ""
     cells = _cells(summarize(rows[loss]), columns)
@@ -60,7 +60,7 @@ def run(args) -> None:
   )
   if not closed_set:
     print(
-      "t1, u, s, h, ausuc: calibrated with the gamma chosen on validation; recall@1, "
+      "t1, u, s, h, ausuc: calibrated as chosen on the folds; recall@1, "
       "intra, inter: of the same runs' embeddings of the test images"
     )
   print(
