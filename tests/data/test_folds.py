@@ -40,6 +40,13 @@ def test_folds_share_out_the_seen_classes(seen, unseen, seed):
     np.testing.assert_array_equal(one.val, same.val)
 
 
+@pytest.mark.parametrize(("seen", "unseen"), [(300, 200), (600, 400), (239, 159)])
+def test_folds_of_many_classes_are_found(seen, unseen):
+  folds = class_folds(np.repeat(np.arange(seen), 2), space(seen, unseen), 5)
+  times = np.bincount(np.concatenate([fold.held_out for fold in folds]))
+  assert times.max() - times.min() <= 1
+
+
 def test_images_with_several_labels_are_held_out_by_a_fifth():
   labels = np.full((50, 3), -1)
   labels[:, 0] = np.arange(50) % 10

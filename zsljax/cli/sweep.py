@@ -1,4 +1,4 @@
-"""Chooses settings on validation classes, tests seeds.
+"""Chooses settings on class folds, tests seeds.
 
 Tries all combinations of the config's grid (config.grid) on class folds, which
 hold out some of the seen classes, and judges them there after several numbers of
@@ -40,9 +40,12 @@ def _choice(workdir: pathlib.Path) -> str:
   gamma = ""
   if chosen["share"] is not None:
     gamma = f"; gamma: {chosen['share']:g} of the mean training margin"
+  where = "the dataset's own validation classes"
+  value = f"{chosen['metric']} {chosen['value']:.2f}"
+  if chosen["folds"] != "official":
+    where = f"{chosen['folds']} class folds"
+    value += f" (standard error {chosen['standard_error']:.2f})"
   return (
-    f"chosen on {chosen['folds']} class folds, of {chosen['settings']} settings after "
-    f"{chosen['stops']} numbers of steps each, for {chosen['metric']} "
-    f"{chosen['value']:.2f} (standard error {chosen['standard_error']:.2f}) there: "
-    f"{point}; {chosen['step']} steps{gamma}"
+    f"chosen on {where}, of {chosen['settings']} settings after {chosen['stops']} "
+    f"numbers of steps each, for {value} there: {point}; {chosen['step']} steps{gamma}"
   )

@@ -142,12 +142,17 @@ def _held_out(
     "on; or take --folds=official",
   )
   for _ in range(_TRIES):
-    rounds = -(-count * number // len(seen))
-    order = np.concatenate([rng.permutation(seen) for _ in range(rounds)])
-    sets = order[: count * number].reshape(count, number)
-    distinct = {frozenset(row.tolist()) for row in sets}
-    if len(distinct) == count and all(len(one) == number for one in distinct):
-      return list(sets)
+    sets, left = [], np.array([], seen.dtype)
+    for _ in range(count):
+      own, left = left[:number], left[number:]
+      if missing := number - len(own):
+        fresh = rng.permutation(seen)
+        repeated = np.isin(fresh, own)
+        fresh = np.concatenate([fresh[~repeated], fresh[repeated]])
+        own, left = np.concatenate([own, fresh[:missing]]), fresh[missing:]
+      sets.append(own)
+    if len({frozenset(own.tolist()) for own in sets}) == count:
+      return sets
   raise ZsljaxError(
     f"--folds: {count} of {number} among {len(seen)} seen classes were not found, "
     "expected fewer folds, or official"

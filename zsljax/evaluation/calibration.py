@@ -100,13 +100,16 @@ def of_share(share: float, mean_margin: float, kind: str) -> Calibration:
 
   Args:
     share: of ``best_share``.
-    mean_margin: of up to ``MARGIN_IMAGES`` training images, for this kind.
+    mean_margin: ``Decisions.mean_margin`` of up to ``MARGIN_IMAGES`` training images.
     kind: of ``CALIBRATIONS``; a multiplicative penalty ends short of -1 and 1.
   """
-  penalty = share * mean_margin
-  if kind == "multiplicative":
-    penalty = float(np.clip(penalty, -0.999, 0.999))
-  return Calibration(kind, float(gamma_of(penalty, kind)))
+  return Calibration(kind, float(gamma_of(_penalties(share, mean_margin, kind), kind)))
+
+
+def _penalties(shares, mean_margin: float, kind: str):
+  """Penalties of shares; the multiplicative gamma ends short of 0 and 2."""
+  penalties = shares * mean_margin
+  return penalties if kind == "additive" else np.clip(penalties, -0.999, 0.999)
 
 
 def margin_rows(count: int) -> np.ndarray:
@@ -160,7 +163,8 @@ class Curve:
 
   def h_of_shares(self, mean_margin: float) -> np.ndarray:
     """H in percent at each of ``SHARES`` of a mean training margin, ``[401]``."""
-    at = np.searchsorted(self.margins, SHARES * mean_margin)
+    penalties = _penalties(SHARES, mean_margin, self.kind)
+    at = np.searchsorted(self.margins, penalties)
     return 100 * harmonic_mean(self.unseen, self.seen)[at]
 
   def best(self) -> Calibration:

@@ -44,6 +44,11 @@ class Decisions:
     own = _relative(self) if kind == "multiplicative" else self
     return np.asarray(own.seen_score, np.float64) - own.unseen_score
 
+  def mean_margin(self, kind: str = "additive") -> float:
+    """Mean of ``margins``; of multiplicative ones within the bounds of a penalty."""
+    margins = self.margins(kind)
+    return float(np.mean(margins if kind == "additive" else np.clip(margins, -1, 1)))
+
 
 def decide(scores: Array, seen: Array) -> Decisions:
   """The decisions that ``scores`` [B, C] imply; ties go to the first class.

@@ -27,20 +27,22 @@ def step_bar(
 
 def _watch(reference: weakref.ref) -> None:
   """Says that a bar stands still, until it is closed."""
-  last = None
+  last, said = None, False
   while True:
     time.sleep(_SILENT)
     bar = reference()
     if bar is None or bar.disable:
       return
-    if bar.n == last:
+    stands = bar.n == last
+    if stands and not said:
       bar.write(
         f"{bar.desc}: no step in {_SILENT:g} s. Where the processor is busy a step is "
         "large or is being compiled; where it is idle the program hangs: stop it and "
         "start the same command again.",
         file=sys.stderr,
       )
-    last = bar.n
+    last, said = bar.n, stands
+    del bar
 
 
 def task_bar(total: int | None, what: str, unit: str) -> tqdm.tqdm:

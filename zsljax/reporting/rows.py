@@ -32,7 +32,7 @@ _IDENTITY = (
 _FILE = "results.jsonl"
 # What a sweep has chosen, in its folder and in those of its runs, and the rule.
 CHOSEN = "chosen.json"
-RULE = "ausuc within one standard error, share of the mean training margin"
+RULE = "longest within one standard error, share of the mean training margin"
 
 Row = dict[str, Any]
 

@@ -10,7 +10,13 @@ import numpy as np
 
 from zsljax.data import StoredDataset
 from zsljax.errors import ZsljaxError
-from zsljax.evaluation.bootstrap import Hits, interval, like_the_best, resampled
+from zsljax.evaluation.bootstrap import (
+  DRAWS,
+  Hits,
+  interval,
+  like_the_best,
+  resampled,
+)
 from zsljax.evaluation.metrics import harmonic_mean
 from zsljax.io.files import replacing
 from zsljax.reporting.rows import read_rows, system_name
@@ -67,13 +73,15 @@ def compared(folders: Sequence[pathlib.Path]) -> list[Block]:
       row = read_rows(folder)[0]
       key = row["dataset"], row["split_version"], hits.labels.tobytes()
       systems, name = sets.setdefault(key, {}), system_name(row)
-      systems[name if name not in systems else f"{name}, {folder.name}"] = hits
+      systems[name if name not in systems else f"{name}, {folder}"] = hits
   return [_block(key[0], systems) for key, systems in sets.items() if len(systems) > 1]
 
 
 def _block(dataset: str, systems: dict[str, Hits]) -> Block:
   """H of systems on the same images, with what cannot be told apart from the best."""
-  draws = {name: resampled(hits) for name, hits in systems.items()}
+  # Enough that Holm's smallest level is reached, however many are compared.
+  count = max(DRAWS, 100 * len(systems))
+  draws = {name: resampled(hits, count) for name, hits in systems.items()}
   mean = {name: _h(hits) for name, hits in systems.items()}
   alike = like_the_best({name: found["h"] for name, found in draws.items()}, mean)
   lines = []

@@ -179,8 +179,8 @@ class _Scored:
     return self.evaluator.report(self.outputs, self.labels, self.seen, calibration)
 
   def mean_margin(self, kind: str) -> float:
-    """The mean margin of the run's training images, see ``calibration.of_share``."""
-    run, margins = self.run, []
+    """The mean margin of the run's training images, see ``Decisions.mean_margin``."""
+    run, parts = self.run, []
     splits = run.dataset.training_splits(run.config["data"]["train_split"])
     places = margin_rows(run.dataset.size(*splits))
     outputs = jax.jit(
@@ -193,9 +193,8 @@ class _Scored:
       for start in range(0, len(places), _MARGINS_AT_ONCE):
         some = places[start : start + _MARGINS_AT_ONCE]
         features = run.dataset.features_of(splits, some).astype(np.float32)
-        decisions = jax.device_get(outputs(self._params, features))
-        margins.append(decisions.margins(kind))
-    return float(np.concatenate(margins).mean())
+        parts.append(jax.device_get(outputs(self._params, features)))
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts).mean_margin(kind)
 
   def row(
     self,

@@ -101,7 +101,7 @@ class EvaluationSet:
     seen = np.asarray(self.classes.seen)
     return self.evaluator.report(outputs, self.labels, seen, self.calibration)
 
-  def margins(self, outputs: Any) -> np.ndarray:
-    """Margins of the images in ascending order, see ``Decisions.margins``."""
+  def mean_margin(self, outputs: Any) -> float:
+    """The mean margin of the images, see ``Decisions.mean_margin``."""
     outputs = jax.tree.map(lambda x: x[self.mask], outputs)
-    return np.sort(outputs.margins(self.calibration.kind))
+    return outputs.mean_margin(self.calibration.kind)

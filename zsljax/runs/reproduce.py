@@ -200,8 +200,8 @@ def _copy_curve(dest: pathlib.Path, name: str, seed: int) -> None:
 def _report(dest: pathlib.Path, rows: Sequence[Row], manifest: dict[str, Any]) -> str:
   seeds, hardware = manifest["seeds"], manifest["hardware"]
   gaps = _gaps(rows)
+  same = compared([dest / "runs" / run["name"] for run in manifest["runs"]])
   _draw_gaps(gaps, dest / "gaps.png")
-  sweeps = [dest / "runs" / run["name"] for run in manifest["runs"]]
   lines = [
     "# Results",
     "",
@@ -219,9 +219,7 @@ def _report(dest: pathlib.Path, rows: Sequence[Row], manifest: dict[str, Any]) -
     render([gaps], "markdown"),
     "![Gaps](gaps.png)",
     "",
-    "## Systems on the same images",
-    "",
-    render(compared(sweeps), "markdown"),
+    *(["## Systems on the same images", "", render(same, "markdown")] if same else []),
     "## All rows",
     "",
     render(make_blocks(rows), "markdown"),

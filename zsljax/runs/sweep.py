@@ -115,8 +115,9 @@ def sweep(
         if "selections" in row.get("spread", {})
       }
       others = {} if spread else _others(config, chosen, missing[0], stops)
+      final = _Final(Experiment.build(with_values(config, chosen["point"])), stops)
       for some in _pieces(missing, selection["together"]):
-        spread = _test(config, some, stops, chosen, others, spread, workdir)
+        spread = _test(final, some, chosen, others, spread, workdir)
       rows = read_rows(workdir)
       seconds = seconds_of(workdir) + time.perf_counter() - begin
       write_json(workdir / _TIME, {"seconds": seconds})
@@ -323,9 +324,7 @@ def _margins(
 ) -> list[float]:
   """The mean margin of each run on its images."""
   outputs = runs.outputs(settings, _shared(images), state)
-  return [
-    float(own.margins(out).mean()) for own, out in zip(images, outputs, strict=True)
-  ]
+  return [own.mean_margin(out) for own, out in zip(images, outputs, strict=True)]
 
 
 class _Final:
@@ -399,9 +398,8 @@ def _spread(
 
 
 def _test(
-  config: Mapping[str, Any],
+  final: _Final,
   seeds: Sequence[int],
-  stops: Sequence[int],
   chosen: Mapping[str, Any],
   others: _ByPoint,
   spread: Mapping[str, Mapping[str, float]],
@@ -410,9 +408,8 @@ def _test(
   """Trains on trainval, and adds the runs and their rows to ``workdir``.
 
   Args:
-    config: of the sweep.
+    final: of the chosen point.
     seeds: of the runs.
-    stops: numbers of steps.
     chosen: the choice.
     others: test results of points that reselections choose, with the first seed.
     spread: over selections; computed with the first of ``seeds`` when empty.
@@ -421,9 +418,7 @@ def _test(
   Returns:
     The spread.
   """
-  run = Experiment.build(with_values(config, chosen["point"]))
-  final = _Final(run, stops)
-  images = final.images
+  run, images = final.run, final.images
   embedded = dataclasses.replace(images, evaluator=make_evaluator(EMBEDDINGS))
   settings = [RunSettings(seed) for seed in seeds]
   of_stop: dict[int, list[Report]] = {}

@@ -247,6 +247,9 @@ class VmappedRuns:
       seen = np.stack([self.classes(fold).seen for _, fold in sources])
       classes = dataclasses.replace(classes, seen=seen)
       size = [sizes[fold] for _, fold in sources]
+    if not self._full_batch:
+      for fold in folds:
+        self._check_batch(fold)
     classes = jax.device_put(classes, replicated(self.run.mesh))
     mask = None
     if self._full_batch:
@@ -257,6 +260,19 @@ class VmappedRuns:
       mask = jax.device_put(mask, over_batch(self.run.mesh))
     inputs = _Inputs(numbers, which, classes, jnp.asarray(size), mask)
     return inputs, self._rows(distinct)
+
+  def _check_batch(self, fold: Fold | None) -> None:
+    """Raises unless a fold has the images, or classes, of a batch."""
+    if fold is None:
+      return
+    size, drawn = self.run.config["batch_size"], self.run.config["data"]["sampling"]
+    if drawn == "class_balanced":
+      rows = min(size, len(np.unique(self.labels[fold.train])))
+      training.check_divides(rows, self.run.mesh, "images of a batch on a fold")
+    else:
+      most = len(fold.train)
+      expected = f"at most {most}, the training images of a fold"
+      require(size <= most, "config.batch_size", size, expected)
 
   def _rows(
     self, sources: Sequence[tuple[int, Fold | None]]
