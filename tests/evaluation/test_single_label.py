@@ -113,7 +113,7 @@ def test_one_score_near_zero_does_not_carry_the_mean_margin():
   scores = np.array([1.0, 1.0, 1e-6], np.float32)
   decisions = Decisions(np.zeros(3), scores, np.ones(3), np.array([0.5, 0.5, -0.5]))
   assert decisions.mean_margin("multiplicative") == pytest.approx((0.5 + 0.5 + 1) / 3)
-  assert decisions.mean_margin() == pytest.approx(0.5, abs=1e-3)
+  assert decisions.mean_margin() == pytest.approx(0.5, abs=1e-5)
 
 
 @given(st.integers(0, 1000), st.booleans(), st.floats(0.01, 1.99))
