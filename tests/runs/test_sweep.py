@@ -385,8 +385,8 @@ def test_closed_forms_at_the_sizes_of_cub_come_to_an_end(stand_in, command, tmp_
     class_names=[f"class {i}" for i in range(200)],
     embeddings=rng.standard_normal((200, 312)),
     attribute_vectors=None,
-    trainval=seen[seen % 5 != 0],
-    test_seen=seen[seen % 5 == 0],
+    trainval=seen[seen // 200 % 5 != 0],
+    test_seen=seen[seen // 200 % 5 == 0],
     test_unseen=rows[labels >= 150],
     validation_classes=range(50),
   )
