@@ -318,6 +318,8 @@ def test_sweeps_of_other_protocols(tmp_path):
   rows = sweep(config, 2, tmp_path / "closed")
   assert {r["selection"] for r in rows} == {"val_selected", "last", "test_oracle"}
   assert {r["protocol"] for r in rows} == {"embeddings"}
+  spreads = [r["spread"]["selections"] for r in rows if "spread" in r]
+  assert len(spreads) == 2 and spreads[0]["recall@1"] >= 0
   config = shortened(sdl, "multidigit", batch_size=1250, selection__stops=2)
   rows = sweep(config, 2, tmp_path / "labels")
   assert all(r["conditions"]["top_k"] == [1, 2] for r in rows)

@@ -496,8 +496,9 @@ def _row(
     draws = resampled(report.hits)
     bounds = {name: interval(values) for name, values in draws.items()}
     of_row["interval"] = {n: [round(x, 3) for x in b] for n, b in bounds.items()}
-  if selection == "val_selected" and images.evaluator.protocol != EMBEDDINGS:
-    of_row["selections"] = spread.get(report.calibration.name, {})
+  of_selections = spread.get(report.calibration.name, {})
+  if selection == "val_selected" and of_selections.keys() <= report.metrics.keys():
+    of_row["selections"] = of_selections
   kept = ("point", "step", "metric", "value", "settings", "folds", "rule", "share")
   return run.row(
     images.evaluator.protocol,
