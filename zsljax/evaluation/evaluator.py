@@ -20,11 +20,7 @@ from zsljax.classes import ClassSpace
 from zsljax.devices.mesh import replicated
 from zsljax.errors import require
 from zsljax.evaluation.bootstrap import Hits
-from zsljax.evaluation.calibration import (
-  UNCALIBRATED,
-  Calibration,
-  Curve,
-)
+from zsljax.evaluation.calibration import UNCALIBRATED, Calibration, Curve
 from zsljax.evaluation.class_retrieval import class_retrieval
 from zsljax.evaluation.embeddings import Embedded, embedding_metrics
 from zsljax.evaluation.metrics import require_numbers

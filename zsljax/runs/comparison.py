@@ -17,7 +17,7 @@ from zsljax.evaluation.bootstrap import (
   like_the_best,
   resampled,
 )
-from zsljax.evaluation.metrics import harmonic_mean
+from zsljax.evaluation.metrics import class_weights, harmonic_mean
 from zsljax.io.files import replacing
 from zsljax.reporting.rows import read_rows, system_name
 from zsljax.reporting.tables import Block
@@ -107,11 +107,8 @@ def _block(dataset: str, systems: dict[str, Hits]) -> Block:
 
 def _h(hits: Hits) -> float:
   """H of the test set itself, in percent, the mean over runs."""
-  shares = [
-    np.mean(
-      [hits.among_all[:, hits.labels == c].mean(1) for c in np.unique(hits.labels[of])],
-      axis=0,
-    )
-    for of in (~hits.seen, hits.seen)
-  ]
-  return float(100 * harmonic_mean(*shares).mean())
+  u, s = (
+    hits.among_all[:, side] @ class_weights(hits.labels[side])
+    for side in (~hits.seen, hits.seen)
+  )
+  return float(100 * harmonic_mean(u, s).mean())

@@ -7,10 +7,10 @@ import hashlib
 import pathlib
 import textwrap
 
-import jax
 import numpy as np
 
 from zsljax import evaluation
+from zsljax.data.pipeline import pad
 from zsljax.devices.precision import computed_in
 from zsljax.errors import ZsljaxError, did_you_mean, require
 from zsljax.evaluation import Calibration, Evaluator, Report
@@ -23,7 +23,6 @@ from zsljax.evaluation.embeddings import (
 )
 from zsljax.evaluation.multilabel import PUBLISHED_DENSITY
 from zsljax.evaluation.protocols import EMBEDDINGS, PAIRS, RETRIEVAL, XIAN
-from zsljax.evaluation.single_label import decide
 from zsljax.models import MULTI_LABEL, build_system
 from zsljax.reporting.curves import write_columns, write_curve
 from zsljax.reporting.rows import (
@@ -38,9 +37,6 @@ from zsljax.reporting.rows import (
 from zsljax.runs.experiment import Experiment
 from zsljax.runs.workdir import changes
 from zsljax.training.checkpoints import Checkpoints
-
-# Training images whose margins are computed at once.
-_MARGINS_AT_ONCE = 256
 
 
 def evaluate(
@@ -155,8 +151,7 @@ class _Scored:
     self.evaluator, self.run, self.split = evaluator, run, split
     checkpoints = Checkpoints(workdir, run.identity())
     self.step = checkpoints.latest_step()
-    params = checkpoints.restore_params(run.param_shapes(), self.step)
-    self._params = params
+    self._params = checkpoints.restore_params(run.param_shapes(), self.step)
     checkpoints.close()
     chosen = read_chosen(workdir)
     self.selection = (
@@ -166,7 +161,7 @@ class _Scored:
     self.seen = np.asarray(classes.seen)
     with computed_in(run.config["matmul_precision"]):
       outputs, labels = evaluation.streamed_outputs(
-        evaluator, run.system, params, classes, batches, run.mesh
+        evaluator, run.system, self._params, classes, batches, run.mesh
       )
     source = run.dataset.source_rows(splits)
     if evaluator.protocol == RETRIEVAL:
@@ -180,21 +175,22 @@ class _Scored:
 
   def mean_margin(self, kind: str) -> float:
     """The mean margin of the run's training images, see ``Decisions.mean_margin``."""
-    run, parts = self.run, []
+    run, size = self.run, self.run.scored_at_once
     splits = run.dataset.training_splits(run.config["data"]["train_split"])
     places = margin_rows(run.dataset.size(*splits))
-    outputs = jax.jit(
-      lambda params, features: decide(
-        run.system.scores(params, features, run.classes.without_names()),
-        run.classes.seen,
-      )
-    )
+    labels = run.dataset.labels(splits)
+
+    def batches():
+      for some in np.split(places, range(size, len(places), size)):
+        features = run.dataset.features_of(splits, some)
+        mask = np.ones(len(some), bool)
+        yield pad({"features": features, "labels": labels[some], "mask": mask}, size)
+
     with computed_in(run.config["matmul_precision"]):
-      for start in range(0, len(places), _MARGINS_AT_ONCE):
-        some = places[start : start + _MARGINS_AT_ONCE]
-        features = run.dataset.features_of(splits, some).astype(np.float32)
-        parts.append(jax.device_get(outputs(self._params, features)))
-    return jax.tree.map(lambda *x: np.concatenate(x), *parts).mean_margin(kind)
+      decisions, _ = evaluation.streamed_outputs(
+        self.evaluator, run.system, self._params, run.classes, batches(), run.mesh
+      )
+    return decisions.mean_margin(kind)
 
   def row(
     self,

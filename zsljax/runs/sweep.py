@@ -115,7 +115,8 @@ def sweep(
         if "selections" in row.get("spread", {})
       }
       others = {} if spread else _others(config, chosen, missing[0], stops)
-      final = _Final(Experiment.build(with_values(config, chosen["point"])), stops)
+      run = Experiment.build(with_values(config, chosen["point"]))
+      final = _Final(run, stops, chosen)
       for some in _pieces(missing, selection["together"]):
         spread = _test(final, some, chosen, others, spread, workdir)
       rows = read_rows(workdir)
@@ -226,14 +227,15 @@ class _Search:
     selection = self.config["selection"]
     seeds = [self.config["seed"] + i for i in range(selection["seeds"])]
     folds = range(self._count)
-    if run.config["batch_size"]:
-      every = list(itertools.product(points, folds, seeds))
-      pieces = list(_pieces(every, selection["together"]))
-    else:  # One fold at a time, see VmappedRuns.
-      pieces = []
-      for fold in folds:
-        every = [(point, fold, seed) for point in points for seed in seeds]
-        pieces += _pieces(every, selection["together"])
+    # Full-batch runs go one fold at a time, see VmappedRuns.
+    together = [folds] if run.config["batch_size"] else [[fold] for fold in folds]
+    pieces = [
+      piece
+      for some in together
+      for piece in _pieces(
+        list(itertools.product(points, some, seeds)), selection["together"]
+      )
+    ]
     tried = {
       (point_key(line["point"]), line["fold"], line["seed"], line["step"])
       for line in read_lines(self.workdir / _SEARCH)
@@ -243,8 +245,7 @@ class _Search:
       return all((point_key(point), fold, seed, stop) in tried for stop in self.stops)
 
     left = [piece for piece in pieces if not all(done(*one) for one in piece)]
-    bar.update((len(points) * len(folds) * len(seeds)) * self.stops[-1])
-    bar.update(-sum(map(len, left)) * self.stops[-1])
+    bar.update((sum(map(len, pieces)) - sum(map(len, left))) * self.stops[-1])
     if not left:
       return
     runs = VmappedRuns(run, self.stops[-1])
@@ -328,10 +329,14 @@ def _margins(
 
 
 class _Final:
-  """Runs on trainval, scored on the test images at every stop."""
+  """Runs on trainval, scored on the test images at every stop.
 
-  def __init__(self, run: Experiment, stops: Sequence[int]):
+  Mean training margins are computed at the steps that ``chosen`` or a reselection has.
+  """
+
+  def __init__(self, run: Experiment, stops: Sequence[int], chosen: Mapping[str, Any]):
     self.run, self.stops = run, stops
+    self._steps = {one["step"] for one in (chosen, *chosen["reselected"])}
     self.runs = VmappedRuns(run, stops[-1])
     self.images = EvaluationSet.placed(run, "test")
 
@@ -350,7 +355,7 @@ class _Final:
         images = [self.images] * everyone
         reports = _reports(self.runs, settings, images, state, finite)
         margins = [0.0] * everyone
-        if trained is not None:
+        if trained is not None and stop in self._steps:
           margins = _margins(self.runs, settings, [trained] * everyone, state)
         yield stop, state, reports, margins
 
@@ -367,7 +372,7 @@ def _others(
   results: _ByPoint = {}
   for run, group in _groups(config, list(points.values())):
     settings = [_settings(run, point, seed) for point in group]
-    for stop, _, reports, margins in _Final(run, stops).scored(settings):
+    for stop, _, reports, margins in _Final(run, stops, chosen).scored(settings):
       for point, report, margin in zip(group, reports, margins, strict=True):
         if report is not None:
           results.setdefault(point_key(point), {})[stop] = report, margin

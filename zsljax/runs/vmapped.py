@@ -95,10 +95,9 @@ class VmappedRuns:
     ):
       require(parts == 1, field, parts, "1 where several runs are trained together")
     self.run = run
-    self._data = run.training_data()
     self._total_steps = total_steps
     self._full_batch = not run.config["batch_size"]
-    table = self._data.table()
+    table = run.training_data().table()
     self.labels = table["labels"]
     rows = len(self.labels) if self._full_batch and run.mesh.shape["data"] > 1 else None
     self.table = training.DeviceTable.placed(table, run.mesh, rows)
@@ -240,37 +239,35 @@ class VmappedRuns:
     distinct = list(dict.fromkeys(sources))
     folds = list(dict.fromkeys(fold for _, fold in sources))
     which = jnp.array([distinct.index(source) for source in sources], jnp.int32)
-    sizes = {f: self._data.num_examples if f is None else len(f.train) for f in folds}
-    classes, size = self.classes(folds[0]).without_names(), sizes[folds[0]]
+    everything = np.arange(len(self.labels))
+    trained_on = {fold: everything if fold is None else fold.train for fold in folds}
+    classes = self.classes(folds[0]).without_names()
+    size = len(trained_on[folds[0]])
     if len(folds) > 1:
       require(not self._full_batch, "folds of full-batch runs", len(folds), "1")
       seen = np.stack([self.classes(fold).seen for _, fold in sources])
       classes = dataclasses.replace(classes, seen=seen)
-      size = [sizes[fold] for _, fold in sources]
-    if not self._full_batch:
-      for fold in folds:
-        self._check_batch(fold)
+      size = [len(trained_on[fold]) for _, fold in sources]
     classes = jax.device_put(classes, replicated(self.run.mesh))
     mask = None
     if self._full_batch:
       mask = np.zeros(len(self.table.columns["labels"]), bool)
-      mask[: len(self.labels) if folds[0] is None else 0] = True
-      if folds[0] is not None:
-        mask[folds[0].train] = True
+      mask[trained_on[folds[0]]] = True
       mask = jax.device_put(mask, over_batch(self.run.mesh))
+    else:
+      for rows in trained_on.values():
+        self._check_batch(rows)
     inputs = _Inputs(numbers, which, classes, jnp.asarray(size), mask)
     return inputs, self._rows(distinct)
 
-  def _check_batch(self, fold: Fold | None) -> None:
-    """Raises unless a fold has the images, or classes, of a batch."""
-    if fold is None:
-      return
+  def _check_batch(self, trained_on: np.ndarray) -> None:
+    """Raises unless the rows of a fold have the images, or classes, of a batch."""
     size, drawn = self.run.config["batch_size"], self.run.config["data"]["sampling"]
     if drawn == "class_balanced":
-      rows = min(size, len(np.unique(self.labels[fold.train])))
+      rows = min(size, len(np.unique(self.labels[trained_on])))
       training.check_divides(rows, self.run.mesh, "images of a batch on a fold")
     else:
-      most = len(fold.train)
+      most = len(trained_on)
       expected = f"at most {most}, the training images of a fold"
       require(size <= most, "config.batch_size", size, expected)
 
@@ -317,10 +314,9 @@ class VmappedRuns:
 
     def one(of_run, numbers, which, seen, num_examples):
       if rows is None:
-        columns = table.columns | {"mask": inputs.mask}
+        batch = Batch(**table.columns, mask=inputs.mask, num_examples=num_examples)
       else:
-        columns = training.columns_at(table.columns, rows[which])
-      batch = Batch(**columns, num_examples=num_examples)
+        batch = training.rows_of_table(table.columns, rows[which], num_examples)
       classes = dataclasses.replace(inputs.classes, seen=seen)
       return function(of_run, numbers, batch, classes)
 

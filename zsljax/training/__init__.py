@@ -7,8 +7,8 @@ from zsljax.training.inputs import (
   HostBatch,
   HostInputs,
   check_divides,
-  columns_at,
   feed,
+  rows_of_table,
   to_mesh,
 )
 from zsljax.training.loop import PeriodicEval, Schedule, advance, train
@@ -36,7 +36,7 @@ __all__ = [
   "init_state",
   "make_optimizer",
   "make_train_step",
-  "columns_at",
+  "rows_of_table",
   "to_mesh",
   "train",
   "warm_start",

@@ -55,12 +55,12 @@ def feed(
   yield from queue
 
 
-def columns_at(
-  columns: Mapping[str, jax.Array], rows: jax.Array
-) -> dict[str, jax.Array]:
-  """Some rows ``[B]`` of columns that are whole on every device, and their mask."""
+def rows_of_table(
+  columns: Mapping[str, jax.Array], rows: jax.Array, num_examples: jax.Array | int
+) -> Batch:
+  """The batch of some rows ``[B]`` of columns that are whole on every device."""
   picked = {name: column[rows] for name, column in columns.items()}
-  return {**picked, "mask": jnp.ones(rows.shape, bool)}
+  return Batch(**picked, mask=jnp.ones(rows.shape, bool), num_examples=num_examples)
 
 
 @jax.tree_util.register_dataclass
@@ -147,11 +147,11 @@ class DeviceTable:
     if self.split:
       split = over_batch(self.mesh).spec
       pick = jax.shard_map(pick, mesh=self.mesh, in_specs=split, out_specs=split)
-      arrays = {**pick(self.columns, rows), "mask": jnp.ones(rows.shape, bool)}
+      mask = jnp.ones(rows.shape, bool)
+      batch = Batch(**pick(self.columns, rows), mask=mask, num_examples=num_examples)
     else:
-      arrays = columns_at(self.columns, rows)
-    arrays = jax.lax.with_sharding_constraint(arrays, over_batch(self.mesh))
-    return Batch(**arrays, num_examples=num_examples)
+      batch = rows_of_table(self.columns, rows, num_examples)
+    return jax.lax.with_sharding_constraint(batch, over_batch(self.mesh))
 
 
 def _spread(array: np.ndarray, mesh: jax.sharding.Mesh) -> jax.Array:
