@@ -56,9 +56,6 @@ def test_eszsl_is_its_formula(problem, negative):
   np.testing.assert_allclose(params["map"], expected, rtol=1e-6)
   scores = system.scores(params, batch.features, classes)
   np.testing.assert_allclose(scores, x @ expected @ s.T, rtol=1e-5)
-  loss, _ = system.loss(params, batch, classes, jax.random.key(0))
-  error = ((x @ expected @ s_seen.T - y) ** 2).sum(1).mean()
-  np.testing.assert_allclose(loss, error, rtol=1e-5)
 
 
 @pytest.mark.parametrize("space", ["visual", "semantic"])
@@ -100,9 +97,6 @@ def test_nearest_mean_predicts_means_of_unseen_classes(problem):
   np.testing.assert_allclose(
     system.scores(params, batch.features, classes), -distances, atol=1e-6
   )
-  loss, _ = system.loss(params, batch, classes, jax.random.key(0))
-  own = [list(classes.ids).index(label) for label in labels]
-  np.testing.assert_allclose(loss, distances[np.arange(40), own].mean(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda s: s.name)
@@ -126,8 +120,13 @@ def test_minibatches_are_refused(name):
 
 
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda s: s.name)
-def test_loss_has_no_gradient(problem, system):
+def test_loss_has_no_gradient_and_says_what_is_not_finite(problem, system):
   batch, classes, _ = problem
   params = solved(system, *problem)
-  gradient = jax.grad(lambda p: system.loss(p, batch, classes, jax.random.key(0))[0])
-  assert all((g == 0).all() for g in jax.tree.leaves(gradient(params)))
+  loss = jax.value_and_grad(
+    lambda p: system.loss(p, batch, classes, jax.random.key(0))[0]
+  )
+  value, gradient = loss(params)
+  assert value == 0
+  assert all((g == 0).all() for g in jax.tree.leaves(gradient))
+  assert np.isnan(loss(jax.tree.map(lambda x: x + np.inf, params))[0])
