@@ -1,10 +1,10 @@
-"""Baselines in closed form: ESZSL, the semantic autoencoder, nearest class mean.
+"""Baselines: ESZSL, the semantic autoencoder, nearest class mean, and similarity.
 
   zsljax train --config=baselines:awa1,eszsl --workdir=W
   zsljax eval --workdir=W
 
 The argument names the dataset and the system (eszsl when there is none): eszsl, sae,
-nearest_mean. `zsljax sweep` chooses their numbers.
+nearest_mean, similarity. `zsljax sweep` chooses their numbers.
 """
 
 from ml_collections import ConfigDict
@@ -19,11 +19,13 @@ SYSTEMS = {
   "eszsl": {"gamma": 10.0, "lambda_": 0.1, "negative": -1.0},
   "sae": {"lambda_": 1.0, "space": "visual"},
   "nearest_mean": {"ridge": 0.1},
+  "similarity": {"temperature": 0.01},
 }
 GRIDS = {
   "eszsl": {"gamma": _POWERS, "lambda_": _POWERS, "negative": (-1.0, 0.0)},
   "sae": {"lambda_": _POWERS, "space": ("visual", "semantic")},
   "nearest_mean": {"ridge": _POWERS},
+  "similarity": {},
 }
 
 

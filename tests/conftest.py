@@ -1,6 +1,7 @@
 import contextlib
 import importlib
 import os
+import pathlib
 import resource
 import subprocess
 import sys
@@ -155,3 +156,12 @@ def command(tmp_path):
     return done
 
   return run
+
+
+@pytest.fixture
+def real_data():
+  """The folder of real files, where there is one."""
+  folder = pathlib.Path(os.environ.get("ZSLJAX_DATA", "") or "absent").absolute()
+  if not folder.is_dir():
+    pytest.skip("ZSLJAX_DATA names no folder")
+  return folder

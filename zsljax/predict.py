@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 import functools
 import pathlib
@@ -17,7 +17,7 @@ from zsljax.data.files.class_table import ClassTable, read_class_table
 from zsljax.data.files.features import finite_rows, read_features
 from zsljax.devices.mesh import make_mesh
 from zsljax.devices.precision import computed_in
-from zsljax.encoders import encode_images, load_encoder
+from zsljax.encoders import encode_images, load_encoder, require_same
 from zsljax.errors import ZsljaxError, require, some
 from zsljax.evaluation.calibration import UNCALIBRATED, Calibration
 from zsljax.io.files import write_csv
@@ -32,6 +32,7 @@ from zsljax.training.checkpoints import Checkpoints
 _PATH = 16
 # Images are scored this many at a time; fewer are padded to a power of two.
 _BATCH = 256
+_TRAINED_ON = "of the features that the run was trained on"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -366,7 +367,7 @@ def predict_files(
   Args:
     workdir: the run's folder.
     features: file with features of images; or else ``images``, a folder, and
-      ``weights``, a file with the encoder's.
+      ``weights``, see ``load_encoder``.
     classes: CSV file of candidates; with ``seen``, see ``Predictor.candidates``.
     gamma: see ``load``; ``top_k`` and ``attributes``: see ``Predictor.predict``.
     skip_bad: leaves out classes and images that cannot be used.
@@ -392,7 +393,7 @@ def predict_files(
     require(not weights, "--weights", weights, "none with --features")
     files = read_features([features])
     if files.encoder and predictor.encoder:
-      _require_same(files.encoder, predictor.encoder, files.where)
+      require_same(files.encoder, predictor.encoder, files.where, _TRAINED_ON)
     found, names = files[:], files.image_files
     if names is None:
       names = np.array([f"image {i}" for i in range(len(found))])
@@ -418,19 +419,6 @@ def predict_files(
   return "\n".join(lines + [f"left out: {line}" for line in left_out])
 
 
-def _require_same(
-  found: Mapping[str, Any], expected: Mapping[str, Any], where: str
-) -> None:
-  """Raises if another encoder is described than that of the dataset's features."""
-  for field in ("network", "weights_sha256", "size", "output", "preprocessing"):
-    require(
-      found[field] == expected[field],
-      f"{where}: encoder, {field}",
-      found[field],
-      f"{expected[field]}, of the features that the run was trained on",
-    )
-
-
 def _encoded(
   predictor: Predictor,
   images: pathlib.Path,
@@ -439,18 +427,16 @@ def _encoded(
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
   """Features of a folder of images, their names, and names of undecodable images."""
   made_by = predictor.encoder
-  require(
-    made_by is not None,
-    "--images",
-    "a dataset that does not record what made its features",
-    "one of features made by `zsljax encode`, or --features from the same network",
-  )
-  expected = f"{made_by['weights']}, which made the dataset's features"
-  require(weights is not None, "--weights", "nothing", expected)
+  if made_by is None:
+    raise ZsljaxError(
+      "--images: found a dataset that does not record what made its features, expected "
+      "one of features made by `zsljax encode`, or --features from the same network"
+    )
   encoder = load_encoder(
-    made_by["network"], weights, made_by["size"], made_by["output"]
+    weights, made_by["size"], made_by["output"], made_by.get("precision", "float32")
   )
-  _require_same(encoder.description, made_by, str(weights))
+  name = encoder.description["weights"]
+  require_same(encoder.description, made_by, name, _TRAINED_ON)
   features, names, bad = encode_images(encoder, images, skip_bad=skip_bad)
   return features, np.array(names), bad
 

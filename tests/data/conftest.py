@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import os
-import pathlib
 from unittest import mock
 
 import h5py
@@ -135,15 +133,6 @@ def xlsa17(tmp_path):
 @pytest.fixture(params=[save_v5, save_v73], ids=["v5", "v7.3"])
 def save(request):
   return request.param
-
-
-@pytest.fixture
-def real_data():
-  """The folder of real files, where there is one."""
-  folder = pathlib.Path(os.environ.get("ZSLJAX_DATA", "") or "absent").absolute()
-  if not folder.is_dir():
-    pytest.skip("ZSLJAX_DATA names no folder")
-  return folder
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from zsljax.encoders.resnet import NETWORKS, ResNet
-
 STORAGES = {
   "float32": b"FloatStorage",
   "float64": b"DoubleStorage",
@@ -128,9 +126,8 @@ def save_pth():
 
 
 @pytest.fixture
-def tiny(monkeypatch, tmp_path):
-  """The file of a network called tiny: regions of 8 x 8 pixels, 16 channels."""
-  monkeypatch.setitem(NETWORKS, "tiny", ResNet((1, 2), width=2))
+def tiny(tmp_path):
+  """The file of a small network, resnet1_2: regions of 8 x 8 pixels, 16 channels."""
   path = tmp_path / "tiny.safetensors"
   safetensors.numpy.save_file(random_state(), path)
   return path

@@ -20,7 +20,7 @@ def test_kills_change_nothing(command, state_dict, tmp_path):
   path.write_bytes(path.read_bytes()[:700])  # The last one is cut off.
   safetensors.numpy.save_file(state_dict((3, 4, 6, 3), 64), tmp_path / "w.safetensors")
   typed = ["-m", "zsljax", "encode", f"--images={tmp_path / 'images'}"]
-  typed += ["--network=resnet50", f"--weights={tmp_path / 'w.safetensors'}"]
+  typed += [f"--weights={tmp_path / 'w.safetensors'}"]
   typed += ["--size=32", "--batch_size=4", "--skip-bad"]
   done = command(*typed, f"--dest={tmp_path / 'whole.h5'}")
   assert "whole.h5: pooled features of resnet50 for 199 images, 2048" in done.stdout

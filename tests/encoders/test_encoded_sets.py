@@ -10,10 +10,15 @@ import tensorflow as tf
 
 from zsljax.data import build_set, images_in, prepare
 from zsljax.data.files.features import read_features
-from zsljax.encoders import encode_folder, encode_images, load_encoder
+from zsljax.encoders import (
+  encode_folder,
+  encode_images,
+  load_encoder,
+  require_same,
+)
 from zsljax.errors import ZsljaxError
 from zsljax.models import build_system
-from zsljax.predict import Predictor, _encoded, _require_same
+from zsljax.predict import Predictor, _encoded
 from zsljax.runs.experiment import spec_of
 
 
@@ -33,14 +38,14 @@ def photos(tmp_path):
 
 
 def test_a_set_records_what_made_its_features(tiny, photos, tmp_path, monkeypatch):
-  encoder = load_encoder("tiny", tiny, 32, "regions", devices=1)
+  encoder = load_encoder(tiny, 32, "regions", devices=1)
   encode_folder(encoder, photos, tmp_path / "f.h5", batch_size=4)
   feature_set, _ = build_set(
     images_in(photos), [tmp_path / "f.h5"], tmp_path / "classes.csv", "pets"
   )
   stored = prepare(feature_set, tmp_path / "data")
   assert stored.metadata["encoder"] == encoder.description
-  assert stored.metadata["features"] == "tiny_regions_32"
+  assert stored.metadata["features"] == "resnet1_2_regions_32"
 
   system = build_system({"name": "semantic_softmax"})
   spec = spec_of(stored.feature_shape, stored.classes)
@@ -53,17 +58,15 @@ def test_a_set_records_what_made_its_features(tiny, photos, tmp_path, monkeypatc
   assert names[0] == "ape/0.png" and bad == []
 
   described = read_features([tmp_path / "f.h5"]).encoder
-  _require_same(described, predictor.encoder, "f.h5")
+  require_same(described, predictor.encoder, "f.h5", "")
   with pytest.raises(ZsljaxError, match="f.h5: encoder, size: found 64, expected 32"):
-    _require_same(described | {"size": 64}, predictor.encoder, "f.h5")
+    require_same(described | {"size": 64}, predictor.encoder, "f.h5", "")
 
   other = dict(safetensors.numpy.load_file(tiny))
   other["conv1.weight"] = other["conv1.weight"] + 1
   safetensors.numpy.save_file(other, tmp_path / "other.safetensors")
   with pytest.raises(ZsljaxError, match="weights_sha256: found"):
     _encoded(predictor, photos, tmp_path / "other.safetensors", skip_bad=False)
-  with pytest.raises(ZsljaxError, match="--weights: found nothing"):
-    _encoded(predictor, photos, None, skip_bad=False)
   unknown = Predictor(system, params, stored.classes, spec)
   with pytest.raises(ZsljaxError, match="does not record what made its features"):
     _encoded(unknown, photos, tiny, skip_bad=False)

@@ -19,8 +19,8 @@ def folder(tmp_path):
 
 
 def test_devices_share_a_batch_without_changing_it(tiny):
-  images = np.random.default_rng(0).standard_normal((6, 32, 32, 3)).astype(np.float32)
-  one, four = (load_encoder("tiny", tiny, 32, "regions", n) for n in (1, 4))
+  images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
+  one, four = (load_encoder(tiny, 32, "regions", devices=n) for n in (1, 4))
   assert four.mesh.size == 4
   np.testing.assert_allclose(four.encode(images), one.encode(images), rtol=1e-5)
 
@@ -28,23 +28,23 @@ def test_devices_share_a_batch_without_changing_it(tiny):
 @pytest.mark.parametrize(
   ("changed", "message"),
   [
-    ({"network": "tyni"}, "'tyni', expected one of resnet50, resnet101, tiny"),
     ({"output": "region"}, "output: found 'region', expected one of pooled, regions"),
+    ({"precision": "int8"}, "found 'int8', expected one of float32, bfloat16"),
     ({"size": 0}, "size: found 0, expected a multiple of 8 pixels"),
     ({"size": 33}, "size: found 33"),
     ({"images": (2, 3, 32, 32)}, r"shape \(2, 3, 32, 32\), expected \[B, 32"),
   ],
 )
 def test_refusals(tiny, changed, message):
-  def use(network="tiny", size=32, output="pooled", images=None):
-    load_encoder(network, tiny, size, output).encode(np.zeros(images))
+  def use(size=32, images=None, **options):
+    load_encoder(tiny, size, **options).encode(np.zeros(images))
 
   with pytest.raises(ZsljaxError, match=message):
     use(**changed)
 
 
 def test_images_in_memory(tiny, folder):
-  encoder = load_encoder("tiny", tiny, 32)
+  encoder = load_encoder(tiny, 32)
   features, names, left_out = encode_images(encoder, folder, batch_size=4)
   assert features.shape == (7, 16) and not left_out
   assert names == ["0/0.png", "0/2.png", "0/4.png", "0/6.png", *names[4:]]
@@ -58,6 +58,22 @@ def test_images_in_memory(tiny, folder):
 def test_weights_that_give_no_numbers_are_named(tiny, folder, state_dict, save_pth):
   state = state_dict()
   state["bn1.running_var"] = -state["bn1.running_var"]
-  encoder = load_encoder("tiny", save_pth(tiny.with_suffix(".pth"), state), 32)
+  encoder = load_encoder(save_pth(tiny.with_suffix(".pth"), state), 32)
   with pytest.raises(ZsljaxError, match="tiny.pth: found weights that make features"):
     encode_images(encoder, folder)
+
+
+def test_bfloat16_is_near(tiny):
+  images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+  exact, near = (
+    load_encoder(tiny, 32, precision=p).encode(images) for p in ("float32", "bfloat16")
+  )
+  assert near.dtype == np.float32
+  np.testing.assert_allclose(near, exact, atol=0.03 * np.abs(exact).max())
+  assert (near != exact).any()
+
+
+def test_without_weights_there_is_a_sentence(monkeypatch):
+  monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+  with pytest.raises(ZsljaxError, match="weights: found none, .*zsljax.images."):
+    load_encoder()

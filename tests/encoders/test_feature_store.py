@@ -26,7 +26,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def encoder(tiny):
-  return load_encoder("tiny", tiny, 32, "regions")
+  return load_encoder(tiny, 32, "regions")
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def encode(encoder, folder, tmp_path):
 
 @pytest.mark.parametrize("output", ["pooled", "regions"])
 def test_the_file_has_features_names_and_description(encode, tiny, folder, output):
-  encoder = load_encoder("tiny", tiny, 32, output)
+  encoder = load_encoder(tiny, 32, output)
   path, written = encode(encoder=encoder)
   expected, names, _ = encode_images(encoder, folder, batch_size=BATCH)
   found = read_features([path])
@@ -97,8 +97,8 @@ def test_another_request_is_refused_by_name(
 ):
   kept = encode("cut.h5")[0] if complete else interrupted(1) / "part-00000.npz"
   before = kept.read_bytes()
-  with pytest.raises(ZsljaxError, match=r"cut.h5.*: size: found 32, expected 64"):
-    encode("cut.h5", encoder=load_encoder("tiny", tiny, 64, "regions"))
+  with pytest.raises(ZsljaxError, match=r"cut.h5.*, size: found 32, expected 64"):
+    encode("cut.h5", encoder=load_encoder(tiny, 64, "regions"))
   (folder / "03.png").rename(folder / "3.png")
   with pytest.raises(ZsljaxError, match=r"images: found 11 with names of SHA-256 \w+,"):
     encode("cut.h5")
@@ -108,7 +108,7 @@ def test_another_request_is_refused_by_name(
 def test_a_complete_file_is_left_alone(encode, encoder):
   path, written = encode()
   told = feature_store.described(encoder, path, written)
-  assert told == f"{path}: regions features of tiny for 11 images, 16 x 16"
+  assert told == f"{path}: regions features of resnet1_2 for 11 images, 16 x 16"
   before = path.stat().st_mtime_ns
   assert encode()[1] == feature_store.Written((COUNT, 16, 16), [], 0)
   assert path.stat().st_mtime_ns == before
@@ -155,7 +155,7 @@ def test_another_ending_is_refused(encode):
 # NumPy 2.0 leaves the zip of a refused write open.
 @pytest.mark.filterwarnings("ignore:Exception ignored in.*ZipFile")
 def test_a_full_disk_is_named_and_loses_nothing(encode, full_disk, tiny, monkeypatch):
-  larger = load_encoder("tiny", tiny, 96, "regions")  # 9 kB an image.
+  larger = load_encoder(tiny, 96, "regions")  # 9 kB an image.
   with full_disk(), pytest.raises(ZsljaxError, match="00000.npz: could not be written"):
     encode(encoder=larger)
   free = shutil.disk_usage("/")._replace(free=100_000)

@@ -2,8 +2,9 @@ import jax
 import numpy as np
 import pytest
 
+from zsljax.data.files.images import IMAGENET
 from zsljax.encoders import load_encoder
-from zsljax.encoders.resnet import NETWORKS
+from zsljax.encoders.resnet import ResNet
 
 
 def convolve(x, kernel, stride=1):
@@ -45,31 +46,34 @@ def forward(state, blocks, images):
   return x
 
 
+def normal(images):
+  return (images / 255 - np.array(IMAGENET["mean"])) / np.array(IMAGENET["deviation"])
+
+
 @pytest.mark.parametrize("output", ["regions", "pooled"])
 def test_features_are_those_of_a_plain_forward_pass(tiny, output, state_dict):
-  images = np.random.default_rng(1).standard_normal((3, 32, 32, 3)).astype(np.float32)
-  expected = forward(state_dict(), (1, 2), images.transpose(0, 3, 1, 2))
+  images = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), np.uint8)
+  expected = forward(state_dict(), (1, 2), normal(images).transpose(0, 3, 1, 2))
   assert expected.shape == (3, 16, 4, 4)
   expected = expected.reshape(3, 16, 16).transpose(0, 2, 1)  # Rows of the grid.
   if output == "pooled":
     expected = expected.mean(1)
-  encoder = load_encoder("tiny", tiny, 32, output)
+  encoder = load_encoder(tiny, 32, output)
   found = encoder.encode(images)
   assert found.shape[1:] == encoder.feature_shape and found.dtype == np.float32
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("size", "grid"), [(224, 7), (448, 14)])
-@pytest.mark.parametrize("network", ["resnet50", "resnet101"])
-def test_grids_of_the_real_networks(network, size, grid):
-  module = NETWORKS[network]
+@pytest.mark.parametrize("blocks", [(3, 4, 6, 3), (3, 4, 23, 3)])
+def test_grids_of_the_real_networks(blocks, size, grid):
   images = jax.ShapeDtypeStruct((2, size, size, 3), np.float32)
+  module = ResNet(blocks)
   found, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), images)
-  assert found.shape == (2, grid, grid, module.channels) == (2, grid, grid, 2048)
-  assert size // module.stride == grid
+  assert [part.shape for part in found] == [(2, 2048), (2, grid**2, 2048)]
   parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
   # torchvision's counts, less the classifier of 1000 classes.
-  whole = {"resnet50": 25_557_032, "resnet101": 44_549_160}[network]
+  whole = {(3, 4, 6, 3): 25_557_032, (3, 4, 23, 3): 44_549_160}[blocks]
   assert parameters == whole - 2048 * 1000 - 1000
 
 
@@ -82,10 +86,12 @@ def test_agrees_with_torchvision(tmp_path):
     if "bn" in name and value.is_floating_point():
       value.copy_(torch.rand(value.shape, generator=random) + 0.5)
   torch.save(model.state_dict(), tmp_path / "model.pth")
-  images = torch.randn((2, 3, 64, 64), generator=random)
+  images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
   with torch.no_grad():
-    expected = torch.nn.Sequential(*list(model.children())[:-2])(images)
+    expected = torch.nn.Sequential(*list(model.children())[:-2])(
+      torch.from_numpy(normal(images).astype(np.float32)).permute(0, 3, 1, 2)
+    )
   expected = expected.flatten(2).transpose(1, 2).numpy()
-  encoder = load_encoder("resnet50", tmp_path / "model.pth", 64, "regions")
-  found = encoder.encode(images.permute(0, 2, 3, 1).numpy())
+  encoder = load_encoder(tmp_path / "model.pth", 64, "regions")
+  found = encoder.encode(images)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * expected.max())

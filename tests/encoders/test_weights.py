@@ -2,13 +2,13 @@ import jax
 import numpy as np
 import pytest
 
-from zsljax.encoders.weights import read_weights
+from zsljax.encoders.weights import read_network
 from zsljax.errors import ZsljaxError
 
 
 def test_every_weight_has_its_place(tiny, state_dict):
   state = state_dict()
-  variables = read_weights(tiny, "tiny")
+  variables = read_network(tiny).variables
   block = variables["params"]["layer2.1"]
   np.testing.assert_array_equal(
     block["conv2"]["kernel"].transpose(3, 2, 0, 1), state["layer2.1.conv2.weight"]
@@ -23,7 +23,7 @@ def test_every_weight_has_its_place(tiny, state_dict):
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
 def test_other_precisions_become_float32(tiny, dtype, state_dict, save_pth):
   state = {name: value.astype(dtype) for name, value in state_dict().items()}
-  variables = read_weights(save_pth(tiny.with_suffix(".pth"), state), "tiny")
+  variables = read_network(save_pth(tiny.with_suffix(".pth"), state)).variables
   assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
 
 
@@ -33,4 +33,11 @@ def test_names_weights_that_do_not_fit(tiny, state_dict, save_pth):
   state["stem.weight"] = state.pop("bn1.weight")
   message = r"tiny.pth: found 3 .*\(bn1.weight, conv1.weight, stem.weight\), expected"
   with pytest.raises(ZsljaxError, match=message):
-    read_weights(save_pth(tiny.with_suffix(".pth"), state), "tiny")
+    read_network(save_pth(tiny.with_suffix(".pth"), state))
+
+
+def test_names_the_tensors_that_it_looked_for(tiny, save_pth):
+  state = {"trunk.weight": np.ones(3, np.float32)}
+  message = r"no known network \(trunk.weight\), expected layer1.0.conv1.weight"
+  with pytest.raises(ZsljaxError, match=message):
+    read_network(save_pth(tiny.with_suffix(".pth"), state))

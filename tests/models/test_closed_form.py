@@ -1,5 +1,7 @@
 """Closed forms against float64 NumPy and SciPy."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import scipy.linalg
 from zsljax.classes import ClassSpace
 from zsljax.configs import baselines
 from zsljax.errors import ZsljaxError
-from zsljax.models import ESZSL, SAE, Batch, NearestMean, Spec
+from zsljax.models import ESZSL, SAE, Batch, NearestMean, Similarity, Spec
 from zsljax.runs.experiment import Experiment
 
 SYSTEMS = [ESZSL(2.0, 0.5), ESZSL(2.0, 0.5, 0.0), SAE(0.7), NearestMean(0.3)]
@@ -97,6 +99,18 @@ def test_nearest_mean_predicts_means_of_unseen_classes(problem):
   np.testing.assert_allclose(
     system.scores(params, batch.features, classes), -distances, atol=1e-6
   )
+
+
+def test_similarity_is_the_cosine_and_needs_one_space(problem):
+  batch, classes, _ = problem
+  system = Similarity(0.5)
+  with pytest.raises(ZsljaxError, match="features of 7 numbers .* by 4, .*differ"):
+    solved(system, *problem)
+  x = np.asarray(batch.features)[:, :4]
+  shared = dataclasses.replace(batch, features=jnp.asarray(x))
+  params = solved(system, shared, classes, Spec((4,), 4, 6))
+  expected = unit(x) @ unit(np.asarray(classes.embeddings)).T / 0.5
+  np.testing.assert_allclose(system.scores(params, x, classes), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda s: s.name)

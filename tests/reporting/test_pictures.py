@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from zsljax.data.files.images import Preprocessing
 from zsljax.errors import ZsljaxError
 from zsljax.reporting import html as report
 from zsljax.reporting.photos import find_photos, read_photo
@@ -57,7 +58,8 @@ def test_photo_is_cut_as_the_encoder_cut_it(tmp_path):
   whole = read_photo(path, None, (100, 100)) / 255
   assert whole[50, [0, -1], 0] == pytest.approx([0, 1], abs=0.02)
   assert whole[[0, -1], 50, 1] == pytest.approx([0, 1], abs=0.02)
-  cut = read_photo(path, {"size": 224}, (100, 100)) / 255
+  encoder = {"preprocessing": Preprocessing(224, 224 / 256).described()}
+  cut = read_photo(path, encoder, (100, 100)) / 255
   half = 250 * 224 / 256 / 2
   expected = [(200 - half) / 400, (200 + half) / 400]
   assert cut[50, [0, -1], 0] == pytest.approx(expected, abs=0.01)

@@ -91,26 +91,33 @@ def add_features(parser: argparse.ArgumentParser, required: bool = True) -> None
   )
 
 
-def add_network(parser: argparse.ArgumentParser, required: bool = False) -> None:
+def add_network(parser: argparse.ArgumentParser) -> None:
   """An encoder of images and its weights."""
-  add_choice(parser, "--network", ["resnet101", "resnet50"], "maker of the features")
   add_path(
     parser,
     "--weights",
-    "its weights, of torchvision or timm: .safetensors, or a state dict in .pth or .pt",
-    required=required,
+    "of the network, which is told by them: .safetensors, or a state dict in .pth or "
+    ".pt (default: EfficientNet-Lite2 of the extra zsljax[images])",
+    required=False,
   )
-  add_number(
-    parser,
+  parser.add_argument(
     "--size",
-    224,
-    "side of the square that is cut out of an image, in pixels, a multiple of 32",
+    type=int,
+    metavar="N",
+    help="side of the square that the network sees, in pixels (default: that of its "
+    "training)",
   )
   add_choice(
     parser,
     "--output",
     ["pooled", "regions"],
-    "one vector an image, or one for each of the (size/32)^2 regions",
+    "one vector an image, or one for each region of the network's grid",
+  )
+  add_choice(
+    parser,
+    "--precision",
+    ["float32", "bfloat16"],
+    "of the network's products; bfloat16 is faster on accelerators",
   )
 
 

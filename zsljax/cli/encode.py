@@ -1,11 +1,14 @@
-"""Makes features of a folder of images, by a ResNet.
+"""Makes features of a folder of images, by a pretrained network.
 
 Writes an HDF5 file with `features` and `image_files`, the images' names
-relative to the folder, for the importers' --features. The weights are a local
-file. The same command again continues an interrupted one.
+relative to the folder, for the importers' --features. The network is told by
+its weights, a local file; without --weights it is EfficientNet-Lite2, of the
+extra zsljax[images]. The same command again continues an interrupted one.
 
-Example:
-  zsljax encode --images=photos --weights=resnet101.pth --dest=photos.h5
+Examples:
+  zsljax encode --images=photos --dest=photos.h5
+  zsljax encode --images=photos --weights=resnet101.pth --output=regions \\
+      --dest=photos.h5
 """
 
 from zsljax.cli.common import (
@@ -20,7 +23,7 @@ GROUP = "data"
 
 def add_arguments(parser) -> None:
   add_path(parser, "--images", "folder of images, at any depth", "DIR")
-  add_network(parser, required=True)
+  add_network(parser)
   add_path(parser, "--dest", "file that is written, .h5 or .hdf5")
   add_number(parser, "--batch_size", 32, "images at a time")
   add_skip_bad(parser, "images that cannot be decoded")
@@ -30,7 +33,7 @@ def run(args) -> None:
   from zsljax.encoders import load_encoder
   from zsljax.encoders.feature_store import described, encode_folder
 
-  encoder = load_encoder(args.network, args.weights, args.size, args.output)
+  encoder = load_encoder(args.weights, args.size, args.output, args.precision)
   written = encode_folder(
     encoder, args.images, args.dest, args.batch_size, args.skip_bad
   )

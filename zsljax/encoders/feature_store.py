@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 from zsljax.data.files.images import list_images
-from zsljax.encoders.encoder import Encoder, encode_images
+from zsljax.encoders.encoder import Encoder, encode_images, require_same
 from zsljax.errors import ZsljaxError, in_bytes, require
 from zsljax.io.files import locked, replacing, write_json
 from zsljax.io.progress import step_bar
@@ -96,7 +96,7 @@ def encode_folder(
       draft.unlink()
     if any(scratch.glob("part-*")):
       before = json.loads((scratch / "request.json").read_text())
-      _require_same(scratch, before, request)
+      require_same(before, request, f"{scratch}", "or another file")
     write_json(scratch / "request.json", request)
     for path, first in parts.items():
       some = names[first : first + _PART]
@@ -116,15 +116,6 @@ def _summary(names: Sequence[str]) -> str:
   """The number of images and a hash of their names."""
   digest = hashlib.sha256(repr(list(names)).encode()).hexdigest()
   return f"{len(names)} with names of SHA-256 {digest[:16]}"
-
-
-def _require_same(
-  path: pathlib.Path, there: Mapping[str, Any], here: Mapping[str, Any]
-) -> None:
-  """Raises if features at ``path`` are others than those requested."""
-  for field, value in here.items():
-    found = there.get(field)
-    require(found == value, f"{path}: {field}", found, f"{value}, or another file")
 
 
 def _write_part(
@@ -185,7 +176,7 @@ def _complete(
     raise ZsljaxError(
       f"{dest}: found another kind of file, expected these features, or a free name"
     ) from error
-  _require_same(dest, there, request)
+  require_same(there, request, f"{dest}", "or another file")
   require(
     skip_bad or not left_out,
     str(dest),

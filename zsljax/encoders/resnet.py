@@ -26,19 +26,9 @@ class ResNet(nn.Module):
   blocks: tuple[int, ...]
   width: int = 64
 
-  @property
-  def channels(self) -> int:
-    """D, of the last convolution's map."""
-    return _EXPANSION * self.width * 2 ** (len(self.blocks) - 1)
-
-  @property
-  def stride(self) -> int:
-    """Pixels from one region of the grid to the next."""
-    return 2 ** (len(self.blocks) + 1)
-
   @nn.compact
-  def __call__(self, images: jax.Array) -> jax.Array:
-    """The last map ``[B, H, W, D]`` of images ``[B, S, S, 3]``."""
+  def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Features ``[B, D]`` and ``[B, R, D]`` of images ``[B, S, S, 3]``."""
     x = nn.relu(_normalized(images, self.width, 7, 2, "conv1", "bn1"))
     x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
     for stage, blocks in enumerate(self.blocks):
@@ -46,7 +36,7 @@ class ResNet(nn.Module):
         stride = 2 if stage and not block else 1
         name = f"layer{stage + 1}.{block}"
         x = _Bottleneck(self.width * 2**stage, stride, not block, name=name)(x)
-    return x
+    return pooled_and_regions(x)
 
 
 class _Bottleneck(nn.Module):
@@ -84,4 +74,7 @@ def _normalized(
   return nn.BatchNorm(use_running_average=True, epsilon=_EPSILON, name=norm)(x)
 
 
-NETWORKS = {"resnet50": ResNet((3, 4, 6, 3)), "resnet101": ResNet((3, 4, 23, 3))}
+def pooled_and_regions(grid: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """The mean ``[B, D]`` of a map ``[B, H, W, D]``, and its regions, row by row."""
+  regions = grid.reshape(len(grid), -1, grid.shape[-1])
+  return regions.mean(1), regions

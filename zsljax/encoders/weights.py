@@ -1,17 +1,22 @@
-"""Weights of torchvision's and timm's residual networks as Flax variables."""
+"""Weights of residual networks and EfficientNet-Lite2 as Flax variables."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+import dataclasses
 import pathlib
 import re
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 
-from zsljax.encoders.resnet import NETWORKS
+from zsljax.data.files.images import Preprocessing
+from zsljax.encoders.efficientnet import EfficientNetLite
+from zsljax.encoders.resnet import ResNet
 from zsljax.encoders.tensor_files import read_tensors
-from zsljax.errors import require, some
+from zsljax.errors import ZsljaxError, require, some
 
 # PyTorch's names of Flax's parameters and statistics.
 _LEAVES = {
@@ -22,26 +27,80 @@ _LEAVES = {
   "var": "running_var",
 }
 # The classifier, and a count that only training uses.
-_IGNORED = re.compile(r"fc\..*|.*\.num_batches_tracked")
+_IGNORED = re.compile(r"_?fc\..*|.*\.num_batches_tracked")
+_RESNETS = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101"}
 
 
-def read_weights(path: pathlib.Path, network: str) -> dict[str, Any]:
-  """The variables of a network, in float32.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+  """A network for images, with weights.
+
+  Attributes:
+    name: of it.
+    module: gives features ``[B, D]`` and ``[B, R, D]`` of images ``[B, S, S, 3]``.
+    variables: its parameters and statistics, in float32.
+    preprocessing: that it was trained for.
+    stride: pixels from one region to the next; S is a multiple of it.
+  """
+
+  name: str
+  module: nn.Module
+  variables: Mapping[str, Any]
+  preprocessing: Preprocessing
+  stride: int
+
+
+def read_network(path: pathlib.Path) -> Network:
+  """The network that the names and shapes of a file's tensors tell.
 
   Args:
     path: see ``read_tensors``.
-    network: of ``NETWORKS``.
 
   Raises:
-    ZsljaxError: the file is not readable, or has another network's weights.
+    ZsljaxError: the file is not readable, or its weights are of no known network, or
+      not all of one.
   """
   tensors = {
     name: tensor
     for name, tensor in read_tensors(path).items()
     if not _IGNORED.fullmatch(name)
   }
+  blocks = _residual_blocks(tensors)
+  if blocks:
+    name = _RESNETS.get(blocks, f"resnet{'_'.join(map(str, blocks))}")
+    width = len(tensors.get("layer1.0.conv1.weight", range(64)))
+    module, stride = ResNet(blocks, width), 2 ** (len(blocks) + 1)
+    preprocessing = Preprocessing(224, 224 / 256)
+  elif "_conv_stem.weight" in tensors:
+    name, module, stride = "efficientnet_lite2", EfficientNetLite(), 32
+    grey = {"mean": (127 / 255,) * 3, "deviation": (128 / 255,) * 3}
+    preprocessing = Preprocessing(260, 260 / 292, "before", "bicubic", **grey)
+  else:
+    raise ZsljaxError(
+      f"{path}: found tensors of no known network ({some(sorted(tensors))}), expected "
+      "layer1.0.conv1.weight of a ResNet or _conv_stem.weight of EfficientNet-Lite2"
+    )
+  variables = _variables(module, tensors, f"{path}", name)
+  return Network(name, module, variables, preprocessing, stride)
+
+
+def _residual_blocks(tensors: Mapping[str, Any]) -> tuple[int, ...]:
+  """The number of blocks of each stage of a residual network, by its names."""
+  found = {re.match(r"layer(\d+)\.(\d+)\.conv1\.", name) for name in tensors}
+  stages = [int(match[1]) for match in found if match]
+  return tuple(stages.count(stage + 1) for stage in range(max(stages, default=0)))
+
+
+def _variables(
+  module: nn.Module, tensors: Mapping[str, np.ndarray], where: str, name: str
+) -> dict[str, Any]:
+  """The variables of a network, in float32.
+
+  Raises:
+    ZsljaxError: tensors are missing, too many or misshapen.
+  """
   images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
-  variables = jax.eval_shape(NETWORKS[network].init, jax.random.key(0), images)
+  variables = jax.eval_shape(module.init, jax.random.key(0), images)
   expected = {
     _torch_name(leaf): _torch_layout(value.shape)
     for leaf, value in jax.tree_util.tree_leaves_with_path(variables)
@@ -50,9 +109,9 @@ def read_weights(path: pathlib.Path, network: str) -> dict[str, Any]:
   differing = sorted({name for name, _ in shapes.items() ^ expected.items()})
   require(
     not differing,
-    str(path),
+    where,
     f"{len(differing)} tensors missing, too many or misshapen ({some(differing)})",
-    f"the weights of {network} as in torchvision or timm",
+    f"all weights of a {name}",
   )
 
   def converted(leaf: tuple, _: Any) -> np.ndarray:

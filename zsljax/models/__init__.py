@@ -1,7 +1,7 @@
 """Zero-shot systems, each a pure function of features and a class space."""
 
 from zsljax.models.attended_autoencoder import AttendedAutoencoder
-from zsljax.models.closed_form import ESZSL, SAE, NearestMean
+from zsljax.models.closed_form import ESZSL, SAE, NearestMean, Similarity
 from zsljax.models.cosine import CosineClassifier
 from zsljax.models.msdn import MSDN
 from zsljax.models.sdl import SDL, label_scores
@@ -35,6 +35,7 @@ __all__ = [
   "CosineClassifier",
   "NearestMean",
   "SemanticSoftmax",
+  "Similarity",
   "Spec",
   "System",
   "build_system",

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from zsljax.classes import ClassSpace
 from zsljax.devices.precision import computed_in
+from zsljax.errors import require
 from zsljax.models.system import Array, Batch, Params, Spec, System, register
 from zsljax.numerics import l2_normalize, unit_rows
 
@@ -239,6 +240,50 @@ class NearestMean(ClosedForm):
   def score(self, features: Array, prepared: Array) -> Array:
     products = unit_rows(features) @ prepared.T
     return 2 * products - jnp.sum(prepared**2, 1)[None] - 1
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Similarity(ClosedForm):
+  r"""Cosine between images and class descriptions of one space, over a temperature.
+
+  The row without training of tables with features of CLIP or SigLIP (Radford et al.,
+  ICML 2021), whose image and text towers share a space. Their pre-training has seen
+  the "unseen" classes.
+
+  Attributes:
+    temperature: 0.01 is where CLIP's training ends.
+  """
+
+  name: ClassVar[str] = "similarity"
+
+  temperature: float = 0.01
+
+  def __post_init__(self):
+    self.check_fields(temperature="more than 0")
+
+  def init(self, rng: Array, spec: Spec) -> Params:
+    del rng
+    width, attributes = spec.feature_shape[-1], spec.num_attributes
+    require(
+      width == attributes,
+      "similarity",
+      f"features of {width} numbers and classes described by {attributes}",
+      "both in one space, as from CLIP's image and text towers: these spaces differ",
+    )
+    return {"scale": jnp.asarray(1 / self.temperature)}
+
+  def solve(
+    self, params: Params, features: Array, batch: Batch, classes: ClassSpace
+  ) -> Params:
+    del features, batch, classes
+    return params
+
+  def prepare(self, params: Params, classes: ClassSpace) -> Array:
+    return params["scale"] * classes.unit_embeddings().T
+
+  def score(self, features: Array, prepared: Array) -> Array:
+    return unit_rows(features) @ prepared
 
 
 def _eigh(gram: Array) -> tuple[Array, Array]:

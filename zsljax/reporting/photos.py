@@ -1,7 +1,4 @@
-"""Photographs on disk: found by an image's name, and cut as an encoder saw them.
-
-Pillow reads them, as a report needs neither TensorFlow nor an encoder's normalisation.
-"""
+"""Photographs on disk: found by an image's name, and cut as an encoder saw them."""
 
 from __future__ import annotations
 
@@ -11,11 +8,10 @@ import pathlib
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageOps
 
-from zsljax.errors import ZsljaxError, require
-
-# Share of the shorter side in the square that encoders cut from the centre.
-_CUT = 224 / 256
+from zsljax.data.files.images import read_image
+from zsljax.errors import require
 
 
 def find_photos(root: pathlib.Path, names: Sequence[str]) -> list[pathlib.Path | None]:
@@ -53,28 +49,21 @@ def read_photo(
   """Reads a photograph as the encoder saw it, ``[H, W, 3]`` bytes.
 
   Args:
-    path: of a file that Pillow reads.
-    encoder: of the dataset. Encoders scale the shorter side and cut a square from the
-      centre; None stands for features of unknown origin: the whole photograph is
-      stretched.
+    path: see ``read_image``.
+    encoder: of the dataset. Of the photograph is shown what its ``preprocessing`` cuts
+      from the centre; None stands for features of unknown origin: the whole photograph
+      is stretched.
     shape: H and W.
 
   Raises:
     ZsljaxError: the file cannot be read as an image.
   """
-  from PIL import Image, ImageOps
-
-  try:
-    with Image.open(path) as image:
-      photo = image.convert("RGB")
-  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-    raise ZsljaxError(
-      f"{path}: not readable as an image ({error}), expected a photograph"
-    ) from error
-  bicubic = Image.Resampling.BICUBIC
-  if encoder is None:
+  photo, bicubic = read_image(path), Image.Resampling.BICUBIC
+  seen = encoder and encoder["preprocessing"]
+  if not seen or seen["cut"] == "never":
     return np.asarray(photo.resize(shape[::-1], bicubic))
-  return np.asarray(ImageOps.fit(photo, shape[::-1], bicubic, bleed=(1 - _CUT) / 2))
+  bleed = (1 - seen["share"]) / 2
+  return np.asarray(ImageOps.fit(photo, shape[::-1], bicubic, bleed=bleed))
 
 
 def _endings(name: str) -> list[str]:

@@ -18,10 +18,11 @@ from zsljax.devices.mesh import free_memory, make_mesh, over_classes
 from zsljax.devices.precision import nearest
 from zsljax.errors import in_bytes, require
 from zsljax.evaluation import Calibration, Report
+from zsljax.io.versions import library_versions
 from zsljax.models import MULTI_LABEL, Spec, System, build_system
 from zsljax.models.system import check_shapes
 from zsljax.reporting.rows import Row, make_row
-from zsljax.runs.workdir import flat, library_versions, read_manifest, run_identity
+from zsljax.runs.workdir import flat, read_manifest, run_identity
 from zsljax.training import DeviceImages, check_divides
 from zsljax.training.checkpoints import abstract
 

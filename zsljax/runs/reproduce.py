@@ -31,7 +31,8 @@ from zsljax.runs.config import read_config
 from zsljax.runs.sweep import RESELECTIONS, seconds_of, sweep
 
 # The config of each system, what follows the dataset's name in its argument, and the
-# images that it needs: with pooled features, with regions, or with several labels.
+# images that it needs: with pooled features, with regions, with several labels, or with
+# pooled features in the space of the descriptions.
 SYSTEMS = {
   "semantic_softmax": ("semantic_softmax", "", "pooled"),
   "attended_autoencoder": ("attended_autoencoder", "", "region"),
@@ -42,6 +43,7 @@ SYSTEMS = {
   "eszsl": ("baselines", ",eszsl", "pooled"),
   "sae": ("baselines", ",sae", "pooled"),
   "nearest_mean": ("baselines", ",nearest_mean", "pooled"),
+  "similarity": ("baselines", ",similarity", "shared-space"),
 }
 _SEVERAL = ("corel5k", "corel5k_lite2", "nus_wide", "coco", "open_images")
 DATASETS = (
@@ -132,9 +134,16 @@ def _usable(
       form = SYSTEMS[system][-1]
       several = form == "multi-label"
       if dataset == "digits":
-        usable.append((system, "multidigit" if several else dataset, None))
+        if form != "shared-space":
+          usable.append((system, "multidigit" if several else dataset, None))
       elif several == (dataset in _SEVERAL):
-        if stored := _stored(data_dir, dataset, form == "region"):
+        stored = _stored(data_dir, dataset, form == "region")
+        widths = (
+          {}
+          if stored is None
+          else {stored.feature_shape[-1], stored.classes.embeddings.shape[1]}
+        )
+        if stored and (form != "shared-space" or len(widths) == 1):
           usable.append((system, dataset, stored))
         else:
           left_out.append(f"{system} on {dataset} (no {form} features of it)")

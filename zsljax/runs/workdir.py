@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-import contextlib
-import importlib.metadata
 import json
 import pathlib
-import platform
 from typing import Any
 import warnings
 
@@ -17,27 +14,15 @@ from zsljax.classes import ClassSpace
 from zsljax.devices.precision import nearest
 from zsljax.errors import ZsljaxError
 from zsljax.io.files import explained, write_json
+from zsljax.io.versions import library_versions
 
 SCHEMA = 3
 CLASSES = "classes.npz"
 _FILE, _SWEEP_FILE = "manifest.json", "sweep.json"
-_LIBRARIES = (
-  *("zsljax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
-  *("tensorflow", "tensorflow-cpu", "tensorflow-datasets"),
-)
 # Fields that may change between two starts: places, and evaluation on the way.
 _FREE_FIELDS = ("data.dir", "data.cache", "evaluation.every_epochs")
 # Fields that change no run, but a sweep.
 _FREE_PARTS = ("grid.", "selection.")
-
-
-def library_versions() -> dict[str, str]:
-  """Versions of Python and of the libraries that numbers depend on."""
-  versions = {"python": platform.python_version()}
-  for library in _LIBRARIES:
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-      versions[library] = importlib.metadata.version(library)
-  return versions
 
 
 def open_workdir(

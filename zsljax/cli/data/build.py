@@ -10,8 +10,7 @@ Examples:
       --classes=birds.csv --dest=DATA
   zsljax data build --name=birds --labels=labels.csv --features=clip.npy \\
       --classes=birds.csv --unseen=unseen.txt --dest=DATA
-  zsljax data build --name=birds --images=photos --network=resnet101 \\
-      --weights=resnet101.pth --output=regions --classes=birds.csv --dest=DATA
+  zsljax data build --name=birds --images=photos --classes=birds.csv --dest=DATA
 """
 
 from zsljax.cli.common import (
@@ -96,18 +95,18 @@ def _encoded(args, names) -> tuple[list, list[str]]:
   from zsljax.data.files.text import read_names
   from zsljax.encoders import encode_folder, load_encoder
 
-  for flag in ("images", "weights"):
-    if getattr(args, flag) is None:
-      raise ZsljaxError(
-        f"data build: found neither --features nor --{flag}, expected features, or "
-        "--images, --network and --weights to make them with"
-      )
+  if args.images is None:
+    raise ZsljaxError(
+      "data build: found neither --features nor --images, expected features, or "
+      "images to make them of"
+    )
   # Whatever can be refused is, before hours of work.
   read_class_table(args.classes, args.skip_bad)
   for listed in filter(None, (args.unseen, args.validation)):
     read_names(listed)
-  encoder = load_encoder(args.network, args.weights, args.size, args.output)
-  path = args.dest / f"{args.name}_{args.network}_{args.output}_{args.size}.h5"
+  encoder = load_encoder(args.weights, args.size, args.output, args.precision)
+  kind = "_".join(map(str, map(encoder.description.get, ("network", "output", "size"))))
+  path = args.dest / f"{args.name}_{kind}.h5"
   args.dest.mkdir(parents=True, exist_ok=True)
   if args.overwrite:
     path.unlink(missing_ok=True)

@@ -1,26 +1,100 @@
-"""Image files as the batches that a pretrained network expects."""
+"""Image files as the squares of grey values that a pretrained network expects."""
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterator, Sequence
-import io
+import concurrent.futures
+import dataclasses
+import itertools
+import json
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 
-from zsljax.data.store import tensorflow
 from zsljax.errors import ZsljaxError, require
 
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # A longer side beyond this many shorter ones is no photograph.
 _LONGEST = 50
-# Changes whenever the same file would give other pixels.
-PREPROCESSING = "torchvision-evaluation-1"
-# Of ImageNet's training images in [0, 1], for which the networks are trained.
-MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
+# Of ImageNet's training images, of values in [0, 1].
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "deviation": (0.229, 0.224, 0.225)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+  """The way from an image to the input of a network.
+
+  Attributes:
+    size: S, side of the square in pixels.
+    share: of the shorter side, that the square in the centre has.
+    cut: ``after`` the shorter side was resized to ``S / share`` (rounded down), as
+      torchvision does; ``before`` the square is resized; ``never``: the whole image is
+      resized to a square.
+    resampling: ``bilinear`` or ``bicubic``, Pillow's, which average where they shrink.
+    mean: taken off values in [0, 1], by channel.
+    deviation: divided by.
+  """
+
+  size: int
+  share: float = 1.0
+  cut: str = "after"
+  resampling: str = "bilinear"
+  mean: tuple[float, ...] = IMAGENET["mean"]
+  deviation: tuple[float, ...] = IMAGENET["deviation"]
+
+  def described(self) -> dict[str, Any]:
+    """The fields as JSON has them; different where the same file gives other pixels."""
+    return {"by": "pillow"} | json.loads(json.dumps(dataclasses.asdict(self)))
+
+  def __call__(self, image: PIL.Image.Image) -> np.ndarray:
+    """The square ``[S, S, 3]`` of an image, uint8, before ``mean`` is taken off."""
+    size, method = (self.size, self.size), PIL.Image.Resampling[self.resampling.upper()]
+    shorter = min(image.size)
+    if self.cut == "before":
+      image = _centre(image, int(shorter * self.share)).resize(size, method)
+    elif self.cut == "after":
+      side = int(self.size / self.share)
+      sides = [length * side // shorter for length in image.size]
+      image = _centre(image.resize((sides[0], sides[1]), method), self.size)
+    else:
+      image = image.resize(size, method)
+    return np.asarray(image)
+
+
+def read_image(path: pathlib.Path) -> PIL.Image.Image:
+  """An image in RGB, upright as its EXIF data says.
+
+  Grey images, palettes, CMYK and 16 bits become RGB of 8 bits, transparency is dropped,
+  of an animation the first frame is taken.
+
+  Raises:
+    ZsljaxError: the file cannot be decoded, or is too long to be a photograph.
+  """
+  try:
+    with PIL.Image.open(path) as image:
+      image = PIL.ImageOps.exif_transpose(image)
+      if image.mode.startswith("I"):  # Pillow would cut off what is above 255.
+        image = image.point(lambda value: value * (1 / 256)).convert("L")
+      image = image.convert("RGB")
+  except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+    raise ZsljaxError(
+      f"{path}: not readable as an image ({error}), expected a photograph"
+    ) from error
+  longest = f"a longer side of at most {_LONGEST} shorter ones"
+  sides = f"{image.width} x {image.height} pixels"
+  require(max(image.size) <= _LONGEST * min(image.size), str(path), sides, longest)
+  return image
+
+
+def _centre(image: PIL.Image.Image, side: int) -> PIL.Image.Image:
+  """The square in the centre; half a pixel too many goes to the even side."""
+  left, top = (round((length - side) / 2) for length in image.size)
+  return image.crop((left, top, left + side, top + side))
 
 
 def list_images(folder: pathlib.Path) -> list[str]:
@@ -68,41 +142,39 @@ def _files_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def image_batches(
-  folder: pathlib.Path, names: Sequence[str], size: int, batch_size: int
+  folder: pathlib.Path,
+  names: Sequence[str],
+  preprocessing: Preprocessing,
+  batch_size: int,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Images in the order of ``names``, ready for a network.
-
-  As torchvision evaluates: the shorter side is resized to ``size * 256 / 224`` (rounded
-  down) with a bilinear filter that averages where it shrinks, the centre is cut out,
-  and ImageNet's mean is taken off and its deviation divided by. The resized image is
-  not rounded to whole grey values. Grey images and palettes become RGB, transparency
-  is dropped, of an animated GIF the first frame is taken.
+  """Images in the order of ``names``, decoded ahead by all cores.
 
   Args:
     folder: of the images.
     names: relative to it.
-    size: S, the side of the square.
+    preprocessing: gives S.
     batch_size: B.
 
   Yields:
-    Images ``[B, S, S, 3]`` in float32, and a mask ``[B]`` that is true for images:
-    those that cannot be decoded, and the rest of the last batch, are zeros.
+    Images ``[B, S, S, 3]`` in uint8, and a mask ``[B]`` that is true for images: those
+    that cannot be decoded, and the rest of the last batch, are zeros.
   """
-  decoded = _decoded(folder, names, size)
-  row, image = next(decoded, (len(names), None))
+  size = preprocessing.size
+  squares = _squares(folder, names, preprocessing, ahead=2 * batch_size)
   for first in range(0, len(names), batch_size):
-    images = np.zeros((batch_size, size, size, 3), np.float32)
+    images = np.zeros((batch_size, size, size, 3), np.uint8)
     good = np.zeros(batch_size, bool)
-    while row < min(first + batch_size, len(names)):
-      images[row - first], good[row - first] = image, True
-      row, image = next(decoded, (len(names), None))
+    for row in range(min(batch_size, len(names) - first)):
+      square = next(squares)
+      if square is not None:
+        images[row], good[row] = square, True
     yield images, good
 
 
 def not_decodable(folder: pathlib.Path, names: Sequence[str]) -> list[str]:
   """Selects the ``names`` of images that cannot be decoded."""
-  good = {row for row, _ in _decoded(folder, names, size=1)}
-  return [name for row, name in enumerate(names) if row not in good]
+  squares = _squares(folder, names, Preprocessing(1), ahead=64)
+  return [name for name, square in zip(names, squares, strict=True) if square is None]
 
 
 def refuse_bad(folder: pathlib.Path, bad: Sequence[str]) -> None:
@@ -115,63 +187,29 @@ def refuse_bad(folder: pathlib.Path, bad: Sequence[str]) -> None:
     )
 
 
-def _decoded(
-  folder: pathlib.Path, names: Sequence[str], size: int
-) -> Iterator[tuple[int, np.ndarray]]:
-  """Rows of the images that can be decoded, and the images."""
-  tf, _ = tensorflow()
+def _squares(
+  folder: pathlib.Path,
+  names: Sequence[str],
+  preprocessing: Preprocessing,
+  ahead: int,
+) -> Iterator[np.ndarray | None]:
+  """The square of each image, None where it cannot be decoded.
 
-  def load(row, path):
-    return row, _preprocess(_decode(tf.io.read_file(path)), size)
+  Threads suffice: Pillow decodes and resizes outside of Python's lock.
+  """
 
-  paths = tf.constant([str(folder / name) for name in names], tf.string)
-  dataset = tf.data.Dataset.from_tensor_slices((np.arange(len(names)), paths))
-  dataset = dataset.map(load, tf.data.AUTOTUNE, deterministic=True)
-  # Keeps the others, in order; the row tells which are missing.
-  dataset = dataset.ignore_errors().prefetch(tf.data.AUTOTUNE)
-  yield from dataset.as_numpy_iterator()
+  def load(name: str) -> np.ndarray | None:
+    try:
+      return preprocessing(read_image(folder / name))
+    except ZsljaxError:
+      return None
 
-
-def _decode(content):
-  """An image [H, W, 3] of whole grey values."""
-  tf, _ = tensorflow()
-  is_png = tf.strings.substr(content, 0, 4) == b"\x89PNG"
-  is_gif = tf.strings.substr(content, 0, 4) == b"GIF8"
-  image = tf.case(
-    [
-      (
-        tf.io.is_jpeg(content),
-        # The exact transform, as Pillow's.
-        lambda: tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE"),
-      ),
-      (is_png | is_gif, lambda: tf.io.decode_image(content, expand_animations=False)),
-    ],
-    lambda: tf.numpy_function(_with_pillow, [content], tf.uint8),
-  )
-  image.set_shape([None, None, None])
-  grey = tf.shape(image)[2] < 3  # Perhaps with transparency.
-  return tf.cond(grey, lambda: tf.repeat(image[..., :1], 3, -1), lambda: image[..., :3])
-
-
-def _with_pillow(content: bytes) -> np.ndarray:
-  """Decodes the first frame of kinds that TensorFlow does not know."""
-  with PIL.Image.open(io.BytesIO(content)) as image:
-    return np.asarray(image.convert("RGB"))
-
-
-def _preprocess(image, size: int):
-  tf, _ = tensorflow()
-  sides = tf.shape(image)[:2]
-  shape = tf.debugging.assert_less_equal(
-    tf.reduce_max(sides), _LONGEST * tf.reduce_min(sides)
-  )
-  with tf.control_dependencies([shape]):
-    image = tf.identity(image)
-  # The longer side in whole numbers, rounded down like the shorter.
-  sides = sides * (size * 256 // 224) // tf.reduce_min(sides)
-  image = tf.image.resize(image, sides, "bilinear", antialias=True)
-  # Half a pixel too many goes to the even side, as Python rounds.
-  top, left = tf.unstack(tf.cast(tf.round((sides - size) / 2), tf.int32))
-  image = image[top : top + size, left : left + size]
-  image = tf.ensure_shape(image, (size, size, 3))
-  return (image / 255 - MEAN) / DEVIATION
+  left = iter(names)
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    waiting = collections.deque(
+      pool.submit(load, name) for name in itertools.islice(left, ahead)
+    )
+    while waiting:
+      square = waiting.popleft().result()
+      waiting.extend(pool.submit(load, name) for name in itertools.islice(left, 1))
+      yield square

@@ -1,0 +1,132 @@
+"""EfficientNet-Lite, which turns images into features."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from zsljax.encoders.resnet import pooled_and_regions
+
+# Kernel, stride, expansion, channels and number of blocks of each stage.
+_LITE2 = (
+  (3, 1, 1, 16, 1),
+  (3, 2, 6, 24, 3),
+  (5, 2, 6, 48, 3),
+  (3, 2, 6, 88, 4),
+  (5, 1, 6, 120, 4),
+  (5, 2, 6, 208, 5),
+  (3, 1, 6, 352, 1),
+)
+_EPSILON = 1e-3
+
+
+class EfficientNetLite(nn.Module):
+  """The convolutional part of an EfficientNet without squeeze-and-excitation.
+
+  Tan & Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks"
+  (ICML 2019), in the Lite form that TensorFlow released: ReLU6, and inverted residual
+  blocks alone. Submodules have the names of the PyTorch port of these weights.
+
+  Attributes:
+    stages: kernel, stride, expansion, channels and number of blocks of each.
+    stem: channels before the first stage.
+    channels: D, of the last map.
+  """
+
+  stages: tuple[tuple[int, int, int, int, int], ...] = _LITE2
+  stem: int = 32
+  channels: int = 1280
+
+  @nn.compact
+  def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Features ``[B, D]`` and ``[B, R, D]`` of images ``[B, S, S, 3]``."""
+    x = _convolved(images, self.stem, "_conv_stem", "_bn0", kernel=3, stride=2)
+    block = 0
+    for kernel, stride, expansion, channels, blocks in self.stages:
+      for i in range(blocks):
+        x = _Block(
+          kernel, 1 if i else stride, expansion, channels, name=f"_blocks.{block}"
+        )(x)
+        block += 1
+    return pooled_and_regions(_convolved(x, self.channels, "_conv_head", "_bn1"))
+
+
+class _Block(nn.Module):
+  """1 x 1, depthwise and 1 x 1 convolutions, added to an input of the same shape."""
+
+  kernel: int
+  stride: int
+  expansion: int
+  channels: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    y, wide = x, x.shape[-1] * self.expansion
+    if self.expansion > 1:
+      y = _convolved(y, wide, "_expand_conv", "_bn0")
+    y = _Depthwise(self.kernel, self.stride, name="_depthwise_conv")(y)
+    y = _activated(_normalized(y, "_bn1"))
+    y = _normalized(_convolution(y, self.channels, "_project_conv"), "_bn2")
+    return x + y if x.shape == y.shape else y
+
+
+class _Depthwise(nn.Module):
+  """A convolution of each channel with a kernel of its own.
+
+  A sum of shifted products: XLA's grouped convolution on a CPU is some twenty times
+  slower.
+  """
+
+  kernel: int
+  stride: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    k, stride = self.kernel, self.stride
+    weight = self.param(
+      "kernel", nn.initializers.lecun_normal(), (k, k, 1, x.shape[-1])
+    )
+    side = -(-x.shape[1] // stride)
+    # As TensorFlow pads: what is odd goes to the end.
+    padding = max((side - 1) * stride + k - x.shape[1], 0)
+    edges = (padding // 2, padding - padding // 2)
+    # Computed once, not again for each of the products.
+    x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), edges, edges, (0, 0))))
+    reach = (side - 1) * stride + 1
+    moved = (
+      x[:, i : i + reach : stride, j : j + reach : stride]
+      for i in range(k)
+      for j in range(k)
+    )
+    taps = weight.reshape(k * k, 1, 1, 1, -1)
+    return sum(a * tap for a, tap in zip(moved, taps, strict=True))
+
+
+def _convolution(
+  x: jax.Array, channels: int, name: str, kernel: int = 1, stride: int = 1
+) -> jax.Array:
+  """A convolution without bias, a submodule of the caller."""
+  return nn.Conv(
+    channels,
+    (kernel, kernel),
+    stride,
+    use_bias=False,
+    precision=jax.lax.Precision.HIGHEST,
+    name=name,
+  )(x)
+
+
+def _normalized(x: jax.Array, name: str) -> jax.Array:
+  return nn.BatchNorm(use_running_average=True, epsilon=_EPSILON, name=name)(x)
+
+
+def _convolved(
+  x: jax.Array, channels: int, conv: str, norm: str, kernel: int = 1, stride: int = 1
+) -> jax.Array:
+  """A convolution, its normalisation and activation."""
+  return _activated(_normalized(_convolution(x, channels, conv, kernel, stride), norm))
+
+
+def _activated(x: jax.Array) -> jax.Array:
+  return jnp.clip(x, 0, 6)
