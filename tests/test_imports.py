@@ -27,7 +27,7 @@ ONLY_IN = {
   "tensorflow": "zsljax.data.",
   "tensorflow_datasets": "zsljax.data.",
 }
-NOT_AT_TOP = ("apache_beam", "matplotlib", "sklearn", "tensorflow")
+NOT_AT_TOP = ("apache_beam", "matplotlib", "sklearn", "tensorflow", "tokenizers")
 PRIVATE = re.compile(
   r"jax\._src|orbax.*_src|tensorflow_datasets\.core\.(shuffle|writer)"
 )

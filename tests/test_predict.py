@@ -214,7 +214,9 @@ def test_a_new_class_scores_as_its_description_says(name, class_space):
   classes = class_space()
   rng = np.random.default_rng(0)
   vectors = rng.standard_normal((4, 3)).astype(np.float32)
-  classes = dataclasses.replace(classes, attribute_vectors=vectors)
+  classes = dataclasses.replace(
+    classes, attribute_vectors=vectors, attribute_names=tuple("abcd")
+  )
   system = build_system({"name": name, **fields})
   spec = spec_of(shape, classes)
   params = system.init(jax.random.key(0), spec)

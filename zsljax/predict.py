@@ -116,7 +116,8 @@ class Predictor:
       classes: see ``candidates``, which makes them ready once for many calls.
       top_k: K, at most the number of candidates.
       seen: see ``candidates``.
-      attributes: how many attributes are named for an image's best class. Their shares
+      attributes: how many attributes are named for an image's best class, where the
+        dataset has names of them. Their shares
         are integrated gradients (Sundararajan et al. 2017) of its score along the ways
         from the descriptions of the other classes shown to its own. They add up to its
         lead over the mean of their scores, all scored as unseen classes.
@@ -133,8 +134,8 @@ class Predictor:
     require(top_k >= 1, "top_k", top_k, "1 or more")
     require(attributes >= 0, "attributes", attributes, "0 or more")
     attributes = min(attributes, self.spec.num_attributes)
-    if self.system.task == CLOSED_SET:
-      attributes = 0  # None of them decides.
+    if self.system.task == CLOSED_SET or not self.classes.attribute_names:
+      attributes = 0  # None of them decides, or has a name.
     inputs = classes.prepared, classes.arrays, classes.places
     parts = []
     with (
@@ -427,14 +428,13 @@ def _encoded(
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
   """Features of a folder of images, their names, and names of undecodable images."""
   made_by = predictor.encoder
-  if made_by is None:
+  if made_by is None or "precision" not in made_by:  # Before 0.2.
     raise ZsljaxError(
       "--images: found a dataset that does not record what made its features, expected "
       "one of features made by `zsljax encode`, or --features from the same network"
     )
-  encoder = load_encoder(
-    weights, made_by["size"], made_by["output"], made_by.get("precision", "float32")
-  )
+  options = {x: made_by.get(x) for x in ("size", "output", "precision", "activation")}
+  encoder = load_encoder(weights, **options)
   name = encoder.description["weights"]
   require_same(encoder.description, made_by, name, _TRAINED_ON)
   features, names, bad = encode_images(encoder, images, skip_bad=skip_bad)

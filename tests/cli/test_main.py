@@ -11,8 +11,9 @@ import pytest
 from zsljax.cli.main import GROUPS, main, parser_of, verbs
 
 KEPT = (
-  "benchmark", "benchmark-loss", "compare", "data build", "data describe",
-  "data export-xlsa17", "data import-coco", "data import-multilabel",
+  "benchmark", "benchmark-encode", "benchmark-loss", "compare", "data build",
+  "data describe", "data export-xlsa17", "data import-coco",
+  "data import-multilabel",
   "data import-nus-wide", "data import-open-images", "data import-regions",
   "data import-xlsa17", "encode", "eval", "explain", "predict", "reproduce",
   "semantics", "sweep", "table", "train",

@@ -1,7 +1,10 @@
 import numpy as np
+import pytest
 
 from zsljax.__main__ import main
 from zsljax.data.files.class_table import read_class_table
+from zsljax.data.semantics import prompts, read_sentences
+from zsljax.errors import ZsljaxError
 
 
 def test_names_become_a_class_table(tmp_path, capsys):
@@ -32,3 +35,42 @@ def test_rows_of_a_text_encoder_become_a_class_table(tmp_path):
   table = read_class_table(tmp_path / "c.csv")
   assert table.names[0] == "a photo of a bear"
   np.testing.assert_array_equal(table.values.astype(np.float32), vectors)
+
+
+def test_names_in_prompts(tmp_path):
+  (tmp_path / "names.txt").write_text("polar bear\nape\n")
+  assert prompts(tmp_path / "names.txt") == {
+    "polar bear": ["polar bear"],
+    "ape": ["ape"],
+  }
+  (tmp_path / "templates.txt").write_text("a photo of a {}.\nart of {}\n")
+  found = prompts(tmp_path / "names.txt", tmp_path / "templates.txt")
+  assert found["ape"] == ["a photo of a ape.", "art of ape"]
+  (tmp_path / "templates.txt").write_text("a photo\n")
+  with pytest.raises(
+    ZsljaxError, match=r"templates.txt: found \['a photo'\], expected {}"
+  ):
+    prompts(tmp_path / "names.txt", tmp_path / "templates.txt")
+
+
+def test_sentences_by_class(tmp_path):
+  path = tmp_path / "s.csv"
+  path.write_text('class,sentence\nape,"Big, and wild."\nbee,Small.\nape,Hairy.\n')
+  assert read_sentences(path) == {
+    "ape": ["Big, and wild.", "Hairy."],
+    "bee": ["Small."],
+  }
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("ape,Big.\n", "line 1: found 'ape,Big.', expected the header class,sentence"),
+    ("class,sentence\nape\n", "line 2: found 'ape', expected class,sentence"),
+    ("class,sentence\n", "found no sentences"),
+  ],
+)
+def test_other_files_of_sentences(tmp_path, text, message):
+  (tmp_path / "s.csv").write_text(text)
+  with pytest.raises(ZsljaxError, match=message):
+    read_sentences(tmp_path / "s.csv")

@@ -119,6 +119,17 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     ["float32", "bfloat16"],
     "of the network's products; bfloat16 is faster on accelerators",
   )
+  add_activation(parser)
+
+
+def add_activation(parser: argparse.ArgumentParser) -> None:
+  """The activation of CLIP, which weights do not tell."""
+  parser.add_argument(
+    "--activation",
+    choices=["quick_gelu", "gelu"],
+    help="of CLIP, whose weights do not tell it: quick_gelu in OpenAI's, gelu in most "
+    "others",
+  )
 
 
 def add_skip_bad(parser: argparse.ArgumentParser, bad: str) -> None:

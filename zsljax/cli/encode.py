@@ -1,9 +1,10 @@
-"""Makes features of a folder of images, by a pretrained network.
+"""Makes features of a folder of images.
 
-Writes an HDF5 file with `features` and `image_files`, the images' names
-relative to the folder, for the importers' --features. The network is told by
-its weights, a local file; without --weights it is EfficientNet-Lite2, of the
-extra zsljax[images]. The same command again continues an interrupted one.
+Encodes them by a pretrained network into an HDF5 file with `features` and
+`image_files`, their names relative to the folder, for the importers'
+--features. The network is told by its weights, a local file; without --weights
+it is EfficientNet-Lite2, of the extra zsljax[images]. The same command again
+continues an interrupted one.
 
 Examples:
   zsljax encode --images=photos --dest=photos.h5
@@ -33,7 +34,9 @@ def run(args) -> None:
   from zsljax.encoders import load_encoder
   from zsljax.encoders.feature_store import described, encode_folder
 
-  encoder = load_encoder(args.weights, args.size, args.output, args.precision)
+  encoder = load_encoder(
+    args.weights, args.size, args.output, args.precision, args.activation
+  )
   written = encode_folder(
     encoder, args.images, args.dest, args.batch_size, args.skip_bad
   )

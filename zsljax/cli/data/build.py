@@ -104,7 +104,9 @@ def _encoded(args, names) -> tuple[list, list[str]]:
   read_class_table(args.classes, args.skip_bad)
   for listed in filter(None, (args.unseen, args.validation)):
     read_names(listed)
-  encoder = load_encoder(args.weights, args.size, args.output, args.precision)
+  encoder = load_encoder(
+    args.weights, args.size, args.output, args.precision, args.activation
+  )
   kind = "_".join(map(str, map(encoder.description.get, ("network", "output", "size"))))
   path = args.dest / f"{args.name}_{kind}.h5"
   args.dest.mkdir(parents=True, exist_ok=True)

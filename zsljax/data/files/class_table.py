@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 import dataclasses
 import pathlib
+import re
 
 import numpy as np
 
@@ -35,6 +36,12 @@ class ClassTable:
   attributes: tuple[str, ...]
   values: np.ndarray
   left_out: tuple[str, ...] = ()
+
+  @property
+  def named_attributes(self) -> tuple[str, ...]:
+    """The attributes; none where they are a vector's dimensions, of `semantics`."""
+    dimensions = all(re.fullmatch(r"dimension_\d+", name) for name in self.attributes)
+    return () if dimensions else self.attributes
 
   def fitted(self, classes: ClassSpace, skip_bad: bool = False) -> ClassTable:
     """Selects the attributes of ``classes``, in their order.

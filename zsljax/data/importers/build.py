@@ -198,7 +198,7 @@ def build_set(
     labels=labels,
     class_names=names,
     embeddings=table.values[described],
-    attribute_names=table.attributes,
+    attribute_names=table.named_attributes,
     attribute_vectors=_vectors(table, word_vectors, unknown, notes),
     validation_classes=validation and _ids(validation, names),
     where=images.where,

@@ -1,0 +1,68 @@
+"""Rates of decoding images, of an encoder's network alone, and of both together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import itertools
+import pathlib
+import statistics
+import time
+from typing import Any
+
+from zsljax.data.files.images import image_batches, list_images
+from zsljax.encoders import encode_images
+from zsljax.encoders.encoder import Encoder
+
+_ROUNDS = 3
+
+
+def run(
+  encoder: Encoder, folder: pathlib.Path, batch_size: int, number: int
+) -> dict[str, Any]:
+  """Times the encoding of images, by parts, in turns.
+
+  Args:
+    encoder: whose programs are compiled first.
+    folder: of the images, which are taken again where they are fewer than ``number``.
+    batch_size: images at a time.
+    number: of images.
+
+  Returns:
+    Images a second, the medians of three rounds.
+
+  Raises:
+    ZsljaxError: an image cannot be decoded.
+  """
+  names = list(itertools.islice(itertools.cycle(list_images(folder)), number))
+  batches = image_batches(folder, names[:batch_size], encoder.preprocessing, batch_size)
+  images, _ = next(batches)
+  encoder.encode(images)
+
+  def decoding():
+    for _ in image_batches(folder, names, encoder.preprocessing, batch_size):
+      pass
+
+  def network():
+    for _ in range(0, number, batch_size):
+      encoder.encode(images)
+
+  parts: dict[str, Callable] = {
+    "decoding": decoding,
+    "network": network,
+    "both": lambda: encode_images(encoder, folder, names, batch_size=batch_size),
+  }
+  seconds: dict[str, list[float]] = {name: [] for name in parts}
+  for _ in range(_ROUNDS):
+    for name, call in parts.items():
+      begin = time.perf_counter()
+      call()
+      seconds[name].append(time.perf_counter() - begin)
+  rates = {name: number / statistics.median(times) for name, times in seconds.items()}
+  return {
+    "network": encoder.description["network"],
+    "output": encoder.description["output"],
+    "precision": encoder.description["precision"],
+    "batch_size": batch_size,
+    "images": number,
+    **{f"{name}_images_per_second": rate for name, rate in rates.items()},
+  }
