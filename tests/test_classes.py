@@ -58,6 +58,11 @@ def test_unit_embeddings_have_length_one_and_zero_rows_stay_zero():
     ({"seen": [True]}, "seen: found shape"),
     ({"attribute_names": ["x"]}, "found 1, expected 2"),
     ({"attribute_vectors": np.ones((3, 5))}, r"expected \[2, V\]"),
+    ({"embeddings": np.zeros((2, 0))}, r"class embeddings: found shape \(2, 0\)"),
+    ({"embeddings": np.ones((2, 3)) * 1j}, "found complex128, expected real numbers"),
+    ({"embeddings": np.full((2, 3), "1_0")}, "found <U3, expected real numbers"),
+    ({"attribute_vectors": np.zeros((3, 0))}, r"attribute vectors: found shape \(3, 0"),
+    ({"attribute_vectors": np.float32([[0], [np.inf]])}, "for attribute 1 .1 in"),
   ],
 )
 def test_create_says_what_is_wrong(wrong, message):

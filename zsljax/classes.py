@@ -68,8 +68,8 @@ class ClassSpace:
       attribute_vectors: ``[A, V]``, or None.
 
     Raises:
-      ZsljaxError: a shape disagrees, a name or id occurs twice, or an embedding
-        is not finite.
+      ZsljaxError: a shape disagrees, a name or id occurs twice, or an embedding or
+        vector is not of finite numbers.
     """
     names = tuple(str(n) for n in names)
     attribute_names = tuple(str(n) for n in attribute_names)
@@ -78,11 +78,12 @@ class ClassSpace:
     seen = np.ones(count, bool) if seen is None else np.asarray(seen)
     ids = np.arange(count) if ids is None else np.asarray(ids)
     require(
-      embeddings.ndim == 2 and len(embeddings) == count > 0,
+      embeddings.ndim == 2 and len(embeddings) == count > 0 < embeddings.size,
       "class embeddings",
       f"shape {embeddings.shape}",
       f"one row for each of the {count} class names, [C, A]",
     )
+    _require_real("class embeddings", embeddings)
     bad = ~np.isfinite(embeddings).all(1)
     found = f"NaN or infinity in class {names[np.argmax(bad)]!r} ({bad.sum()} in all)"
     require(not bad.any(), "class embeddings", found, "finite numbers")
@@ -103,11 +104,17 @@ class ClassSpace:
     if attribute_vectors is not None:
       attribute_vectors = np.asarray(attribute_vectors)
       require(
-        attribute_vectors.ndim == 2 and len(attribute_vectors) == width,
+        attribute_vectors.ndim == 2
+        and len(attribute_vectors) == width
+        and attribute_vectors.size > 0,
         "attribute vectors",
         f"shape {attribute_vectors.shape}",
         f"[{width}, V], one row for each attribute",
       )
+      _require_real("attribute vectors", attribute_vectors)
+      bad = ~np.isfinite(attribute_vectors).all(1)
+      found = f"NaN or infinity for attribute {np.argmax(bad)} ({bad.sum()} in all)"
+      require(not bad.any(), "attribute vectors", found, "finite numbers")
     return cls(
       embeddings=embeddings,
       seen=seen.astype(bool),
@@ -197,3 +204,8 @@ class ClassSpace:
   def unit_embeddings(self) -> jax.Array:
     """The embeddings with rows of length one, ``[C, A]``."""
     return l2_normalize(jnp.asarray(self.embeddings))
+
+
+def _require_real(field: str, values: np.ndarray) -> None:
+  real = values.dtype.kind in "biuf" or jnp.issubdtype(values.dtype, jnp.floating)
+  require(real, field, f"{values.dtype}", "real numbers")

@@ -465,6 +465,11 @@ def _table(names: Sequence[str], found: Predictions) -> str:
   return "\n".join(parts)
 
 
+def _no_formula(text: str) -> str:
+  """A text that spreadsheets take for none but itself."""
+  return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
 def _write(path: pathlib.Path, names: Sequence[str], found: Predictions) -> None:
   """All predictions as CSV."""
   rows = [["image", "rank", "class", "score", "probability", "because"]]
@@ -472,5 +477,6 @@ def _write(path: pathlib.Path, names: Sequence[str], found: Predictions) -> None
     chance = "" if found.probabilities is None else f"{found.probabilities[i, k]:.9g}"
     because = "" if k else _because(found.attributes[i])
     score = f"{found.scores[i, k]:.9g}"
-    rows.append([names[i], k + 1, found.classes[i][k], score, chance, because])
+    name, label, why = map(_no_formula, (names[i], found.classes[i][k], because))
+    rows.append([name, k + 1, label, score, chance, why])
   write_csv(path, rows)

@@ -231,6 +231,15 @@ def test_failing_write_changes_nothing(feature_set, tmp_path, monkeypatch, split
   assert store.find(tmp_path, "small", None).fingerprint == old.fingerprint
 
 
+@pytest.mark.parametrize("text", ["../evil", "/tmp/evil", "..", ".", "a/b", "", "a\0b"])
+@pytest.mark.parametrize("field", ["name", "features_kind", "class_embedding"])
+def test_nothing_is_written_elsewhere(feature_set, tmp_path, field, text):
+  (tmp_path / "in").mkdir()
+  with pytest.raises(ZsljaxError, match=f"dataset: {field}: found "):
+    prepare(feature_set(**{field: text}), tmp_path / "in")
+  assert [path.name for path in tmp_path.rglob("*")] == ["in"]
+
+
 def test_full_disk_is_said(tmp_path, full_disk):
   with full_disk(), pytest.raises(ZsljaxError, match="could not be written"):
     prepare(read_digits(), tmp_path)

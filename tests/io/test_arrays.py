@@ -119,6 +119,40 @@ def test_python_objects_are_never_read(tmp_path, name):
     read_arrays(tmp_path / name)
 
 
+def _linked(path, file):
+  file["features"] = h5py.ExternalLink(path.parent / "other.h5", "features")
+
+
+def _passed_on(path, file):
+  file["link"] = h5py.ExternalLink(path.parent / "other.h5", "/")
+  file["features"] = h5py.SoftLink("/link/features")
+
+
+def _raw(path, file):
+  (path.parent / "secret").write_bytes(bytes(160))
+  file.create_dataset(
+    "features", (20, 2), "f4", external=[(path.parent / "secret", 0, 160)]
+  )
+
+
+def _virtual(path, file):
+  layout = h5py.VirtualLayout((20, 2), "f4")
+  layout[:] = h5py.VirtualSource(path.parent / "other.h5", "features", (20, 2))
+  file.create_virtual_dataset("features", layout)
+
+
+@pytest.mark.parametrize("write", [_linked, _passed_on, _raw, _virtual])
+def test_numbers_of_other_files_are_not_read(tmp_path, write):
+  with h5py.File(tmp_path / "other.h5", "w") as other:
+    other["features"] = np.ones((20, 2), np.float32)
+  with h5py.File(tmp_path / "f.h5", "w") as file:
+    write(tmp_path / "f.h5", file)
+  with pytest.raises(
+    ZsljaxError, match=r"f.h5: (features|link): found a link to another"
+  ):
+    read_arrays(tmp_path / "f.h5")
+
+
 def test_other_and_missing_files_are_refused(tmp_path):
   for name in ("resnet.mat", "notes.txt"):
     (tmp_path / name).touch()

@@ -154,3 +154,12 @@ def test_published_numbers_say_where_they_are_from():
     if metrics.keys() >= {"u", "s", "h"}:
       h = 2 * metrics["u"] * metrics["s"] / (metrics["u"] + metrics["s"])
       assert h == pytest.approx(metrics["h"], abs=0.11), entry
+
+
+def test_texts_stay_texts():
+  block = tables.Block("a|b", ("system",), ((r"x|\input{/etc/passwd}^~",),), ())
+  assert r"| x\|\input{/etc/passwd}^~ |" in tables.render([block], "markdown")
+  expected = (
+    r"x|\textbackslash{}input\{/etc/passwd\}\textasciicircum{}\textasciitilde{}"
+  )
+  assert expected in tables.render([block], "latex")

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 from typing import Any, NamedTuple
@@ -87,6 +88,10 @@ def prepare(
     ZsljaxError: another set stands there, or it cannot be written.
   """
   require(storage in STORAGE, "storage", repr(storage), f"one of {', '.join(STORAGE)}")
+  for field in ("name", "features_kind", "class_embedding"):  # Parts of the folder.
+    text = getattr(feature_set, field)
+    plain = re.fullmatch(r"\w[\w.-]*", text)
+    require(bool(plain), f"dataset: {field}", repr(text), "letters, digits and _ . -")
   dtype = STORAGE[storage] or feature_set.features.dtype
   limit = float(ml_dtypes.finfo(dtype).max)
   require(

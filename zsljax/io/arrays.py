@@ -188,9 +188,24 @@ def _fits(shape: tuple[int, ...], sizes: Sequence[str]) -> bool:
 def _open_hdf5(path: pathlib.Path, by_row: bool) -> dict[str, h5py.Dataset]:
   """Data sets of a file, with room for the chunks of a row."""
   with h5py.File(path) as file:
+    for name in file:
+      _require_own(path, file, name)
     held = max(map(_chunks_of_a_row, file.values()), default=0) if by_row else 0
   file = h5py.File(path, rdcc_nbytes=max(held, 2**20), rdcc_nslots=_CHUNK_SLOTS)
   return {name: v for name, v in file.items() if isinstance(v, h5py.Dataset)}
+
+
+def _require_own(path: pathlib.Path, file: h5py.File, name: str) -> None:
+  """Raises where the numbers of a field lie in another file.
+
+  A file from elsewhere could pull in any that the user may read.
+  """
+  elsewhere = isinstance(file.get(name, getlink=True), h5py.ExternalLink)
+  if not elsewhere and isinstance(stored := file.get(name), h5py.Dataset):
+    there = stored.file.filename != file.filename
+    elsewhere = there or stored.is_virtual or bool(stored.external)
+  expected = "a file that has all of its numbers itself"
+  require(not elsewhere, f"{path}: {name}", "a link to another file", expected)
 
 
 def _chunks_of_a_row(stored: Any) -> int:

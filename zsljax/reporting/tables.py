@@ -243,6 +243,12 @@ def _published_blocks(dataset: str, results: Sequence[Row]) -> Iterator[Block]:
     )
 
 
+_IN_LATEX = str.maketrans(
+  {c: f"\\{c}" for c in "&%#_${}"}
+  | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
+
+
 def _terminal(block: Block) -> str:
   """A block as aligned columns."""
   table = aligned([block.header, *block.lines], left=_WORDS)
@@ -253,7 +259,8 @@ def _markdown(block: Block) -> str:
   """A block as a Markdown table."""
   rule = ["---"] * _WORDS + ["---:"] * (len(block.header) - _WORDS)
   rows = [block.header, rule, *block.lines]
-  table = ["| " + " | ".join(row) + " |" for row in rows]
+  cells = ([text.replace("|", r"\|") for text in row] for row in rows)
+  table = ["| " + " | ".join(row) + " |" for row in cells]
   notes = [f"- {note}" for note in block.notes]
   return "\n".join([f"**{block.title}**", "", *table, "", *notes, ""])
 
@@ -273,6 +280,4 @@ def _latex(block: Block) -> str:
 
 def _escaped(text: str) -> str:
   """Plain text in LaTeX."""
-  for character in "&%#_$":
-    text = text.replace(character, f"\\{character}")
-  return text
+  return text.translate(_IN_LATEX)

@@ -202,10 +202,12 @@ def _is_unnamed(path: pathlib.Path) -> bool:
 def _vector(numbers: bytes | np.ndarray, where: str) -> np.ndarray:
   """Numbers as a finite float32 vector."""
   if isinstance(numbers, bytes):
+    found = repr(numbers[:60])
+    require(b"_" not in numbers, where, found, "a row of numbers")  # 1_0 is Python's.
     try:
       numbers = [float(number) for number in numbers.split(b" ")]
     except ValueError:
-      require(False, where, repr(numbers[:60]), "a row of numbers")
+      require(False, where, found, "a row of numbers")
   with np.errstate(over="ignore"):
     vector = np.asarray(numbers).astype(np.float32)
   return check_array(where, vector, "V", finite=True, hint=" in float32")
