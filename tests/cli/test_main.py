@@ -16,7 +16,7 @@ KEPT = (
   "data import-multilabel",
   "data import-nus-wide", "data import-open-images", "data import-regions",
   "data import-xlsa17", "encode", "eval", "explain", "predict", "reproduce",
-  "semantics", "sweep", "table", "train",
+  "score", "semantics", "sweep", "table", "train",
 )  # fmt: skip
 ALONE = """
 import sys, time

@@ -88,6 +88,12 @@ def interval(values: np.ndarray) -> tuple[float, float]:
   return float(low), float(high)
 
 
+def intervals(hits: Hits) -> dict[str, list[float]]:
+  """``interval`` of each metric of ``resampled``, as rows keep them."""
+  draws = resampled(hits)
+  return {n: [round(x, 3) for x in interval(values)] for n, values in draws.items()}
+
+
 def like_the_best(values: Mapping[str, np.ndarray], mean: Mapping[str, float]) -> set:
   """Names that cannot be told apart from the one with the highest mean.
 

@@ -31,7 +31,7 @@ from zsljax.data.folds import Fold, class_folds, official_fold
 from zsljax.devices.precision import computed_in
 from zsljax.errors import ZsljaxError, require
 from zsljax.evaluation import Report, make_evaluator
-from zsljax.evaluation.bootstrap import interval, resampled
+from zsljax.evaluation.bootstrap import intervals
 from zsljax.evaluation.calibration import Calibration, margin_rows, of_share
 from zsljax.evaluation.protocols import EMBEDDINGS, XIAN
 from zsljax.io.files import append_line, locked, read_lines, write_json
@@ -498,9 +498,7 @@ def _row(
   """A result row that also says how its settings were chosen, and how sure it is."""
   of_row: dict[str, Any] = {}
   if report.hits is not None:
-    draws = resampled(report.hits)
-    bounds = {name: interval(values) for name, values in draws.items()}
-    of_row["interval"] = {n: [round(x, 3) for x in b] for n, b in bounds.items()}
+    of_row["interval"] = intervals(report.hits)
   of_selections = spread.get(report.calibration.name, {})
   if selection == "val_selected" and of_selections.keys() <= report.metrics.keys():
     of_row["selections"] = of_selections
