@@ -13,6 +13,7 @@ Measured on the test images (protocol lesa; mean and deviation over 5 seeds, las
     rows=4, variance_weight=0.3,
     weight_decay=1e-3, epochs=20 4.3 (0.3)  3.11 (0.08)  27.8 (0.2)  7.36 (0.27)
     the released recipe*         4.7 (0.7)  3.12 (0.19)  27.1 (0.6)  7.16 (0.15)
+  corel5k_lite2, these settings  8.9 (0.7)  8.80 (0.57)  52.8 (0.4) 25.56 (0.71)
   multidigit, these settings             -  40.5 (0.6)            -  69.5 (0.3)
 
   * schedule=one_cycle, weight_decay=3e-4
