@@ -172,7 +172,8 @@ def _tower(
   vision, everything = tower == "vision", " ".join(names.values())
   known = {x: sign for x, (sign, *_) in _FAMILIES.items() if vision or x in _READING}
   family = next((x for x in known if re.search(known[x], everything)), None)
-  expected = f"those of {', '.join(known)}, by names of known libraries"
+  others = "ResNet, EfficientNet-Lite2, " if vision else ""
+  expected = f"those of {others}{', '.join(known)}, by names of known libraries"
   require(family is not None, where, f"tensors {some([*names.values()])}", expected)
   _, epsilon, activation, pictures = _FAMILIES[family]
   if family == "CLIP":
