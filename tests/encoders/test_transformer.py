@@ -491,7 +491,7 @@ def without(name):
     (
       lambda: {"conv1.weight": np.zeros((8, 3, 7, 7)), "fc.bias": np.zeros(3)},
       lambda t: None,
-      r"w.pth: found tensors conv1.weight, fc.bias, expected those of BERT, SigLIP",
+      r"w.pth: found tensors conv1.weight, fc.bias, expected those of ResNet",
     ),
     (timm_vit, without("pos_embed"), "found timm ViT without pos"),
     (timm_vit, without("norm.bias"), r"found 1 tensors .*vision.transformer.norm.bias"),
