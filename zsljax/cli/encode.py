@@ -31,9 +31,11 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
+  from zsljax.devices.host_memory import keep_freed
   from zsljax.encoders import load_encoder
   from zsljax.encoders.feature_store import described, encode_folder
 
+  keep_freed()
   encoder = load_encoder(
     args.weights, args.size, args.output, args.precision, args.activation
   )

@@ -114,5 +114,6 @@ def main(argv: Sequence[str] | None = None) -> None:
   if os.getcwd() not in sys.path:  # For systems of a user's own.
     sys.path.append(os.getcwd())
   args, module = parse(argv)
-  keep_freed()
+  if module.GROUP != "data":  # Imports pass through memory once.
+    keep_freed()
   module.run(args)

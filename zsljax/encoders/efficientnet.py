@@ -41,7 +41,15 @@ class EfficientNetLite(nn.Module):
   @nn.compact
   def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Features ``[B, D]`` and ``[B, R, D]`` of images ``[B, S, S, 3]``."""
-    x = _convolved(images, self.stem, "_conv_stem", "_bn0", kernel=3, stride=2)
+    stem = nn.Conv(
+      self.stem,
+      (3, 3),
+      2,
+      use_bias=False,
+      precision=jax.lax.Precision.HIGHEST,
+      name="_conv_stem",
+    )
+    x = _activated(_normalized(stem(images), "_bn0"))
     block = 0
     for kernel, stride, expansion, channels, blocks in self.stages:
       for i in range(blocks):
@@ -67,7 +75,7 @@ class _Block(nn.Module):
       y = _convolved(y, wide, "_expand_conv", "_bn0")
     y = _Depthwise(self.kernel, self.stride, name="_depthwise_conv")(y)
     y = _activated(_normalized(y, "_bn1"))
-    y = _normalized(_convolution(y, self.channels, "_project_conv"), "_bn2")
+    y = _normalized(_Pointwise(self.channels, name="_project_conv")(y), "_bn2")
     return x + y if x.shape == y.shape else y
 
 
@@ -103,29 +111,25 @@ class _Depthwise(nn.Module):
     return sum(a * tap for a, tap in zip(moved, taps, strict=True))
 
 
-def _convolution(
-  x: jax.Array, channels: int, name: str, kernel: int = 1, stride: int = 1
-) -> jax.Array:
-  """A convolution without bias, a submodule of the caller."""
-  return nn.Conv(
-    channels,
-    (kernel, kernel),
-    stride,
-    use_bias=False,
-    precision=jax.lax.Precision.HIGHEST,
-    name=name,
-  )(x)
+class _Pointwise(nn.Module):
+  """A 1 x 1 convolution as a matrix product, on a CPU twice as fast as XLA's."""
+
+  channels: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    shape = (1, 1, x.shape[-1], self.channels)
+    weight = self.param("kernel", nn.initializers.lecun_normal(), shape)
+    return jnp.matmul(x, weight, precision=jax.lax.Precision.HIGHEST)
 
 
 def _normalized(x: jax.Array, name: str) -> jax.Array:
   return nn.BatchNorm(use_running_average=True, epsilon=_EPSILON, name=name)(x)
 
 
-def _convolved(
-  x: jax.Array, channels: int, conv: str, norm: str, kernel: int = 1, stride: int = 1
-) -> jax.Array:
-  """A convolution, its normalisation and activation."""
-  return _activated(_normalized(_convolution(x, channels, conv, kernel, stride), norm))
+def _convolved(x: jax.Array, channels: int, conv: str, norm: str) -> jax.Array:
+  """A 1 x 1 convolution, its normalisation and activation."""
+  return _activated(_normalized(_Pointwise(channels, name=conv)(x), norm))
 
 
 def _activated(x: jax.Array) -> jax.Array:
