@@ -82,6 +82,7 @@ def test_a_verb_imports_no_other():
   [
     (["tarin", "--workdir=W"], "unknown verb 'tarin'. Did you mean 'train'?"),
     (["data", "biuld"], "unknown verb 'data biuld'. Did you mean 'data build'?"),
+    (["--version"], "unknown verb"),
     (["train", "--config=msdn"], "zsljax train: the following arguments are required"),
     (["table", "W", "--format=tex"], "argument --format: invalid choice: 'tex'"),
     (["benchmark", "--config.epochs=3"], "unrecognized arguments: --config.epochs=3"),

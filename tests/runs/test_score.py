@@ -86,6 +86,12 @@ def given():
     ({"seen": np.ones(5, bool)}, "seen: found seen classes alone"),
     ({"seen": np.ones(5)}, "seen: found float64 of shape"),
     ({"protocol": "xain"}, "protocol: found 'xain', expected Did you mean 'xian'"),
+    ({"labels": np.full(20, 1)}, "labels: found images of one kind"),
+    ({"labels": np.ones(20, bool)}, "labels: found bool"),
+    ({"gamma": np.nan}, "gamma: found nan, expected a finite number"),
+    ({"protocol": "retrieval", "gamma": 1.0}, "expected no calibration with retrieval"),
+    ({"top_k": (3,)}, "top_k: found .*expected none with xian"),
+    ({"protocol": "lesa", "labels": np.ones((20, 5), int)}, "labels: found no -1"),
     ({"protocol": "lesa"}, r"expected whole numbers \[20, 5\]"),
   ],
 )

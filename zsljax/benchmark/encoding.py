@@ -12,6 +12,7 @@ from typing import Any
 from zsljax.data.files.images import image_batches, list_images
 from zsljax.encoders import encode_images
 from zsljax.encoders.encoder import Encoder
+from zsljax.errors import require
 
 _ROUNDS = 3
 
@@ -33,9 +34,11 @@ def run(
   Raises:
     ZsljaxError: an image cannot be decoded.
   """
+  for field, value in (("batch_size", batch_size), ("number", number)):
+    require(value >= 1, field, value, "1 or more")
   names = list(itertools.islice(itertools.cycle(list_images(folder)), number))
-  batches = image_batches(folder, names[:batch_size], encoder.preprocessing, batch_size)
-  images, _ = next(batches)
+  some = names[:batch_size]
+  ((images, _),) = image_batches(folder, some, encoder.preprocessing, batch_size)
   encoder.encode(images)
 
   def decoding():
@@ -58,6 +61,7 @@ def run(
       call()
       seconds[name].append(time.perf_counter() - begin)
   rates = {name: number / statistics.median(times) for name, times in seconds.items()}
+  rates["network"] *= -(-number // batch_size) * batch_size / number  # Whole batches.
   return {
     "network": encoder.description["network"],
     "output": encoder.description["output"],

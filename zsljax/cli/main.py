@@ -90,7 +90,9 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ModuleType]:
   """
   known = verbs()
   words = list(itertools.takewhile(lambda arg: not arg.startswith("-"), argv))
-  verb = next((v for v in (" ".join(words[:2]), words[0]) if v in known), None)
+  verb = next(
+    (v for v in (" ".join(words[:2]), " ".join(words[:1])) if v in known), None
+  )
   if verb is None:
     given = " ".join(words)
     raise ZsljaxError(f"zsljax: unknown verb {given!r}. {did_you_mean(given, known)}")

@@ -10,8 +10,6 @@ Example:
   zsljax score --scores=scores.npz --gamma=0.7 --system=tfvaegan --dest=W
 """
 
-import argparse
-
 from zsljax.cli.common import add_choice, add_number, add_path
 
 GROUP = "judge"
@@ -45,7 +43,6 @@ def add_arguments(parser) -> None:
   )
   add_number(parser, "--seed", 0, "of the run that made the scores")
   add_path(parser, "--dest", "folder of rows that are kept", "DIR", required=False)
-  parser.formatter_class = argparse.RawDescriptionHelpFormatter
 
 
 def run(args) -> None:

@@ -105,7 +105,7 @@ def packaged(package: str, pattern: str, install: str) -> pathlib.Path:
     for path in pathlib.Path(folder).glob(pattern):
       return path
   raise ZsljaxError(
-    f"weights: found none, expected a file of weights, or the package of {install}"
+    f"weights: found none, expected a file of weights; or run `{install}`"
   )
 
 

@@ -78,8 +78,8 @@ def read_network(path: pathlib.Path, activation: str | None = None) -> Network:
     tower = recognise(everything, f"{path}", activation).vision
     if tower is None:
       raise ZsljaxError(f"{path}: found a text tower alone, expected one of images")
-    name = f"{tower.family.lower()}_{tower.module.transformer.width}"
-    stride = tower.module.patch
+    blocks, stride = tower.module.transformer, tower.module.patch
+    name = f"{tower.family.lower()}_{blocks.width}x{blocks.depth}_p{stride}"
     return Network(name, tower.module, tower.variables, tower.preprocessing, stride)
   variables = _variables(module, tensors, f"{path}", name)
   return Network(name, module, variables, preprocessing, stride)

@@ -57,12 +57,24 @@ def report_of(
   if several:
     shape, lowest, highest = scores.shape, -1, 1
   found = f"{labels.dtype} of shape {labels.shape}"
-  whole = labels.shape == shape and labels.dtype.kind in "iub"
+  whole = labels.shape == shape and labels.dtype.kind in "iu"
   require(whole, "labels", found, f"whole numbers {list(shape)}")
   bad = (labels < lowest) | (labels > highest)
   first = tuple(np.argwhere(bad)[0].tolist()) if bad.any() else ()
   found = f"{labels[bad][:1]} at {first}, counted from 0 ({bad.sum()} such)"
   require(not bad.any(), "labels", found, f"numbers from {lowest} to {highest}")
+  if several:
+    absences = (labels < 0).any()
+    require(absences, "labels", "no -1", "-1 where a label is absent; 0 is unannotated")
+  else:
+    kinds = (~seen[labels]).any() and (protocol != XIAN or seen[labels].any())
+    found = "images of one kind of classes alone"
+    require(kinds, "labels", found, "images of unseen and, for xian, of seen classes")
+  fits = calibration is UNCALIBRATED or protocol == XIAN
+  require(fits, "gamma", calibration.gamma, f"no calibration with {protocol}")
+  finite = calibration.gamma is None or np.isfinite(calibration.gamma)
+  require(finite, "gamma", calibration.gamma, "a finite number")
+  require(several or not tuple(top_k), "top_k", top_k, f"none with {protocol}")
   require_numbers(scores)
   scores = scores.astype(np.float32)
   outputs = jax.device_get(decide(scores, seen)) if protocol == XIAN else scores

@@ -60,6 +60,8 @@ def read_photo(
   """
   photo, bicubic = read_image(path), Image.Resampling.BICUBIC
   seen = encoder and encoder["preprocessing"]
+  if isinstance(seen, str):  # Of version 0.1, which always cut alike.
+    seen = {"cut": "after", "share": 224 / 256}
   if not seen or seen["cut"] == "never":
     return np.asarray(photo.resize(shape[::-1], bicubic))
   bleed = (1 - seen["share"]) / 2
