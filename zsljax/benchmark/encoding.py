@@ -37,12 +37,15 @@ def run(
   for field, value in (("batch_size", batch_size), ("number", number)):
     require(value >= 1, field, value, "1 or more")
   names = list(itertools.islice(itertools.cycle(list_images(folder)), number))
-  some = names[:batch_size]
-  ((images, _),) = image_batches(folder, some, encoder.preprocessing, batch_size)
+
+  def batches(names):
+    return image_batches(folder, names, encoder.network.preprocessing, batch_size)
+
+  ((images, _),) = batches(names[:batch_size])
   encoder.encode(images)
 
   def decoding():
-    for _ in image_batches(folder, names, encoder.preprocessing, batch_size):
+    for _ in batches(names):
       pass
 
   def network():

@@ -4,7 +4,7 @@ Example:
   zsljax benchmark-encode --images=photos --batch_size=32
 """
 
-from zsljax.cli.common import add_network, add_number, add_path
+from zsljax.cli.common import add_network, add_number, add_path, encoder_of
 
 GROUP = "measure"
 
@@ -19,13 +19,9 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
   from zsljax.benchmark import encoding, show
-  from zsljax.encoders import load_encoder
   from zsljax.io.files import write_json
 
-  encoder = load_encoder(
-    args.weights, args.size, args.output, args.precision, args.activation
-  )
-  figures = encoding.run(encoder, args.images, args.batch_size, args.number)
+  figures = encoding.run(encoder_of(args), args.images, args.batch_size, args.number)
   print(show(figures))
   if args.json:
     write_json(args.json, figures)

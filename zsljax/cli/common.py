@@ -16,6 +16,14 @@ def names(text: str) -> list[str]:
   return text.split(",")
 
 
+def numbers(text: str) -> tuple[int, ...]:
+  """The whole numbers of ``N,N``."""
+  try:
+    return tuple(map(int, names(text)))
+  except ValueError as error:
+    raise argparse.ArgumentTypeError(f"{error}, expected numbers as in 3,5") from error
+
+
 def add_path(
   parser: argparse._ActionsContainer,
   flag: str,
@@ -120,6 +128,15 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     "of the network's products; bfloat16 is faster on accelerators",
   )
   add_activation(parser)
+
+
+def encoder_of(args: argparse.Namespace):
+  """The encoder that the flags of ``add_network`` name."""
+  from zsljax.encoders import load_encoder
+
+  return load_encoder(
+    args.weights, args.size, args.output, args.precision, args.activation
+  )
 
 
 def add_activation(parser: argparse.ArgumentParser) -> None:

@@ -17,6 +17,7 @@ from zsljax.cli.common import (
   add_number,
   add_path,
   add_skip_bad,
+  encoder_of,
 )
 
 GROUP = "data"
@@ -31,14 +32,9 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-  from zsljax.devices.host_memory import keep_freed
-  from zsljax.encoders import load_encoder
   from zsljax.encoders.feature_store import described, encode_folder
 
-  keep_freed()
-  encoder = load_encoder(
-    args.weights, args.size, args.output, args.precision, args.activation
-  )
+  encoder = encoder_of(args)
   written = encode_folder(
     encoder, args.images, args.dest, args.batch_size, args.skip_bad
   )

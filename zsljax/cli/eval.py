@@ -13,9 +13,7 @@ Examples:
   zsljax eval --workdir=W --protocol=embeddings --pairs=pairs.txt
 """
 
-import argparse
-
-from zsljax.cli.common import add_choice, add_path, names
+from zsljax.cli.common import add_choice, add_path, numbers
 
 GROUP = "judge"
 
@@ -65,7 +63,7 @@ def add_arguments(parser) -> None:
   )
   parser.add_argument(
     "--top_k",
-    type=_numbers,
+    type=numbers,
     metavar="K,K",
     help="several labels an image: how many to predict for it, as in 10,20 (default: "
     "the config's evaluation.top_k, or the protocol's)",
@@ -77,13 +75,6 @@ def add_arguments(parser) -> None:
     "its row in the imported features, counted from 0",
     required=False,
   )
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-  try:
-    return tuple(map(int, names(text)))
-  except ValueError as error:
-    raise argparse.ArgumentTypeError(f"{error}, expected numbers as in 3,5") from error
 
 
 def run(args) -> None:

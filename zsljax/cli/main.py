@@ -116,6 +116,6 @@ def main(argv: Sequence[str] | None = None) -> None:
   if os.getcwd() not in sys.path:  # For systems of a user's own.
     sys.path.append(os.getcwd())
   args, module = parse(argv)
-  if module.GROUP != "data":  # Imports pass through memory once.
+  if not module.__name__.startswith("zsljax.cli.data."):  # They use memory once.
     keep_freed()
   module.run(args)

@@ -10,7 +10,7 @@ Example:
   zsljax score --scores=scores.npz --gamma=0.7 --system=tfvaegan --dest=W
 """
 
-from zsljax.cli.common import add_choice, add_number, add_path
+from zsljax.cli.common import add_choice, add_number, add_path, numbers
 
 GROUP = "judge"
 
@@ -30,7 +30,7 @@ def add_arguments(parser) -> None:
   )
   parser.add_argument(
     "--top_k",
-    type=lambda text: [int(k) for k in text.split(",")],
+    type=numbers,
     default=(),
     metavar="K,K",
     help="several labels an image: how many to predict (default: the protocol's)",

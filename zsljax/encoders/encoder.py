@@ -15,7 +15,6 @@ import numpy as np
 
 from zsljax.data.feature_set import sha256_of
 from zsljax.data.files.images import (
-  Preprocessing,
   image_batches,
   list_images,
   not_decodable,
@@ -38,24 +37,21 @@ class Encoder:
   """A network with weights, on all devices or some of them.
 
   Attributes:
-    network: with its variables on every device of the mesh.
-    preprocessing: of images, at the encoder's size.
+    network: with its variables on every device of the mesh, and the encoder's size.
     mesh: the devices, which share a batch.
     description: everything that decides the features, stored with them: ``network``,
       ``weights`` (the file's name), ``weights_sha256``, ``size``, ``output``,
-      ``precision``,
-      ``activation``, ``preprocessing``, ``versions`` of libraries.
+      ``precision``, ``activation``, ``preprocessing``, ``versions`` of libraries.
   """
 
   network: Network
-  preprocessing: Preprocessing
   mesh: jax.sharding.Mesh
   description: Mapping[str, Any]
 
   @property
   def size(self) -> int:
     """S, the side of an image in pixels."""
-    return self.preprocessing.size
+    return self.network.preprocessing.size
 
   @functools.cached_property
   def feature_shape(self) -> tuple[int, ...]:
@@ -94,9 +90,10 @@ class Encoder:
     return jax.jit(self._forward, **shardings)
 
   def _forward(self, variables, images) -> jax.Array:
+    preprocessing = self.network.preprocessing
     mean, deviation = (
       np.array(x, np.float32)[None, None, None]
-      for x in (self.preprocessing.mean, self.preprocessing.deviation)
+      for x in (preprocessing.mean, preprocessing.deviation)
     )
     images = (images.astype(jnp.float32) / 255 - mean) / deviation
     if self.description["precision"] == "bfloat16":
@@ -147,8 +144,7 @@ def load_encoder(
   mesh = make_mesh(devices)
   variables = jax.device_put(network.variables, replicated(mesh))
   return Encoder(
-    dataclasses.replace(network, variables=variables),
-    preprocessing,
+    dataclasses.replace(network, variables=variables, preprocessing=preprocessing),
     mesh,
     {
       "network": network.name,
@@ -208,7 +204,9 @@ def encode_images(
   folder = folder.expanduser()
   names = list_images(folder) if names is None else list(names)
   features, decoded = [np.empty((0, *encoder.feature_shape), np.float32)], []
-  for images, good in image_batches(folder, names, encoder.preprocessing, batch_size):
+  for images, good in image_batches(
+    folder, names, encoder.network.preprocessing, batch_size
+  ):
     good = good[: len(names) - len(decoded)]
     if not (skip_bad or good.all()):
       refuse_bad(folder, not_decodable(folder, names[len(decoded) :]))

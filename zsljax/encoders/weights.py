@@ -87,7 +87,7 @@ def read_network(path: pathlib.Path, activation: str | None = None) -> Network:
 
 def _residual_blocks(tensors: Mapping[str, Any]) -> tuple[int, ...]:
   """The number of blocks of each stage of a residual network, by its names."""
-  found = {re.match(r"layer(\d+)\.(\d+)\.conv1\.", name) for name in tensors}
+  found = (re.match(r"layer(\d+)\.\d+\.conv1\.", name) for name in tensors)
   stages = [int(match[1]) for match in found if match]
   return tuple(stages.count(stage + 1) for stage in range(max(stages, default=0)))
 

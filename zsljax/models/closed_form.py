@@ -287,6 +287,6 @@ class Similarity(ClosedForm):
 
 
 def _eigh(gram: Array) -> tuple[Array, Array]:
-  """Eigenvalues, at least 0 but for rounding, and eigenvectors."""
+  """Eigenvalues, those below 0 by rounding set to 0, and eigenvectors."""
   values, vectors = jnp.linalg.eigh(gram)
   return jnp.maximum(values, 0), vectors

@@ -21,6 +21,7 @@ from zsljax.cli.common import (
   add_skip_bad,
   add_storage,
   add_word_vectors,
+  encoder_of,
   store,
 )
 from zsljax.errors import ZsljaxError
@@ -93,7 +94,7 @@ def _encoded(args, names) -> tuple[list, list[str]]:
   """Files of features that are made of the images, and images without any."""
   from zsljax.data.files.class_table import read_class_table
   from zsljax.data.files.text import read_names
-  from zsljax.encoders import encode_folder, load_encoder
+  from zsljax.encoders import encode_folder
 
   if args.images is None:
     raise ZsljaxError(
@@ -104,9 +105,7 @@ def _encoded(args, names) -> tuple[list, list[str]]:
   read_class_table(args.classes, args.skip_bad)
   for listed in filter(None, (args.unseen, args.validation)):
     read_names(listed)
-  encoder = load_encoder(
-    args.weights, args.size, args.output, args.precision, args.activation
-  )
+  encoder = encoder_of(args)
   kind = "_".join(map(str, map(encoder.description.get, ("network", "output", "size"))))
   path = args.dest / f"{args.name}_{kind}.h5"
   args.dest.mkdir(parents=True, exist_ok=True)
