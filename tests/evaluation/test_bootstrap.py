@@ -1,10 +1,21 @@
-"""Bootstraps within classes: their intervals hold the truth as often as they say."""
+"""Bootstraps: their intervals hold the truth as often as they say."""
 
 import numpy as np
 import pytest
 
-from zsljax.evaluation.bootstrap import Hits, interval, like_the_best, resampled
+from zsljax.evaluation.bootstrap import (
+  Hits,
+  interval,
+  like_the_best,
+  resampled,
+  resampled_means,
+)
 from zsljax.evaluation.metrics import harmonic_mean
+from zsljax.evaluation.multilabel import (
+  MULTI_LABEL_PROTOCOLS,
+  multi_label_metrics,
+  resampled_top_k,
+)
 
 
 def drawn(rng, chances, images, runs=1):
@@ -44,6 +55,48 @@ def test_intervals_hold_a_known_accuracy(images):
     for name, value in truth.items():
       low, high = interval(found[name])
       held[name] += low <= 100 * value <= high
+  for name, times in held.items():
+    assert 930 <= times <= 970, name
+
+
+def tagged(rng, images, labels=20):
+  """Scores that find some of the labels; half of the labels are seen."""
+  present = np.where(rng.random((images, labels)) < 0.15, 1, -1)
+  present[rng.random(images) < 0.1] = -1
+  scores = rng.normal(size=(images, labels)) + 0.8 * present
+  return scores, present, np.arange(labels) < labels // 2
+
+
+@pytest.mark.parametrize("protocol", ["lesa", "sdl"])
+def test_resampled_precision_and_recall_surround_those_of_the_test_set(protocol):
+  case = *tagged(np.random.default_rng(3), 300), MULTI_LABEL_PROTOCOLS[protocol]
+  metrics, _ = multi_label_metrics(*case)
+  drawn = resampled_top_k(*case)
+  assert len(drawn) == 12
+  for name, values in drawn.items():
+    assert values.mean() == pytest.approx(metrics[name], abs=0.5), name
+    assert 0.3 < values.std() < 4, name
+
+
+def test_groups_keep_their_images():
+  groups = np.array([0, 1, 1, 0, 1])
+  drawn = resampled_means(np.eye(5), groups, draws=200)
+  np.testing.assert_allclose(drawn[:, groups == 0].sum(1), 2 / 5)
+  assert drawn.std(0) == pytest.approx([0.14] * 2 + [0.16] + [0.14, 0.16], abs=0.04)
+
+
+@pytest.mark.slow
+def test_intervals_hold_a_known_f1():
+  rng = np.random.default_rng(4)
+  protocol = MULTI_LABEL_PROTOCOLS["lesa"]
+  truth, _ = multi_label_metrics(*tagged(rng, 200_000), protocol)
+  names = ("zsl_f1@3", "gzsl_f1@5")
+  held = dict.fromkeys(names, 0)
+  for _ in range(1000):
+    drawn = resampled_top_k(*tagged(rng, 200), protocol)
+    for name in names:
+      low, high = interval(drawn[name])
+      held[name] += low <= truth[name] <= high
   for name, times in held.items():
     assert 930 <= times <= 970, name
 

@@ -156,7 +156,7 @@ def test_retrieval_equals_its_definition(seed, classes, smooth):
       hits[k] += same[order[:k]].any()
     if same.any():
       precisions.append(average_precision_score(same, scores))
-  found = retrieval(embeddings, labels)
+  found, _ = retrieval(embeddings, labels)
   expected = {f"recall@{k}": n / 12 for k, n in hits.items()}
   assert found == pytest.approx(expected | {"map": np.mean(precisions)})
 
@@ -165,7 +165,7 @@ def test_ties_in_recall_go_to_the_lower_index():
   embeddings = np.eye(3)[np.zeros(12, int)]
   labels = np.array([0, 1, 0, 1] + [2] * 8)
   # The first other image is 0, for image 0 it is 1; five are 0, 1, 2, 3 and 4 (or 5).
-  found = retrieval(embeddings, labels)
+  found, _ = retrieval(embeddings, labels)
   share = (4 * 1 + 8 * 7) / 11 / 12
   expected = {"recall@1": 1 / 12, "recall@5": 1, "recall@10": 1, "map": share}
   assert found == pytest.approx(expected)

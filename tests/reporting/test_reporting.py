@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from zsljax.errors import ZsljaxError
+from zsljax.evaluation import Calibration, Report
 from zsljax.io.files import read_lines
 from zsljax.reporting.metrics_log import MetricsLog
 from zsljax.reporting.rows import add_rows, make_row, read_rows, terminal_table
@@ -16,17 +17,16 @@ DATASET = {
 }  # fmt: skip
 
 
-def row(seed=0, h=50.0, calibration="none", gamma=0.0):
+def row(seed=0, h=50.0, gamma=None):
   return make_row(
     system="s",
     dataset=DATASET,
     protocol="xian",
     selection="last",
-    calibration=calibration,
     seed=seed,
     step=3,
-    metrics={"t1": 60.0, "h": h},
-    provenance={"gamma": gamma},
+    report=Report({"t1": 60.0, "h": h}, Calibration(gamma=gamma)),
+    provenance={},
   )
 
 
@@ -46,7 +46,7 @@ def test_rows_of_the_same_meaning_are_replaced(tmp_path):
 
 def test_rows_of_another_gamma_stand_side_by_side(tmp_path):
   for gamma in (0.1, 0.2, 0.1):
-    add_rows(tmp_path, [row(calibration="additive", gamma=gamma)])
+    add_rows(tmp_path, [row(gamma=gamma)])
   assert [r["provenance"]["gamma"] for r in read_rows(tmp_path)] == [0.2, 0.1]
 
 
@@ -77,7 +77,7 @@ def test_rows_of_another_schema_are_refused(tmp_path):
 
 
 def test_terminal_table_is_aligned_and_shows_gamma():
-  lines = terminal_table([row(), row(calibration="additive", gamma=0.25)]).split("\n")
+  lines = terminal_table([row(), row(gamma=0.25)]).split("\n")
   assert "additive (0.25)" in lines[2]
   assert [line.rindex("50.00") for line in lines[1:]] == [lines[0].rindex("H") - 4] * 2
 

@@ -3,6 +3,7 @@ import statistics
 import pytest
 
 from zsljax.errors import ZsljaxError
+from zsljax.evaluation import Calibration, Report
 from zsljax.reporting import tables
 from zsljax.reporting.rows import add_rows, make_row
 
@@ -30,12 +31,13 @@ def row(
     dataset=METADATA,
     protocol="xian",
     selection=selection,
-    calibration="none" if selection == "last" else "additive",
     seed=seed,
     step=step,
-    metrics={"t1": h + 10, "u": h, "s": h, "h": h, "ausuc": h / 2},
+    report=Report(
+      {"t1": h + 10, "u": h, "s": h, "h": h, "ausuc": h / 2},
+      Calibration(gamma=None if selection == "last" else 0.7),
+    ),
     provenance={
-      "gamma": 0.0 if selection == "last" else 0.7,
       "config": {
         "system": settings,
         "optimizer": {"learning_rate": 0.1},

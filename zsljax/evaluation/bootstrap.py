@@ -1,4 +1,4 @@
-"""Uncertainty that comes from the choice of test images: a bootstrap within classes.
+"""Uncertainty that comes from the choice of test images: a bootstrap.
 
 References:
   Efron & Tibshirani, "An Introduction to the Bootstrap" (1993): percentile intervals.
@@ -65,6 +65,34 @@ def resampled(hits: Hits, draws: int = DRAWS, seed: int = 0) -> dict[str, np.nda
   return {name: np.concatenate(values) for name, values in parts.items()}
 
 
+def resampled_means(
+  values: np.ndarray, groups: np.ndarray, draws: int = DRAWS, seed: int = 0
+) -> np.ndarray:
+  """Means of columns over images that are drawn anew, ``[draws, k]``.
+
+  >>> resampled_means(np.eye(2), np.array([0, 1]), draws=1).tolist()
+  [[0.5, 0.5]]
+
+  Args:
+    values: of n images, ``[n, k]``.
+    groups: of the images, ``[n]``; each draw takes as many of every group as there are,
+      with replacement.
+    draws: number of test sets.
+    seed: of the draws.
+  """
+  rng = np.random.default_rng(seed)
+  _, group, size = np.unique(groups, return_inverse=True, return_counts=True)
+  parts = []
+  for start in range(0, draws, _AT_ONCE):
+    weights = np.zeros((min(_AT_ONCE, draws - start), len(values)))
+    for place, own in enumerate(size):
+      weights[:, group == place] = rng.multinomial(
+        own, np.full(own, 1 / own), len(weights)
+      )
+    parts.append(weights @ values / len(values))
+  return np.concatenate(parts)
+
+
 def _weights(
   labels: np.ndarray, side: np.ndarray, size: int, rng: np.random.Generator
 ) -> np.ndarray:
@@ -86,12 +114,6 @@ def interval(values: np.ndarray) -> tuple[float, float]:
   """
   low, high = np.percentile(values, (2.5, 97.5))
   return float(low), float(high)
-
-
-def intervals(hits: Hits) -> dict[str, list[float]]:
-  """``interval`` of each metric of ``resampled``, as rows keep them."""
-  draws = resampled(hits)
-  return {n: [round(x, 3) for x in interval(values)] for n, values in draws.items()}
 
 
 def like_the_best(values: Mapping[str, np.ndarray], mean: Mapping[str, float]) -> set:

@@ -22,6 +22,7 @@ import jax
 import numpy as np
 
 from zsljax.errors import ZsljaxError, require
+from zsljax.evaluation.bootstrap import resampled_means
 from zsljax.evaluation.metrics import per_class_accuracy
 
 Array = jax.Array | np.ndarray
@@ -51,11 +52,11 @@ class Embedded:
 
 def embedding_metrics(
   images: Embedded, labels: np.ndarray, seen: np.ndarray
-) -> tuple[dict[str, float], Columns]:
+) -> tuple[dict[str, float], Columns, np.ndarray]:
   """Classification, retrieval, verification and mean cosines of one set of images.
 
   >>> images = Embedded(np.eye(4)[[0, 0, 1, 1]], np.array([0, 0, 1, 0]))
-  >>> metrics, _ = embedding_metrics(images, np.array([0, 0, 1, 1]), np.ones(2, bool))
+  >>> metrics, *_ = embedding_metrics(images, np.array([0, 0, 1, 1]), np.ones(2, bool))
   >>> metrics["accuracy"], metrics["recall@1"], metrics["eer"], metrics["intra"]
   (75.0, 100.0, 0.0, 100.0)
 
@@ -68,20 +69,39 @@ def embedding_metrics(
     In percent: ``accuracy`` of images of seen classes among the seen classes, the mean
     over classes; the numbers of ``retrieval``; those of ``verification`` but ``auc``;
     ``intra`` and ``inter``, the mean cosine, times 100, of pairs of one class and of
-    two. And the verification curve.
+    two. The verification curve. And the ranks of ``retrieval``, ``[N]``.
   """
   of_seen = seen[labels]
   verified, curve = verification(images.embeddings, labels)
   del verified["auc"]
   intra, inter = mean_cosines(images.embeddings, labels)
+  retrieved, ranks = retrieval(images.embeddings, labels)
   shares = {
     "accuracy": per_class_accuracy(images.seen_class[of_seen], labels[of_seen]),
-    **retrieval(images.embeddings, labels),
+    **retrieved,
     **verified,
     "intra": intra,
     "inter": inter,
   }
-  return {name: 100 * float(share) for name, share in shares.items()}, curve
+  metrics = {name: 100 * float(share) for name, share in shares.items()}
+  return metrics, curve, ranks
+
+
+def resampled_recalls(ranks: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+  """Recall@K of queries that are drawn anew within classes, in percent, ``[draws]``.
+
+  The images among which queries search stay as they are.
+
+  >>> drawn = resampled_recalls(np.array([1.0, 2.0]), np.array([0, 1]))
+  >>> float(drawn["recall@1"][0]), float(drawn["recall@5"][0])
+  (50.0, 100.0)
+
+  Args:
+    ranks: see ``retrieval``, ``[N]``.
+    labels: ``[N]``.
+  """
+  found = 100 * resampled_means(ranks[:, None] <= _TOP_K, labels)
+  return {f"recall@{k}": found[:, i] for i, k in enumerate(_TOP_K)}
 
 
 def verification(embeddings: Array, labels: Array) -> tuple[dict[str, float], Columns]:
@@ -194,12 +214,12 @@ def read_pairs(path: pathlib.Path) -> np.ndarray:
   return pairs
 
 
-def retrieval(embeddings: Array, labels: Array) -> dict[str, float]:
+def retrieval(embeddings: Array, labels: Array) -> tuple[dict[str, float], np.ndarray]:
   """Retrieval of images of the query's class: each image among all others.
 
-  >>> found = retrieval(np.eye(2)[[0, 0, 1, 1]], np.array([0, 0, 1, 1]))
-  >>> found["recall@1"], found["map"]
-  (1.0, 1.0)
+  >>> found, ranks = retrieval(np.eye(2)[[0, 0, 1, 1]], np.array([0, 0, 1, 1]))
+  >>> found["recall@1"], found["map"], ranks.tolist()
+  (1.0, 1.0, [1.0, 1.0, 1.0, 1.0])
 
   Args:
     embeddings: ``[N, d]``, of any length.
@@ -211,6 +231,8 @@ def retrieval(embeddings: Array, labels: Array) -> dict[str, float]:
     first, and queries whose class has no other image are missed. ``map``, the mean over
     the other queries of the average precision over the whole ranking; images of one
     similarity count together, as in scikit-learn's ``average_precision_score``.
+    And the place of each query's first image of its class, from 1 on, ``[N]``; infinity
+    where there is none.
 
   Raises:
     ZsljaxError: a number is not finite, or no query has an image
@@ -229,7 +251,7 @@ def retrieval(embeddings: Array, labels: Array) -> dict[str, float]:
         same = np.delete(labels == labels[i], i)
         rank[i], precision[i] = _rank_and_precision(np.delete(row, i), same)
   recalls = {f"recall@{k}": float(np.mean(rank <= k)) for k in _TOP_K}
-  return recalls | {"map": float(precision[matches].mean())}
+  return recalls | {"map": float(precision[matches].mean())}, rank
 
 
 def mean_cosines(embeddings: Array, labels: Array) -> tuple[float, float]:

@@ -19,16 +19,17 @@ import numpy as np
 from zsljax.classes import ClassSpace
 from zsljax.devices.mesh import replicated
 from zsljax.errors import require
-from zsljax.evaluation.bootstrap import Hits
+from zsljax.evaluation.bootstrap import Hits, interval, resampled
 from zsljax.evaluation.calibration import UNCALIBRATED, Calibration, Curve
 from zsljax.evaluation.class_retrieval import class_retrieval
-from zsljax.evaluation.embeddings import Embedded, embedding_metrics
+from zsljax.evaluation.embeddings import Embedded, embedding_metrics, resampled_recalls
 from zsljax.evaluation.metrics import require_numbers
 from zsljax.evaluation.multilabel import (
   MULTI_LABEL_PROTOCOLS,
   MultiLabelProtocol,
   dense_labels,
   multi_label_metrics,
+  resampled_top_k,
 )
 from zsljax.evaluation.protocols import EMBEDDINGS, RETRIEVAL, XIAN
 from zsljax.evaluation.single_label import (
@@ -54,6 +55,8 @@ class Report:
     calibrated: the report with another calibration, of images with one label.
     curve: seen and unseen accuracy over gamma, of images with one label.
     hits: right and wrong decisions, of images with one label.
+    resampled: metrics in percent of test sets that are drawn anew, ``[draws]`` each;
+      those that have an interval.
     roc: the verification curve by its columns, of embeddings.
     conditions: of a multi-label protocol: its rules, and numbers of what was counted.
   """
@@ -63,8 +66,13 @@ class Report:
   calibrated: Callable[[Calibration], Report] | None = None
   curve: Curve | None = None
   hits: Hits | None = None
+  resampled: Callable[[], dict[str, np.ndarray]] = dict
   roc: dict[str, np.ndarray] | None = None
   conditions: dict[str, Any] | None = None
+
+  def intervals(self) -> dict[str, tuple[float, float]]:
+    """95 % intervals over test images, of the metrics of ``resampled``."""
+    return {name: interval(values) for name, values in self.resampled().items()}
 
 
 class Evaluator(Protocol):
@@ -125,12 +133,14 @@ class SingleLabelEvaluator(_OneLabel):
     require_numbers(np.stack([outputs.seen_score, outputs.unseen_score], 1))
     predicted = generalized_predictions(outputs, calibration)
     among_unseen = np.asarray(outputs.unseen_class) == labels
+    hits = Hits((predicted == labels)[None], among_unseen[None], labels, seen[labels])
     return Report(
       single_label_metrics(outputs, labels, seen, calibration),
       calibration,
       functools.partial(self.report, outputs, labels, seen),
       seen_unseen_curve(outputs, labels, seen, kind=calibration.kind),
-      Hits((predicted == labels)[None], among_unseen[None], labels, seen[labels]),
+      hits,
+      functools.partial(resampled, hits),
     )
 
 
@@ -145,8 +155,10 @@ class EmbeddingEvaluator(_OneLabel):
 
   def report(self, outputs, labels, seen, calibration=UNCALIBRATED) -> Report:
     del calibration
-    metrics, roc = embedding_metrics(outputs, labels, seen)
-    return Report(metrics, roc=roc)
+    metrics, roc, ranks = embedding_metrics(outputs, labels, seen)
+    return Report(
+      metrics, roc=roc, resampled=functools.partial(resampled_recalls, ranks, labels)
+    )
 
 
 class RetrievalEvaluator(_OneLabel):
@@ -184,7 +196,11 @@ class MultiLabelEvaluator:
   def report(self, outputs, labels, seen, calibration=UNCALIBRATED) -> Report:
     del calibration
     metrics, counted = multi_label_metrics(outputs, labels, seen, self.rules)
-    return Report(metrics, conditions=dataclasses.asdict(self.rules) | counted)
+    return Report(
+      metrics,
+      resampled=functools.partial(resampled_top_k, outputs, labels, seen, self.rules),
+      conditions=dataclasses.asdict(self.rules) | counted,
+    )
 
 
 def make_evaluator(protocol: str, top_k: Iterable[int] = ()) -> Evaluator:

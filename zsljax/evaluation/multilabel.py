@@ -16,13 +16,14 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 
 import numpy as np
 
 from zsljax.classes import ClassSpace
 from zsljax.errors import require
+from zsljax.evaluation.bootstrap import resampled_means
 from zsljax.evaluation.metrics import require_numbers
 
 _BLOCK = 4096
@@ -103,13 +104,8 @@ def precision_and_recall(
     For each K the hits over K * N, and over the labels that are present (0 where there
     are none).
   """
-  most = max(top_k, default=0)
-  hits = np.zeros(most)
-  for start in range(0, len(scores), _BLOCK):
-    some = slice(start, start + _BLOCK)
-    best = np.argsort(-scores[some], 1, kind="stable")[:, :most]
-    hits += np.sum(np.take_along_axis(labels[some], best, 1) > 0, 0)
-  total, found = np.sum(labels > 0), np.cumsum(hits)
+  found = _found(scores, labels, max(top_k, default=0)).sum(0)
+  total = np.sum(labels > 0)
   return {
     k: (
       float(found[k - 1] / (k * len(scores))) if len(scores) else 0.0,
@@ -117,6 +113,16 @@ def precision_and_recall(
     )
     for k in top_k
   }
+
+
+def _found(scores: np.ndarray, labels: np.ndarray, most: int) -> np.ndarray:
+  """Labels of each image among its best 1, 2, ... ``most``, ``[N, most]``."""
+  found = np.zeros((len(scores), most), np.int64)
+  for start in range(0, len(scores), _BLOCK):
+    some = slice(start, start + _BLOCK)
+    best = np.argsort(-scores[some], 1, kind="stable")[:, :most]
+    found[some] = np.cumsum(np.take_along_axis(labels[some], best, 1) > 0, 1)
+  return found
 
 
 def average_precisions(
@@ -189,12 +195,7 @@ def multi_label_metrics(
   )
   require_numbers(scores)
   metrics, counted = {}, {}
-  for setting, columns in (("zsl", ~np.asarray(seen)), ("gzsl", slice(None))):
-    s, y = scores[:, columns], labels[:, columns]
-    if protocol.drop_images_without_positive:
-      kept = (y > 0).any(1)
-      s, y = s[kept], y[kept]
-    top_k = [k for k in protocol.top_k if k <= y.shape[1]]
+  for setting, s, y, top_k in _settings(scores, labels, seen, protocol):
     for k, (p, r) in precision_and_recall(s, y, top_k).items():
       f1 = 2 * p * r / (p + r) if p + r else 0.0
       metrics |= {f"{setting}_p@{k}": p, f"{setting}_r@{k}": r, f"{setting}_f1@{k}": f1}
@@ -210,3 +211,49 @@ def multi_label_metrics(
       "density": float(images.sum() / max(len(y), 1)),
     }
   return {name: 100 * value for name, value in metrics.items()}, counted
+
+
+def resampled_top_k(
+  scores: np.ndarray,
+  labels: np.ndarray,
+  seen: np.ndarray,
+  protocol: MultiLabelProtocol,
+) -> dict[str, np.ndarray]:
+  """Precision, recall and F1 of images that are drawn anew, in percent, ``[draws]``.
+
+  Arguments are those of ``multi_label_metrics``. AP is left out: of a label with few
+  images it lies far above AP in many images, and no bootstrap mends that.
+
+  >>> drawn = resampled_top_k(
+  ...   np.array([[2.0, 1.0]]), np.array([[1, -1]]), np.array([True, False]),
+  ...   MultiLabelProtocol(False, "ignore", top_k=(1,)),
+  ... )
+  >>> float(drawn["gzsl_f1@1"][0])
+  100.0
+  """
+  drawn = {}
+  for setting, s, y, top_k in _settings(scores, labels, seen, protocol):
+    if top_k and len(y):
+      found = _found(s, y, max(top_k))[:, [k - 1 for k in top_k]]
+      values = np.column_stack([found, np.sum(y > 0, 1)])
+      *found, present = resampled_means(values, np.zeros(len(y))).T
+      for k, hits in zip(top_k, found, strict=True):
+        drawn[f"{setting}_p@{k}"] = 100 * hits / k
+        drawn[f"{setting}_r@{k}"] = 100 * hits / np.maximum(present, 1e-9)
+        drawn[f"{setting}_f1@{k}"] = 200 * hits / (k + present)
+  return drawn
+
+
+def _settings(
+  scores: np.ndarray,
+  labels: np.ndarray,
+  seen: np.ndarray,
+  protocol: MultiLabelProtocol,
+) -> Iterator[tuple[str, np.ndarray, np.ndarray, list[int]]]:
+  """``zsl`` and ``gzsl``, with the scores, labels and numbers K that count."""
+  for setting, columns in (("zsl", ~np.asarray(seen)), ("gzsl", slice(None))):
+    s, y = scores[:, columns], labels[:, columns]
+    if protocol.drop_images_without_positive:
+      kept = (y > 0).any(1)
+      s, y = s[kept], y[kept]
+    yield setting, s, y, [k for k in protocol.top_k if k <= y.shape[1]]

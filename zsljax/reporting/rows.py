@@ -8,10 +8,13 @@ import json
 import math
 import pathlib
 import statistics
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zsljax.errors import require
 from zsljax.io.files import locked, read_lines, write_text
+
+if TYPE_CHECKING:
+  from zsljax.evaluation import Report
 
 SCHEMA = 3
 SELECTIONS = ("val_selected", "last", "test_oracle")  # In the order of tables.
@@ -39,25 +42,33 @@ Row = dict[str, Any]
 
 def make_row(
   dataset: Mapping[str, Any],
-  metrics: Mapping[str, float],
+  report: Report,
   provenance: dict[str, Any],
-  conditions: dict[str, Any] | None = None,
-  spread: dict[str, Any] | None = None,
+  selections: Mapping[str, float] | None = None,
   **fields,
 ) -> Row:
   """A result row, see ``Experiment.row``; ``dataset`` is its metadata.
 
-  ``fields`` are ``system``, ``protocol``, ``selection`` (of ``SELECTIONS``),
-  ``calibration``, ``seed`` and ``step``.
+  ``fields`` are ``system``, ``protocol``, ``selection`` (of ``SELECTIONS``), ``seed``
+  and ``step``.
   """
+  calibration, conditions = report.calibration, report.conditions
   row = {"dataset": dataset["name"], **dataset, **fields}
+  row["calibration"] = calibration.name
+  spread = {
+    "interval": {
+      name: [round(x, 3) for x in bounds] for name, bounds in report.intervals().items()
+    },
+    "selections": selections,
+  }
+  spread = {name: values for name, values in spread.items() if values}
   return {
     "schema": SCHEMA,
     **{name: row[name] for name in _IDENTITY},
-    "metrics": {k: round(v, 6) for k, v in metrics.items()},
+    "metrics": {k: round(v, 6) for k, v in report.metrics.items()},
     **({} if conditions is None else {"conditions": conditions}),
     **({"spread": spread} if spread else {}),
-    "provenance": provenance,
+    "provenance": {"gamma": calibration.gamma or 0.0, **provenance},
   }
 
 

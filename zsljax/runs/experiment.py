@@ -251,7 +251,7 @@ class Experiment:
     step: int,
     selection: str,
     gamma_from: str = "no calibration",
-    spread: dict[str, Any] | None = None,
+    selections: Mapping[str, float] | None = None,
     **provenance,
   ) -> Row:
     """A result row; the one place where a run's rows are made.
@@ -262,25 +262,20 @@ class Experiment:
       step: of the run's parameters.
       selection: how they were chosen.
       gamma_from: where the gamma of the report's calibration comes from.
-      spread: by ``interval``, the 95 % interval of each metric over test images; by
-        ``selections``, its deviation over reselections.
+      selections: deviation of each metric over reselections.
       provenance: further facts about the origin of the numbers.
     """
     config, meta = self.config, self.dataset.metadata
-    calibration = report.calibration
     return make_row(
       meta,
-      report.metrics,
+      report,
       system=self.system.name,
       protocol=protocol,
       selection=selection,
-      calibration=calibration.name,
       seed=config["seed"],
       step=step,
-      conditions=report.conditions,
-      spread=spread,
+      selections=selections,
       provenance={
-        "gamma": calibration.gamma or 0.0,
         "gamma_from": gamma_from,
         "preset": config["system"]["preset"],
         "config": config | {"data": config["data"] | {"dir": None}},

@@ -8,7 +8,6 @@ import pathlib
 
 import numpy as np
 
-from zsljax.evaluation.bootstrap import intervals
 from zsljax.evaluation.calibration import UNCALIBRATED, Calibration
 from zsljax.evaluation.given import report_of
 from zsljax.io.arrays import read_arrays
@@ -52,17 +51,13 @@ def score(
     rows.append(
       make_row(
         data,
-        report.metrics,
+        report,
         system=system,
         protocol=protocol,
         selection="last",
-        calibration=kind.name,
         seed=seed,
         step=0,
-        conditions=report.conditions,
-        spread={} if report.hits is None else {"interval": intervals(report.hits)},
         provenance={
-          "gamma": kind.gamma or 0.0,
           "gamma_from": "no calibration" if kind is UNCALIBRATED else "given",
           "config": _CONFIG | {"system": {"name": system}},
           "data": {"fingerprint": digest.hexdigest(), "sources": {}},

@@ -31,7 +31,6 @@ from zsljax.data.folds import Fold, class_folds, official_fold
 from zsljax.devices.precision import computed_in
 from zsljax.errors import ZsljaxError, require
 from zsljax.evaluation import Report, make_evaluator
-from zsljax.evaluation.bootstrap import intervals
 from zsljax.evaluation.calibration import Calibration, margin_rows, of_share
 from zsljax.evaluation.protocols import EMBEDDINGS, XIAN
 from zsljax.io.files import append_line, locked, read_lines, write_json
@@ -496,12 +495,10 @@ def _row(
   spread: Mapping[str, Mapping[str, float]],
 ) -> Row:
   """A result row that also says how its settings were chosen, and how sure it is."""
-  of_row: dict[str, Any] = {}
-  if report.hits is not None:
-    of_row["interval"] = intervals(report.hits)
-  of_selections = spread.get(report.calibration.name, {})
-  if selection == "val_selected" and of_selections.keys() <= report.metrics.keys():
-    of_row["selections"] = of_selections
+  selections = None
+  if selection == "val_selected":
+    selections = spread.get(report.calibration.name, {})
+    selections = {k: v for k, v in selections.items() if k in report.metrics}
   kept = ("point", "step", "metric", "value", "settings", "folds", "rule", "share")
   return run.row(
     images.evaluator.protocol,
@@ -509,7 +506,7 @@ def _row(
     step=stop,
     selection=selection,
     gamma_from=gamma_from,
-    spread=of_row,
+    selections=selections,
     chosen={k: chosen[k] for k in kept},
   )
 
