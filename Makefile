@@ -1,5 +1,6 @@
 # make demo      train and evaluate on the embedded digits
 # make test      style, types, doctests and the quick tests; make test-all: also the slow ones
+# make test-pytorch  encoders against PyTorch, in an environment that has it
 # make lint      style and types; make format applies the style
 # make coverage  the quick tests, and which lines they reach
 # make versions  the quick tests with oldest and newest libraries on Python 3.11 to 3.13
@@ -12,12 +13,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # Apache Beam needs older versions of some packages, so it has a place of its own.
 BEAM := .venv-beam
+PYTORCH := .venv-pytorch
 DEMO := runs/demo
 
 # Modules whose docstrings have examples.
 DOCTESTS := zsljax/losses zsljax/evaluation zsljax/numerics.py
 
-.PHONY: demo test test-all lint format coverage versions docs lock clean
+.PHONY: demo test test-all test-pytorch lint format coverage versions docs lock clean
 
 demo: $(INSTALLED)
 	$(BIN)/zsljax train --config=semantic_softmax:digits --workdir=$(DEMO)
@@ -29,6 +31,9 @@ test: $(INSTALLED) lint
 test-all: $(INSTALLED) $(BEAM)/.installed lint
 	$(BIN)/python -m pytest -n 2 -m "" --doctest-modules tests $(DOCTESTS)
 	$(BEAM)/bin/python -m pytest -m "" tests/data/test_beam.py
+
+test-pytorch: $(PYTORCH)/.installed
+	$(PYTORCH)/bin/python -m pytest -m "" tests/encoders/test_against_pytorch.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -61,6 +66,12 @@ $(BEAM)/.installed: requirements-beam.lock setup.cfg pyproject.toml
 	$(BEAM)/bin/python -m pip install --quiet -c requirements-beam.lock -e ".[test,beam]"
 	touch $@
 
+$(PYTORCH)/.installed: requirements.lock setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(PYTORCH)
+	$(PYTORCH)/bin/python -m pip install --quiet -c requirements.lock -e ".[test]" tokenizers \
+	  torch timm open_clip_torch transformers sentencepiece
+	touch $@
+
 COMPILE := $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --no-header \
   --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 
@@ -71,4 +82,4 @@ lock: $(INSTALLED)
 	$(COMPILE) --extra test --extra beam -o requirements-beam.lock setup.cfg
 
 clean:
-	rm -rf $(VENV) $(BEAM) runs build *.egg-info
+	rm -rf $(VENV) $(BEAM) $(PYTORCH) runs build *.egg-info

@@ -104,10 +104,11 @@ def test_photographs_are_upright(tmp_path, picture):
   np.testing.assert_array_equal(read_one(tmp_path / "a.png", 32), by_pillow(turned, 32))
 
 
-def test_sixteen_bits_become_eight(tmp_path):
-  grey = np.linspace(0, 65535, 36 * 36).reshape(36, 36).astype(np.uint16)
-  PIL.fromarray(grey).save(tmp_path / "a.png")
-  found = read_one(tmp_path / "a.png", 32)
+@pytest.mark.parametrize(("name", "kind"), [("a.png", "<u2"), ("a.tif", ">u2")])
+def test_sixteen_bits_become_eight(name, kind, tmp_path):
+  grey = np.linspace(0, 65535, 36 * 36).reshape(36, 36).astype(kind)
+  PIL.fromarray(grey).save(tmp_path / name)
+  found = read_one(tmp_path / name, 32)
   np.testing.assert_allclose(found[..., 0], grey[2:34, 2:34] / 256, atol=1)
 
 

@@ -74,3 +74,22 @@ def test_other_files_of_sentences(tmp_path, text, message):
   (tmp_path / "s.csv").write_text(text)
   with pytest.raises(ZsljaxError, match=message):
     read_sentences(tmp_path / "s.csv")
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (
+      ["--sentences=s", "--word_vectors=g"],
+      "--word_vectors: found g, expected --names",
+    ),
+    (["--sentences=s", "--templates=t"], "--templates: found t, expected --names"),
+    (["--names=n", "--word_vectors=g", "--templates=t"], "--templates: found t"),
+    (["--names=n", "--word_vectors=g", "--activation=gelu"], "expected none with"),
+    (["--names=n", "--word_vectors=g", "--tokenizer=t"], "--tokenizer: found t"),
+  ],
+)
+def test_flags_that_do_not_belong_together(flags, message, tmp_path, capsys):
+  with pytest.raises(SystemExit):
+    main(["semantics", *flags, f"--dest={tmp_path}/c.csv"])
+  assert message in capsys.readouterr().err

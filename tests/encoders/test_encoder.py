@@ -32,6 +32,7 @@ def test_devices_share_a_batch_without_changing_it(tiny):
     ({"precision": "int8"}, "found 'int8', expected one of float32, bfloat16"),
     ({"size": 0}, "size: found 0, expected a multiple of 8 pixels"),
     ({"size": 33}, "size: found 33"),
+    ({"activation": "gelu"}, "activation: found gelu, expected none, which resnet"),
     ({"images": (2, 3, 32, 32)}, r"shape \(2, 3, 32, 32\), expected \[B, 32"),
   ],
 )

@@ -19,6 +19,7 @@ import textwrap
 from zsljax.cli.common import add_activation, add_path, add_word_vectors
 
 GROUP = "data"
+_OF_ENCODERS = ("text_weights", "tokenizer", "activation")
 
 
 def add_arguments(parser) -> None:
@@ -49,9 +50,17 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
   from zsljax.data import semantics
+  from zsljax.errors import require
 
+  encodes = not args.word_vectors
+  for flag, fits, expected in (
+    ("word_vectors", args.names, "--names with it"),
+    ("templates", args.names and encodes, "--names with it, without --word_vectors"),
+    *((flag, encodes, "none with --word_vectors") for flag in _OF_ENCODERS),
+  ):
+    value = getattr(args, flag)
+    require(value is None or fits, f"--{flag}", value, expected)
   if args.word_vectors:
-    require_names(args)
     found = semantics.describe_names(
       args.names, args.word_vectors, args.dest, args.unknown
     )
@@ -72,11 +81,3 @@ def run(args) -> None:
   for note in notes:
     note = note.replace("Labels", "Names", 1)
     print(textwrap.fill(f"note: {note}", 88, subsequent_indent="      "))
-
-
-def require_names(args) -> None:
-  """Raises where word vectors are asked for sentences."""
-  from zsljax.errors import require
-
-  expected = "--names, or --sentences without --word_vectors"
-  require(bool(args.names), "--word_vectors", "no --names", expected)

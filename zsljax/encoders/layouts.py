@@ -222,6 +222,8 @@ def _tower(
     own |= {"positions": positions[outside:]} | ({"prefix": prefix} if added else {})
     module = VisionTransformer(transformer, patch, grid, len(prefix), projection)
     size = patch * grid
+    if (family, size) == ("SigLIP", 378):  # Whose last pixels no patch takes.
+      size = 384
     inputs = (jax.ShapeDtypeStruct((1, size, size, 3), np.float32),)
     preprocessing = Preprocessing(pictures[0] or size, *pictures[1:])
   else:

@@ -119,6 +119,8 @@ def load_text_encoder(
       ) from error
   if tower is None:
     raise ZsljaxError(f"{weights}: found no text tower, expected one")
+  fits = activation is None or tower.family == "CLIP"
+  require(fits, "activation", activation, f"none, which {tower.family} has itself")
   module = tower.module
   ids.no_padding()
   ids.no_truncation()
@@ -147,6 +149,9 @@ def encode_classes(
   """
   flat = [sentence for some in sentences.values() for sentence in some]
   vectors = _unit(encoder.encode(flat))
+  unfit = [flat[i] for i in np.flatnonzero(~np.isfinite(vectors).all(1))]
+  found = f"no direction for {len(unfit)} sentences, first {unfit[:1]}"
+  require(not unfit, "text encoder", found, "weights of a trained network")
   ends = np.cumsum([len(some) for some in sentences.values()])
   means = [part.mean(0) for part in np.split(vectors, ends[:-1])]
   cut, most = encoder.too_long(flat), encoder.module.length

@@ -79,7 +79,7 @@ def read_image(path: pathlib.Path) -> PIL.Image.Image:
     with PIL.Image.open(path) as image:
       image = PIL.ImageOps.exif_transpose(image)
       if image.mode.startswith("I"):  # Pillow would cut off what is above 255.
-        image = image.point(lambda value: value * (1 / 256)).convert("L")
+        image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
       image = image.convert("RGB")
   except Exception as error:  # Decoders and readers of EXIF have each their own.
     raise ZsljaxError(
