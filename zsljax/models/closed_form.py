@@ -38,7 +38,9 @@ class ClosedForm(System):
     self, params: Params, batch: Batch, classes: ClassSpace, rng: Array
   ) -> Params:
     del rng
-    features = jnp.where(batch.mask[:, None], unit_rows(batch.features), 0)
+    outside = classes.positions(batch.labels) < 0
+    features = jnp.where(outside[:, None], jnp.nan, unit_rows(batch.features))
+    features = jnp.where(batch.mask[:, None], features, 0)
     with computed_in("float32"):
       return self.solve(params, features, batch, classes)
 
