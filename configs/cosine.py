@@ -75,8 +75,8 @@ def get_config(argument: str = "digits") -> ConfigDict:
 
   config.system = ConfigDict()
   config.system.name = "cosine"
-  # `embedding`, `zero_shot` or `class_norm_official_code`; decides the fields below that
-  # are None.
+  # `embedding`, `zero_shot` or `class_norm_official_code`; decides the fields below
+  # that are None.
   config.system.preset = "embedding"
   # A member of the family.
   config.system.loss_name = loss

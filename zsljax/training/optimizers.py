@@ -24,8 +24,9 @@ def adam(config: Mapping[str, Any], total_steps: int) -> optax.GradientTransform
   """Adam (Kingma & Ba 2015).
 
   The L2 weight decay is part of the gradient (not decoupled as in AdamW) and leaves
-  biases and other vectors out, unless ``decay_biases`` takes them in. In one cycle the decay of the first moment falls from
-  0.95 to 0.85 while the rate rises, and then returns, as PyTorch's OneCycleLR does.
+  biases and other vectors out, unless ``decay_biases`` takes them in. In one cycle the
+  decay of the first moment falls from 0.95 to 0.85 while the rate rises, and then
+  returns, as PyTorch's OneCycleLR does.
   """
   decay = optax.add_decayed_weights(
     config["weight_decay"],
