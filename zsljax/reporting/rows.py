@@ -52,9 +52,14 @@ def make_row(
   ``fields`` are ``system``, ``protocol``, ``selection`` (of ``SELECTIONS``), ``seed``
   and ``step``.
   """
+  from zsljax.evaluation.multilabel import population
+
   calibration, conditions = report.calibration, report.conditions
   row = {"dataset": dataset["name"], **dataset, **fields}
   row["calibration"] = calibration.name
+  if conditions is not None:
+    known = population(row["dataset"], row["split_version"], conditions)
+    conditions = conditions | ({"population": known} if known else {})
   spread = {
     "interval": {
       name: [round(x, 3) for x in bounds] for name, bounds in report.intervals().items()

@@ -21,7 +21,7 @@ from zsljax.evaluation.embeddings import (
   pair_verification,
   read_pairs,
 )
-from zsljax.evaluation.multilabel import PUBLISHED_DENSITY
+from zsljax.evaluation.multilabel import POPULATIONS
 from zsljax.evaluation.protocols import EMBEDDINGS, PAIRS, RETRIEVAL, XIAN
 from zsljax.models import MULTI_LABEL, build_system
 from zsljax.reporting.curves import write_columns, write_curve
@@ -290,17 +290,21 @@ def _described(provenance: dict) -> str:
 
 
 def _densities(row: Row) -> str:
-  """A line that compares a multi-label row's labels with those of published tables."""
-  published = PUBLISHED_DENSITY.get(row["dataset"])
+  """Lines that compare a multi-label row's labels with those of published tables."""
   density = "density: labels to an image, K * P / R at every K; -: fewer than K labels"
-  if published is None:
+  counted = row["conditions"].get("population")
+  if counted is None:
     return density
-  here = {setting: row["conditions"][setting]["density"] for setting in published}
-  same = all(abs(here[s] / published[s] - 1) < 0.005 for s in published)
-  numbers = ", ".join(f"{s} {value:.3f}" for s, value in published.items())
-  return f"{density}; on the lists of published tables {numbers}: " + (
-    "the same here" if same else "these are other images or labels, do not compare"
+  if counted in POPULATIONS[row["dataset"]]:
+    return f"{density}\npopulation: {counted}"
+  known = "; ".join(
+    f"{name}, {', '.join(f'{s} {value:g}' for s, value in densities.items())}"
+    for name, densities in POPULATIONS[row["dataset"]].items()
   )
+  told = (
+    f"population: {counted}; do not compare with tables, whose densities are {known}"
+  )
+  return f"{density}\n{textwrap.fill(told, 88)}"
 
 
 def described(rows: list[Row], split: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import hashlib
 import pathlib
+from types import MappingProxyType
 
 import numpy as np
 import scipy.sparse
@@ -29,6 +30,7 @@ def read_nus_wide(
   word_vectors: pathlib.Path,
   unknown: str = "refuse",
   name: str = "nus_wide",
+  lists: Mapping[str, pathlib.Path] = MappingProxyType({}),
 ) -> FeatureSet:
   """NUS-WIDE from its official label files and features of its images.
 
@@ -41,6 +43,8 @@ def read_nus_wide(
     features: files for ``read_features``, with the names of the image lists (their
       folder and extension may be missing).
     word_vectors: file for ``label_vectors``, as is ``unknown``.
+    name: of the set.
+    lists: see ``annotated_set``.
 
   Raises:
     ZsljaxError: a file is missing or damaged, or they do not fit together.
@@ -95,6 +99,7 @@ def read_nus_wide(
       **digests(*(paths[f] for f in (_CONCEPTS, _TAGS, *common))),
       "TrainTestLabels": hashlib.sha256(truth_digests.encode()).hexdigest(),
     },
+    lists=lists,
   )
 
 
