@@ -20,7 +20,7 @@ from zsljax.errors import in_bytes, require
 from zsljax.evaluation import Calibration, Report
 from zsljax.io.versions import library_versions
 from zsljax.models import MULTI_LABEL, Spec, System, build_system
-from zsljax.models.system import check_shapes
+from zsljax.models.system import check_shapes, outside_module
 from zsljax.reporting.rows import Row, make_row
 from zsljax.runs.workdir import flat, read_manifest, run_identity
 from zsljax.training import DeviceImages, check_divides
@@ -132,7 +132,7 @@ class Experiment:
       "preset": config["system"].get("preset", "paper"),
       **dataclasses.asdict(system),
     }
-    if module := config["system"].get("module"):
+    if module := config["system"].get("module") or outside_module(system):
       check_shapes(system, spec_of(dataset.feature_shape, dataset.classes), classes)
       resolved["module"] = module
     data = {**config["data"], "features": dataset.variant}
