@@ -44,7 +44,7 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> training.TrainState:
   Raises:
     ZsljaxError: a field does not fit, or a process has another config; another run's
       folder; the loss is not finite.
-    Stopped: the run received SIGTERM, and is saved.
+    Stopped: the run received SIGTERM or Ctrl-C, and is saved.
   """
   own = config | {"data": config["data"] | {"dir": None}}
   distributed.require_agreement(flat({"config": own, "version": library_versions()}))
@@ -55,6 +55,8 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> training.TrainState:
     f"{every} with config.data.train_split={config['data']['train_split']}",
     "0, or train_split=train: the validation images are trained on here",
   )
+  minutes = config["checkpoint"]["every_minutes"]
+  require(minutes >= 0, "config.checkpoint.every_minutes", minutes, "0 or more")
   run = Experiment.build(config)
   data = run.training_data()
   optimizer = training.make_optimizer(
@@ -120,6 +122,7 @@ def _train(
       # The gradient of a minibatch does not vanish at the optimum.
       tolerance=0.0 if config["batch_size"] else config["optimizer"]["tolerance"],
       watch_every=every * per_epoch,
+      save_seconds=60 * config["checkpoint"]["every_minutes"],
     ),
     checkpoints,
     lambda start: MetricsLog(workdir, start) if distributed.is_writer() else None,
