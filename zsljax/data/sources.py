@@ -27,12 +27,13 @@ OWN = "own"
 DEFAULT_DIR = pathlib.Path("~/.cache/zsljax") / __version__
 
 
-def open_dataset(config: Mapping[str, Any]) -> store.StoredDataset:
+def open_dataset(config: Mapping[str, Any], axes: int = 1) -> store.StoredDataset:
   """Opens the dataset of a config's ``data`` part; makes a built-in one first.
 
   Args:
     config: ``name``; ``dir``, where the import put it; ``features``, the name
       of features and class embedding where ``dir`` holds several.
+    axes: see ``store.find``.
 
   Raises:
     ZsljaxError: it is not there, or not whole.
@@ -60,14 +61,14 @@ def open_dataset(config: Mapping[str, Any]) -> store.StoredDataset:
     root = pathlib.Path(config["dir"] or DEFAULT_DIR).expanduser()
     if not (root / name).is_dir():
       store.prepare(_made(installed[name]), root)
-    return store.find(root, name, features)
+    return store.find(root, name, features, axes)
   if not config["dir"]:
     raise ZsljaxError(
       "config.data.dir: found nothing, expected the folder that "
       f"{name} was imported into (--dest of `zsljax data`). Without a folder there are "
       f"the embedded datasets. {did_you_mean(name, known())}"
     )
-  return store.find(pathlib.Path(config["dir"]), name, features)
+  return store.find(pathlib.Path(config["dir"]), name, features, axes)
 
 
 def known() -> list[str]:

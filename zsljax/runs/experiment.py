@@ -14,12 +14,13 @@ from zsljax.classes import ClassSpace
 from zsljax.data import StoredDataset, TrainingData, evaluation_batches, open_dataset
 from zsljax.data.pipeline import Columns, load
 from zsljax.data.placement import CACHE_LIMIT, available_memory
+from zsljax.data.store import variants
 from zsljax.devices.mesh import free_memory, make_mesh, over_classes
 from zsljax.devices.precision import nearest
 from zsljax.errors import in_bytes, require
 from zsljax.evaluation import Calibration, Report
 from zsljax.io.versions import library_versions
-from zsljax.models import MULTI_LABEL, Spec, System, build_system
+from zsljax.models import MULTI_LABEL, AttendsToRegions, Spec, System, build_system
 from zsljax.models.system import check_shapes, outside_module
 from zsljax.reporting.rows import Row, make_row
 from zsljax.runs.workdir import flat, read_manifest, run_identity
@@ -116,7 +117,8 @@ class Experiment:
       config["batch_size"],
       f"0: {system.name} is solved from all training images at once",
     )
-    dataset = open_dataset(config["data"])
+    axes = 2 if isinstance(system, AttendsToRegions) else 1
+    dataset = open_dataset(config["data"], axes)
     check_labels(system, dataset)
     channels = config["data"]["num_channels"]
     require(
@@ -173,6 +175,16 @@ class Experiment:
       f"{manifest['dataset']['fingerprint'][:12]}, the data of the training run",
     )
     return dataclasses.replace(run, trained_in=manifest["products"])
+
+  def other_forms(self, config: Mapping[str, Any]) -> str:
+    """The stored forms of the set that ``config`` might have named instead, as text."""
+    data = config["data"]
+    if data["features"] or not data["dir"]:
+      return ""
+    root = pathlib.Path(data["dir"]).expanduser()
+    forms = [one.variant for one in variants(root, data["name"])]
+    others = [form for form in forms if form != self.dataset.variant]
+    return f" (--config.data.features may be {' or '.join(others)})" if others else ""
 
   def with_seed(self, seed: int) -> Experiment:
     """The same with another seed."""

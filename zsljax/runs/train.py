@@ -72,7 +72,7 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> training.TrainState:
       open_workdir(workdir, run.config, meta, classes)
     multihost_utils.sync_global_devices("the run's folder")
     read_manifest(workdir)  # Or the processes do not share the folder.
-    return _train(run, data, optimizer, workdir)
+    return _train(run, data, optimizer, workdir, run.other_forms(config))
 
 
 def _train(
@@ -80,13 +80,14 @@ def _train(
   data: TrainingData,
   optimizer: optax.GradientTransformationExtraArgs,
   workdir: pathlib.Path,
+  other_forms: str,
 ) -> training.TrainState:
   config, mesh = run.config, run.mesh
   meta = run.dataset.metadata
   of = "labels" if run.system.task == MULTI_LABEL else "classes"
   print_on_writer(
     f"{run.system.name} on {meta['name']} ({meta['features']}, "
-    f"{meta['class_embedding']}): {data.num_examples} images of "
+    f"{meta['class_embedding']}){other_forms}: {data.num_examples} images of "
     f"{int(run.classes.seen.sum())} {of}, "
     f"{_PLACES[data.placement].format(in_bytes(data.size_bytes))}; "
     f"{mesh.size} {jax.devices()[0].platform} device(s)"
