@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import pathlib
+from typing import Any
 
 import numpy as np
 
-from zsljax.evaluation.bootstrap import Hits
 from zsljax.io.files import write_csv
 from zsljax.reporting.pictures import (
   FAINT,
@@ -23,7 +23,7 @@ from zsljax.reporting.pictures import (
 def write_class_accuracy(
   folder: pathlib.Path,
   split: str,
-  hits: Mapping[str, Hits],
+  hits: Mapping[str, Any],
   names: Sequence[str],
   title: str,
 ) -> None:
@@ -32,7 +32,8 @@ def write_class_accuracy(
   Args:
     folder: of the run.
     split: ``test`` or ``val``.
-    hits: of one run by its calibration, the last one drawn as bars.
+    hits: of one run (``zsljax.evaluation.bootstrap.Hits``) by its calibration, the last
+      one drawn as bars.
     names: of all classes.
     title: stands above the picture.
   """
