@@ -18,7 +18,15 @@ class ZsljaxError(ValueError):
 
 
 class Stopped(Exception):
-  """An order to end a run before its last step; the message says how to continue."""
+  """An order to end a run before its last step; the message says how to continue.
+
+  Attributes:
+    signal: the order.
+  """
+
+  def __init__(self, message: str, signal: signal.Signals):
+    super().__init__(message)
+    self.signal = signal
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
@@ -58,7 +66,7 @@ def paragraph(text: str) -> str:
 def shown_to_user(main: Callable) -> Callable:
   """Turns a ``ZsljaxError`` out of ``main`` into a paragraph and exit code 2.
 
-  A run that SIGTERM stopped exits with 143.
+  A run that was stopped exits with 143 after SIGTERM and 130 after Ctrl-C.
   """
 
   @functools.wraps(main)
@@ -73,7 +81,7 @@ def shown_to_user(main: Callable) -> Callable:
       sys.exit(141)
     except Stopped as stopped:
       print(paragraph(str(stopped)), file=sys.stderr)
-      sys.exit(128 + signal.SIGTERM)
+      sys.exit(128 + stopped.signal)
     except KeyboardInterrupt:
       print("\ninterrupted", file=sys.stderr)
       sys.exit(130)

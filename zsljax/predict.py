@@ -28,8 +28,9 @@ from zsljax.runs.experiment import param_shapes, spec_of
 from zsljax.runs.workdir import CLASSES, read_manifest, run_identity
 from zsljax.training.checkpoints import Checkpoints
 
-# Points of each way along which a score's lead is shared among attributes.
-_PATH = 16
+# Points in (-1, 1) of a way along which a score's lead is shared among attributes, and
+# their weights, which sum to 2.
+_POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 # Images are scored this many at a time; fewer are padded to a power of two.
 _BATCH = 256
 _TRAINED_ON = "of the features that the run was trained on"
@@ -47,6 +48,8 @@ class Predictions:
       are not trained by a likelihood: there it says how far scores are apart.
     attributes: reasons for an image's best class, ``[B][n]`` pairs of an attribute's
       name and its share in the lead over the other classes shown; empty if not asked.
+      ``not`` stands before the name where the best class has less of the attribute
+      than these have on average.
   """
 
   classes: list[list[str]]
@@ -152,16 +155,29 @@ class Predictor:
     best, scores, chances, shares, deciding = (
       np.concatenate(part) for part in zip(*parts, strict=True)
     )
-    names = space.attributes
+    names = np.array(space.attributes, object)
+    names = np.where(self._absent(space, best), "not " + names, names)
     return Predictions(
       classes=[[space.names[i] for i in row] for row in best],
       scores=scores,
       probabilities=None if self.system.task == MULTI_LABEL else chances,
       attributes=[
-        [(names[i], float(share)) for i, share in zip(row, of_image, strict=True)]
-        for row, of_image in zip(deciding, shares, strict=True)
+        [(own[i], float(share)) for i, share in zip(row, of_image, strict=True)]
+        for row, of_image, own in zip(deciding, shares, names, strict=True)
       ],
     )
+
+  def _absent(self, space: ClassSpace, best: np.ndarray) -> np.ndarray:
+    """Attributes of which the first of classes ``best`` [B, K] has less than others.
+
+    Returns:
+      ``[B, A]`` bool.
+    """
+    embeddings = np.asarray(space.embeddings)
+    others = np.mean(embeddings, 0)[None]
+    if best.shape[1] > 1:
+      others = np.mean(embeddings[best[:, 1:]], 1)
+    return embeddings[best[:, 0]] < others
 
   def candidates(
     self, classes: Classes | None = None, seen: bool = False
@@ -292,7 +308,7 @@ class Predictor:
     if not len(others):
       others = jnp.mean(embeddings, 0, keepdims=True)
     ways = own[None] - others
-    steps = (jnp.arange(_PATH, dtype=own.dtype) + 0.5) / _PATH
+    steps = jnp.asarray((_POINTS + 1) / 2, own.dtype)
     points = others[:, None] + steps[None, :, None] * ways[:, None]
 
     def total(points):
@@ -307,7 +323,9 @@ class Predictor:
       scores = self.system.scores(params, features[None], along)
       return jnp.sum(scores[0, num_seen:])
 
-    return jnp.mean(ways * jnp.mean(jax.grad(total)(points), 1), 0)
+    weights = jnp.asarray(_WEIGHTS / 2, own.dtype)
+    along = jnp.einsum("kpa,p->ka", jax.grad(total)(points), weights)
+    return jnp.mean(ways * along, 0)
 
 
 def load(workdir: str | pathlib.Path, *, gamma: float | None = None) -> Predictor:

@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from zsljax.data import StoredDataset, open_dataset, prepare, store
-from zsljax.data.builtin.digits import read_digits
+from zsljax.data.builtin.digits import VARIANTS, read_digits
 from zsljax.data.describe import describe
 from zsljax.data.feature_set import SPLITS
 from zsljax.errors import ZsljaxError
@@ -298,6 +299,13 @@ def test_find(copy, tmp_path):
 def test_find_helps(tmp_path, folder, name, features, message):
   with pytest.raises(ZsljaxError, match=message):
     store.find(tmp_path / folder, name, features)
+
+
+def test_of_several_forms_a_system_gets_the_one_that_it_can_use(tmp_path):
+  for variant in VARIANTS:
+    prepare(dataclasses.replace(read_digits(variant), name="forms"), tmp_path)
+  shapes = [store.find(tmp_path, "forms", None, axes).feature_shape for axes in (1, 2)]
+  assert shapes == [(64,), (9, 25)]
 
 
 def data_config(folder, name="digits", features=None):

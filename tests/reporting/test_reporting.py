@@ -78,8 +78,9 @@ def test_rows_of_another_schema_are_refused(tmp_path):
 
 def test_terminal_table_is_aligned_and_shows_gamma():
   lines = terminal_table([row(), row(gamma=0.25)]).split("\n")
-  assert "additive (0.25)" in lines[2]
-  assert [line.rindex("50.00") for line in lines[1:]] == [lines[0].rindex("H") - 4] * 2
+  assert lines[0] == "protocol xian, selection last"
+  assert "additive (0.25)" in lines[4]
+  assert [line.rindex("50.00") for line in lines[3:]] == [lines[2].rindex("H") - 4] * 2
 
 
 def test_resumed_log_drops_what_comes_after_the_checkpoint(tmp_path):

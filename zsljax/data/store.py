@@ -567,14 +567,17 @@ def all_below(folder: pathlib.Path) -> list[StoredDataset]:
   return [StoredDataset.open(path.parent) for path in found]
 
 
-def find(root: pathlib.Path, name: str, features: str | None) -> StoredDataset:
+def find(
+  root: pathlib.Path, name: str, features: str | None, axes: int = 1
+) -> StoredDataset:
   """Opens the stored set ``name`` below ``root``.
 
   Args:
     root: the ``--dest`` of the import.
     name: name of the dataset.
     features: the middle folder's name (features and class embedding); needed
-      only where several stand there.
+      only where several stand there, or more than one with ``axes``.
+    axes: of an image's features that go before others: 1 pooled, 2 regions.
 
   Raises:
     ZsljaxError: none or several fit.
@@ -588,6 +591,10 @@ def find(root: pathlib.Path, name: str, features: str | None) -> StoredDataset:
       f"config.data.dir: {root} holds no dataset {name!r}. "
       f"{did_you_mean(name, others)} Import one with `zsljax data`."
     )
+  if features is None and len(here) > 1:
+    opened = {form: StoredDataset.open(folder) for form, folder in here.items()}
+    fitting = [x for x, stored in opened.items() if len(stored.feature_shape) == axes]
+    features = fitting[0] if len(fitting) == 1 else None
   require(
     features is not None or len(here) == 1,
     "config.data.features",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 import hashlib
 import pathlib
@@ -24,6 +25,7 @@ from zsljax.evaluation.embeddings import (
 from zsljax.evaluation.multilabel import POPULATIONS
 from zsljax.evaluation.protocols import EMBEDDINGS, PAIRS, RETRIEVAL, XIAN
 from zsljax.models import MULTI_LABEL, build_system
+from zsljax.reporting.class_accuracy import write_class_accuracy
 from zsljax.reporting.curves import write_columns, write_curve
 from zsljax.reporting.rows import (
   Row,
@@ -114,6 +116,7 @@ def evaluate(
   report = scored.report(Calibration(kind))
   rows = [scored.row(report)]
   if report.curve is not None and report.calibrated is not None:
+    chosen = report
     if share is not None or not on_test:
       margin = scored.mean_margin(kind)
       if share is None:
@@ -125,8 +128,10 @@ def evaluate(
     if test_oracle:
       wanted.append((report.curve.best(), "test_oracle", "highest H on test"))
     for given, selection, origin in wanted:
-      rows.append(scored.row(report.calibrated(given), selection, gamma_from=origin))
+      chosen = report.calibrated(given)
+      rows.append(scored.row(chosen, selection, gamma_from=origin))
     write_curve(workdir, split, report.curve, rows)
+    write_classes(workdir, split, run, scored.names, [report, chosen])
   if report.roc is not None:
     write_columns(workdir / f"roc_{split}.csv", report.roc)
   if pairs is not None:
@@ -135,11 +140,26 @@ def evaluate(
   return rows
 
 
+def write_classes(
+  workdir: pathlib.Path,
+  split: str,
+  run: Experiment,
+  names: Sequence[str],
+  reports: Sequence[Report],
+) -> None:
+  """Writes the accuracy of each class of one run, by the calibration of its reports."""
+  hits = {report.calibration.text: report.hits for report in reports}
+  name, data = run.system.name, run.dataset.metadata["name"]
+  title = f"{name} on {data}, seed {run.config['seed']}, {split} images"
+  write_class_accuracy(workdir, split, hits, names, title)
+
+
 class _Scored:
   """Outputs of a run's latest checkpoint for all N images of a split.
 
   Attributes:
     selection: ``val_selected`` where a sweep chose settings and step, else ``last``.
+    seen: which classes are, ``[C]`` bool; ``names`` are their names.
     labels: of the images, as the evaluator takes them.
     source_rows: of the images in the imported features, ``[N]``.
   """
@@ -158,7 +178,7 @@ class _Scored:
       "val_selected" if chosen and chosen["step"] >= self.step else "last"
     )
     classes, splits, batches = run.images(split)
-    self.seen = np.asarray(classes.seen)
+    self.seen, self.names = np.asarray(classes.seen), classes.names
     with computed_in(run.config["matmul_precision"]):
       outputs, labels = evaluation.streamed_outputs(
         evaluator, run.system, self._params, classes, batches, run.mesh

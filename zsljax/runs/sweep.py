@@ -39,6 +39,7 @@ from zsljax.models import Embeds
 from zsljax.reporting.curves import write_curve
 from zsljax.reporting.rows import CHOSEN, RULE, Row, add_rows, read_chosen, read_rows
 from zsljax.runs.comparison import save_hits
+from zsljax.runs.evaluate import write_classes
 from zsljax.runs.evaluation_set import EvaluationSet
 from zsljax.runs.experiment import Experiment
 from zsljax.runs.selection import Point, choose, grid_points, point_key, with_values
@@ -472,7 +473,9 @@ def _test(
     best = max(oracles, key=lambda n: oracles[n].metrics["h"])
     origin = "highest H on test"
     rows.append(make_row(one, images, oracles[best], best, "test_oracle", origin))
-    write_curve(workdir / f"seed_{seed}", "test", own[at].curve, [plain, lowered])
+    folder, names = workdir / f"seed_{seed}", images.classes.names
+    write_curve(folder, "test", own[at].curve, [plain, lowered])
+    write_classes(folder, "test", one, names, [own[at], report])
   add_rows(workdir, rows)
   return spread
 

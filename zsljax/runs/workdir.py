@@ -19,8 +19,13 @@ from zsljax.io.versions import library_versions
 SCHEMA = 3
 CLASSES = "classes.npz"
 _FILE, _SWEEP_FILE = "manifest.json", "sweep.json"
-# Fields that may change between two starts: places, and evaluation on the way.
-_FREE_FIELDS = ("data.dir", "data.cache", "evaluation.every_epochs")
+# Fields that may change between two starts: places, and what happens on the way.
+_FREE_FIELDS = (
+  "data.dir",
+  "data.cache",
+  "evaluation.every_epochs",
+  "checkpoint.every_minutes",
+)
 # Fields that change no run, but a sweep.
 _FREE_PARTS = ("grid.", "selection.")
 

@@ -58,7 +58,7 @@ class Checkpoints:
     )
     with self._writing():
       # Unforced, Orbax would ask JAX itself if a process is to end, by step numbers;
-      # `Sigterm` asks by numbers of calls.
+      # `StopSignals` asks by numbers of calls.
       self._manager.save(step, args=items, force=True)
 
   def wait(self) -> None:
