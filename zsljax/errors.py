@@ -40,6 +40,12 @@ def some(names: Sequence[str]) -> str:
   return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
+def line_of(error: object) -> str:
+  """The first line of an error, shortened where it quotes much of a file."""
+  lines = str(error).strip().splitlines() or [type(error).__name__]
+  return lines[0] if len(lines[0]) <= 200 else f"{lines[0][:200]}..."
+
+
 def in_bytes(size: float) -> str:
   """A number of bytes with a unit: ``2.31 GB``, ``840 MB``, ``12 kB``."""
   for unit, scale in (("GB", 1e9), ("MB", 1e6)):

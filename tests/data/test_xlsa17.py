@@ -5,9 +5,9 @@ import pytest
 import scipy.io
 
 from zsljax.data import read_xlsa17
-from zsljax.data.feature_set import sha256_of
 from zsljax.data.importers.published import PUBLISHED
 from zsljax.errors import ZsljaxError
+from zsljax.io.checksums import sha256_of
 
 NAMES = ("ape", "bat", "cow", "dog", "elk", "fox")
 IMAGES = "res101.mat"

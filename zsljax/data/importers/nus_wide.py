@@ -9,12 +9,13 @@ import pathlib
 import numpy as np
 import scipy.sparse
 
-from zsljax.data.feature_set import FeatureSet, digests, sha256_of
+from zsljax.data.feature_set import FeatureSet, digests
 from zsljax.data.files.features import read_features
 from zsljax.data.files.text import read_names
 from zsljax.data.importers.annotations import annotated_set
 from zsljax.data.labels import sparse_labels
 from zsljax.errors import require, some
+from zsljax.io.checksums import sha256_of
 from zsljax.io.progress import task_bar
 
 _PARTS = ("Train", "Test")
