@@ -229,7 +229,7 @@ LOC = "trainval_loc"
     (without_class(LOC, 3), ("test_seen", "1 classes", "'dog'", "trainval lacks")),
     (without_class("test_unseen_loc", 5), ("1 of 6 classes", "'fox'", "no image")),
     (with_value("features", (2, 7), np.nan), ("features", "in 1 of 66", "image 7,")),
-    (with_value("att", (0, 3), np.nan), (SPLIT, "embedding", "NaN or inf", "'dog'")),
+    (with_value("att", (0, 3), np.nan), (SPLIT, "embedding", "NaN, inf", "'dog'")),
     (changed("features", lambda x: x[:, 1:]), (IMAGES, "(5, 65)", "[D, 66]")),
     (changed("features", np.transpose), (IMAGES, "features", "(66, 5)", "[D, 66]")),
     (changed("image_files", lambda x: x[1:]), ("image_files", "(65,)", "texts [66]")),

@@ -36,6 +36,7 @@ from zsljax.io.json_files import (
   read_json,
 )
 from zsljax.io.progress import task_bar
+from zsljax.numerics import LARGEST
 
 SCHEMA = 4
 VERSION = "1.0.0"
@@ -118,12 +119,12 @@ def prepare(
     plain = re.fullmatch(r"\w[\w.-]*", text)
     require(bool(plain), f"dataset: {field}", repr(text), "letters, digits and _ . -")
   dtype = STORAGE[storage] or feature_set.features.dtype
-  limit = float(ml_dtypes.finfo(dtype).max)
+  limit = min(float(ml_dtypes.finfo(dtype).max), LARGEST)
   require(
     feature_set.largest <= limit,
     f"{feature_set.name}: features",
     f"numbers up to {feature_set.largest:g}",
-    f"at most {limit:g}, what {dtype} holds: choose another storage",
+    f"at most {limit:g}, which systems can compute with in {dtype}",
   )
   variant = f"{feature_set.features_kind}_{feature_set.class_embedding}"
   if storage != "source":

@@ -11,9 +11,9 @@ from typing import Any
 import jax
 from orbax import checkpoint as ocp
 
-from zsljax.errors import ZsljaxError, require
+from zsljax.errors import ZsljaxError, line_of, require
 
-# Errors of Orbax and TensorStore when a write or a read fails.
+# Errors of Orbax and TensorStore when a write fails.
 _FAILURES = (OSError, ValueError, RuntimeError, KeyError, TypeError)
 
 
@@ -103,11 +103,11 @@ class Checkpoints:
       return self._manager.restore(step, args=ocp.args.Composite(**items))
     except ZsljaxError:
       raise
-    except _FAILURES as error:
+    except Exception as error:  # Orbax raises bare ones too.
       raise ZsljaxError(
         f"{folder}: cannot be read as a checkpoint of this run "
-        f"({_first_line(error)}). If the folder was damaged, remove it and the "
-        "run continues from the one before."
+        f"({type(error).__name__}: {line_of(error)}). If the folder was damaged, "
+        "remove it and the run continues from the one before."
       ) from error
 
   @contextlib.contextmanager
@@ -118,7 +118,8 @@ class Checkpoints:
     except _FAILURES as error:
       free = shutil.disk_usage(self.folder).free
       raise ZsljaxError(
-        f"{self.folder}: could not write a checkpoint ({_first_line(error)}); "
+        f"{self.folder}: could not write a checkpoint ({type(error).__name__}: "
+        f"{line_of(error)}); "
         f"{free / 2**20:.1f} MiB are free there. The checkpoints before it are "
         "whole: make room and start the same command again."
       ) from error
@@ -139,8 +140,3 @@ def abstract(tree: Any, shardings: Any) -> Any:
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
   )
-
-
-def _first_line(error: Exception) -> str:
-  text = str(error).strip().splitlines()
-  return f"{type(error).__name__}: {text[0][:300] if text else ''}"
