@@ -368,11 +368,14 @@ def test_half_written_set_is_invisible(feature_set, tmp_path, monkeypatch):
   assert ["incomplete" in path.name for path in looked[0]] == [True]
 
 
-def test_leftover_of_a_killed_write_is_ignored(feature_set, copy, tmp_path):
+def test_leftover_of_a_killed_write_goes_with_the_next(feature_set, copy, tmp_path):
   copy.rename(copy.with_name("1.0.0.incompleteABC"))
+  (tmp_path / "small" / ".scratchABC").mkdir()
   with pytest.raises(ZsljaxError, match="holds no dataset"):
     store.find(tmp_path, "small", None)
   assert prepare(feature_set(), tmp_path).folder == copy
+  left = {path.name for path in (tmp_path / "small").rglob("*") if path.is_dir()}
+  assert left == {"random_att", "1.0.0"}
 
 
 def test_dest_that_cannot_be_made(feature_set, tmp_path):

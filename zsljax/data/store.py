@@ -146,6 +146,11 @@ def prepare(
       except ZsljaxError:
         if not overwrite:
           raise
+    for left in (  # Of imports that were killed.
+      *folder.parents[1].glob(".scratch*"),
+      *folder.parent.glob(f"{VERSION}.incomplete*"),
+    ):
+      shutil.rmtree(left, ignore_errors=True)
     # Before the builder exists: it would take over what it finds in the folder.
     with _replaced(folder):
       _write(feature_set, folder, dtype, fingerprint, beam_options)
@@ -202,7 +207,7 @@ def _write(
       )
   except (OSError, RuntimeError, tf.errors.OpError) as error:
     raise ZsljaxError(
-      f"{folder}: could not be written ({error}); nothing of it was kept"
+      f"{folder}: could not be written ({line_of(error)}); nothing of it was kept"
     ) from error
 
 
