@@ -94,7 +94,7 @@ def run_files(short_run):
   def make(folder):
     shutil.copytree(short_run("semantic_softmax"), folder / "run")
 
-  return Reader(make, lambda folder: load_run(folder / "run").params)
+  return Reader(make, lambda folder: load_run(folder / "run").params, checked=True)
 
 
 def stored(stand_in):

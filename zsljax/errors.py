@@ -36,9 +36,7 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
 def require(ok: bool, where: str, found: object, expected: str) -> None:
   """Raises a ``ZsljaxError`` about the file or field ``where`` unless ``ok``."""
   if not ok:
-    raise ZsljaxError(
-      f"{line_of(where)}: found {line_of(found, 1000)}, expected {expected}"
-    )
+    raise ZsljaxError(f"{where}: found {line_of(found, 1000)}, expected {expected}")
 
 
 def some(names: Sequence[str]) -> str:

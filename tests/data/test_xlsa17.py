@@ -239,6 +239,17 @@ LOC = "trainval_loc"
     ),
     (changed("allclasses_names", lambda x: x[1:]), (SPLIT, "(5,)", "texts [6]")),
     (
+      changed("allclasses_names", lambda x: np.arange(6) + 0.5),
+      (SPLIT, "allclasses_names", "found float64", "expected texts [6]"),
+    ),
+    (
+      changed("features", lambda x: np.zeros((5, 66), [("a", "f4")])),
+      (IMAGES, "features", "expected numbers or texts"),
+    ),
+    (changed("att", lambda x: x + 1j), (SPLIT, "att", "found complex128")),
+    (changed("att", lambda x: x[:0]), (SPLIT, "att", "of shape (0, 6)")),
+    (changed("att", lambda x: x + 1e30), (SPLIT, "embedding", "beyond 1e+15")),
+    (
       changed("att", lambda x: np.array([["a"], ["b"]], object)),
       (SPLIT, "att", "found <U1 of shape (2,), expected numbers [A, C]"),
     ),

@@ -24,7 +24,7 @@ from zsljax.errors import ZsljaxError
 
 # Numbers in a file may be this many times as large as the file, or this many bytes.
 TIMES, LEAST_BYTES = 100, 2**30
-_SECONDS, _BYTES_A_SECOND = 8, 10**6
+_SECONDS, _BYTES_A_SECOND = 4, 10**6
 _lock = threading.Lock()
 _server: tuple[int, subprocess.Popen] | None = None
 
@@ -68,7 +68,7 @@ def call(function: str, path: pathlib.Path, out: IO[bytes] | None, *args: Any) -
     if refused is None:
       return value
     raise ZsljaxError(refused.replace(request["path"], str(path)))
-  reason = f"its reader crashed ({status})"
+  reason = f"its reader crashed with {signal.Signals(-status).name}"
   if status == -signal.SIGXCPU:
     reason = f"its reader was busy for more than {request['seconds']} s"
   raise ZsljaxError(
@@ -129,6 +129,7 @@ def _answer(containers: Any, request: dict[str, Any]) -> tuple[Any, str | None]:
   used = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
   memory = used * resource.getpagesize() + 2 * request["bytes"]
   resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+  resource.setrlimit(resource.RLIMIT_FSIZE, (request["bytes"], request["bytes"]))
   resource.setrlimit(resource.RLIMIT_CPU, (request["seconds"], request["seconds"] + 1))
   path, out = pathlib.Path(request["path"]), request["out"]
   try:

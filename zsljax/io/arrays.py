@@ -246,8 +246,10 @@ def as_floats(where: str, array: np.ndarray) -> np.ndarray:
   if array.dtype.kind == "f":
     return array
   floats = array.astype(np.float32)
+  with np.errstate(invalid="ignore"):
+    exact = np.array_equal(floats.astype(array.dtype), array)
   expected = f"numbers up to {2**24}, which float32 holds"
-  require(np.array_equal(floats, array), where, "larger whole numbers", expected)
+  require(exact, where, "larger whole numbers", expected)
   return floats
 
 

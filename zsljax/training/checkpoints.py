@@ -39,11 +39,13 @@ class Checkpoints:
     self.folder = workdir.absolute() / "checkpoints"
     self._run = run
     options = ocp.CheckpointManagerOptions(max_to_keep=keep)
-    self._manager = ocp.CheckpointManager(self.folder, options=options)
+    with self._reading(self.folder):
+      self._manager = ocp.CheckpointManager(self.folder, options=options)
 
   def latest_step(self) -> int | None:
     """The step of the newest complete checkpoint."""
-    return self._manager.latest_step()
+    with self._reading(self.folder):
+      return self._manager.latest_step()
 
   def save(self, step: int, params: Any, rest: Any) -> None:
     """Begins to write a checkpoint; waits for the one before.
@@ -88,12 +90,13 @@ class Checkpoints:
     return restored["params"], restored["rest"]
 
   def _restore(self, step: int | None, **items: Any) -> Any:
-    steps = sorted(self._manager.all_steps())
+    with self._reading(self.folder):
+      steps = sorted(self._manager.all_steps())
     require(len(steps) > 0, str(self.folder), "no checkpoint yet", "one")
     step = steps[-1] if step is None else step
     require(step in steps, str(self.folder), f"checkpoints {steps}", f"one of {step}")
     folder = self.folder / str(step)
-    try:
+    with self._reading(folder):
       run_item = ocp.args.Composite(run=ocp.args.JsonRestore())
       run = self._manager.restore(step, args=run_item)["run"]
       for field, expected in self._run.items():
@@ -101,6 +104,12 @@ class Checkpoints:
         require(found == expected, f"{folder}: {field}", repr(found), repr(expected))
       items = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
       return self._manager.restore(step, args=ocp.args.Composite(**items))
+
+  @contextlib.contextmanager
+  def _reading(self, folder: pathlib.Path) -> Iterator[None]:
+    """Names the checkpoint that cannot be read."""
+    try:
+      yield
     except ZsljaxError:
       raise
     except Exception as error:  # Orbax raises bare ones too.
