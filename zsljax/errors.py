@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 import difflib
 import functools
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -13,8 +14,11 @@ class ZsljaxError(ValueError):
   """Input that cannot be used.
 
   The message is one paragraph that names the file or field, the content found there
-  and the content expected.
+  and the content expected; overlong words of a damaged file are cut.
   """
+
+  def __init__(self, message: str):
+    super().__init__(re.sub(r"(\S{500})\S+", r"\1...", message))
 
 
 class Stopped(Exception):
@@ -40,12 +44,18 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
 def require(ok: bool, where: str, found: object, expected: str) -> None:
   """Raises a ``ZsljaxError`` about the file or field ``where`` unless ``ok``."""
   if not ok:
-    raise ZsljaxError(f"{where}: found {found}, expected {expected}")
+    raise ZsljaxError(f"{where}: found {line_of(found, 1000)}, expected {expected}")
 
 
 def some(names: Sequence[str]) -> str:
   """The first five names, and whether there are more."""
   return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def line_of(error: object, longest: int = 200) -> str:
+  """The first line of an error, shortened where it quotes much of a file."""
+  line, *_ = str(error).strip().splitlines() or [type(error).__name__]
+  return line if len(line) <= longest else f"{line[:longest]}..."
 
 
 def in_bytes(size: float) -> str:
@@ -57,10 +67,10 @@ def in_bytes(size: float) -> str:
 
 
 def paragraph(text: str) -> str:
-  """Breaks ``text`` into lines that fit a terminal."""
-  return textwrap.fill(
-    " ".join(text.split()), width=88, break_long_words=False, break_on_hyphens=False
-  )
+  """Breaks ``text`` into lines that fit a terminal, without orders to it."""
+  text = " ".join(text.split())
+  text = "".join(letter if letter.isprintable() else "?" for letter in text)
+  return textwrap.fill(text, width=88, break_long_words=False, break_on_hyphens=False)
 
 
 def shown_to_user(main: Callable) -> Callable:

@@ -18,8 +18,9 @@ from zsljax.data.files.features import finite_rows, read_features
 from zsljax.devices.mesh import make_mesh
 from zsljax.devices.precision import computed_in
 from zsljax.encoders import encode_images, load_encoder, require_same
-from zsljax.errors import ZsljaxError, require, some
+from zsljax.errors import ZsljaxError, line_of, require, some
 from zsljax.evaluation.calibration import UNCALIBRATED, Calibration
+from zsljax.io.arrays import readable
 from zsljax.io.files import write_csv
 from zsljax.io.progress import task_bar
 from zsljax.models import CLOSED_SET, MULTI_LABEL, Spec, System, build_system
@@ -133,9 +134,10 @@ class Predictor:
       classes = self.candidates(classes, seen)
     elif seen:
       raise ZsljaxError("seen: found beside candidates, expected when they are made")
+    for field, value, lowest in (("top_k", top_k, 1), ("attributes", attributes, 0)):
+      whole = isinstance(value, int | np.integer) and value >= lowest
+      require(whole, field, repr(value), f"a whole number, {lowest} or more")
     space, top_k = classes.space, min(top_k, len(classes.places))
-    require(top_k >= 1, "top_k", top_k, "1 or more")
-    require(attributes >= 0, "attributes", attributes, "0 or more")
     attributes = min(attributes, self.spec.num_attributes)
     if self.system.task == CLOSED_SET or not self.classes.attribute_names:
       attributes = 0  # None of them decides, or has a name.
@@ -253,7 +255,11 @@ class Predictor:
 
   def _checked(self, features: np.ndarray) -> np.ndarray:
     """Features of a user in float32, of the right shape and finite."""
-    features = np.asarray(features)
+    try:
+      features = np.asarray(features)
+    except ValueError as error:
+      expected = "rows of one length"
+      raise ZsljaxError(f"features: {line_of(error)}, expected {expected}") from error
     require(
       features.ndim > 0 and features.shape[1:] == self.spec.feature_shape,
       "features",
@@ -345,7 +351,8 @@ def load(workdir: str | pathlib.Path, *, gamma: float | None = None) -> Predicto
   manifest = read_manifest(workdir)
   config, path = manifest["config"], workdir / CLASSES
   require(path.is_file(), str(workdir), f"no {CLASSES}", "a run of this version")
-  classes = ClassSpace.load(path)
+  with readable(path):
+    classes = ClassSpace.load(path)
   system = build_system(config["system"])
   spec = spec_of(manifest["dataset"]["feature_shape"], classes)
   checkpoints = Checkpoints(workdir, run_identity(manifest))

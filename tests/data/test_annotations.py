@@ -540,7 +540,14 @@ def named_otherwise(source):
 TAGS, TAG_LIST = "NUS_WID_Tags/{}_Tags1k.dat", "NUS_WID_Tags/TagList1k.txt"
 SUN = "Groundtruth/TrainTestLabels/Labels_sun_Test.txt"
 TEST_LIST = "ImageList/TestImagelist.txt"
+CONCEPTS = "ConceptsList/Concepts81.txt"
 BOTH = "more than once, expected each name once"
+
+
+def not_utf8(source):
+  source.write()
+  source.write = lambda: None
+  (source.source / TEST_LIST).write_bytes(b"\xff\xfe\x00")
 
 
 @pytest.mark.parametrize(
@@ -560,6 +567,11 @@ BOTH = "more than once, expected each name once"
       text(TEST_LIST, lambda x: x.replace("a\\0008_Test", "b\\0003_Train")),
       BOTH,
     ),
+    (NusWide, text(TAGS.format("Test"), lambda _: ""), "dat: found no lines, expected"),
+    (NusWide, text(TAG_LIST, lambda _: " \n"), "TagList1k.txt: found no names"),
+    (NusWide, text(CONCEPTS, lambda _: ""), "Concepts81.txt: found no names"),
+    (NusWide, text(SUN, lambda _: ""), "found 0 digits"),
+    (NusWide, not_utf8, "TestImagelist.txt: not readable"),
     (NusWide, text(SUN, lambda x: x[2:]), "8 digits, 0 of them not 0 or 1, expected 9"),
     (Coco, for_coco(lambda c: c["categories"].pop()), "categories: found no "),
     (Coco, for_coco(lambda c: c["annotations"][0].update(image_id=5)), "image_id 5"),

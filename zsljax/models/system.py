@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zsljax.classes import ClassSpace
-from zsljax.errors import ZsljaxError, did_you_mean, require
+from zsljax.errors import ZsljaxError, did_you_mean, line_of, require
 
 Array = jax.Array
 Params = Any
@@ -297,7 +297,12 @@ def build_system(config: Mapping[str, Any]) -> System:
     for field, value in config.items()
     if value is not None
   }
-  return system(**(system.presets[preset] | given))
+  try:
+    return system(**(system.presets[preset] | given))
+  except TypeError as error:  # A text in place of a number, and the like.
+    raise ZsljaxError(
+      f"config.system: found {line_of(error)}, expected values of the fields' types"
+    ) from error
 
 
 def _known(word: str, words: Iterable[str], message: str) -> None:

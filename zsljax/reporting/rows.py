@@ -12,6 +12,17 @@ from typing import Any
 
 from zsljax.errors import require
 from zsljax.io.files import locked, read_lines, write_text
+from zsljax.io.json_files import (
+  COUNT,
+  NUMBER,
+  OBJECT,
+  TEXT,
+  check_json,
+  list_of,
+  object_of,
+  or_none,
+  read_json,
+)
 
 SCHEMA = 3
 SELECTIONS = ("val_selected", "last", "test_oracle")  # In the order of tables.
@@ -35,6 +46,34 @@ CHOSEN = "chosen.json"
 RULE = "longest within one standard error, share of the mean training margin"
 
 Row = dict[str, Any]
+
+_NUMBERS = {"type": "object", "additionalProperties": NUMBER}
+_ROW = object_of(
+  **dict.fromkeys(_IDENTITY, TEXT)
+  | {"seed": COUNT, "step": COUNT, "selection": {"enum": list(SELECTIONS)}},
+  metrics=_NUMBERS,
+  provenance=object_of(
+    gamma=NUMBER,
+    config=object_of(
+      system=OBJECT, optimizer=OBJECT, data=OBJECT, epochs={}, batch_size={}
+    ),
+    data=object_of(fingerprint=TEXT),
+  ),
+)
+_ROW["properties"] |= {
+  "conditions": object_of(top_k=list_of(COUNT)),
+  "spread": OBJECT,
+}
+_POINT = {"point": OBJECT, "step": COUNT, "share": or_none(NUMBER)}
+_CHOSEN = object_of(
+  **_POINT,
+  metric=TEXT,
+  value=NUMBER,
+  settings=COUNT,
+  folds=TEXT,
+  reselected=list_of(object_of(**_POINT)),
+)
+_CHOSEN["properties"]["gamma"] = or_none(NUMBER)
 
 
 def make_row(
@@ -73,13 +112,14 @@ def read_rows(workdir: pathlib.Path) -> list[Row]:
   """The rows of a run.
 
   Raises:
-    ZsljaxError: a row has another schema.
+    ZsljaxError: a row has another schema, or is damaged.
   """
   path = workdir / _FILE
-  rows = read_lines(path)
+  rows = read_lines(path, whole=True)
   for row in rows:
     found = row.get("schema")
     require(found == SCHEMA, f"{path}: schema", found, str(SCHEMA))
+    check_json(row, _ROW, str(path), "result rows as zsljax writes them")
   return rows
 
 
@@ -92,9 +132,11 @@ def read_chosen(workdir: pathlib.Path) -> dict[str, Any] | None:
   path = workdir / CHOSEN
   if not path.exists():
     return None
-  chosen = json.loads(path.read_text())
-  expected = f"{RULE!r}: sweep again in another workdir"
-  require(chosen.get("rule") == RULE, f"{path}: rule", chosen.get("rule"), expected)
+  again = "sweep again in another workdir"
+  chosen = read_json(path, OBJECT, f"the choice of a sweep: {again}")
+  found, expected = chosen.get("rule"), f"{RULE!r}: {again}"
+  require(found == RULE, f"{path}: rule", found, expected)
+  check_json(chosen, _CHOSEN, str(path), f"the choice of a sweep: {again}")
   return chosen
 
 

@@ -75,6 +75,7 @@ def evaluate(
     ZsljaxError: there is no run or checkpoint, or an argument does not fit it.
   """
   run = Experiment.of_run(workdir, data_dir)
+  read_rows(workdir)  # Rows that cannot be added to are refused before the work.
   on_test = split == "test"
   require(
     on_test or run.config["data"]["train_split"] == "train",

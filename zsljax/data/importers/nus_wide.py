@@ -10,12 +10,13 @@ from types import MappingProxyType
 import numpy as np
 import scipy.sparse
 
-from zsljax.data.feature_set import FeatureSet, digests, sha256_of
+from zsljax.data.feature_set import FeatureSet, digests
 from zsljax.data.files.features import read_features
 from zsljax.data.files.text import read_names
 from zsljax.data.importers.annotations import annotated_set
 from zsljax.data.labels import sparse_labels
 from zsljax.errors import require, some
+from zsljax.io.checksums import sha256_of
 from zsljax.io.progress import task_bar
 
 _PARTS = ("Train", "Test")
@@ -54,6 +55,8 @@ def read_nus_wide(
   common = [f.format(part) for f in _OF_IMAGES for part in _PARTS]
   paths = _found(source, [_CONCEPTS, _TAGS, *common])
   concepts, tags = (read_names(paths[f], distinct=True) for f in (_CONCEPTS, _TAGS))
+  for file, listed in ((_CONCEPTS, concepts), (_TAGS, tags)):
+    require(bool(listed), str(paths[file]), "no names", "one a line")
   truths = [_GROUND_TRUTH.format(c, part) for c in concepts for part in _PARTS]
   paths |= _found(source, truths)
 
@@ -129,6 +132,7 @@ def _tags(
         ones = _digits(f"{path}: line {number}", line, len(columns), "columns")
         ids = columns[ones]
         present.append(ids[ids >= 0])
+  require(bool(present), str(path), "no lines", "one for each image")
   return sparse_labels(present, num_labels)
 
 
