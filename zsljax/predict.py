@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 import functools
+import itertools
 import pathlib
 from typing import Any
 
@@ -20,6 +21,7 @@ from zsljax.devices.precision import computed_in
 from zsljax.encoders import encode_images, load_encoder, require_same
 from zsljax.errors import ZsljaxError, line_of, require, some
 from zsljax.evaluation.calibration import UNCALIBRATED, Calibration
+from zsljax.evaluation.thresholds import Thresholds
 from zsljax.io.arrays import readable
 from zsljax.io.files import write_csv
 from zsljax.io.progress import task_bar
@@ -43,6 +45,8 @@ class Predictions:
 
   Attributes:
     classes: names, ``[B][K]``.
+    given: marks labels whose score reaches their threshold, ``[B, K]`` bool; None where
+      the K best are asked, or there are no thresholds.
     scores: calibrated, ``[B, K]``.
     probabilities: softmax of the calibrated scores over all candidates, ``[B, K]``;
       None of a system for several labels, whose scores only rank. Closed-form systems
@@ -57,6 +61,16 @@ class Predictions:
   scores: np.ndarray
   probabilities: np.ndarray | None
   attributes: list[list[tuple[str, float]]]
+  given: np.ndarray | None = None
+
+  def count(self, image: int) -> int:
+    """Number of classes that an image is given: K, or those that reach thresholds."""
+    return self.scores.shape[1] if self.given is None else int(self.given[image].sum())
+
+  def shown(self) -> Iterator[tuple[int, int]]:
+    """Places of images, and of the classes that they are given, among their K."""
+    everything = np.ndindex(self.scores.shape)
+    return (place for place in everything if self.given is None or self.given[place])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,6 +107,7 @@ class Predictor:
     calibration: of seen classes when candidates are seen and unseen.
     encoder: description of the features' encoder, where the dataset records it.
     precision: of matrix products, see ``zsljax.devices.precision``.
+    thresholds: of several labels, which a sweep has chosen.
   """
 
   system: System
@@ -102,13 +117,14 @@ class Predictor:
   calibration: Calibration = UNCALIBRATED
   encoder: dict[str, Any] | None = None
   precision: str = "float32"
+  thresholds: Thresholds | None = None
 
   def predict(
     self,
     features: np.ndarray,
     classes: Classes | Candidates | None = None,
     *,
-    top_k: int = 5,
+    top_k: int | None = None,
     seen: bool = False,
     attributes: int = 0,
   ) -> Predictions:
@@ -118,7 +134,8 @@ class Predictor:
       features: ``[B, D]`` or ``[B, R, D]``, from the network that made those of the
         dataset.
       classes: see ``candidates``, which makes them ready once for many calls.
-      top_k: K, at most the number of candidates.
+      top_k: K, at most the number of candidates; None takes 5, or all where there are
+        thresholds.
       seen: see ``candidates``.
       attributes: how many attributes are named for an image's best class, where the
         dataset has names of them. Their shares
@@ -134,10 +151,18 @@ class Predictor:
       classes = self.candidates(classes, seen)
     elif seen:
       raise ZsljaxError("seen: found beside candidates, expected when they are made")
+    given = None
+    if top_k is None:
+      top_k = 5
+      if self.thresholds is not None:
+        known = classes.space
+        top_k = len(known)
+        given = self.thresholds.of(known.names, np.asarray(known.seen))
     for field, value, lowest in (("top_k", top_k, 1), ("attributes", attributes, 0)):
       whole = isinstance(value, int | np.integer) and value >= lowest
       require(whole, field, repr(value), f"a whole number, {lowest} or more")
-    space, top_k = classes.space, min(top_k, len(classes.places))
+    space = classes.space
+    top_k = min(top_k, len(classes.places))
     attributes = min(attributes, self.spec.num_attributes)
     if self.system.task == CLOSED_SET or not self.classes.attribute_names:
       attributes = 0  # None of them decides, or has a name.
@@ -167,6 +192,7 @@ class Predictor:
         [(own[i], float(share)) for i, share in zip(row, of_image, strict=True)]
         for row, of_image, own in zip(deciding, shares, names, strict=True)
       ],
+      given=None if given is None else scores >= given[best],
     )
 
   def _absent(self, space: ClassSpace, best: np.ndarray) -> np.ndarray:
@@ -359,8 +385,8 @@ def load(workdir: str | pathlib.Path, *, gamma: float | None = None) -> Predicto
   params = checkpoints.restore_params(param_shapes(system, spec, make_mesh(1, 1)))
   checkpoints.close()
   require(gamma is None or np.isfinite(gamma), "gamma", gamma, "a finite number")
+  chosen = read_chosen(workdir) or {}
   if gamma is None:
-    chosen = read_chosen(workdir) or {}
     gamma = chosen.get("gamma")
     gamma = config["evaluation"]["gamma"] if gamma is None else gamma
   return Predictor(
@@ -371,6 +397,7 @@ def load(workdir: str | pathlib.Path, *, gamma: float | None = None) -> Predicto
     Calibration(config["evaluation"]["calibration"], gamma),
     manifest["dataset"]["encoder"],
     config["matmul_precision"],
+    Thresholds(**chosen["thresholds"]) if "thresholds" in chosen else None,
   )
 
 
@@ -383,7 +410,7 @@ def predict_files(
   classes: pathlib.Path | None = None,
   seen: bool = False,
   gamma: float | None = None,
-  top_k: int = 5,
+  top_k: int | None = None,
   attributes: int = 3,
   skip_bad: bool = False,
   dest: pathlib.Path | None = None,
@@ -439,6 +466,8 @@ def predict_files(
   if dest:
     _write(dest.expanduser(), names, predictions)
     best = f"the best {predictions.scores.shape[1]} classes of each"
+    if predictions.given is not None:
+      best = "the labels of each whose scores reach their thresholds"
     lines = [f"{len(names)} images, {best}, in {dest}"]
   else:
     lines = [_table(names, predictions)]
@@ -476,15 +505,22 @@ def _table(names: Sequence[str], found: Predictions) -> str:
   heads = ["image", "class", "score"]
   heads += [] if found.probabilities is None else ["%"]
   lines = [heads]
-  for i, k in np.ndindex(found.scores.shape):
-    line = ["" if k else names[i], found.classes[i][k], f"{found.scores[i, k]:.4g}"]
+  before = None
+  for i, k in found.shown():
+    line = [
+      "" if i == before else names[i],
+      found.classes[i][k],
+      f"{found.scores[i, k]:.4g}",
+    ]
     if found.probabilities is not None:
       line.append(f"{100 * found.probabilities[i, k]:.1f}")
     lines.append(line)
+    before = i
   head, *lines = aligned(lines, 2).splitlines()
-  parts, width = [head], found.scores.shape[1]
+  parts, lines = [head], iter(lines)
   for i, attributes in enumerate(found.attributes):
-    parts += lines[i * width : (i + 1) * width]
+    of_image = list(itertools.islice(lines, found.count(i)))
+    parts += of_image or [f"{names[i]}  no label"]
     if because := _because(attributes):
       parts.append(f"  because of {because}")
   return "\n".join(parts)
@@ -498,7 +534,7 @@ def _no_formula(text: str) -> str:
 def _write(path: pathlib.Path, names: Sequence[str], found: Predictions) -> None:
   """All predictions as CSV."""
   rows = [["image", "rank", "class", "score", "probability", "because"]]
-  for i, k in np.ndindex(found.scores.shape):
+  for i, k in found.shown():
     chance = "" if found.probabilities is None else f"{found.probabilities[i, k]:.9g}"
     because = "" if k else _because(found.attributes[i])
     score = f"{found.scores[i, k]:.9g}"

@@ -288,6 +288,8 @@ def _multi_label_table(rows: Sequence[Row]) -> str:
   """Two lines a row: among the unseen labels (zsl), and among all (gzsl)."""
   top_k = sorted({k for row in rows for k in row["conditions"]["top_k"]})
   names = [f"{name}@{k}" for k in top_k for name in ("p", "r", "f1")] + ["map"]
+  if any("zsl_f1@threshold" in row["metrics"] for row in rows):
+    names.insert(-1, "f1@threshold")
   words, numbers = [], []
   for row in rows:
     conditions = row["conditions"]

@@ -180,6 +180,8 @@ class _Scored:
     )
     classes, splits, batches = run.images(split)
     self.seen, self.names = np.asarray(classes.seen), classes.names
+    if chosen and self.selection == "val_selected":
+      self.evaluator = evaluation.with_thresholds(evaluator, chosen, classes)
     with computed_in(run.config["matmul_precision"]):
       outputs, labels = evaluation.streamed_outputs(
         evaluator, run.system, self._params, classes, batches, run.mesh

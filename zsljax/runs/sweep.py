@@ -29,9 +29,10 @@ from zsljax import training
 from zsljax.data.folds import Fold, class_folds, official_fold
 from zsljax.devices.precision import computed_in
 from zsljax.errors import ZsljaxError, require
-from zsljax.evaluation import Report, make_evaluator
+from zsljax.evaluation import Report, make_evaluator, with_thresholds
 from zsljax.evaluation.calibration import Calibration, margin_rows, of_share
 from zsljax.evaluation.protocols import EMBEDDINGS, XIAN
+from zsljax.evaluation.thresholds import Thresholds, choose_thresholds
 from zsljax.io.files import append_line, locked, read_lines, write_json
 from zsljax.io.json_files import (
   COUNT,
@@ -44,7 +45,7 @@ from zsljax.io.json_files import (
   read_json,
 )
 from zsljax.io.progress import step_bar
-from zsljax.models import Embeds
+from zsljax.models import MULTI_LABEL, Embeds
 from zsljax.reporting.curves import write_curve
 from zsljax.reporting.rows import CHOSEN, RULE, Row, add_rows, read_chosen, read_rows
 from zsljax.runs.comparison import save_hits
@@ -220,8 +221,31 @@ class _Search:
       "folds": self.folds,
       "reselected": [{k: r[k] for k in ("point", "step", "share")} for r in reselected],
     }
+    if groups[0][0].system.task == MULTI_LABEL:
+      chosen["thresholds"] = dataclasses.asdict(self._thresholds(chosen))
     write_json(self.workdir / CHOSEN, chosen)
     return chosen
+
+  def _thresholds(self, chosen: Mapping[str, Any]) -> Thresholds:
+    """Thresholds of labels, from runs on the folds with what was chosen."""
+    run = Experiment.build(with_values(self.config, chosen["point"]))
+    runs = VmappedRuns(run, self.stops[-1])
+    drawn = self._drawn(run, runs.labels)
+    val = _images(runs, drawn, [fold.val for fold in drawn])
+    steps, scores = chosen["step"], []
+    together = range(0, len(drawn), len(drawn) if run.config["batch_size"] else 1)
+    with step_bar(len(drawn) * steps, "choosing thresholds on folds") as bar:
+      for first in together:
+        some = slice(first, first + together.step)
+        settings = [RunSettings(self.config["seed"], fold=fold) for fold in drawn[some]]
+        ((_, state, _),) = runs.states(
+          settings, [steps], lambda n, runs=settings: bar.update(n * len(runs))
+        )
+        scores += runs.outputs(settings, _shared(val[some]), state)
+    return choose_thresholds(
+      (found[own.mask], own.labels, own.classes.names, np.asarray(own.classes.seen))
+      for own, found in zip(val, scores, strict=True)
+    )
 
   @property
   def _count(self) -> int:
@@ -457,6 +481,11 @@ def _test(
         kind = images.calibration.kind
         gammas = [of_share(chosen["share"], margin, kind) for margin in margins]
       _save(run, seeds, state, gammas, chosen, workdir)
+      if "thresholds" in chosen:
+        evaluator = with_thresholds(images.evaluator, chosen, images.classes)
+        decided = dataclasses.replace(images, evaluator=evaluator)
+        finite, everyone = np.ones(len(seeds), bool), [decided] * len(seeds)
+        of_stop[stop] = _reports(final.runs, settings, everyone, state, finite)
       if images.evaluator.protocol == XIAN and isinstance(run.system, Embeds):
         outputs = final.runs.outputs(settings, [embedded], state)
         embeddings = [embedded.report(out) for out in outputs]
