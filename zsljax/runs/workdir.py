@@ -15,6 +15,7 @@ from zsljax.devices.precision import nearest
 from zsljax.errors import ZsljaxError
 from zsljax.io.files import explained, write_json
 from zsljax.io.versions import library_versions
+from zsljax.runs.config import flat
 
 SCHEMA = 3
 CLASSES = "classes.npz"
@@ -143,14 +144,3 @@ def read_manifest(workdir: pathlib.Path, sweep: bool = False) -> dict[str, Any]:
       "version of zsljax made the run, train it again"
     )
   return manifest
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  """Nested fields by their dotted names."""
-  fields = {}
-  for key, value in tree.items():
-    if isinstance(value, Mapping):
-      fields |= flat(value, f"{prefix}{key}.")
-    else:
-      fields[prefix + key] = value
-  return fields
