@@ -34,6 +34,11 @@ from zsljax.evaluation import Report, make_evaluator
 from zsljax.evaluation.bootstrap import intervals
 from zsljax.evaluation.calibration import Calibration, margin_rows, of_share
 from zsljax.evaluation.protocols import EMBEDDINGS, XIAN
+from zsljax.evaluation.temperature import (
+  ScoredImages,
+  best_temperature_share,
+  probabilities,
+)
 from zsljax.io.files import append_line, locked, read_lines, write_json
 from zsljax.io.progress import step_bar
 from zsljax.models import Embeds
@@ -206,8 +211,43 @@ class _Search:
       "folds": self.folds,
       "reselected": [{k: r[k] for k in ("point", "step", "share")} for r in reselected],
     }
+    chosen["temperature_share"] = self._temperature_share(chosen)
     write_json(self.workdir / CHOSEN, chosen)
     return chosen
+
+  def _temperature_share(self, chosen: Mapping[str, Any]) -> float | None:
+    """The share of a margin that is the best temperature on the folds.
+
+    The chosen point is trained on them again, for scores of all classes. None where
+    images have several labels, or systems learn no unseen classes.
+    """
+    if chosen["share"] is None:
+      return None
+    run = Experiment.build(with_values(self.config, chosen["point"]))
+    runs = VmappedRuns(run, self.stops[-1])
+    drawn = self._drawn(run, runs.labels)
+    val = _images(runs, drawn, [fold.val for fold in drawn])
+    trained = _images(runs, drawn, [f.train[margin_rows(len(f.train))] for f in drawn])
+    together = self.config["selection"]["together"] if run.config["batch_size"] else 1
+    found: list[ScoredImages] = []
+    bar = step_bar(len(drawn) * chosen["step"], "choosing a temperature on the folds")
+    with bar:
+      for some in _pieces(range(len(drawn)), together):
+        settings = [RunSettings(self.config["seed"], fold=drawn[f]) for f in some]
+        own, count = [val[f] for f in some], len(some)
+        ((_, state, _),) = runs.states(
+          settings, [chosen["step"]], lambda n, count=count: bar.update(n * count)
+        )
+        scores = runs.outputs(settings, _shared([x.of_scores() for x in own]), state)
+        of_trained = [trained[f] for f in some]
+        margins = _margins(runs, settings, of_trained, state)
+        additive = _margins(runs, settings, of_trained, state, "additive")
+        for images, out, margin, scale in zip(
+          own, scores, margins, additive, strict=True
+        ):
+          gamma = of_share(chosen["share"], margin, images.calibration.kind)
+          found.append(images.scored(out, gamma, scale))
+    return best_temperature_share(found)
 
   @property
   def _count(self) -> int:
@@ -323,10 +363,11 @@ def _margins(
   settings: Sequence[RunSettings],
   images: Sequence[EvaluationSet],
   state: training.TrainState,
+  kind: str | None = None,
 ) -> list[float]:
   """The mean margin of each run on its images."""
   outputs = runs.outputs(settings, _shared(images), state)
-  return [own.mean_margin(out) for own, out in zip(images, outputs, strict=True)]
+  return [own.mean_margin(out, kind) for own, out in zip(images, outputs, strict=True)]
 
 
 class _Final:
@@ -340,15 +381,16 @@ class _Final:
     self._steps = {one["step"] for one in (chosen, *chosen["reselected"])}
     self.runs = VmappedRuns(run, stops[-1])
     self.images = EvaluationSet.placed(run, "test")
+    self.trained: EvaluationSet | None = None
+    if self.images.evaluator.protocol == XIAN:
+      places = margin_rows(len(self.runs.labels))
+      self.trained = self.runs.images(None, places, len(places))
 
   def scored(
     self, settings: Sequence[RunSettings]
   ) -> Iterator[tuple[int, training.TrainState, list[Report | None], list[float]]]:
     """Yields each stop with the states, the reports and the mean training margins."""
-    places = margin_rows(len(self.runs.labels))
-    everyone = len(settings)
-    single_label = self.images.evaluator.protocol == XIAN
-    trained = self.runs.images(None, places, len(places)) if single_label else None
+    everyone, trained = len(settings), self.trained
     with step_bar(everyone * self.stops[-1], f"training {everyone} runs") as bar:
       for stop, state, finite in self.runs.states(
         settings, self.stops, lambda n: bar.update(n * everyone)
@@ -431,6 +473,7 @@ def _test(
   of_first: dict[int, tuple[Report, float]] = {}
   embeddings: list[Report] = []
   gammas: list[Calibration | None] = [None] * len(seeds)
+  chances: list[dict[str, float]] = [{}] * len(seeds)
   for stop, state, reports, margins in final.scored(settings):
     if None in reports:
       raise ZsljaxError(
@@ -442,7 +485,8 @@ def _test(
       if images.evaluator.protocol == XIAN:
         kind = images.calibration.kind
         gammas = [of_share(chosen["share"], margin, kind) for margin in margins]
-      _save(run, seeds, state, gammas, chosen, workdir)
+        chances = _chances(final, settings, state, gammas, chosen)
+      _save(run, seeds, state, gammas, chances, chosen, workdir)
       if images.evaluator.protocol == XIAN and isinstance(run.system, Embeds):
         outputs = final.runs.outputs(settings, [embedded], state)
         embeddings = [embedded.report(out) for out in outputs]
@@ -467,7 +511,9 @@ def _test(
       continue
     report = calibrated(calibration)
     origin = f"{chosen['share']:g} of the mean training margin, highest H on folds"
-    lowered = make_row(one, images, report, at, "val_selected", origin)
+    lowered = make_row(
+      one, images, report, at, "val_selected", origin, chances=chances[i]
+    )
     rows.append(lowered)
     save_hits(workdir / f"seed_{seed}", run.dataset, report.hits)
     oracles = {n: _at_its_best(report) for n, report in own.items()}
@@ -479,6 +525,27 @@ def _test(
     write_classes(folder, "test", one, names, [own[at], report])
   add_rows(workdir, rows)
   return spread
+
+
+def _chances(
+  final: _Final,
+  settings: Sequence[RunSettings],
+  state: training.TrainState,
+  gammas: Sequence[Calibration],
+  chosen: Mapping[str, Any],
+) -> list[dict[str, float]]:
+  """The temperature of each run, and its calibration error on the test images."""
+  share = chosen.get("temperature_share")
+  if share is None:
+    return [{}] * len(settings)
+  images = final.images
+  scores = final.runs.outputs(settings, [images.of_scores()], state)
+  trained = [final.trained] * len(settings)
+  margins = _margins(final.runs, settings, trained, state, "additive")
+  return [
+    probabilities(images.scored(out, gamma, margin), share)
+    for out, gamma, margin in zip(scores, gammas, margins, strict=True)
+  ]
 
 
 def _at_its_best(report: Report) -> Report:
@@ -497,6 +564,7 @@ def _row(
   *,
   chosen: Mapping[str, Any],
   spread: Mapping[str, Mapping[str, float]],
+  chances: Mapping[str, float] | None = None,
 ) -> Row:
   """A result row that also says how its settings were chosen, and how sure it is."""
   of_row: dict[str, Any] = {}
@@ -514,6 +582,7 @@ def _row(
     gamma_from=gamma_from,
     spread=of_row,
     chosen={k: chosen[k] for k in kept},
+    **({"probabilities": chances} if chances else {}),
   )
 
 
@@ -522,6 +591,7 @@ def _save(
   seeds: Sequence[int],
   state: training.TrainState,
   gammas: Sequence[Calibration | None],
+  chances: Sequence[Mapping[str, float]],
   chosen: Mapping[str, Any],
   workdir: pathlib.Path,
 ) -> None:
@@ -538,4 +608,6 @@ def _save(
     checkpoints.close()
     calibration = gammas[i]
     gamma = None if calibration is None else calibration.gamma
-    write_json(folder / CHOSEN, chosen | {"gamma": gamma})
+    temperature = chances[i].get("temperature")
+    own_choice = {"gamma": gamma, "temperature": temperature}
+    write_json(folder / CHOSEN, chosen | own_choice)
