@@ -32,8 +32,8 @@ def get_config() -> ConfigDict:
   # Where the dataset was imported to (--dest of `zsljax data`). The embedded digits
   # are made in ~/.cache/zsljax when this is empty.
   config.data.dir = ""
-  # Features and class embedding, as in `classic512_att`; needed where `dir`
-  # holds several, or to choose digits' `patches_strokes` (regions).
+  # Features and class embedding, as in `classic512_att`; needed where `dir` holds
+  # several that the system can use, or to choose digits' `patches_strokes` (regions).
   config.data.features = placeholder(str)
   # `trainval`; or `train`, which holds out the validation classes and a fifth
   # of the other images for `zsljax eval --split=val`.

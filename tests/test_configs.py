@@ -439,7 +439,11 @@ def test_validation_chooses_gamma_for_the_test(small, digits_run, tmp_path):
   plain, calibrated = evaluate(workdir, gamma_from=tmp_path / "train")
   assert plain["selection"] == "last" and plain["calibration"] == "none"
   assert calibrated["selection"] == "val_selected"
-  assert calibrated["provenance"]["share"] == chosen["provenance"]["share"]
+  for field in ("share", "temperature_share"):
+    assert calibrated["provenance"][field] == chosen["provenance"][field]
+  for row in (chosen, calibrated):
+    chances = row["provenance"]["probabilities"]
+    assert chances["temperature"] > 0 and 0 <= chances["ece"] <= 100
   assert calibrated["metrics"]["t1"] == plain["metrics"]["t1"]
   train(small(*fields, "system.l2_weights=9.0"), tmp_path / "other")
   evaluate(tmp_path / "other", split="val")

@@ -48,9 +48,9 @@ class Predictions:
     given: marks labels whose score reaches their threshold, ``[B, K]`` bool; None where
       the K best are asked, or there are no thresholds.
     scores: calibrated, ``[B, K]``.
-    probabilities: softmax of the calibrated scores over all candidates, ``[B, K]``;
-      None of a system for several labels, whose scores only rank. Closed-form systems
-      are not trained by a likelihood: there it says how far scores are apart.
+    probabilities: softmax of the calibrated scores, over the predictor's temperature
+      and all candidates, ``[B, K]``; None of a system for several labels, whose scores
+      only rank. Without a temperature it says no more than how far scores are apart.
     attributes: reasons for an image's best class, ``[B][n]`` pairs of an attribute's
       name and its share in the lead over the other classes shown; empty if not asked.
       ``not`` stands before the name where the best class has less of the attribute
@@ -105,6 +105,8 @@ class Predictor:
     classes: all classes of the dataset that it was trained on.
     spec: of that dataset.
     calibration: of seen classes when candidates are seen and unseen.
+    temperature: of probabilities, chosen on class folds by a sweep; None where it was
+      not, and they are a plain softmax.
     encoder: description of the features' encoder, where the dataset records it.
     precision: of matrix products, see ``zsljax.devices.precision``.
     thresholds: of several labels, which a sweep has chosen.
@@ -115,6 +117,7 @@ class Predictor:
   classes: ClassSpace = dataclasses.field(repr=False)
   spec: Spec = dataclasses.field(repr=False)
   calibration: Calibration = UNCALIBRATED
+  temperature: float | None = None
   encoder: dict[str, Any] | None = None
   precision: str = "float32"
   thresholds: Thresholds | None = None
@@ -322,7 +325,9 @@ class Predictor:
       scores = scores[:, places]
       top, at = jax.lax.top_k(scores, top_k)
       classes = places[at]
-      chances = jnp.take_along_axis(jax.nn.softmax(scores), at, 1)
+      chances = jnp.take_along_axis(
+        jax.nn.softmax(scores / (self.temperature or 1.0)), at, 1
+      )
       shares = jnp.zeros((len(features), space.embeddings.shape[1]))
       if attributes:
         shares = jax.lax.map(
@@ -395,6 +400,7 @@ def load(workdir: str | pathlib.Path, *, gamma: float | None = None) -> Predicto
     classes,
     spec,
     Calibration(config["evaluation"]["calibration"], gamma),
+    chosen.get("temperature"),
     manifest["dataset"]["encoder"],
     config["matmul_precision"],
     Thresholds(**chosen["thresholds"]) if "thresholds" in chosen else None,
@@ -471,6 +477,8 @@ def predict_files(
     lines = [f"{len(names)} images, {best}, in {dest}"]
   else:
     lines = [_table(names, predictions)]
+  if predictions.probabilities is not None:
+    lines.append(_meaning(predictor))
   return "\n".join(lines + [f"left out: {line}" for line in left_out])
 
 
@@ -498,6 +506,15 @@ def _encoded(
 def _because(attributes: Sequence[tuple[str, float]]) -> str:
   """The attributes that speak for the class, without those that speak against it."""
   return ", ".join(f"{name} {share:+.3g}" for name, share in attributes if share > 0)
+
+
+def _meaning(predictor: Predictor) -> str:
+  """A line on what the probabilities are."""
+  if predictor.temperature is None:
+    return (
+      "%: softmax of the scores, not calibrated (`zsljax sweep` chooses a temperature)"
+    )
+  return f"%: calibrated on class folds, temperature {predictor.temperature:.3g}"
 
 
 def _table(names: Sequence[str], found: Predictions) -> str:

@@ -202,6 +202,9 @@ def test_rows_of_a_sweep_say_what_was_chosen_where(swept):
       if calibration == "additive":
         own = json.loads((workdir / f"seed_{row['seed']}" / "chosen.json").read_text())
         assert row["provenance"]["gamma"] == own["gamma"]
+        chances = row["provenance"]["probabilities"]
+        assert chances["temperature"] == own["temperature"] > 0
+        assert 0 <= chances["ece"] <= 100
       if row["protocol"] == "xian":
         low, high = row["spread"]["interval"]["h"]
         assert low < row["metrics"]["h"] < high
@@ -242,6 +245,13 @@ def test_a_fold_is_judged_as_eval_judges_a_run(tmp_path):
   row, lowered = eval_script.evaluate(tmp_path / "run", split="val")
   assert row["metrics"] == pytest.approx(line["metrics"], abs=0.01)
   assert max(line["h"]) == pytest.approx(lowered["metrics"]["h"], abs=0.01)
+  chosen, run = (
+    json.loads((tmp_path / "sweep" / "chosen.json").read_text()),
+    lowered["provenance"],
+  )
+  assert chosen["share"] == run["share"]
+  expected = run["temperature_share"]
+  assert chosen["temperature_share"] == pytest.approx(expected, rel=0.01)
 
 
 def test_a_shared_gamma_is_in_each_run_its_share_of_the_margin(swept, tmp_path):

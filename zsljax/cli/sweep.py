@@ -40,6 +40,8 @@ def _choice(workdir: pathlib.Path) -> str:
   gamma = ""
   if chosen["share"] is not None:
     gamma = f"; gamma: {chosen['share']:g} of the mean training margin"
+  if share := chosen.get("temperature_share"):
+    gamma += f", temperature: {share:.3g} of it"
   where = "the dataset's own validation classes"
   value = f"{chosen['metric']} {chosen['value']:.2f}"
   if chosen["folds"] != "official":

@@ -73,7 +73,10 @@ _CHOSEN = object_of(
   folds=TEXT,
   reselected=list_of(object_of(**_POINT)),
 )
-_CHOSEN["properties"]["gamma"] = or_none(NUMBER)
+_CHOSEN["properties"] |= {
+  "gamma": or_none(NUMBER),
+  "thresholds": object_of(own=OBJECT, seen=NUMBER, unseen=NUMBER),
+}
 
 
 def make_row(

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import pathlib
 import textwrap
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,11 @@ from zsljax.evaluation.embeddings import (
 )
 from zsljax.evaluation.multilabel import POPULATIONS
 from zsljax.evaluation.protocols import EMBEDDINGS, PAIRS, RETRIEVAL, XIAN
+from zsljax.evaluation.temperature import (
+  ScoredImages,
+  best_temperature_share,
+  probabilities,
+)
 from zsljax.models import MULTI_LABEL, build_system
 from zsljax.reporting.class_accuracy import write_class_accuracy
 from zsljax.reporting.curves import write_columns, write_curve
@@ -110,9 +116,9 @@ def evaluate(
   if single_label and gamma is None and gamma_from is None and on_test:
     gamma, origin = run.config["evaluation"]["gamma"], "config.evaluation.gamma"
   wanted = [] if gamma is None else [(Calibration(kind, gamma), None, origin)]
-  share = origin_of_share = None
+  share = temperature_share = origin_of_share = None
   if gamma_from is not None:
-    share, origin_of_share = chosen_share(gamma_from, run, kind)
+    share, temperature_share, origin_of_share = chosen_share(gamma_from, run, kind)
   scored = _Scored(evaluator, workdir, run, split)
   report = scored.report(Calibration(kind))
   rows = [scored.row(report)]
@@ -125,7 +131,13 @@ def evaluate(
         origin_of_share = "highest H on val"
       chosen = report.calibrated(of_share(share, margin, kind))
       origin = f"{share:g} of the mean training margin, {origin_of_share}"
-      rows.append(scored.row(chosen, "val_selected", gamma_from=origin, share=share))
+      images = scored.images(chosen.calibration, margin)
+      if not on_test:
+        temperature_share = best_temperature_share([images])
+      of_row: dict[str, Any] = {"share": share, "temperature_share": temperature_share}
+      if temperature_share is not None:
+        of_row["probabilities"] = probabilities(images, temperature_share)
+      rows.append(scored.row(chosen, "val_selected", gamma_from=origin, **of_row))
     if test_oracle:
       wanted.append((report.curve.best(), "test_oracle", "highest H on test"))
     for given, selection, origin in wanted:
@@ -196,6 +208,19 @@ class _Scored:
     """Metrics of all images."""
     return self.evaluator.report(self.outputs, self.labels, self.seen, calibration)
 
+  def images(self, calibration: Calibration, margin: float) -> ScoredImages:
+    """All scores of the images; ``margin`` is ``mean_margin`` of the same kind."""
+    classes, _, batches = self.run.images(self.split)
+    evaluator = evaluation.make_evaluator(RETRIEVAL)
+    with computed_in(self.run.config["matmul_precision"]):
+      scores, labels = evaluation.streamed_outputs(
+        evaluator, self.run.system, self._params, classes, batches, self.run.mesh
+      )
+    if calibration.kind != "additive":
+      margin = self.mean_margin("additive")
+    lowered = np.asarray(calibration.lowered(scores, self.seen))
+    return ScoredImages(lowered, labels, margin)
+
   def mean_margin(self, kind: str) -> float:
     """The mean margin of the run's training images, see ``Decisions.mean_margin``."""
     run, size = self.run, self.run.scored_at_once
@@ -263,8 +288,10 @@ def _pair_row(scored: _Scored, path: pathlib.Path) -> Row:
 
 def chosen_share(
   workdir: pathlib.Path, run: Experiment, kind: str
-) -> tuple[float, str]:
-  """The share of a margin that ``--split=val`` has chosen in ``workdir``, and where.
+) -> tuple[float, float | None, str]:
+  """Shares of a margin that ``--split=val`` has chosen in ``workdir``, and where.
+
+  The first is gamma's, the second the temperature's (None in rows of before).
 
   Raises:
     ZsljaxError: it has not, or for another system or other data.
@@ -297,7 +324,7 @@ def chosen_share(
   origin = (
     f"highest H on val of seed {row['seed']}, step {row['step']} in {workdir.name}"
   )
-  return of_row["share"], origin
+  return of_row["share"], of_row.get("temperature_share"), origin
 
 
 def _described(provenance: dict) -> str:
@@ -342,6 +369,13 @@ def described(rows: list[Row], split: str) -> str:
     f"{'mean per-class accuracy ' if per_class else ''}in percent on {split} "
     f"images\n\n{terminal_table(rows)}\n"
   )
+  for one in rows:
+    if chances := one["provenance"].get("probabilities"):
+      lines += (
+        f"\nprobabilities ({one['selection']}): expected calibration error "
+        f"{chances['ece_before']:.1f} %, {chances['ece']:.1f} % with temperature "
+        f"{chances['temperature']:.3g}\n"
+      )
   if "conditions" in row:
     lines += f"\n{_densities(row)}\n"
   if row["protocol"].startswith(RETRIEVAL):

@@ -23,7 +23,8 @@ from zsljax.io.versions import library_versions
 from zsljax.models import MULTI_LABEL, AttendsToRegions, Spec, System, build_system
 from zsljax.models.system import check_shapes, outside_module
 from zsljax.reporting.rows import Row, make_row
-from zsljax.runs.workdir import flat, read_manifest, run_identity
+from zsljax.runs.config import flat
+from zsljax.runs.workdir import read_manifest, run_identity
 from zsljax.training import DeviceImages, check_divides
 from zsljax.training.checkpoints import abstract
 

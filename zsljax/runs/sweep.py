@@ -32,6 +32,11 @@ from zsljax.errors import ZsljaxError, require
 from zsljax.evaluation import Report, make_evaluator, with_thresholds
 from zsljax.evaluation.calibration import Calibration, margin_rows, of_share
 from zsljax.evaluation.protocols import EMBEDDINGS, XIAN
+from zsljax.evaluation.temperature import (
+  ScoredImages,
+  best_temperature_share,
+  probabilities,
+)
 from zsljax.evaluation.thresholds import Thresholds, choose_thresholds
 from zsljax.io.files import append_line, locked, read_lines, write_json
 from zsljax.io.json_files import (
@@ -221,31 +226,73 @@ class _Search:
       "folds": self.folds,
       "reselected": [{k: r[k] for k in ("point", "step", "share")} for r in reselected],
     }
+    chosen["temperature_share"] = self._temperature_share(chosen)
     if groups[0][0].system.task == MULTI_LABEL:
       chosen["thresholds"] = dataclasses.asdict(self._thresholds(chosen))
     write_json(self.workdir / CHOSEN, chosen)
     return chosen
 
+  def _temperature_share(self, chosen: Mapping[str, Any]) -> float | None:
+    """The share of a margin that is the best temperature on the folds.
+
+    None where images have several labels, or systems learn no unseen classes.
+    """
+    if chosen["share"] is None:
+      return None
+    runs, drawn, val = self._on_folds(chosen)
+    trained = _images(runs, drawn, [f.train[margin_rows(len(f.train))] for f in drawn])
+    found: list[ScoredImages] = []
+    for some, settings, state in self._again(runs, drawn, chosen, "a temperature"):
+      own, of_trained = [val[f] for f in some], [trained[f] for f in some]
+      scores = runs.outputs(settings, _shared([x.of_scores() for x in own]), state)
+      margins = _margins(runs, settings, of_trained, state)
+      additive = _margins(runs, settings, of_trained, state, "additive")
+      for images, out, margin, scale in zip(
+        own, scores, margins, additive, strict=True
+      ):
+        gamma = of_share(chosen["share"], margin, images.calibration.kind)
+        found.append(images.scored(out, gamma, scale))
+    return best_temperature_share(found)
+
   def _thresholds(self, chosen: Mapping[str, Any]) -> Thresholds:
-    """Thresholds of labels, from runs on the folds with what was chosen."""
+    """Thresholds of labels, from the folds."""
+    runs, drawn, val = self._on_folds(chosen)
+    found = []
+    for some, settings, state in self._again(runs, drawn, chosen, "thresholds"):
+      own = [val[f] for f in some]
+      scores = runs.outputs(settings, _shared(own), state)
+      found += [
+        (out[x.mask], x.labels, x.classes.names, np.asarray(x.classes.seen))
+        for x, out in zip(own, scores, strict=True)
+      ]
+    return choose_thresholds(found)
+
+  def _on_folds(
+    self, chosen: Mapping[str, Any]
+  ) -> tuple[VmappedRuns, list[Fold], list[EvaluationSet]]:
+    """Runs of the chosen point, the folds, and their images."""
     run = Experiment.build(with_values(self.config, chosen["point"]))
     runs = VmappedRuns(run, self.stops[-1])
     drawn = self._drawn(run, runs.labels)
-    val = _images(runs, drawn, [fold.val for fold in drawn])
-    steps, scores = chosen["step"], []
-    together = range(0, len(drawn), len(drawn) if run.config["batch_size"] else 1)
-    with step_bar(len(drawn) * steps, "choosing thresholds on folds") as bar:
-      for first in together:
-        some = slice(first, first + together.step)
-        settings = [RunSettings(self.config["seed"], fold=fold) for fold in drawn[some]]
+    return runs, drawn, _images(runs, drawn, [fold.val for fold in drawn])
+
+  def _again(
+    self,
+    runs: VmappedRuns,
+    drawn: Sequence[Fold],
+    chosen: Mapping[str, Any],
+    what: str,
+  ) -> Iterator[tuple[Sequence[int], list[RunSettings], training.TrainState]]:
+    """Trains the chosen point on the folds again: numbers of folds, runs, states."""
+    config, step = runs.run.config, chosen["step"]
+    together = config["selection"]["together"] if config["batch_size"] else 1
+    with step_bar(len(drawn) * step, f"choosing {what} on the folds") as bar:
+      for some in _pieces(range(len(drawn)), together):
+        settings = [RunSettings(self.config["seed"], fold=drawn[f]) for f in some]
         ((_, state, _),) = runs.states(
-          settings, [steps], lambda n, runs=settings: bar.update(n * len(runs))
+          settings, [step], lambda n, some=some: bar.update(n * len(some))
         )
-        scores += runs.outputs(settings, _shared(val[some]), state)
-    return choose_thresholds(
-      (found[own.mask], own.labels, own.classes.names, np.asarray(own.classes.seen))
-      for own, found in zip(val, scores, strict=True)
-    )
+        yield some, settings, state
 
   @property
   def _count(self) -> int:
@@ -361,10 +408,11 @@ def _margins(
   settings: Sequence[RunSettings],
   images: Sequence[EvaluationSet],
   state: training.TrainState,
+  kind: str | None = None,
 ) -> list[float]:
   """The mean margin of each run on its images."""
   outputs = runs.outputs(settings, _shared(images), state)
-  return [own.mean_margin(out) for own, out in zip(images, outputs, strict=True)]
+  return [own.mean_margin(out, kind) for own, out in zip(images, outputs, strict=True)]
 
 
 class _Final:
@@ -378,15 +426,16 @@ class _Final:
     self._steps = {one["step"] for one in (chosen, *chosen["reselected"])}
     self.runs = VmappedRuns(run, stops[-1])
     self.images = EvaluationSet.placed(run, "test")
+    self.trained: EvaluationSet | None = None
+    if self.images.evaluator.protocol == XIAN:
+      places = margin_rows(len(self.runs.labels))
+      self.trained = self.runs.images(None, places, len(places))
 
   def scored(
     self, settings: Sequence[RunSettings]
   ) -> Iterator[tuple[int, training.TrainState, list[Report | None], list[float]]]:
     """Yields each stop with the states, the reports and the mean training margins."""
-    places = margin_rows(len(self.runs.labels))
-    everyone = len(settings)
-    single_label = self.images.evaluator.protocol == XIAN
-    trained = self.runs.images(None, places, len(places)) if single_label else None
+    everyone, trained = len(settings), self.trained
     with step_bar(everyone * self.stops[-1], f"training {everyone} runs") as bar:
       for stop, state, finite in self.runs.states(
         settings, self.stops, lambda n: bar.update(n * everyone)
@@ -469,6 +518,7 @@ def _test(
   of_first: dict[int, tuple[Report, float]] = {}
   embeddings: list[Report] = []
   gammas: list[Calibration | None] = [None] * len(seeds)
+  chances: list[dict[str, float]] = [{}] * len(seeds)
   for stop, state, reports, margins in final.scored(settings):
     if None in reports:
       raise ZsljaxError(
@@ -480,7 +530,8 @@ def _test(
       if images.evaluator.protocol == XIAN:
         kind = images.calibration.kind
         gammas = [of_share(chosen["share"], margin, kind) for margin in margins]
-      _save(run, seeds, state, gammas, chosen, workdir)
+        chances = _chances(final, settings, state, gammas, chosen)
+      _save(run, seeds, state, gammas, chances, chosen, workdir)
       if "thresholds" in chosen:
         evaluator = with_thresholds(images.evaluator, chosen, images.classes)
         decided = dataclasses.replace(images, evaluator=evaluator)
@@ -510,7 +561,9 @@ def _test(
       continue
     report = calibrated(calibration)
     origin = f"{chosen['share']:g} of the mean training margin, highest H on folds"
-    lowered = make_row(one, images, report, at, "val_selected", origin)
+    lowered = make_row(
+      one, images, report, at, "val_selected", origin, chances=chances[i]
+    )
     rows.append(lowered)
     save_hits(workdir / f"seed_{seed}", run.dataset, report.hits)
     oracles = {n: _at_its_best(report) for n, report in own.items()}
@@ -522,6 +575,27 @@ def _test(
     write_classes(folder, "test", one, names, [own[at], report])
   add_rows(workdir, rows)
   return spread
+
+
+def _chances(
+  final: _Final,
+  settings: Sequence[RunSettings],
+  state: training.TrainState,
+  gammas: Sequence[Calibration],
+  chosen: Mapping[str, Any],
+) -> list[dict[str, float]]:
+  """The temperature of each run, and its calibration error on the test images."""
+  share = chosen.get("temperature_share")
+  if share is None:
+    return [{}] * len(settings)
+  images = final.images
+  scores = final.runs.outputs(settings, [images.of_scores()], state)
+  trained = [final.trained] * len(settings)
+  margins = _margins(final.runs, settings, trained, state, "additive")
+  return [
+    probabilities(images.scored(out, gamma, margin), share)
+    for out, gamma, margin in zip(scores, gammas, margins, strict=True)
+  ]
 
 
 def _at_its_best(report: Report) -> Report:
@@ -540,6 +614,7 @@ def _row(
   *,
   chosen: Mapping[str, Any],
   spread: Mapping[str, Mapping[str, float]],
+  chances: Mapping[str, float] | None = None,
 ) -> Row:
   """A result row that also says how its settings were chosen, and how sure it is."""
   selections = None
@@ -555,6 +630,7 @@ def _row(
     gamma_from=gamma_from,
     selections=selections,
     chosen={k: chosen[k] for k in kept},
+    **({"probabilities": chances} if chances else {}),
   )
 
 
@@ -563,6 +639,7 @@ def _save(
   seeds: Sequence[int],
   state: training.TrainState,
   gammas: Sequence[Calibration | None],
+  chances: Sequence[Mapping[str, float]],
   chosen: Mapping[str, Any],
   workdir: pathlib.Path,
 ) -> None:
@@ -579,4 +656,6 @@ def _save(
     checkpoints.close()
     calibration = gammas[i]
     gamma = None if calibration is None else calibration.gamma
-    write_json(folder / CHOSEN, chosen | {"gamma": gamma})
+    temperature = chances[i].get("temperature")
+    own_choice = {"gamma": gamma, "temperature": temperature}
+    write_json(folder / CHOSEN, chosen | own_choice)

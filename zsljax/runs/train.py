@@ -19,9 +19,10 @@ from zsljax.io.files import locked
 from zsljax.io.versions import library_versions
 from zsljax.models import MULTI_LABEL
 from zsljax.reporting.metrics_log import MetricsLog
+from zsljax.runs.config import flat
 from zsljax.runs.evaluation_set import EvaluationSet
 from zsljax.runs.experiment import Experiment
-from zsljax.runs.workdir import flat, open_workdir, read_manifest
+from zsljax.runs.workdir import open_workdir, read_manifest
 from zsljax.training.checkpoints import Checkpoints
 
 _PLACES = {

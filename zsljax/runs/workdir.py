@@ -25,6 +25,7 @@ from zsljax.io.json_files import (
   read_json,
 )
 from zsljax.io.versions import library_versions
+from zsljax.runs.config import flat
 
 SCHEMA = 3
 CLASSES = "classes.npz"
@@ -186,14 +187,3 @@ def read_manifest(workdir: pathlib.Path, sweep: bool = False) -> dict[str, Any]:
     )
   check_json(manifest, _MANIFEST, str(path), _AS_WRITTEN)
   return manifest
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  """Nested fields by their dotted names."""
-  fields = {}
-  for key, value in tree.items():
-    if isinstance(value, Mapping):
-      fields |= flat(value, f"{prefix}{key}.")
-    else:
-      fields[prefix + key] = value
-  return fields
