@@ -73,6 +73,8 @@ def get_config() -> ConfigDict:
   config.checkpoint = ConfigDict()
   # Epochs between checkpoints; the last step is always saved.
   config.checkpoint.every_epochs = 10
+  # The most minutes between checkpoints, about; 0 is no limit.
+  config.checkpoint.every_minutes = 5.0
   # Older checkpoints are removed beyond this many.
   config.checkpoint.keep = 3
 

@@ -21,6 +21,7 @@ from zsljax.configs import (
 )
 from zsljax.data import make_multilabel_set, open_dataset, prepare
 from zsljax.errors import ZsljaxError
+from zsljax.evaluation.multilabel import population
 from zsljax.losses import FAMILY
 from zsljax.models import build_system
 from zsljax.reporting.rows import read_rows
@@ -35,7 +36,7 @@ SHORT = (
   "epochs=2", "optimizer.tolerance=0.0", "checkpoint.every_epochs=1", "mesh.data=1",
   "evaluation.batch_size=64",
 )  # fmt: skip
-MULTI_LABEL = ("lesa", "biam_openimages", "sdl", "ml_decoder")
+MULTI_LABEL = ("lesa", "biam_openimages", "sdl", "ml_decoder", "dualcoop")
 
 
 def multi_label_stand_in(name, dest):
@@ -169,13 +170,25 @@ def test_config_trains_and_evaluates(
     assert tuple(row["conditions"]["top_k"]) == config["evaluation"]["top_k"]
 
 
-def test_density_is_compared_with_that_of_published_tables():
-  counted = {"zsl": {"density": 1.8757}, "gzsl": {"density": 6.8}}
-  row = {"dataset": "nus_wide", "conditions": counted}
-  assert "zsl 1.876, gzsl 6.800: the same here" in evaluation._densities(row)
-  counted["gzsl"]["density"] = 5.97
-  assert "do not compare" in evaluation._densities(row)
-  assert "published" not in evaluation._densities(row | {"dataset": "corel5k"})
+@pytest.mark.parametrize(
+  ("dataset", "split", "zsl", "gzsl", "expected"),
+  [
+    ("nus_wide", "nus-925-81", 1.8757, 6.8, "LESA's lists"),
+    ("nus_wide", "as_given", 1.4, 2.419, "DualCoOp's filtered lists"),
+    ("nus_wide", "nus-925-81", 1.8757, 5.97, "none known"),
+    ("coco", "as_given", 0.5, 2.5702, "released lists"),
+    ("coco", "coco-48-17-val2014", 0.5, 2.7, "all of val2014"),
+    ("coco", "coco-48-17", 1.21, 2.91, "SDL's rows"),
+    ("corel5k", "as_given", 1.0, 2.48, None),
+  ],
+)
+def test_populations_are_told_by_their_density(dataset, split, zsl, gzsl, expected):
+  counted = {"zsl": {"density": zsl}, "gzsl": {"density": gzsl}}
+  assert population(dataset, split, counted) == expected
+  row = {"dataset": dataset, "conditions": {"population": expected}}
+  said = evaluation._densities(row)
+  assert (f"population: {expected}" in said) == (expected is not None)
+  assert ("do not compare" in said) == (expected in ("none known", "all of val2014"))
 
 
 def test_rows_of_other_k_stay_beside_each_other(small, tmp_path):

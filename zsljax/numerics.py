@@ -9,6 +9,8 @@ import optax
 
 Array = jax.Array
 
+# Sums of squares of numbers up to this are finite in float32.
+LARGEST = 1e15
 # PyTorch's initial values of a linear layer's weights.
 PYTORCH_LINEAR = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 

@@ -18,8 +18,9 @@ from zsljax.data.files.features import finite_rows, read_features
 from zsljax.devices.mesh import make_mesh
 from zsljax.devices.precision import computed_in
 from zsljax.encoders import encode_images, load_encoder, require_same
-from zsljax.errors import ZsljaxError, require, some
+from zsljax.errors import ZsljaxError, line_of, require, some
 from zsljax.evaluation.calibration import UNCALIBRATED, Calibration
+from zsljax.io.arrays import readable
 from zsljax.io.files import write_csv
 from zsljax.io.progress import task_bar
 from zsljax.models import CLOSED_SET, MULTI_LABEL, Spec, System, build_system
@@ -28,8 +29,9 @@ from zsljax.runs.experiment import param_shapes, spec_of
 from zsljax.runs.workdir import CLASSES, read_manifest, run_identity
 from zsljax.training.checkpoints import Checkpoints
 
-# Points of each way along which a score's lead is shared among attributes.
-_PATH = 16
+# Points in (-1, 1) of a way along which a score's lead is shared among attributes, and
+# their weights, which sum to 2.
+_POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 # Images are scored this many at a time; fewer are padded to a power of two.
 _BATCH = 256
 _TRAINED_ON = "of the features that the run was trained on"
@@ -47,6 +49,8 @@ class Predictions:
       are not trained by a likelihood: there it says how far scores are apart.
     attributes: reasons for an image's best class, ``[B][n]`` pairs of an attribute's
       name and its share in the lead over the other classes shown; empty if not asked.
+      ``not`` stands before the name where the best class has less of the attribute
+      than these have on average.
   """
 
   classes: list[list[str]]
@@ -130,9 +134,10 @@ class Predictor:
       classes = self.candidates(classes, seen)
     elif seen:
       raise ZsljaxError("seen: found beside candidates, expected when they are made")
+    for field, value, lowest in (("top_k", top_k, 1), ("attributes", attributes, 0)):
+      whole = isinstance(value, int | np.integer) and value >= lowest
+      require(whole, field, repr(value), f"a whole number, {lowest} or more")
     space, top_k = classes.space, min(top_k, len(classes.places))
-    require(top_k >= 1, "top_k", top_k, "1 or more")
-    require(attributes >= 0, "attributes", attributes, "0 or more")
     attributes = min(attributes, self.spec.num_attributes)
     if self.system.task == CLOSED_SET or not self.classes.attribute_names:
       attributes = 0  # None of them decides, or has a name.
@@ -152,16 +157,29 @@ class Predictor:
     best, scores, chances, shares, deciding = (
       np.concatenate(part) for part in zip(*parts, strict=True)
     )
-    names = space.attributes
+    names = np.array(space.attributes, object)
+    names = np.where(self._absent(space, best), "not " + names, names)
     return Predictions(
       classes=[[space.names[i] for i in row] for row in best],
       scores=scores,
       probabilities=None if self.system.task == MULTI_LABEL else chances,
       attributes=[
-        [(names[i], float(share)) for i, share in zip(row, of_image, strict=True)]
-        for row, of_image in zip(deciding, shares, strict=True)
+        [(own[i], float(share)) for i, share in zip(row, of_image, strict=True)]
+        for row, of_image, own in zip(deciding, shares, names, strict=True)
       ],
     )
+
+  def _absent(self, space: ClassSpace, best: np.ndarray) -> np.ndarray:
+    """Attributes of which the first of classes ``best`` [B, K] has less than others.
+
+    Returns:
+      ``[B, A]`` bool.
+    """
+    embeddings = np.asarray(space.embeddings)
+    others = np.mean(embeddings, 0)[None]
+    if best.shape[1] > 1:
+      others = np.mean(embeddings[best[:, 1:]], 1)
+    return embeddings[best[:, 0]] < others
 
   def candidates(
     self, classes: Classes | None = None, seen: bool = False
@@ -237,7 +255,11 @@ class Predictor:
 
   def _checked(self, features: np.ndarray) -> np.ndarray:
     """Features of a user in float32, of the right shape and finite."""
-    features = np.asarray(features)
+    try:
+      features = np.asarray(features)
+    except ValueError as error:
+      expected = "rows of one length"
+      raise ZsljaxError(f"features: {line_of(error)}, expected {expected}") from error
     require(
       features.ndim > 0 and features.shape[1:] == self.spec.feature_shape,
       "features",
@@ -292,7 +314,7 @@ class Predictor:
     if not len(others):
       others = jnp.mean(embeddings, 0, keepdims=True)
     ways = own[None] - others
-    steps = (jnp.arange(_PATH, dtype=own.dtype) + 0.5) / _PATH
+    steps = jnp.asarray((_POINTS + 1) / 2, own.dtype)
     points = others[:, None] + steps[None, :, None] * ways[:, None]
 
     def total(points):
@@ -307,7 +329,9 @@ class Predictor:
       scores = self.system.scores(params, features[None], along)
       return jnp.sum(scores[0, num_seen:])
 
-    return jnp.mean(ways * jnp.mean(jax.grad(total)(points), 1), 0)
+    weights = jnp.asarray(_WEIGHTS / 2, own.dtype)
+    along = jnp.einsum("kpa,p->ka", jax.grad(total)(points), weights)
+    return jnp.mean(ways * along, 0)
 
 
 def load(workdir: str | pathlib.Path, *, gamma: float | None = None) -> Predictor:
@@ -327,7 +351,8 @@ def load(workdir: str | pathlib.Path, *, gamma: float | None = None) -> Predicto
   manifest = read_manifest(workdir)
   config, path = manifest["config"], workdir / CLASSES
   require(path.is_file(), str(workdir), f"no {CLASSES}", "a run of this version")
-  classes = ClassSpace.load(path)
+  with readable(path):
+    classes = ClassSpace.load(path)
   system = build_system(config["system"])
   spec = spec_of(manifest["dataset"]["feature_shape"], classes)
   checkpoints = Checkpoints(workdir, run_identity(manifest))

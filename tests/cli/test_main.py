@@ -15,8 +15,8 @@ KEPT = (
   "data describe", "data export-xlsa17", "data import-coco",
   "data import-multilabel",
   "data import-nus-wide", "data import-open-images", "data import-regions",
-  "data import-xlsa17", "encode", "eval", "explain", "predict", "reproduce",
-  "score", "semantics", "sweep", "table", "train",
+  "data import-xlsa17", "data verify", "encode", "eval", "explain", "predict",
+  "reproduce", "score", "semantics", "sweep", "table", "train",
 )  # fmt: skip
 ALONE = """
 import sys, time
@@ -110,3 +110,9 @@ def test_wrong_command_is_one_paragraph(argv, message, capsys, tmp_path, monkeyp
   assert ended.value.code == 2 and said.startswith("error: ")
   assert message in " ".join(said.split())
   assert not list(tmp_path.iterdir())
+
+
+def test_errors_send_no_orders_to_the_terminal(capsys):
+  with pytest.raises(SystemExit):
+    main(["data", "describe", "absent\x1b[2J"])
+  assert "absent?[2J: found no stored dataset" in capsys.readouterr().err

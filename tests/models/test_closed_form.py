@@ -126,6 +126,16 @@ def test_padding_counts_for_nothing(problem, padded, system):
     np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda s: s.name)
+@pytest.mark.parametrize("scale", [0.0, 1e10])
+def test_odd_batches_and_descriptions_give_finite_scores(problem, system, scale):
+  batch, classes, spec = problem
+  classes = dataclasses.replace(classes, embeddings=1e10 * classes.embeddings)
+  batch = dataclasses.replace(batch, mask=batch.mask & (scale > 0))  # None is left.
+  params = solved(system, batch, classes, spec)
+  assert np.isfinite(system.scores(params, batch.features, classes)).all()
+
+
 @pytest.mark.parametrize("name", ["eszsl", "sae", "nearest_mean"])
 def test_minibatches_are_refused(name):
   config = baselines.get_config(f"digits,{name}")

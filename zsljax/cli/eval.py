@@ -3,7 +3,8 @@
 --split=val chooses gamma of calibrated stacking on the validation classes;
 --gamma_from takes that gamma to the test images of another run. The protocol
 retrieval takes each unseen class's description for a query. Images with several
-labels have protocols of their own: lesa, biam_openimages, sdl and ml_decoder.
+labels have protocols of their own: lesa, biam_openimages, sdl, ml_decoder and
+dualcoop.
 The protocol embeddings is classification among seen classes, verification of
 pairs and retrieval; systems without unseen classes have no other.
 
@@ -33,7 +34,7 @@ def add_arguments(parser) -> None:
     "--protocol",
     help="how to count. One label an image: xian (the default), retrieval or, for "
     "systems that have them, embeddings; several: lesa (the default), biam_openimages, "
-    "sdl or ml_decoder",
+    "sdl, ml_decoder or dualcoop",
   )
   calibrated = parser.add_mutually_exclusive_group()
   calibrated.add_argument(

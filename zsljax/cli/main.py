@@ -12,6 +12,7 @@ import importlib
 import itertools
 import os
 import pkgutil
+import signal
 import sys
 from types import ModuleType
 
@@ -105,6 +106,11 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ModuleType]:
   return args, module
 
 
+def _end(number: int, _: object) -> None:
+  """Ends the command after it has cleaned up."""
+  sys.exit(128 + number)
+
+
 @shown_to_user
 def main(argv: Sequence[str] | None = None) -> None:
   """Runs the verb that ``argv`` (by default the command's) names."""
@@ -116,6 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   if os.getcwd() not in sys.path:  # For systems of a user's own.
     sys.path.append(os.getcwd())
   args, module = parse(argv)
+  signal.signal(signal.SIGTERM, _end)  # Training has its own way to end.
   if not module.__name__.startswith("zsljax.cli.data."):  # They use memory once.
     keep_freed()
   module.run(args)

@@ -220,6 +220,7 @@ class TrainingData:
     size, steps = self._local_rows, self.steps_per_epoch
     if self.sampling != "epochs" or self._large_rows:
       yield from self._decoded(self._single_records(start_step), size)
+    self.store.check(self._pieces)
     for epoch in itertools.count(start_step // steps):
       skip = max(0, start_step - epoch * steps)
       records = self._shuffled(_records, *self._order_of_pieces(epoch))
@@ -357,7 +358,8 @@ def pad(batch: Columns, rows: int) -> Columns:
 
 def _stored_order(store, splits, host, num_hosts, batch_size) -> Iterator[Columns]:
   """Yields one host's share of the splits, in stored order."""
-  records = _files(store.pieces(splits, host, num_hosts)).flat_map(_records)
+  pieces = store.check(store.pieces(splits, host, num_hosts))
+  records = _files(pieces).flat_map(_records)
   return _numpy(_decode(store, records.batch(batch_size), batch_size), store)
 
 

@@ -29,6 +29,7 @@ from zsljax.evaluation.multilabel import (
   MultiLabelProtocol,
   dense_labels,
   multi_label_metrics,
+  population,
   resampled_top_k,
 )
 from zsljax.evaluation.protocols import EMBEDDINGS, RETRIEVAL, XIAN
@@ -69,6 +70,13 @@ class Report:
   resampled: Callable[[], dict[str, np.ndarray]] = dict
   roc: dict[str, np.ndarray] | None = None
   conditions: dict[str, Any] | None = None
+
+  def on(self, dataset: str, split_version: str) -> Report:
+    """The same; several labels' conditions name the dataset's ``population``."""
+    known = self.conditions and population(dataset, split_version, self.conditions)
+    if not known:
+      return self
+    return dataclasses.replace(self, conditions=self.conditions | {"population": known})
 
   def intervals(self) -> dict[str, tuple[float, float]]:
     """95 % intervals over test images, of the metrics of ``resampled``."""

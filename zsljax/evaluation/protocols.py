@@ -32,7 +32,7 @@ _RECALLS = ("recall@1", "recall@5", "recall@10")
 PROTOCOLS = {
   XIAN: EvaluationProtocol(
     (SINGLE_LABEL,),
-    ("t1", "u", "s", "h", "ausuc", "ausuc_micro"),
+    ("t1", "u", "s", "h", "ausuc", "ausuc_micro", "accuracy"),
     ("ausuc", "ausuc_micro", "t1"),
   ),
   RETRIEVAL: EvaluationProtocol(

@@ -171,7 +171,8 @@ class SAE(ClosedForm):
     target = (1 + self.lambda_) * (left.T @ (own.T @ features) @ right)
     # Where both are 0, the target is 0 too.
     values = left_values[:, None] + self.lambda_ * right_values[None]
-    floor = jnp.finfo(values.dtype).eps * jnp.max(values)
+    limits = jnp.finfo(values.dtype)
+    floor = limits.eps * jnp.max(values) + limits.tiny
     return {"map": left @ (target / jnp.maximum(values, floor)) @ right.T}
 
   def prepare(self, params: Params, classes: ClassSpace) -> tuple[Array, Array]:
@@ -227,8 +228,9 @@ class NearestMean(ClosedForm):
     count = own.sum(0)
     means = own.T.astype(features.dtype) @ features / jnp.maximum(count, 1)[:, None]
     known, descriptions = (count > 0)[:, None], classes.unit_embeddings()
-    description = jnp.mean(descriptions, 0, where=known)
-    feature = jnp.mean(means, 0, where=known)
+    number = jnp.maximum(jnp.sum(known), 1)
+    description = jnp.sum(descriptions, 0, where=known) / number
+    feature = jnp.sum(means, 0, where=known) / number
     centred = jnp.where(known, descriptions - description[None], 0)
     left, singular, right = jnp.linalg.svd(centred, full_matrices=False)
     target = left.T @ (means - feature[None])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 import hashlib
 import pathlib
@@ -21,9 +22,10 @@ from zsljax.evaluation.embeddings import (
   pair_verification,
   read_pairs,
 )
-from zsljax.evaluation.multilabel import PUBLISHED_DENSITY
+from zsljax.evaluation.multilabel import POPULATIONS
 from zsljax.evaluation.protocols import EMBEDDINGS, PAIRS, RETRIEVAL, XIAN
 from zsljax.models import MULTI_LABEL, build_system
+from zsljax.reporting.class_accuracy import write_class_accuracy
 from zsljax.reporting.curves import write_columns, write_curve
 from zsljax.reporting.rows import (
   Row,
@@ -73,6 +75,7 @@ def evaluate(
     ZsljaxError: there is no run or checkpoint, or an argument does not fit it.
   """
   run = Experiment.of_run(workdir, data_dir)
+  read_rows(workdir)  # Rows that cannot be added to are refused before the work.
   on_test = split == "test"
   require(
     on_test or run.config["data"]["train_split"] == "train",
@@ -114,6 +117,7 @@ def evaluate(
   report = scored.report(Calibration(kind))
   rows = [scored.row(report)]
   if report.curve is not None and report.calibrated is not None:
+    chosen = report
     if share is not None or not on_test:
       margin = scored.mean_margin(kind)
       if share is None:
@@ -125,8 +129,10 @@ def evaluate(
     if test_oracle:
       wanted.append((report.curve.best(), "test_oracle", "highest H on test"))
     for given, selection, origin in wanted:
-      rows.append(scored.row(report.calibrated(given), selection, gamma_from=origin))
+      chosen = report.calibrated(given)
+      rows.append(scored.row(chosen, selection, gamma_from=origin))
     write_curve(workdir, split, report.curve, rows)
+    write_classes(workdir, split, run, scored.names, [report, chosen])
   if report.roc is not None:
     write_columns(workdir / f"roc_{split}.csv", report.roc)
   if pairs is not None:
@@ -135,11 +141,26 @@ def evaluate(
   return rows
 
 
+def write_classes(
+  workdir: pathlib.Path,
+  split: str,
+  run: Experiment,
+  names: Sequence[str],
+  reports: Sequence[Report],
+) -> None:
+  """Writes the accuracy of each class of one run, by the calibration of its reports."""
+  hits = {report.calibration.text: report.hits for report in reports}
+  name, data = run.system.name, run.dataset.metadata["name"]
+  title = f"{name} on {data}, seed {run.config['seed']}, {split} images"
+  write_class_accuracy(workdir, split, hits, names, title)
+
+
 class _Scored:
   """Outputs of a run's latest checkpoint for all N images of a split.
 
   Attributes:
     selection: ``val_selected`` where a sweep chose settings and step, else ``last``.
+    seen: which classes are, ``[C]`` bool; ``names`` are their names.
     labels: of the images, as the evaluator takes them.
     source_rows: of the images in the imported features, ``[N]``.
   """
@@ -158,7 +179,7 @@ class _Scored:
       "val_selected" if chosen and chosen["step"] >= self.step else "last"
     )
     classes, splits, batches = run.images(split)
-    self.seen = np.asarray(classes.seen)
+    self.seen, self.names = np.asarray(classes.seen), classes.names
     with computed_in(run.config["matmul_precision"]):
       outputs, labels = evaluation.streamed_outputs(
         evaluator, run.system, self._params, classes, batches, run.mesh
@@ -290,17 +311,21 @@ def _described(provenance: dict) -> str:
 
 
 def _densities(row: Row) -> str:
-  """A line that compares a multi-label row's labels with those of published tables."""
-  published = PUBLISHED_DENSITY.get(row["dataset"])
+  """Lines that compare a multi-label row's labels with those of published tables."""
   density = "density: labels to an image, K * P / R at every K; -: fewer than K labels"
-  if published is None:
+  counted = row["conditions"].get("population")
+  if counted is None:
     return density
-  here = {setting: row["conditions"][setting]["density"] for setting in published}
-  same = all(abs(here[s] / published[s] - 1) < 0.005 for s in published)
-  numbers = ", ".join(f"{s} {value:.3f}" for s, value in published.items())
-  return f"{density}; on the lists of published tables {numbers}: " + (
-    "the same here" if same else "these are other images or labels, do not compare"
+  if counted in POPULATIONS[row["dataset"]]:
+    return f"{density}\npopulation: {counted}"
+  known = "; ".join(
+    f"{name}, {', '.join(f'{s} {value:g}' for s, value in densities.items())}"
+    for name, densities in POPULATIONS[row["dataset"]].items()
   )
+  told = (
+    f"population: {counted}; do not compare with tables, whose densities are {known}"
+  )
+  return f"{density}\n{textwrap.fill(told, 88)}"
 
 
 def described(rows: list[Row], split: str) -> str:

@@ -14,13 +14,14 @@ from zsljax.classes import ClassSpace
 from zsljax.data import StoredDataset, TrainingData, evaluation_batches, open_dataset
 from zsljax.data.pipeline import Columns, load
 from zsljax.data.placement import CACHE_LIMIT, available_memory
+from zsljax.data.store import variants
 from zsljax.devices.mesh import free_memory, make_mesh, over_classes
 from zsljax.devices.precision import nearest
 from zsljax.errors import in_bytes, require
 from zsljax.evaluation import Calibration, Report
 from zsljax.io.versions import library_versions
-from zsljax.models import MULTI_LABEL, Spec, System, build_system
-from zsljax.models.system import check_shapes
+from zsljax.models import MULTI_LABEL, AttendsToRegions, Spec, System, build_system
+from zsljax.models.system import check_shapes, outside_module
 from zsljax.reporting.rows import Row, make_row
 from zsljax.runs.workdir import flat, read_manifest, run_identity
 from zsljax.training import DeviceImages, check_divides
@@ -116,7 +117,8 @@ class Experiment:
       config["batch_size"],
       f"0: {system.name} is solved from all training images at once",
     )
-    dataset = open_dataset(config["data"])
+    axes = 2 if isinstance(system, AttendsToRegions) else 1
+    dataset = open_dataset(config["data"], axes)
     check_labels(system, dataset)
     channels = config["data"]["num_channels"]
     require(
@@ -132,7 +134,7 @@ class Experiment:
       "preset": config["system"].get("preset", "paper"),
       **dataclasses.asdict(system),
     }
-    if module := config["system"].get("module"):
+    if module := config["system"].get("module") or outside_module(system):
       check_shapes(system, spec_of(dataset.feature_shape, dataset.classes), classes)
       resolved["module"] = module
     data = {**config["data"], "features": dataset.variant}
@@ -173,6 +175,16 @@ class Experiment:
       f"{manifest['dataset']['fingerprint'][:12]}, the data of the training run",
     )
     return dataclasses.replace(run, trained_in=manifest["products"])
+
+  def other_forms(self, config: Mapping[str, Any]) -> str:
+    """The stored forms of the set that ``config`` might have named instead, as text."""
+    data = config["data"]
+    if data["features"] or not data["dir"]:
+      return ""
+    root = pathlib.Path(data["dir"]).expanduser()
+    forms = [one.variant for one in variants(root, data["name"])]
+    others = [form for form in forms if form != self.dataset.variant]
+    return f" (--config.data.features may be {' or '.join(others)})" if others else ""
 
   def with_seed(self, seed: int) -> Experiment:
     """The same with another seed."""
@@ -268,7 +280,7 @@ class Experiment:
     config, meta = self.config, self.dataset.metadata
     return make_row(
       meta,
-      report,
+      report.on(meta["name"], meta["split_version"]),
       system=self.system.name,
       protocol=protocol,
       selection=selection,

@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import itertools
-import json
 import pathlib
 import time
 from typing import Any
@@ -34,11 +33,22 @@ from zsljax.evaluation import Report, make_evaluator
 from zsljax.evaluation.calibration import Calibration, margin_rows, of_share
 from zsljax.evaluation.protocols import EMBEDDINGS, XIAN
 from zsljax.io.files import append_line, locked, read_lines, write_json
+from zsljax.io.json_files import (
+  COUNT,
+  NUMBER,
+  OBJECT,
+  TEXT,
+  list_of,
+  object_of,
+  or_none,
+  read_json,
+)
 from zsljax.io.progress import step_bar
 from zsljax.models import Embeds
 from zsljax.reporting.curves import write_curve
 from zsljax.reporting.rows import CHOSEN, RULE, Row, add_rows, read_chosen, read_rows
 from zsljax.runs.comparison import save_hits
+from zsljax.runs.evaluate import write_classes
 from zsljax.runs.evaluation_set import EvaluationSet
 from zsljax.runs.experiment import Experiment
 from zsljax.runs.selection import Point, choose, grid_points, point_key, with_values
@@ -53,6 +63,10 @@ OFFICIAL = "official"
 RESELECTIONS = 5
 
 _SEARCH, _TIME = "search.jsonl", "time.json"
+_LINE = object_of(
+  point=OBJECT, fold=COUNT, seed=COUNT, step=COUNT, metric=TEXT, value=or_none(NUMBER)
+)
+_LINE["properties"]["h"] = list_of(NUMBER)
 
 
 def sweep(
@@ -102,9 +116,9 @@ def sweep(
     )
     open_workdir(workdir, recorded, whole.dataset.metadata, sweep=True)
     begin = time.perf_counter()
+    rows = read_rows(workdir)
     search = _Search(config, points, stops, workdir, folds)
     chosen = search.chosen()
-    rows = read_rows(workdir)
     found = {row["seed"] for row in rows}
     wanted = {config["seed"] + i for i in range(seeds)}
     if missing := sorted(wanted - found):
@@ -127,7 +141,9 @@ def sweep(
 def seconds_of(workdir: pathlib.Path) -> float:
   """Duration of the sweep in ``workdir``: of all its starts that came to an end."""
   path = workdir / _TIME
-  return json.loads(path.read_text())["seconds"] if path.exists() else 0.0
+  if not path.exists():
+    return 0.0
+  return read_json(path, object_of(seconds=NUMBER), "a sweep's seconds")["seconds"]
 
 
 def _stops(total: int, count: int) -> list[int]:
@@ -185,7 +201,7 @@ class _Search:
     ) as bar:
       for run, points in groups:
         self._try(run, points, bar)
-    lines = read_lines(self.workdir / _SEARCH)
+    lines = read_lines(self.workdir / _SEARCH, _LINE)
     metric, everything = lines[0]["metric"], list(range(self._count))
     try:
       chosen = choose(lines, everything)
@@ -237,7 +253,7 @@ class _Search:
     ]
     tried = {
       (point_key(line["point"]), line["fold"], line["seed"], line["step"])
-      for line in read_lines(self.workdir / _SEARCH)
+      for line in read_lines(self.workdir / _SEARCH, _LINE)
     }
 
     def done(point, fold, seed):
@@ -472,7 +488,9 @@ def _test(
     best = max(oracles, key=lambda n: oracles[n].metrics["h"])
     origin = "highest H on test"
     rows.append(make_row(one, images, oracles[best], best, "test_oracle", origin))
-    write_curve(workdir / f"seed_{seed}", "test", own[at].curve, [plain, lowered])
+    folder, names = workdir / f"seed_{seed}", images.classes.names
+    write_curve(folder, "test", own[at].curve, [plain, lowered])
+    write_classes(folder, "test", one, names, [own[at], report])
   add_rows(workdir, rows)
   return spread
 
