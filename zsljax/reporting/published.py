@@ -8,15 +8,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
-import json
 import pathlib
-import typing
 from typing import Any
 
-from zsljax.errors import ZsljaxError, did_you_mean, require
+from zsljax.errors import ZsljaxError, did_you_mean
+from zsljax.io.json_files import (
+  NUMBER,
+  OBJECT,
+  TEXT,
+  list_of,
+  object_of,
+  or_none,
+  read_json,
+)
 
 _FOLDER = pathlib.Path(__file__).parents[1] / "published"
-STATUSES = ("re-read", "recalled")
+_CLOSED = {"additionalProperties": False}
+_PERCENT = NUMBER | {"minimum": 0, "maximum": 100}
+_TRAINING = _CLOSED | object_of(
+  metrics=OBJECT | {"additionalProperties": _PERCENT},
+  fields=OBJECT,
+  not_replayed=or_none(TEXT),
+)
+_TEXTS = ("method", "paper", "source", "selection", "dataset", "features")
+_TEXTS += ("class_embedding", "split", "imported_by", "protocol")
+_SCHEMA = _CLOSED | object_of(
+  **dict.fromkeys(_TEXTS, TEXT),
+  **dict.fromkeys(("stored_as", "population", "config", "note"), or_none(TEXT)),
+  status={"enum": ["re-read", "recalled"]},
+  trainings=list_of(_TRAINING),
+  tolerance=NUMBER,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +51,8 @@ class Training:
     not_replayed: reason why the numbers cannot be had again, or None.
   """
 
-  metrics: dict
-  fields: dict
+  metrics: dict[str, float]
+  fields: dict[str, Any]
   not_replayed: str | None
 
 
@@ -53,8 +75,8 @@ class Published:
     split: as stored sets name it, without the version.
     imported_by: the command that imports the data, and the files that it reads.
     protocol: of ``zsljax.evaluation.PROTOCOLS``.
-    population: several labels an image: a ``name`` for the images, and the ``density``
-      (labels an image) of ``zsl`` and ``gzsl`` that its numbers imply; else None.
+    population: several labels an image: of ``evaluation.multilabel.POPULATIONS``, or
+      None where it is not known.
     config: ``NAME:ARGUMENT``; None of systems that are not here.
     trainings: often one; T1 and H may be of two.
     tolerance: difference, in points, up to which a mean over seeds counts as equal.
@@ -74,19 +96,11 @@ class Published:
   split: str
   imported_by: str
   protocol: str
-  population: dict | None
+  population: str | None
   config: str | None
-  trainings: list
+  trainings: list[Training]
   tolerance: float
   note: str | None
-
-  def __post_init__(self):
-    where = f"{self.name}.json"
-    expected = f"one of {', '.join(STATUSES)}"
-    require(self.status in STATUSES, f"{where}: status", self.status, expected)
-    for metric, value in self.metrics.items():
-      percent = isinstance(value, int | float) and 0 <= value <= 100
-      require(percent, f"{where}: {metric}", repr(value), "a number from 0 to 100")
 
   @property
   def metrics(self) -> dict[str, float]:
@@ -101,12 +115,9 @@ class Published:
     )
 
   def of_same_images(self, row: Mapping[str, Any]) -> bool:
-    """False for a row of several labels with other densities than the population's."""
-    density = self.population["density"] if self.population else {}
-    return all(
-      abs(row["conditions"][setting]["density"] / published - 1) < 0.005
-      for setting, published in density.items()
-    )
+    """False for a row that has counted another population."""
+    counted = row.get("conditions", {}).get("population")
+    return self.population in (None, counted)
 
 
 def names() -> list[str]:
@@ -119,35 +130,12 @@ def read_published(name: str) -> Published:
   """Reads the published result ``name``.
 
   Raises:
-    ZsljaxError: there is none; or its file lacks a field or has one that is not known.
+    ZsljaxError: there is none, or its file is damaged.
   """
   known = names()
   if name not in known:
     raise ZsljaxError(f"--paper: unknown {name!r}. {did_you_mean(name, known)}")
-  return made_of(json.loads((_FOLDER / f"{name}.json").read_text()), name)
-
-
-def made_of(content: dict[str, Any], name: str) -> Published:
-  """The published result that a file's content describes; see ``read_published``."""
-  where = f"{name}.json"
-  fields = _checked(Published, {"name": name} | content, where)
-  trainings = [
-    Training(**_checked(Training, training, f"{where}: trainings"))
-    for training in fields["trainings"]
-  ]
-  return Published(**fields | {"trainings": trainings})
-
-
-def _checked(kind: type, content: Any, where: str) -> dict[str, Any]:
-  """Raises unless ``content`` has the fields and the types of a dataclass."""
-  require(isinstance(content, dict), where, repr(content), "an object")
-  types = typing.get_type_hints(kind)
-  for field in types.keys() ^ content.keys():
-    found = "no such field" if field in types else "a field that is not known"
-    require(False, f"{where}: {field}", found, f"the fields {', '.join(types)}")
-  for field, of in types.items():
-    of = int | float if of is float else of
-    expected = getattr(of, "__name__", str(of))
-    value = content[field]
-    require(isinstance(value, of), f"{where}: {field}", repr(value), expected)
-  return content
+  path = _FOLDER / f"{name}.json"
+  content = read_json(path, _SCHEMA, "a published result, as msdn/cub.json is one")
+  trainings = [Training(**training) for training in content["trainings"]]
+  return Published(name, **content | {"trainings": trainings})

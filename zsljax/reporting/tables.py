@@ -210,10 +210,11 @@ def _published_blocks(dataset: str, results: Sequence[Row]) -> Iterator[Block]:
   groups: dict[tuple, list[Published]] = {}
   for entry in map(read_published, names()):
     if entry.dataset == dataset:
-      data = entry.features, entry.class_embedding, entry.split, _images(entry)
+      data = entry.features, entry.class_embedding, entry.split, entry.population
       groups.setdefault(data, []).append(entry)
-  for (features, class_embedding, split, images), entries in groups.items():
+  for (features, class_embedding, split, population), entries in groups.items():
     same = any(entries[0].of_same_data(row) for row in results)
+    images = f", images of {population}" if population else ""
     relation = "the same features" if same else "other features: not to be compared"
     columns = dict.fromkeys(name for entry in entries for name in entry.metrics)
     lines = []
@@ -230,14 +231,6 @@ def _published_blocks(dataset: str, results: Sequence[Row]) -> Iterator[Block]:
       tuple(lines),
       tuple(dict.fromkeys(notes)),
     )
-
-
-def _images(entry: Published) -> str:
-  """The population of a result with several labels an image, as text."""
-  if entry.population is None:
-    return ""
-  density = ", ".join(f"{k} {v:g}" for k, v in entry.population["density"].items())
-  return f", images of {entry.population['name']} (labels an image: {density})"
 
 
 _IN_LATEX = str.maketrans(

@@ -8,7 +8,7 @@ import pathlib
 import re
 from typing import Any
 
-from zsljax.data import StoredDataset, open_dataset
+from zsljax.data import StoredDataset
 from zsljax.data.store import variants
 from zsljax.errors import did_you_mean, require
 from zsljax.evaluation import PROTOCOLS
@@ -141,8 +141,8 @@ def _config(
       *fields,
     ],
   )
-  if not paper.of_same_data(open_dataset(config["data"]).metadata):
-    config["data"]["num_channels"] = None  # That of the published features.
+  if not same:
+    config["data"]["num_channels"] = None  # The config's is of the published features.
   return config
 
 
@@ -177,8 +177,8 @@ def _line(
     close = abs(got - expected) <= paper.tolerance
     verdict = "reproduced" if close else "not reproduced"
   cell = "-" if summary is None else summary.cell(metric)
-  deviation = f"{got - expected:+.1f}" if math.isfinite(got) else "-"
-  return column_name(metric), f"{expected:.1f}", cell, deviation, verdict
+  deviation = f"{got - expected:+.2f}" if math.isfinite(got) else "-"
+  return column_name(metric), f"{expected:g}", cell, deviation, verdict
 
 
 def _described(
@@ -189,9 +189,7 @@ def _described(
 ) -> str:
   seeds = len(summary.seeds)
   split = f"{paper.features} features, classes by {paper.class_embedding}, split "
-  changed = (
-    f"with {' '.join(fields)}, beside the published settings\n" if fields else ""
-  )
+  changed = f"changed here: {' '.join(fields)}\n" if fields else ""
   header = ("metric", "expected", "got", "deviation", "verdict")
   numbers, verdicts = [header[:-1]], [header[-1]]
   numbers += [line[:-1] for line in lines]
