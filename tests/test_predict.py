@@ -11,8 +11,9 @@ import zsljax
 from zsljax.classes import ClassSpace
 from zsljax.data.files.class_table import write_class_table
 from zsljax.errors import ZsljaxError
+from zsljax.evaluation.thresholds import Thresholds
 from zsljax.models import build_system
-from zsljax.predict import Predictor, predict_files
+from zsljax.predict import Predictor, _table, _write, predict_files
 from zsljax.reporting.rows import RULE
 from zsljax.runs.experiment import Experiment, spec_of
 from zsljax.runs.workdir import read_manifest
@@ -261,3 +262,26 @@ def test_a_new_class_scores_as_its_description_says(name, class_space):
   assert found.classes == [[renamed.get(c, c) for c in row] for row in known.classes]
   assert len(found.attributes[0]) == 2
   assert (found.probabilities is None) == (name == "sdl")
+
+
+def test_labels_that_reach_their_thresholds(class_space, tmp_path):
+  classes = class_space()
+  system = build_system({"name": "sdl"})
+  spec = spec_of((6,), classes)
+  params = system.init(jax.random.key(0), spec)
+  images = np.random.default_rng(0).uniform(0, 1, (3, 6)).astype(np.float32)
+  everything = Predictor(system, params, classes, spec).predict(images, top_k=9)
+  cut = float(np.sort(everything.scores.ravel())[-2])  # Two labels in all.
+  thresholds = Thresholds({}, cut, cut)
+  predictor = Predictor(system, params, classes, spec, thresholds=thresholds)
+  found = predictor.predict(images)
+  assert [found.count(i) for i in range(3)] == (everything.scores >= cut).sum(
+    1
+  ).tolist()
+  shown = _table(["a", "b", "c"], found).splitlines()
+  bare = [name for i, name in enumerate("abc") if not found.count(i)]
+  assert [line[0] for line in shown if line.endswith("no label")] == bare and bare
+  assert len(shown) == 1 + 2 + len(bare)
+  _write(tmp_path / "p.csv", ["a", "b", "c"], found)
+  assert len((tmp_path / "p.csv").read_text().splitlines()) == 3
+  assert predictor.predict(images, top_k=1).given is None

@@ -102,6 +102,10 @@ def test_a_verb_imports_no_other():
     (["eval", "--workdir=/absent"], "/absent: no manifest.json, expected"),
     (["data", "import-xlsa17", "--source=/absent", "--dest=D"], "no such folder"),
     (["benchmark", "--preset=cub9"], "Did you mean 'cub'"),
+    (["reproduce", "--systems=eszsl"], "--dest: found nothing, expected a folder"),
+    (["reproduce", "--systems=eszsl", "--list"], "not allowed with argument"),
+    (["reproduce", "--paper=msdn/cup", "--dest=D"], "Did you mean 'msdn/cub'"),
+    (["reproduce", "--paper=msdn/cub", "--folds=3"], "--folds: found 3, expected none"),
     (["benchmark", "--system=msdn"], "found shape (2048,), expected regions"),
     (
       ["compare", "--config=cosine:digits", "--losses=normfac", "--workdir=W"],

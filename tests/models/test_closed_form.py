@@ -41,12 +41,13 @@ def unit(rows):
   return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("negative", [-1.0, 0.0])
-def test_eszsl_is_its_formula(problem, negative):
+@pytest.mark.parametrize(("negative", "unit_features"), [(-1.0, True), (0.0, False)])
+def test_eszsl_is_its_formula(problem, negative, unit_features):
   batch, classes, spec = problem
-  system = ESZSL(2.0, 0.5, negative)
+  system = ESZSL(2.0, 0.5, negative, unit_features=unit_features)
   params = solved(system, *problem)
-  x, s = unit(np.asarray(batch.features)), np.asarray(classes.embeddings)
+  x, s = np.asarray(batch.features), np.asarray(classes.embeddings)
+  x = unit(x) if unit_features else x
   seen = np.asarray(classes.seen)
   y = np.where(
     np.asarray(batch.labels)[:, None] == classes.ids[seen][None], 1, negative

@@ -35,7 +35,7 @@ def run(args) -> None:
 def _choice(workdir: pathlib.Path) -> str:
   from zsljax.reporting.rows import read_chosen
 
-  chosen = read_chosen(workdir)
+  chosen = read_chosen(workdir) or {}
   point = ", ".join(f"{k}={v}" for k, v in chosen["point"].items()) or "the config's"
   gamma = ""
   if chosen["share"] is not None:

@@ -67,6 +67,7 @@ def read_arrays(
       stored = {needed[0] if needed else "array": np.lib.format.open_memmap(path, "r")}
     else:
       stored = np.lib.npyio.NpzFile(path, allow_pickle=False)
+      assert stored.zip is not None
       size = sum(member.file_size for member in stored.zip.infolist())
       expected = f"at most {apart.TIMES} times the file's size"
       found = f"{in_bytes(size)} of numbers"

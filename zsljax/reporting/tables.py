@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 import dataclasses
-import importlib.resources
 import json
 import pathlib
 from typing import Any
 
 from zsljax.errors import ZsljaxError, require
+from zsljax.reporting.published import Published, names, read_published
 from zsljax.reporting.rows import (
   SELECTIONS,
   Row,
@@ -99,15 +99,6 @@ def make_blocks(rows: Sequence[Row]) -> list[Block]:
     blocks += map(_block, some)
     blocks += _published_blocks(dataset, [row for group in some for row in group])
   return blocks
-
-
-def read_published() -> list[dict[str, Any]]:
-  """Reads the published numbers, each with source, features, selection and status.
-
-  Status is ``re-read`` (in the named public source) or ``recalled``.
-  """
-  path = importlib.resources.files("zsljax.reporting") / "published.json"
-  return json.loads(path.read_text())
 
 
 def render(blocks: Sequence[Block], form: str) -> str:
@@ -215,29 +206,28 @@ def _circumstances(row: Row) -> str:
 
 
 def _published_blocks(dataset: str, results: Sequence[Row]) -> Iterator[Block]:
-  """Published numbers of a dataset, a block for each features, classes and split."""
-  groups: dict[tuple, list[dict[str, Any]]] = {}
-  for entry in read_published():
-    if entry["dataset"] == dataset:
-      what = entry["features"], entry["class_embedding"], entry["split"]
-      groups.setdefault(what, []).append(entry)
-  ours = {(row["features"], row["class_embedding"]) for row in results}
-  for (features, class_embedding, split), entries in groups.items():
-    stored = entries[0].get("stored_as"), class_embedding
-    same = stored in ours and split == "xlsa17"
+  """Published numbers of a dataset, a block for each features, classes and images."""
+  groups: dict[tuple, list[Published]] = {}
+  for entry in map(read_published, names()):
+    if entry.dataset == dataset:
+      data = entry.features, entry.class_embedding, entry.split, entry.population
+      groups.setdefault(data, []).append(entry)
+  for (features, class_embedding, split, population), entries in groups.items():
+    same = any(entries[0].of_same_data(row) for row in results)
+    images = f", images of {population}" if population else ""
     relation = "the same features" if same else "other features: not to be compared"
-    names = dict.fromkeys(name for entry in entries for name in entry["metrics"])
+    columns = dict.fromkeys(name for entry in entries for name in entry.metrics)
     lines = []
     for entry in entries:
-      values = (entry["metrics"].get(name) for name in names)
+      values = (entry.metrics.get(name) for name in columns)
       cells = ("-" if value is None else f"{value:.1f}" for value in values)
-      lines.append((entry["method"], entry["selection"], entry["status"], *cells))
-    notes = [f"{entry['method']}: {entry['source']}" for entry in entries]
-    notes += [f"{e['method']}: {e['note']}" for e in entries if e.get("note")]
+      lines.append((entry.method, entry.selection, entry.status, *cells))
+    notes = [f"{entry.method}: {entry.source}" for entry in entries]
+    notes += [f"{entry.method}: {entry.note}" for entry in entries if entry.note]
     yield Block(
       f"{dataset}, published: {features} features, classes by {class_embedding}, split "
-      f"{split}; {relation}",
-      ("published", "selected on", "status", *map(column_name, names)),
+      f"{split}{images}; {relation}",
+      ("published", "selected on", "status", *map(column_name, columns)),
       tuple(lines),
       tuple(dict.fromkeys(notes)),
     )

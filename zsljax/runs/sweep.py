@@ -517,6 +517,7 @@ def _test(
   of_stop: dict[int, list[Report]] = {}
   of_first: dict[int, tuple[Report, float]] = {}
   embeddings: list[Report] = []
+  at_chosen: list[Report] = []
   gammas: list[Calibration | None] = [None] * len(seeds)
   chances: list[dict[str, float]] = [{}] * len(seeds)
   for stop, state, reports, margins in final.scored(settings):
@@ -534,9 +535,10 @@ def _test(
       _save(run, seeds, state, gammas, chances, chosen, workdir)
       if "thresholds" in chosen:
         evaluator = with_thresholds(images.evaluator, chosen, images.classes)
-        decided = dataclasses.replace(images, evaluator=evaluator)
-        finite, everyone = np.ones(len(seeds), bool), [decided] * len(seeds)
-        of_stop[stop] = _reports(final.runs, settings, everyone, state, finite)
+        own_images = dataclasses.replace(images, evaluator=evaluator)
+        finite, everyone = np.ones(len(seeds), bool), [own_images] * len(seeds)
+        reports = _reports(final.runs, settings, everyone, state, finite)
+      at_chosen = reports
       if images.evaluator.protocol == XIAN and isinstance(run.system, Embeds):
         outputs = final.runs.outputs(settings, [embedded], state)
         embeddings = [embedded.report(out) for out in outputs]
@@ -551,7 +553,7 @@ def _test(
       step = chosen["step"]
       rows.append(make_row(one, embedded, embeddings[i], step, "val_selected"))
     at, last = chosen["step"], max(own)
-    plain = make_row(one, images, own[at], at, "val_selected")
+    plain = make_row(one, images, at_chosen[i], at, "val_selected")
     rows.append(plain)
     rows.append(make_row(one, images, own[last], last, "last"))
     calibration, calibrated = gammas[i], own[at].calibrated
