@@ -122,7 +122,10 @@ def main(argv: Sequence[str] | None = None) -> None:
   if os.getcwd() not in sys.path:  # For systems of a user's own.
     sys.path.append(os.getcwd())
   args, module = parse(argv)
-  signal.signal(signal.SIGTERM, _end)  # Training has its own way to end.
   if not module.__name__.startswith("zsljax.cli.data."):  # They use memory once.
     keep_freed()
-  module.run(args)
+  before = signal.signal(signal.SIGTERM, _end)  # Training has its own way to end.
+  try:
+    module.run(args)
+  finally:
+    signal.signal(signal.SIGTERM, before)
