@@ -12,7 +12,7 @@ import numpy as np
 
 from zsljax.data import placement, sampling
 from zsljax.data.store import Piece, StoredDataset, record_at, tensorflow
-from zsljax.errors import ZsljaxError, in_bytes, require
+from zsljax.errors import ZsljaxError, in_bytes, line_of, require
 from zsljax.io.progress import task_bar
 
 # Arrays on the host, by name: features [B, ...], labels [B], mask [B]; of a multi-label
@@ -343,13 +343,15 @@ def load(
     task_bar(total, f"reading {' and '.join(splits)}", "images") as bar,
   ):
     checked = pool.submit(store.check, pieces)  # While they are read.
-    for batch in _stored_order(store, pieces, batch_size=256):
-      rows = len(batch["labels"])
-      for key, value in batch.items():
-        table[key][at : at + rows] = value
-      at += rows
-      bar.update(rows)
-    checked.result()
+    try:
+      for batch in _stored_order(store, pieces, batch_size=256):
+        rows = len(batch["labels"])
+        for key, value in batch.items():
+          table[key][at : at + rows] = value
+        at += rows
+        bar.update(rows)
+    finally:
+      checked.result()  # Says more than a record that cannot be read.
   return table
 
 
@@ -388,7 +390,7 @@ def _numpy(dataset, store: StoredDataset) -> Iterator[Columns]:
       ids = {names[k]: v.astype(np.int32) for k, v in example.items() if k in names}
       yield {"features": example["features"], **ids}
   except tf.errors.OpError as error:
-    reason = error.message.split("}} ")[-1].split(" [Op:")[0]
+    reason = line_of(error.message.split("}} ")[-1].split(" [Op:")[0])
     raise ZsljaxError(
       f"{store.folder}: a record cannot be read ({reason}); the shards are damaged, "
       "import the dataset again with --overwrite"
