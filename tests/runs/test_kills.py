@@ -42,11 +42,12 @@ def final(workdir):
 def interrupt(run, workdir, number, rng):
   """Sends a signal, every other one while a checkpoint is being written."""
   step = test_processes.steps_on_disk(workdir)
-  goal = step + rng.randint(1, 60)
+  goal = step + rng.randint(1, 30)
   alive = lambda: all(process.poll() is None for process in run)  # noqa: E731
   while alive() and test_processes.steps_on_disk(workdir) < goal:
     time.sleep(0.01)
-  while alive() and number % 2 and not drafts(workdir):
+  until = time.monotonic() + 3 * (number % 2)
+  while alive() and time.monotonic() < until and not drafts(workdir):
     time.sleep(0.0005)
   time.sleep(rng.random() * (0.01 if number % 2 else 0.3))
   which = SIGNALS[number % 3]

@@ -142,11 +142,13 @@ def main(argv: Sequence[str] | None = None) -> None:
   if os.getcwd() not in sys.path:  # For systems of a user's own.
     sys.path.append(os.getcwd())
   args, module = parse(argv)
-  signal.signal(signal.SIGTERM, _end)  # Training has its own way to end.
   if not module.__name__.startswith("zsljax.cli.data."):  # They use memory once.
     keep_freed()
+  before = signal.signal(signal.SIGTERM, _end)  # Training has its own way to end.
   try:
     module.run(args)
   except (AssertionError, RuntimeError):
     _require_platform()
     raise
+  finally:
+    signal.signal(signal.SIGTERM, before)

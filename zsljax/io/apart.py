@@ -59,7 +59,7 @@ def call(function: str, path: pathlib.Path, out: IO[bytes] | None, *args: Any) -
   }
   with _lock:
     server = _started()
-    assert server.stdin is not None and server.stdout is not None
+    assert server.stdin and server.stdout
     server.stdin.write(json.dumps(request) + "\n")
     server.stdin.flush()
     answer = server.stdout.readline()

@@ -10,6 +10,7 @@ import pathlib
 import tempfile
 from typing import Any
 import weakref
+import zipfile
 
 import numpy as np
 
@@ -66,12 +67,12 @@ def read_arrays(
     if kind == ".npy":
       stored = {needed[0] if needed else "array": np.lib.format.open_memmap(path, "r")}
     else:
-      stored = np.lib.npyio.NpzFile(path, allow_pickle=False)
-      assert stored.zip is not None
-      size = sum(member.file_size for member in stored.zip.infolist())
+      with zipfile.ZipFile(path) as file:
+        size = sum(member.file_size for member in file.infolist())
       expected = f"at most {apart.TIMES} times the file's size"
       found = f"{in_bytes(size)} of numbers"
       require(size <= apart.largest(path), str(path), found, expected)
+      stored = np.lib.npyio.NpzFile(path, allow_pickle=False)
     require_fields(path, stored, needed)
     wanted = stored if optional is None else [*needed, *optional]
     return {field: _texts(stored[field]) for field in wanted if field in stored}
