@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 Array = jax.Array
 
@@ -78,6 +77,8 @@ def minimize(objective: Callable[[Any], Array], params: Any, steps: int) -> Any:
   >>> print(f"{x:.3f}")
   2.000
   """
+  import optax
+
   optimizer = optax.lbfgs()
 
   def step(_, carry):

@@ -22,13 +22,14 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-  from zsljax.reporting.tables import make_blocks, render
+  from zsljax.reporting.tables import make_blocks, render, terminal_width
   from zsljax.runs.config import read_config
   from zsljax.runs.sweep import sweep
 
   workdir = args.workdir.absolute()
   rows = sweep(read_config(args.config, args.fields), args.seeds, workdir, args.folds)
-  print(f"{_choice(workdir)}\n\n{render(make_blocks(rows), 'terminal')}")
+  table = render(make_blocks(rows), "terminal", terminal_width())
+  print(f"{_choice(workdir)}\n\n{table}")
   print(f"rows in {workdir / 'results.jsonl'}, runs in {workdir}/seed_*")
 
 
