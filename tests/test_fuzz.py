@@ -503,6 +503,8 @@ def fuzz(all_readers, trials, seed, folder):
   return failures
 
 
+# Orbax leaves event loops behind where a checkpoint cannot be read.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
   ("trials", "seed"),
   [(300, 0), pytest.param(3000, 1, marks=pytest.mark.slow)],

@@ -577,6 +577,7 @@ def not_utf8(source):
     (Coco, for_coco(lambda c: c["annotations"][0].update(image_id=5)), "image_id 5"),
     (Coco, for_coco(lambda c: c["images"].append(c["images"][0])), "15 with 14 ids"),
     (Coco, for_coco(lambda c: c["images"][3].pop("file_name")), "a list of objects wi"),
+    (Coco, for_coco(lambda c: c["images"][3].update(id=[1])), "a list of objects wi"),
     (Coco, for_coco(lambda c: c.pop("annotations")), "annotations: found nothing"),
     (Coco, rows("train", lambda c: c.update(annotations=[])), "train: found no images"),
     (

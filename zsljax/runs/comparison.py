@@ -48,8 +48,8 @@ def read_hits(folder: pathlib.Path) -> Hits | None:
     try:
       with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         runs.append({name: arrays[name] for name in Hits.__dataclass_fields__})
-      sizes = {name: array.shape for name, array in runs[-1].items()}
-      first = {name: array.shape for name, array in runs[0].items()}
+      sizes = {name: (a.dtype.str, a.shape) for name, a in runs[-1].items()}
+      first = {name: (a.dtype.str, a.shape) for name, a in runs[0].items()}
       require(
         sizes == first, str(path), f"shapes {sizes}", f"{first} as of other seeds"
       )

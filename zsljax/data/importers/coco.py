@@ -174,7 +174,10 @@ def _json(path: pathlib.Path) -> dict[str, list[dict]]:
     items = content.get(part) if isinstance(content, dict) else None
     require(
       isinstance(items, list)
-      and all(isinstance(i, dict) and i.keys() >= set(fields) for i in items),
+      and all(
+        isinstance(i, dict) and all(isinstance(i.get(f), int | str) for f in fields)
+        for i in items
+      ),
       f"{path}: {part}",
       "nothing" if items is None else "other content",
       f"a list of objects with {' and '.join(fields)}",
