@@ -36,7 +36,8 @@ def run(args) -> None:
 def _choice(workdir: pathlib.Path) -> str:
   from zsljax.reporting.rows import read_chosen
 
-  chosen = read_chosen(workdir) or {}
+  chosen = read_chosen(workdir)
+  assert chosen is not None
   point = ", ".join(f"{k}={v}" for k, v in chosen["point"].items()) or "the config's"
   gamma = ""
   if chosen["share"] is not None:

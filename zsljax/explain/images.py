@@ -22,6 +22,7 @@ from zsljax.reporting.pictures import (
 )
 from zsljax.runs.experiment import Experiment
 
+IMAGES = "Images"  # Title of the section.
 _BEST = 4  # Classes shown of an image: the predicted one and its rivals.
 _BESIDE = "gamma, and seen or unseen"  # Differences of scores beside attributes.
 _SIDE = 448  # Of a photograph, pixels.
@@ -119,7 +120,7 @@ def images_section(
     bar.update()
   bar.close()
   notes = _notes(run, predictor, grid, photos is not None)
-  return html.section("Images", *map(html.paragraph, notes), *sections)
+  return html.section(IMAGES, *map(html.paragraph, notes), *sections)
 
 
 def _notes(
