@@ -39,7 +39,7 @@ SHORT = (
 MULTI_LABEL = ("lesa", "biam_openimages", "sdl", "ml_decoder", "dualcoop")
 
 
-def multi_label_stand_in(name, dest):
+def multi_label_stand_in(name, dest, prefix="label", same=0):
   """Stores a small random set with several labels an image."""
   rng = np.random.default_rng(0)
   labels = rng.choice([-1, 0, 1], (200, 14), p=[0.2, 0.5, 0.3]).astype(np.int8)
@@ -50,7 +50,7 @@ def multi_label_stand_in(name, dest):
     split_version="made up",
     features=rng.standard_normal((200, 12)).astype(np.float32),
     labels=scipy.sparse.csr_array(labels),
-    label_names=[f"label {i}" for i in range(14)],
+    label_names=[f"{'label' if i < same else prefix} {i}" for i in range(14)],
     vectors=rng.standard_normal((14, 5)),
     seen=np.arange(14) < 11,
     trainval=np.arange(160),
@@ -191,12 +191,32 @@ def test_populations_are_told_by_their_density(dataset, split, zsl, gzsl, expect
   assert ("do not compare" in said) == (expected in ("none known", "all of val2014"))
 
 
+def test_evaluation_on_another_dataset(small, tmp_path):
+  """Labels with names of the training are seen, others are not."""
+  config = small("sdl:corel5k")
+  train(config, tmp_path / "w")
+  multi_label_stand_in("other", tmp_path / "data", prefix="tag", same=4)
+  evaluate(tmp_path / "w")
+  (row,) = evaluate(tmp_path / "w", on=tmp_path / "data")
+  assert row["dataset"] == "other"
+  assert row["provenance"]["trained_on"]["name"] == "corel5k"
+  assert row["conditions"]["zsl"]["labels"] == 10
+  assert [row["dataset"] for row in read_rows(tmp_path / "w")] == ["corel5k", "other"]
+  multi_label_stand_in("apart", tmp_path / "apart", prefix="tag")
+  with pytest.raises(ZsljaxError, match="classes: found 0 of 14 classes that were"):
+    evaluate(tmp_path / "w", on=tmp_path / "apart")
+  with pytest.raises(ZsljaxError, match="found 2 datasets"):
+    evaluate(tmp_path / "w", on=tmp_path)
+
+
 def test_rows_of_other_k_stay_beside_each_other(small, tmp_path):
   train(small("sdl:corel5k"), tmp_path / "w")
   for top_k in ((1,), (3,), (1,)):
     (row,) = evaluate(tmp_path / "w", top_k=top_k)
   assert {n for n in row["metrics"] if "@" in n} == {
-    f"{setting}_{name}@1" for setting in ("zsl", "gzsl") for name in ("p", "r", "f1")
+    f"{setting}_{name}@1"
+    for setting in ("zsl", "gzsl")
+    for name in ("p", "r", "f1", "sample_f1", "macro_f1")
   }
   found = [row["conditions"]["top_k"] for row in read_rows(tmp_path / "w")]
   assert found == [[3], [1]]

@@ -30,6 +30,14 @@ def add_arguments(parser) -> None:
   parser.add_argument(
     "--data_dir", metavar="DIR", help="where the dataset is now, when it was moved"
   )
+  add_path(
+    parser,
+    "--on",
+    "another stored dataset, of the same features and descriptions: its test images "
+    "are scored among its classes, of which those that were trained on are seen",
+    "DIR",
+    required=False,
+  )
   parser.add_argument(
     "--protocol",
     help="how to count. One label an image: xian (the default), retrieval or, for "

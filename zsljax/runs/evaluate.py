@@ -13,6 +13,7 @@ import numpy as np
 
 from zsljax import evaluation
 from zsljax.data.pipeline import pad
+from zsljax.data.store import StoredDataset, all_below
 from zsljax.devices.precision import computed_in
 from zsljax.errors import ZsljaxError, did_you_mean, require
 from zsljax.evaluation import Calibration, Evaluator, Report
@@ -58,6 +59,7 @@ def evaluate(
   pairs: pathlib.Path | None = None,
   calibration: str | None = None,
   test_oracle: bool = False,
+  on: pathlib.Path | None = None,
 ) -> list[Row]:
   """Rows for the latest checkpoint, also added to ``workdir/results.jsonl``.
 
@@ -76,6 +78,8 @@ def evaluate(
     calibration: the kind that gamma belongs to; None takes the config's
       ``evaluation.calibration``.
     test_oracle: also report with the gamma that is best on the test images.
+    on: folder of another stored dataset, whose test images are scored among its own
+      classes; see ``Experiment.on``.
 
   Raises:
     ZsljaxError: there is no run or checkpoint, or an argument does not fit it.
@@ -106,6 +110,9 @@ def evaluate(
     ("test_oracle", test_oracle or None, on_test, "none with --split=val"),
     ("gamma_from", gamma_from, on_test, "none with --split=val, which chooses gamma"),
     ("top_k", top_k, several, "a run on images with several labels"),
+    ("on", on, on_test, "none with --split=val"),
+    ("on", on, gamma_from is None, "none with --gamma_from, chosen on other images"),
+    ("on", on, pairs is None, "none with --pairs"),
     ("pairs", pairs, protocol == EMBEDDINGS, f"no pairs with --protocol={protocol}"),
   ):
     require(value is None or fits, f"--{flag}", value, expected)
@@ -119,11 +126,12 @@ def evaluate(
   share = temperature_share = origin_of_share = None
   if gamma_from is not None:
     share, temperature_share, origin_of_share = chosen_share(gamma_from, run, kind)
-  scored = _Scored(evaluator, workdir, run, split)
+  elsewhere = run if on is None else run.on(_stored(on))
+  scored = _Scored(evaluator, workdir, run, split, elsewhere)
   report = scored.report(Calibration(kind))
   rows = [scored.row(report)]
+  chosen = report
   if report.curve is not None and report.calibrated is not None:
-    chosen = report
     if share is not None or not on_test:
       margin = scored.mean_margin(kind)
       if share is None:
@@ -143,14 +151,23 @@ def evaluate(
     for given, selection, origin in wanted:
       chosen = report.calibrated(given)
       rows.append(scored.row(chosen, selection, gamma_from=origin))
+  if report.curve is not None and on is None:
     write_curve(workdir, split, report.curve, rows)
     write_classes(workdir, split, run, scored.names, [report, chosen])
-  if report.roc is not None:
+  if report.roc is not None and on is None:
     write_columns(workdir / f"roc_{split}.csv", report.roc)
   if pairs is not None:
     rows.append(_pair_row(scored, pairs))
   add_rows(workdir, rows)
   return rows
+
+
+def _stored(folder: pathlib.Path) -> StoredDataset:
+  """The only dataset that is stored in a folder or below."""
+  found = all_below(folder)
+  names = ", ".join(str(dataset.folder) for dataset in found)
+  require(len(found) == 1, f"--on={folder}", f"{len(found)} datasets ({names})", "one")
+  return found[0]
 
 
 def write_classes(
@@ -178,10 +195,16 @@ class _Scored:
   """
 
   def __init__(
-    self, evaluator: Evaluator, workdir: pathlib.Path, run: Experiment, split: str
+    self,
+    evaluator: Evaluator,
+    workdir: pathlib.Path,
+    run: Experiment,
+    split: str,
+    elsewhere: Experiment | None = None,
   ):
-    """Restores the checkpoint and scores the images."""
-    self.evaluator, self.run, self.split = evaluator, run, split
+    """Restores the checkpoint of ``run`` and scores the images, its own or others."""
+    self.evaluator, self.split, self.trained = evaluator, split, run
+    self.run = elsewhere or run
     checkpoints = Checkpoints(workdir, run.identity())
     self.step = checkpoints.latest_step()
     self._params = checkpoints.restore_params(run.param_shapes(), self.step)
@@ -190,7 +213,7 @@ class _Scored:
     self.selection = (
       "val_selected" if chosen and chosen["step"] >= self.step else "last"
     )
-    classes, splits, batches = run.images(split)
+    classes, splits, batches = self.run.images(split)
     self.seen, self.names = np.asarray(classes.seen), classes.names
     if chosen and self.selection == "val_selected":
       self.evaluator = evaluation.with_thresholds(evaluator, chosen, classes)
@@ -198,7 +221,7 @@ class _Scored:
       outputs, labels = evaluation.streamed_outputs(
         evaluator, run.system, self._params, classes, batches, run.mesh
       )
-    source = run.dataset.source_rows(splits)
+    source = self.run.dataset.source_rows(splits)
     if evaluator.protocol == RETRIEVAL:
       order = np.argsort(source)
       outputs, labels, source = outputs[order], labels[order], source[order]
@@ -248,6 +271,9 @@ class _Scored:
     **described,
   ) -> Row:
     """A result row, see ``Experiment.row``."""
+    if self.run is not self.trained:
+      meta = self.trained.dataset.metadata
+      described["trained_on"] = {k: meta[k] for k in ("name", "fingerprint")}
     protocol = rows_protocol(protocol or self.evaluator.protocol, self.split)
     selection = selection or self.selection
     return self.run.row(

@@ -9,6 +9,7 @@ import pathlib
 from typing import Any
 
 import jax
+import numpy as np
 
 from zsljax.classes import ClassSpace
 from zsljax.data import StoredDataset, TrainingData, evaluation_batches, open_dataset
@@ -176,6 +177,30 @@ class Experiment:
       f"{manifest['dataset']['fingerprint'][:12]}, the data of the training run",
     )
     return dataclasses.replace(run, trained_in=manifest["products"])
+
+  def on(self, other: StoredDataset) -> Experiment:
+    """The same run with the images and classes of another dataset, for evaluation.
+
+    Classes with the name of one that was trained on are seen, all others unseen.
+
+    Raises:
+      ZsljaxError: its features or descriptions have other sizes, its images another
+        number of labels, or all of its classes are of one kind.
+    """
+    check_labels(self.system, other)
+    where = str(other.folder)
+    spec = spec_of(other.feature_shape, other.classes)
+    for field in ("feature_shape", "num_attributes"):
+      found, own = getattr(spec, field), getattr(self.spec, field)
+      require(found == own, f"{where}: {field}", found, f"{own}, as in training")
+    known = self.dataset.classes
+    trained = known.subset(np.asarray(known.seen)).names
+    seen = np.isin(other.classes.names, trained)
+    found = f"{seen.sum()} of {len(seen)} classes that were trained on"
+    require(0 < seen.sum() < len(seen), f"{where}: classes", found, "some, not all")
+    classes = dataclasses.replace(other.classes, seen=seen)
+    dataset = dataclasses.replace(other, classes=classes)
+    return dataclasses.replace(self, dataset=dataset)
 
   def other_forms(self, config: Mapping[str, Any]) -> str:
     """The stored forms of the set that ``config`` might have named instead, as text."""
