@@ -33,8 +33,8 @@ def get_config() -> ConfigDict:
   # Where the dataset was imported to (--dest of `zsljax data`). The embedded digits
   # are made in ~/.cache/zsljax when this is empty.
   config.data.dir = ""
-  # Features and class embedding, as in `classic512_att`; needed where `dir`
-  # holds several, or to choose digits' `patches_strokes` (regions).
+  # Features and class embedding, as in `classic512_att`; needed where `dir` holds
+  # several that the system can use, or to choose digits' `patches_strokes` (regions).
   config.data.features = placeholder(str)
   # `trainval`; or `train`, which holds out the validation classes and a fifth
   # of the other images for `zsljax eval --split=val`.
@@ -79,6 +79,8 @@ def get_config() -> ConfigDict:
   config.checkpoint = ConfigDict()
   # Epochs between checkpoints; the last step is always saved.
   config.checkpoint.every_epochs = 10
+  # The most minutes between checkpoints, about; 0 is no limit.
+  config.checkpoint.every_minutes = 5.0
   # Older checkpoints are removed beyond this many.
   config.checkpoint.keep = 3
 

@@ -16,7 +16,7 @@ DATASETS = dict.fromkeys(
 )
 _POWERS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
 SYSTEMS = {
-  "eszsl": {"gamma": 10.0, "lambda_": 0.1, "negative": -1.0},
+  "eszsl": {"gamma": 10.0, "lambda_": 0.1, "negative": -1.0, "unit_features": True},
   "sae": {"lambda_": 1.0, "space": "visual"},
   "nearest_mean": {"ridge": 0.1},
   "similarity": {"temperature": 0.01},

@@ -14,6 +14,7 @@ import pytest
 
 from zsljax.classes import ClassSpace
 from zsljax.data import make_feature_set, prepare
+from zsljax.io import checksums
 from zsljax.runs import train
 from zsljax.training import make_optimizer
 
@@ -33,6 +34,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("repeatable")
 flags.FLAGS.mark_as_parsed()
+checksums.KNOWN = pathlib.Path(ROOT, ".pytest_cache", "checked")
 sys.path.insert(0, ROOT)  # For `configs`, which is not installed.
 
 

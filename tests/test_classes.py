@@ -60,7 +60,11 @@ def test_unit_embeddings_have_length_one_and_zero_rows_stay_zero():
   [
     ({"embeddings": np.ones((3, 2))}, "one row for each of the 2"),
     ({"embeddings": np.ones(2)}, r"\[C, A\]"),
-    ({"embeddings": np.array([[1.0, np.nan], [1, 1]])}, "NaN or infinity in class 'a'"),
+    ({"embeddings": np.array([[1.0, np.nan], [1, 1]])}, "1e.15 in class .a."),
+    ({"embeddings": np.full((2, 3), 1e300)}, "a number beyond 1e.15 in class"),
+    ({"attribute_vectors": np.full((2, 3), 1e300)}, "beyond 1e.15 for attribute 0"),
+    ({"names": ("a", "b\0")}, r"class names: found \['b.x00'\] with NUL"),
+    ({"attribute_names": ("a", "b\0")}, "attribute names: found .* with NUL"),
     ({"names": ("a", "a")}, "'a' occurs twice"),
     ({"ids": [3, 3]}, "3 occurs twice"),
     ({"seen": [True]}, "seen: found shape"),

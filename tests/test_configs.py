@@ -21,6 +21,7 @@ from zsljax.configs import (
 )
 from zsljax.data import make_multilabel_set, open_dataset, prepare
 from zsljax.errors import ZsljaxError
+from zsljax.evaluation.multilabel import population
 from zsljax.losses import FAMILY
 from zsljax.models import build_system
 from zsljax.reporting.rows import read_rows
@@ -35,10 +36,10 @@ SHORT = (
   "epochs=2", "optimizer.tolerance=0.0", "checkpoint.every_epochs=1", "mesh.data=1",
   "evaluation.batch_size=64",
 )  # fmt: skip
-MULTI_LABEL = ("lesa", "biam_openimages", "sdl", "ml_decoder")
+MULTI_LABEL = ("lesa", "biam_openimages", "sdl", "ml_decoder", "dualcoop")
 
 
-def multi_label_stand_in(name, dest):
+def multi_label_stand_in(name, dest, prefix="label", same=0):
   """Stores a small random set with several labels an image."""
   rng = np.random.default_rng(0)
   labels = rng.choice([-1, 0, 1], (200, 14), p=[0.2, 0.5, 0.3]).astype(np.int8)
@@ -49,7 +50,7 @@ def multi_label_stand_in(name, dest):
     split_version="made up",
     features=rng.standard_normal((200, 12)).astype(np.float32),
     labels=scipy.sparse.csr_array(labels),
-    label_names=[f"label {i}" for i in range(14)],
+    label_names=[f"{'label' if i < same else prefix} {i}" for i in range(14)],
     vectors=rng.standard_normal((14, 5)),
     seen=np.arange(14) < 11,
     trainval=np.arange(160),
@@ -169,13 +170,43 @@ def test_config_trains_and_evaluates(
     assert tuple(row["conditions"]["top_k"]) == config["evaluation"]["top_k"]
 
 
-def test_density_is_compared_with_that_of_published_tables():
-  counted = {"zsl": {"density": 1.8757}, "gzsl": {"density": 6.8}}
-  row = {"dataset": "nus_wide", "conditions": counted}
-  assert "zsl 1.876, gzsl 6.800: the same here" in evaluation._densities(row)
-  counted["gzsl"]["density"] = 5.97
-  assert "do not compare" in evaluation._densities(row)
-  assert "published" not in evaluation._densities(row | {"dataset": "corel5k"})
+@pytest.mark.parametrize(
+  ("dataset", "split", "zsl", "gzsl", "expected"),
+  [
+    ("nus_wide", "nus-925-81", 1.8757, 6.8, "LESA's lists"),
+    ("nus_wide", "as_given", 1.4, 2.419, "DualCoOp's filtered lists"),
+    ("nus_wide", "nus-925-81", 1.8757, 5.97, "none known"),
+    ("coco", "as_given", 0.5, 2.5702, "released lists"),
+    ("coco", "coco-48-17-val2014", 0.5, 2.7, "all of val2014"),
+    ("coco", "coco-48-17", 1.21, 2.91, "SDL's rows"),
+    ("corel5k", "as_given", 1.0, 2.48, None),
+  ],
+)
+def test_populations_are_told_by_their_density(dataset, split, zsl, gzsl, expected):
+  counted = {"zsl": {"density": zsl}, "gzsl": {"density": gzsl}}
+  assert population(dataset, split, counted) == expected
+  row = {"dataset": dataset, "conditions": {"population": expected}}
+  said = evaluation._densities(row)
+  assert (f"population: {expected}" in said) == (expected is not None)
+  assert ("do not compare" in said) == (expected in ("none known", "all of val2014"))
+
+
+def test_evaluation_on_another_dataset(small, tmp_path):
+  """Labels with names of the training are seen, others are not."""
+  config = small("sdl:corel5k")
+  train(config, tmp_path / "w")
+  multi_label_stand_in("other", tmp_path / "data", prefix="tag", same=4)
+  evaluate(tmp_path / "w")
+  (row,) = evaluate(tmp_path / "w", on=tmp_path / "data")
+  assert row["dataset"] == "other"
+  assert row["provenance"]["trained_on"]["name"] == "corel5k"
+  assert row["conditions"]["zsl"]["labels"] == 10
+  assert [row["dataset"] for row in read_rows(tmp_path / "w")] == ["corel5k", "other"]
+  multi_label_stand_in("apart", tmp_path / "apart", prefix="tag")
+  with pytest.raises(ZsljaxError, match="classes: found 0 of 14 classes that were"):
+    evaluate(tmp_path / "w", on=tmp_path / "apart")
+  with pytest.raises(ZsljaxError, match="found 2 datasets"):
+    evaluate(tmp_path / "w", on=tmp_path)
 
 
 def test_rows_of_other_k_stay_beside_each_other(small, tmp_path):
@@ -183,7 +214,9 @@ def test_rows_of_other_k_stay_beside_each_other(small, tmp_path):
   for top_k in ((1,), (3,), (1,)):
     (row,) = evaluate(tmp_path / "w", top_k=top_k)
   assert {n for n in row["metrics"] if "@" in n} == {
-    f"{setting}_{name}@1" for setting in ("zsl", "gzsl") for name in ("p", "r", "f1")
+    f"{setting}_{name}@1"
+    for setting in ("zsl", "gzsl")
+    for name in ("p", "r", "f1", "sample_f1", "macro_f1")
   }
   found = [row["conditions"]["top_k"] for row in read_rows(tmp_path / "w")]
   assert found == [[3], [1]]
@@ -426,7 +459,11 @@ def test_validation_chooses_gamma_for_the_test(small, digits_run, tmp_path):
   plain, calibrated = evaluate(workdir, gamma_from=tmp_path / "train")
   assert plain["selection"] == "last" and plain["calibration"] == "none"
   assert calibrated["selection"] == "val_selected"
-  assert calibrated["provenance"]["share"] == chosen["provenance"]["share"]
+  for field in ("share", "temperature_share"):
+    assert calibrated["provenance"][field] == chosen["provenance"][field]
+  for row in (chosen, calibrated):
+    chances = row["provenance"]["probabilities"]
+    assert chances["temperature"] > 0 and 0 <= chances["ece"] <= 100
   assert calibrated["metrics"]["t1"] == plain["metrics"]["t1"]
   train(small(*fields, "system.l2_weights=9.0"), tmp_path / "other")
   evaluate(tmp_path / "other", split="val")

@@ -2,22 +2,39 @@
 
 Nothing heavy is imported here: take ``zsljax.classes``, ``zsljax.models``,
 ``zsljax.data`` and so on as you need them. ``zsljax.load`` opens a trained run;
-``zsljax.evaluate`` judges scores that any system made.
+``zsljax.evaluate`` judges scores that any system made; ``zsljax.register`` enters a
+system of your own, and ``zsljax.check_system`` checks it.
 """
+
+import importlib
+from typing import TYPE_CHECKING
 
 from zsljax.errors import ZsljaxError
 
+if TYPE_CHECKING:
+  from zsljax.evaluation.given import evaluate
+  from zsljax.models.system import register
+  from zsljax.predict import load
+  from zsljax.training.check_system import check_system
+
 __version__ = "0.1.0"
-__all__ = ["ZsljaxError", "__version__", "evaluate", "load"]
+__all__ = [
+  "ZsljaxError",
+  "__version__",
+  "check_system",
+  "evaluate",
+  "load",
+  "register",
+]
+_MODULES = {
+  "check_system": "zsljax.training.check_system",
+  "evaluate": "zsljax.evaluation.given",
+  "load": "zsljax.predict",
+  "register": "zsljax.models.system",
+}
 
 
 def __getattr__(name: str):
-  if name == "load":
-    from zsljax.predict import load
-
-    return load
-  if name == "evaluate":
-    from zsljax.evaluation.given import evaluate
-
-    return evaluate
-  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+  if name not in _MODULES:
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+  return getattr(importlib.import_module(_MODULES[name]), name)

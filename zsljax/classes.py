@@ -16,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from zsljax.errors import ZsljaxError, require
-from zsljax.numerics import l2_normalize
+from zsljax.numerics import LARGEST, l2_normalize
 
 Array = jax.Array | np.ndarray
+
+_WRONG = f"NaN, infinity or a number beyond {LARGEST:g}"
 
 
 @jax.tree_util.register_dataclass
@@ -84,12 +86,15 @@ class ClassSpace:
       f"one row for each of the {count} class names, [C, A]",
     )
     _require_real("class embeddings", embeddings)
-    bad = ~np.isfinite(embeddings).all(1)
-    found = f"NaN or infinity in class {names[np.argmax(bad)]!r} ({bad.sum()} in all)"
+    bad = ~(np.abs(embeddings) <= LARGEST).all(1)
+    found = f"{_WRONG} in class {names[np.argmax(bad)]!r} ({bad.sum()} in all)"
     require(not bad.any(), "class embeddings", found, "finite numbers")
     for field, value in (("seen", seen), ("ids", ids)):
       shape = f"shape {value.shape}"
       require(value.shape == (count,), f"class space, {field}", shape, f"({count},)")
+    for field, texts in (("class names", names), ("attribute names", attribute_names)):
+      bad = [text for text in texts if "\0" in text]
+      require(not bad, field, f"{bad[:1]} with NUL", "names that files can hold")
     for field, values in (("class names", names), ("class ids", ids.tolist())):
       (value, times), *_ = collections.Counter(values).most_common(1)
       if times > 1:
@@ -112,8 +117,8 @@ class ClassSpace:
         f"[{width}, V], one row for each attribute",
       )
       _require_real("attribute vectors", attribute_vectors)
-      bad = ~np.isfinite(attribute_vectors).all(1)
-      found = f"NaN or infinity for attribute {np.argmax(bad)} ({bad.sum()} in all)"
+      bad = ~(np.abs(attribute_vectors) <= LARGEST).all(1)
+      found = f"{_WRONG} for attribute {np.argmax(bad)} ({bad.sum()} in all)"
       require(not bad.any(), "attribute vectors", found, "finite numbers")
     return cls(
       embeddings=embeddings,

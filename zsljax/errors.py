@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 import difflib
 import functools
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -13,12 +14,23 @@ class ZsljaxError(ValueError):
   """Input that cannot be used.
 
   The message is one paragraph that names the file or field, the content found there
-  and the content expected.
+  and the content expected; overlong words of a damaged file are cut.
   """
+
+  def __init__(self, message: str):
+    super().__init__(re.sub(r"(\S{500})\S+", r"\1...", message))
 
 
 class Stopped(Exception):
-  """An order to end a run before its last step; the message says how to continue."""
+  """An order to end a run before its last step; the message says how to continue.
+
+  Attributes:
+    signal: the order.
+  """
+
+  def __init__(self, message: str, signal: signal.Signals):
+    super().__init__(message)
+    self.signal = signal
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
@@ -32,12 +44,18 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
 def require(ok: bool, where: str, found: object, expected: str) -> None:
   """Raises a ``ZsljaxError`` about the file or field ``where`` unless ``ok``."""
   if not ok:
-    raise ZsljaxError(f"{where}: found {found}, expected {expected}")
+    raise ZsljaxError(f"{where}: found {line_of(found, 1000)}, expected {expected}")
 
 
 def some(names: Sequence[str]) -> str:
   """The first five names, and whether there are more."""
   return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def line_of(error: object, longest: int = 200) -> str:
+  """The first line of an error, shortened where it quotes much of a file."""
+  line, *_ = str(error).strip().splitlines() or [type(error).__name__]
+  return line if len(line) <= longest else f"{line[:longest]}..."
 
 
 def in_bytes(size: float) -> str:
@@ -49,16 +67,16 @@ def in_bytes(size: float) -> str:
 
 
 def paragraph(text: str) -> str:
-  """Breaks ``text`` into lines that fit a terminal."""
-  return textwrap.fill(
-    " ".join(text.split()), width=88, break_long_words=False, break_on_hyphens=False
-  )
+  """Breaks ``text`` into lines that fit a terminal, without orders to it."""
+  text = " ".join(text.split())
+  text = "".join(letter if letter.isprintable() else "?" for letter in text)
+  return textwrap.fill(text, width=88, break_long_words=False, break_on_hyphens=False)
 
 
 def shown_to_user(main: Callable) -> Callable:
   """Turns a ``ZsljaxError`` out of ``main`` into a paragraph and exit code 2.
 
-  A run that SIGTERM stopped exits with 143.
+  A run that was stopped exits with 143 after SIGTERM and 130 after Ctrl-C.
   """
 
   @functools.wraps(main)
@@ -73,7 +91,7 @@ def shown_to_user(main: Callable) -> Callable:
       sys.exit(141)
     except Stopped as stopped:
       print(paragraph(str(stopped)), file=sys.stderr)
-      sys.exit(128 + signal.SIGTERM)
+      sys.exit(128 + stopped.signal)
     except KeyboardInterrupt:
       print("\ninterrupted", file=sys.stderr)
       sys.exit(130)

@@ -5,10 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 Array = jax.Array
 
+# Sums of squares of numbers up to this are finite in float32.
+LARGEST = 1e15
 # PyTorch's initial values of a linear layer's weights.
 PYTORCH_LINEAR = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -98,6 +99,8 @@ def minimize(objective: Callable[[Any], Array], params: Any, steps: int) -> Any:
   >>> print(f"{x:.3f}")
   2.000
   """
+  import optax
+
   optimizer = optax.lbfgs()
 
   def step(_, carry):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 import functools
+import itertools
 import pathlib
 from typing import Any
 
@@ -18,8 +19,10 @@ from zsljax.data.files.features import finite_rows, read_features
 from zsljax.devices.mesh import make_mesh
 from zsljax.devices.precision import computed_in
 from zsljax.encoders import encode_images, load_encoder, require_same
-from zsljax.errors import ZsljaxError, require, some
+from zsljax.errors import ZsljaxError, line_of, require, some
 from zsljax.evaluation.calibration import UNCALIBRATED, Calibration
+from zsljax.evaluation.thresholds import Thresholds
+from zsljax.io.arrays import readable
 from zsljax.io.files import write_csv
 from zsljax.io.progress import task_bar
 from zsljax.models import CLOSED_SET, MULTI_LABEL, Spec, System, build_system
@@ -28,8 +31,9 @@ from zsljax.runs.experiment import param_shapes, spec_of
 from zsljax.runs.workdir import CLASSES, read_manifest, run_identity
 from zsljax.training.checkpoints import Checkpoints
 
-# Points of each way along which a score's lead is shared among attributes.
-_PATH = 16
+# Points in (-1, 1) of a way along which a score's lead is shared among attributes, and
+# their weights, which sum to 2.
+_POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 # Images are scored this many at a time; fewer are padded to a power of two.
 _BATCH = 256
 _TRAINED_ON = "of the features that the run was trained on"
@@ -41,18 +45,32 @@ class Predictions:
 
   Attributes:
     classes: names, ``[B][K]``.
+    given: marks labels whose score reaches their threshold, ``[B, K]`` bool; None where
+      the K best are asked, or there are no thresholds.
     scores: calibrated, ``[B, K]``.
-    probabilities: softmax of the calibrated scores over all candidates, ``[B, K]``;
-      None of a system for several labels, whose scores only rank. Closed-form systems
-      are not trained by a likelihood: there it says how far scores are apart.
+    probabilities: softmax of the calibrated scores, over the predictor's temperature
+      and all candidates, ``[B, K]``; None of a system for several labels, whose scores
+      only rank. Without a temperature it says no more than how far scores are apart.
     attributes: reasons for an image's best class, ``[B][n]`` pairs of an attribute's
       name and its share in the lead over the other classes shown; empty if not asked.
+      ``not`` stands before the name where the best class has less of the attribute
+      than these have on average.
   """
 
   classes: list[list[str]]
   scores: np.ndarray
   probabilities: np.ndarray | None
   attributes: list[list[tuple[str, float]]]
+  given: np.ndarray | None = None
+
+  def count(self, image: int) -> int:
+    """Number of classes that an image is given: K, or those that reach thresholds."""
+    return self.scores.shape[1] if self.given is None else int(self.given[image].sum())
+
+  def shown(self) -> Iterator[tuple[int, int]]:
+    """Places of images, and of the classes that they are given, among their K."""
+    everything = np.ndindex(self.scores.shape)
+    return (place for place in everything if self.given is None or self.given[place])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,8 +105,11 @@ class Predictor:
     classes: all classes of the dataset that it was trained on.
     spec: of that dataset.
     calibration: of seen classes when candidates are seen and unseen.
+    temperature: of probabilities, chosen on class folds by a sweep; None where it was
+      not, and they are a plain softmax.
     encoder: description of the features' encoder, where the dataset records it.
     precision: of matrix products, see ``zsljax.devices.precision``.
+    thresholds: of several labels, which a sweep has chosen.
   """
 
   system: System
@@ -96,15 +117,17 @@ class Predictor:
   classes: ClassSpace = dataclasses.field(repr=False)
   spec: Spec = dataclasses.field(repr=False)
   calibration: Calibration = UNCALIBRATED
+  temperature: float | None = None
   encoder: dict[str, Any] | None = None
   precision: str = "float32"
+  thresholds: Thresholds | None = None
 
   def predict(
     self,
     features: np.ndarray,
     classes: Classes | Candidates | None = None,
     *,
-    top_k: int = 5,
+    top_k: int | None = None,
     seen: bool = False,
     attributes: int = 0,
   ) -> Predictions:
@@ -114,7 +137,8 @@ class Predictor:
       features: ``[B, D]`` or ``[B, R, D]``, from the network that made those of the
         dataset.
       classes: see ``candidates``, which makes them ready once for many calls.
-      top_k: K, at most the number of candidates.
+      top_k: K, at most the number of candidates; None takes 5, or all where there are
+        thresholds.
       seen: see ``candidates``.
       attributes: how many attributes are named for an image's best class, where the
         dataset has names of them. Their shares
@@ -130,9 +154,18 @@ class Predictor:
       classes = self.candidates(classes, seen)
     elif seen:
       raise ZsljaxError("seen: found beside candidates, expected when they are made")
-    space, top_k = classes.space, min(top_k, len(classes.places))
-    require(top_k >= 1, "top_k", top_k, "1 or more")
-    require(attributes >= 0, "attributes", attributes, "0 or more")
+    given = None
+    if top_k is None:
+      top_k = 5
+      if self.thresholds is not None:
+        known = classes.space
+        top_k = len(known)
+        given = self.thresholds.of(known.names, np.asarray(known.seen))
+    for field, value, lowest in (("top_k", top_k, 1), ("attributes", attributes, 0)):
+      whole = isinstance(value, int | np.integer) and value >= lowest
+      require(whole, field, repr(value), f"a whole number, {lowest} or more")
+    space = classes.space
+    top_k = min(top_k, len(classes.places))
     attributes = min(attributes, self.spec.num_attributes)
     if self.system.task == CLOSED_SET or not self.classes.attribute_names:
       attributes = 0  # None of them decides, or has a name.
@@ -152,16 +185,30 @@ class Predictor:
     best, scores, chances, shares, deciding = (
       np.concatenate(part) for part in zip(*parts, strict=True)
     )
-    names = space.attributes
+    names = np.array(space.attributes, object)
+    names = np.where(self._absent(space, best), "not " + names, names)
     return Predictions(
       classes=[[space.names[i] for i in row] for row in best],
       scores=scores,
       probabilities=None if self.system.task == MULTI_LABEL else chances,
       attributes=[
-        [(names[i], float(share)) for i, share in zip(row, of_image, strict=True)]
-        for row, of_image in zip(deciding, shares, strict=True)
+        [(own[i], float(share)) for i, share in zip(row, of_image, strict=True)]
+        for row, of_image, own in zip(deciding, shares, names, strict=True)
       ],
+      given=None if given is None else scores >= given[best],
     )
+
+  def _absent(self, space: ClassSpace, best: np.ndarray) -> np.ndarray:
+    """Attributes of which the first of classes ``best`` [B, K] has less than others.
+
+    Returns:
+      ``[B, A]`` bool.
+    """
+    embeddings = np.asarray(space.embeddings)
+    others = np.mean(embeddings, 0)[None]
+    if best.shape[1] > 1:
+      others = np.mean(embeddings[best[:, 1:]], 1)
+    return embeddings[best[:, 0]] < others
 
   def candidates(
     self, classes: Classes | None = None, seen: bool = False
@@ -240,7 +287,11 @@ class Predictor:
 
   def _checked(self, features: np.ndarray) -> np.ndarray:
     """Features of a user in float32, of the right shape and finite."""
-    features = np.asarray(features)
+    try:
+      features = np.asarray(features)
+    except ValueError as error:
+      expected = "rows of one length"
+      raise ZsljaxError(f"features: {line_of(error)}, expected {expected}") from error
     require(
       features.ndim > 0 and features.shape[1:] == self.spec.feature_shape,
       "features",
@@ -277,7 +328,9 @@ class Predictor:
       scores = scores[:, places]
       top, at = jax.lax.top_k(scores, top_k)
       classes = places[at]
-      chances = jnp.take_along_axis(jax.nn.softmax(scores), at, 1)
+      chances = jnp.take_along_axis(
+        jax.nn.softmax(scores / (self.temperature or 1.0)), at, 1
+      )
       shares = jnp.zeros((len(features), space.embeddings.shape[1]))
       if attributes:
         shares = jax.lax.map(
@@ -295,7 +348,7 @@ class Predictor:
     if not len(others):
       others = jnp.mean(embeddings, 0, keepdims=True)
     ways = own[None] - others
-    steps = (jnp.arange(_PATH, dtype=own.dtype) + 0.5) / _PATH
+    steps = jnp.asarray((_POINTS + 1) / 2, own.dtype)
     points = others[:, None] + steps[None, :, None] * ways[:, None]
 
     def total(points):
@@ -310,7 +363,9 @@ class Predictor:
       scores = self.system.scores(params, features[None], along)
       return jnp.sum(scores[0, num_seen:])
 
-    return jnp.mean(ways * jnp.mean(jax.grad(total)(points), 1), 0)
+    weights = jnp.asarray(_WEIGHTS / 2, own.dtype)
+    along = jnp.einsum("kpa,p->ka", jax.grad(total)(points), weights)
+    return jnp.mean(ways * along, 0)
 
 
 def load(workdir: str | pathlib.Path, *, gamma: float | None = None) -> Predictor:
@@ -330,15 +385,16 @@ def load(workdir: str | pathlib.Path, *, gamma: float | None = None) -> Predicto
   manifest = read_manifest(workdir)
   config, path = manifest["config"], workdir / CLASSES
   require(path.is_file(), str(workdir), f"no {CLASSES}", "a run of this version")
-  classes = ClassSpace.load(path)
+  with readable(path):
+    classes = ClassSpace.load(path)
   system = build_system(config["system"])
   spec = spec_of(manifest["dataset"]["feature_shape"], classes)
   checkpoints = Checkpoints(workdir, run_identity(manifest))
   params = checkpoints.restore_params(param_shapes(system, spec, make_mesh(1, 1)))
   checkpoints.close()
   require(gamma is None or np.isfinite(gamma), "gamma", gamma, "a finite number")
+  chosen = read_chosen(workdir) or {}
   if gamma is None:
-    chosen = read_chosen(workdir) or {}
     gamma = chosen.get("gamma")
     gamma = config["evaluation"]["gamma"] if gamma is None else gamma
   return Predictor(
@@ -347,8 +403,10 @@ def load(workdir: str | pathlib.Path, *, gamma: float | None = None) -> Predicto
     classes,
     spec,
     Calibration(config["evaluation"]["calibration"], gamma),
+    chosen.get("temperature"),
     manifest["dataset"]["encoder"],
     config["matmul_precision"],
+    Thresholds(**chosen["thresholds"]) if "thresholds" in chosen else None,
   )
 
 
@@ -361,7 +419,7 @@ def predict_files(
   classes: pathlib.Path | None = None,
   seen: bool = False,
   gamma: float | None = None,
-  top_k: int = 5,
+  top_k: int | None = None,
   attributes: int = 3,
   skip_bad: bool = False,
   dest: pathlib.Path | None = None,
@@ -417,9 +475,13 @@ def predict_files(
   if dest:
     _write(dest.expanduser(), names, predictions)
     best = f"the best {predictions.scores.shape[1]} classes of each"
+    if predictions.given is not None:
+      best = "the labels of each whose scores reach their thresholds"
     lines = [f"{len(names)} images, {best}, in {dest}"]
   else:
     lines = [_table(names, predictions)]
+  if predictions.probabilities is not None:
+    lines.append(_meaning(predictor))
   return "\n".join(lines + [f"left out: {line}" for line in left_out])
 
 
@@ -449,20 +511,36 @@ def _because(attributes: Sequence[tuple[str, float]]) -> str:
   return ", ".join(f"{name} {share:+.3g}" for name, share in attributes if share > 0)
 
 
+def _meaning(predictor: Predictor) -> str:
+  """A line on what the probabilities are."""
+  if predictor.temperature is None:
+    return (
+      "%: softmax of the scores, not calibrated (`zsljax sweep` chooses a temperature)"
+    )
+  return f"%: calibrated on class folds, temperature {predictor.temperature:.3g}"
+
+
 def _table(names: Sequence[str], found: Predictions) -> str:
   """A line for each image and class, and the attributes behind the best class."""
   heads = ["image", "class", "score"]
   heads += [] if found.probabilities is None else ["%"]
   lines = [heads]
-  for i, k in np.ndindex(found.scores.shape):
-    line = ["" if k else names[i], found.classes[i][k], f"{found.scores[i, k]:.4g}"]
+  before = None
+  for i, k in found.shown():
+    line = [
+      "" if i == before else names[i],
+      found.classes[i][k],
+      f"{found.scores[i, k]:.4g}",
+    ]
     if found.probabilities is not None:
       line.append(f"{100 * found.probabilities[i, k]:.1f}")
     lines.append(line)
+    before = i
   head, *lines = aligned(lines, 2).splitlines()
-  parts, width = [head], found.scores.shape[1]
+  parts, lines = [head], iter(lines)
   for i, attributes in enumerate(found.attributes):
-    parts += lines[i * width : (i + 1) * width]
+    of_image = list(itertools.islice(lines, found.count(i)))
+    parts += of_image or [f"{names[i]}  no label"]
     if because := _because(attributes):
       parts.append(f"  because of {because}")
   return "\n".join(parts)
@@ -476,7 +554,7 @@ def _no_formula(text: str) -> str:
 def _write(path: pathlib.Path, names: Sequence[str], found: Predictions) -> None:
   """All predictions as CSV."""
   rows = [["image", "rank", "class", "score", "probability", "because"]]
-  for i, k in np.ndindex(found.scores.shape):
+  for i, k in found.shown():
     chance = "" if found.probabilities is None else f"{found.probabilities[i, k]:.9g}"
     because = "" if k else _because(found.attributes[i])
     score = f"{found.scores[i, k]:.9g}"

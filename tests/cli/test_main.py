@@ -8,15 +8,19 @@ import sys
 
 import pytest
 
+import zsljax
 from zsljax.cli.main import GROUPS, main, parser_of, verbs
+from zsljax.runs.config import config_names, flat, read_config
+
+CONFIGS = [*config_names(), "msdn:cub", "cosine:awa1,cosface"]
 
 KEPT = (
-  "benchmark", "benchmark-encode", "benchmark-loss", "compare", "data build",
+  "benchmark", "benchmark-encode", "benchmark-loss", "compare", "config", "data build",
   "data describe", "data export-xlsa17", "data import-coco",
   "data import-multilabel",
   "data import-nus-wide", "data import-open-images", "data import-regions",
-  "data import-xlsa17", "encode", "eval", "explain", "predict", "reproduce",
-  "score", "semantics", "sweep", "table", "train",
+  "data import-xlsa17", "data verify", "encode", "eval", "explain", "list", "predict",
+  "reproduce", "score", "semantics", "sweep", "table", "train",
 )  # fmt: skip
 ALONE = """
 import sys, time
@@ -82,7 +86,14 @@ def test_a_verb_imports_no_other():
   [
     (["tarin", "--workdir=W"], "unknown verb 'tarin'. Did you mean 'train'?"),
     (["data", "biuld"], "unknown verb 'data biuld'. Did you mean 'data build'?"),
-    (["--version"], "unknown verb"),
+    (["--verson"], "unknown verb"),
+    (["list", "sytems"], "argument what: invalid choice: 'sytems'"),
+    (["list", "systems", "--dir=D"], "--dir: found D, expected none but with"),
+    (["config", "msdn:cup"], "unknown argument 'cup'. Did you mean 'cub'?"),
+    (
+      ["config", "msdn:cub", "--config.lerning_rate=1"],
+      "--config.lerning_rate. Did you mean config.optimizer.learning_rate?",
+    ),
     (["train", "--config=msdn"], "zsljax train: the following arguments are required"),
     (["table", "W", "--format=tex"], "argument --format: invalid choice: 'tex'"),
     (["benchmark", "--config.epochs=3"], "unrecognized arguments: --config.epochs=3"),
@@ -91,6 +102,10 @@ def test_a_verb_imports_no_other():
     (["eval", "--workdir=/absent"], "/absent: no manifest.json, expected"),
     (["data", "import-xlsa17", "--source=/absent", "--dest=D"], "no such folder"),
     (["benchmark", "--preset=cub9"], "Did you mean 'cub'"),
+    (["reproduce", "--systems=eszsl"], "--dest: found nothing, expected a folder"),
+    (["reproduce", "--systems=eszsl", "--list"], "not allowed with argument"),
+    (["reproduce", "--paper=msdn/cup", "--dest=D"], "Did you mean 'msdn/cub'"),
+    (["reproduce", "--paper=msdn/cub", "--folds=3"], "--folds: found 3, expected none"),
     (["benchmark", "--system=msdn"], "found shape (2048,), expected regions"),
     (
       ["compare", "--config=cosine:digits", "--losses=normfac", "--workdir=W"],
@@ -106,3 +121,52 @@ def test_wrong_command_is_one_paragraph(argv, message, capsys, tmp_path, monkeyp
   assert ended.value.code == 2 and said.startswith("error: ")
   assert message in " ".join(said.split())
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  ("what", "line"),
+  [
+    ("systems", "msdn  Mutually Semantic Distillation Network (Chen et al. 2022)."),
+    ("datasets", "digits needs no folder"),
+    ("configs", "Arguments: cub, sun, awa2, scene15, digits, own."),
+    ("protocols", "xian  single label: t1, u, s, h,"),
+  ],
+)
+def test_list(what, line, capsys):
+  main(["list", what])
+  said = capsys.readouterr().out
+  assert " ".join(line.split()[:4]) in " ".join(said.split())
+  assert max(map(len, said.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("argument", CONFIGS)
+def test_config_shows_every_field_with_its_comment(argument, capsys):
+  main(["config", argument, "--config.seed=7"])
+  said = capsys.readouterr().out
+  assert "seed = 7\n    Decides initial parameters, the order of batches" in said
+  fields = re.findall(r"^([\w.]+) = ", said, re.MULTILINE)
+  assert sorted(fields) == sorted(flat(read_config(argument)))
+  assert fields[0].startswith("system.")
+  assert max(map(len, said.splitlines())) <= 88
+
+
+def test_version(capsys):
+  main(["--version"])
+  assert capsys.readouterr().out == f"zsljax {zsljax.__version__}\n"
+
+
+def test_a_platform_that_is_not_there_is_a_sentence(command, tmp_path):
+  done = command(
+    *("-m", "zsljax", "train", "--config=msdn:digits", f"--workdir={tmp_path / 'w'}"),
+    env={"JAX_PLATFORMS": "cuda"},
+    check=False,
+  )
+  assert done.returncode == 2 and "Traceback" not in done.stderr
+  said = " ".join(done.stderr.split())
+  assert "error: JAX_PLATFORMS: found 'cuda', of which there is no device" in said
+
+
+def test_errors_send_no_orders_to_the_terminal(capsys):
+  with pytest.raises(SystemExit):
+    main(["data", "describe", "absent\x1b[2J"])
+  assert "absent?[2J: found no stored dataset" in capsys.readouterr().err

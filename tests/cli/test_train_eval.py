@@ -1,10 +1,12 @@
 """The verbs ``train`` and ``eval``, and the scripts that stand for them."""
 
+import csv
 import json
 
 import pytest
 
 from zsljax.cli.main import main
+from zsljax.evaluation import PROTOCOLS
 
 TRAIN = ("train", "--config=semantic_softmax:digits")
 
@@ -17,11 +19,25 @@ def test_scripts_train_and_evaluate(command, tmp_path):
   assert f"step 3; now: zsljax eval {work}" in done.stdout
   assert "3/3" in done.stderr
   done = command("eval.py", work)
-  assert "protocol  selection  calibration" in done.stdout
+  assert "protocol xian, selection last, calibration none\n" in done.stdout
+  assert max(map(len, done.stdout.splitlines())) <= 110
   (row,) = map(json.loads, (tmp_path / "w" / "results.jsonl").read_text().splitlines())
-  assert row["metrics"].keys() == {"t1", "u", "s", "h", "ausuc", "ausuc_micro"}
+  assert tuple(row["metrics"]) == PROTOCOLS["xian"].metrics
   assert row["provenance"]["data"]["sources"]
-  for file in ("manifest.json", "metrics.jsonl", "tensorboard", "checkpoints"):
+  with (tmp_path / "w" / "classes_test.csv").open() as file:
+    lines = list(csv.DictReader(file))
+  assert [line["kind"] for line in lines] == ["seen"] * 7 + ["unseen"] * 3
+  of_seen = [float(line["accuracy (none)"]) for line in lines[:7]]
+  assert sum(of_seen) / 7 == pytest.approx(row["metrics"]["s"], abs=0.01)
+  of_unseen = [float(line["accuracy among unseen"]) for line in lines[7:]]
+  assert sum(of_unseen) / 3 == pytest.approx(row["metrics"]["t1"], abs=0.01)
+  right = [float(x["accuracy (none)"]) * int(x["images"]) for x in lines]
+  images = sum(int(line["images"]) for line in lines)
+  assert sum(right) / images == pytest.approx(row["metrics"]["accuracy"], abs=0.01)
+  for file in (
+    *("manifest.json", "metrics.jsonl", "tensorboard", "checkpoints"),
+    "classes_test.png",
+  ):
     assert (tmp_path / "w" / file).exists()
   again = command("-m", "zsljax", *TRAIN, work, "--config.epochs=4", check=False)
   assert again.returncode == 2 and "Traceback" not in again.stderr

@@ -1,5 +1,7 @@
 import csv
 import json
+import os
+import pathlib
 import re
 import shutil
 
@@ -15,8 +17,14 @@ from zsljax.data import (
 )
 from zsljax.data.importers import coco
 from zsljax.errors import ZsljaxError
+from zsljax.evaluation.multilabel import (
+  MULTI_LABEL_PROTOCOLS,
+  multi_label_metrics,
+  population,
+)
 
 WIDTH = 3
+COCO_LISTS = pathlib.Path(os.environ.get("ZSLJAX_DATA") or "absent") / "coco_zsl"
 
 
 def write_vectors(path, words):
@@ -374,6 +382,76 @@ def test_nus_wide_as_published(nus_wide, real_data):
 # COCO.
 
 
+@pytest.mark.parametrize("form", ["names", "ids", "json"])
+def test_lists_take_some_of_the_images(coco_files, tmp_path, form):
+  few = {"train": coco_files.train[1:], "test": coco_files.test[::2]}
+  lists = {}
+  for split, places in few.items():
+    names = [coco_files.images[i] for i in places]
+    if form == "ids":
+      names = [coco_files.ids[i] for i in places]
+    lists[split] = tmp_path / f"{split}.{'json' if form == 'json' else 'txt'}"
+    whole = json.dumps({"images": {str(name): ["dog"] for name in names}})
+    lists[split].write_text(
+      whole if form == "json" else "".join(f"{name}\n" for name in names)
+    )
+  found = coco_files.read(lists=lists)
+  coco_files.train, coco_files.test = few["train"], few["test"]
+  check_set(found, coco_files)
+  assert found.split_version == "as_given"
+  assert {"train.json", "test.json"} <= found.sources.keys() or form != "json"
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    ("9\n", "list.txt: found 1 of 1 images that are not among them, ['9'], expected"),
+    ("", "list.txt: found no images, expected some"),
+    ("979\n979\n", "['979'] more than once"),
+  ],
+)
+def test_lists_that_do_not_fit(coco_files, tmp_path, content, message):
+  (tmp_path / "list.txt").write_text(content)
+  assert message in coco_files.refused(lists={"test": tmp_path / "list.txt"})
+
+
+@pytest.mark.skipif(not COCO_LISTS.is_dir(), reason="ZSLJAX_DATA has no coco_zsl")
+@pytest.mark.parametrize(
+  ("count", "split", "setting", "density"),
+  [
+    (65, "coco-48-17-lists", "gzsl", 2.5702),
+    (65, "coco-48-17-lists", "zsl", 1.2074),
+    (17, "coco-48-17-lists-zsl", "zsl", 1.2074),
+  ],
+)
+def test_released_lists_of_coco(coco_files, tmp_path, count, split, setting, density):
+  """From instances that are made of the lists, beside images that are not listed."""
+  listed = json.loads((COCO_LISTS / "test_65.json").read_text())["images"]
+  content = coco_files.content["val"]
+  ids = {category["name"]: category["id"] for category in content["categories"]}
+  content["images"] += [
+    {"id": int(image), "file_name": f"COCO_val2014_{image}.jpg"} for image in listed
+  ]
+  content["annotations"] += [
+    {"id": 0, "image_id": int(image), "category_id": ids[name]}
+    for image, names in listed.items()
+    for name in names
+  ]
+  coco_files.images += [image["file_name"] for image in content["images"][14:]]
+  size = len(coco_files.images), WIDTH
+  coco_files.features = np.random.default_rng(0).random(size, np.float32)
+  found = coco_files.read(lists={"test": COCO_LISTS / f"test_{count}.json"})
+  assert found.split_version == split
+  labels = found.labels.toarray()[found.splits["test"]]
+  rules = MULTI_LABEL_PROTOCOLS["sdl"]
+  _, counted = multi_label_metrics(
+    np.zeros(labels.shape), 2 * labels - 1, np.asarray(found.classes.seen), rules
+  )
+  assert counted[setting]["density"] == pytest.approx(density, abs=5e-5)
+  expected = "released lists" if count == 65 else "none known"
+  assert population("coco", split, counted) == expected
+
+
 def test_coco_features_named_by_ids(coco_files, tmp_path):
   path = write_features(tmp_path / "x.npz", coco_files.features, coco_files.ids)
   check_set(coco_files.read([path]), coco_files)
@@ -462,7 +540,14 @@ def named_otherwise(source):
 TAGS, TAG_LIST = "NUS_WID_Tags/{}_Tags1k.dat", "NUS_WID_Tags/TagList1k.txt"
 SUN = "Groundtruth/TrainTestLabels/Labels_sun_Test.txt"
 TEST_LIST = "ImageList/TestImagelist.txt"
+CONCEPTS = "ConceptsList/Concepts81.txt"
 BOTH = "more than once, expected each name once"
+
+
+def not_utf8(source):
+  source.write()
+  source.write = lambda: None
+  (source.source / TEST_LIST).write_bytes(b"\xff\xfe\x00")
 
 
 @pytest.mark.parametrize(
@@ -482,11 +567,17 @@ BOTH = "more than once, expected each name once"
       text(TEST_LIST, lambda x: x.replace("a\\0008_Test", "b\\0003_Train")),
       BOTH,
     ),
+    (NusWide, text(TAGS.format("Test"), lambda _: ""), "dat: found no lines, expected"),
+    (NusWide, text(TAG_LIST, lambda _: " \n"), "TagList1k.txt: found no names"),
+    (NusWide, text(CONCEPTS, lambda _: ""), "Concepts81.txt: found no names"),
+    (NusWide, text(SUN, lambda _: ""), "found 0 digits"),
+    (NusWide, not_utf8, "TestImagelist.txt: not readable"),
     (NusWide, text(SUN, lambda x: x[2:]), "8 digits, 0 of them not 0 or 1, expected 9"),
     (Coco, for_coco(lambda c: c["categories"].pop()), "categories: found no "),
     (Coco, for_coco(lambda c: c["annotations"][0].update(image_id=5)), "image_id 5"),
     (Coco, for_coco(lambda c: c["images"].append(c["images"][0])), "15 with 14 ids"),
     (Coco, for_coco(lambda c: c["images"][3].pop("file_name")), "a list of objects wi"),
+    (Coco, for_coco(lambda c: c["images"][3].update(id=[1])), "a list of objects wi"),
     (Coco, for_coco(lambda c: c.pop("annotations")), "annotations: found nothing"),
     (Coco, rows("train", lambda c: c.update(annotations=[])), "train: found no images"),
     (

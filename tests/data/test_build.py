@@ -4,10 +4,13 @@ import h5py
 import numpy as np
 import pytest
 
+from zsljax.cli.main import main
 from zsljax.data import build_set, images_in, prepare, read_labels
+from zsljax.data.croissant import write_croissant
 from zsljax.data.data_warnings import data_warnings
 from zsljax.data.describe import describe
 from zsljax.data.export import export_xlsa17
+from zsljax.data.feature_set import sha256_of
 from zsljax.data.importers.xlsa17 import read_xlsa17
 from zsljax.errors import ZsljaxError
 
@@ -216,7 +219,8 @@ def test_linked_folders_are_entered(own, tmp_path):
   (tmp_path / "photos" / "cow").rename(tmp_path / "elsewhere")
   (tmp_path / "photos" / "cow").symlink_to(tmp_path / "elsewhere")
   (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "photos")
-  assert len(own.build()[0].labels) == 50
+  with pytest.warns(UserWarning, match="photos/cow is a link to .*elsewhere, outside"):
+    assert len(own.build()[0].labels) == 50
 
 
 def test_bad_folders_are_refused(tmp_path):
@@ -276,3 +280,36 @@ def test_stored_set_is_described_and_exported(own, tmp_path):
     )
   with pytest.raises(ZsljaxError, match="expected none: it would be replaced"):
     export_xlsa17(stored, tmp_path / "mat")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:rdflib")
+def test_export_is_described_in_croissant(own, tmp_path, capsys):
+  feature_set, _ = own.write().build()
+  stored = prepare(feature_set, tmp_path / "data")
+  folder = tmp_path / "out"
+  typed = ["data", "export-xlsa17", str(stored.folder), f"--dest={folder}"]
+  main([*typed, "--croissant", "--license=CC-BY-4.0"])
+  assert "croissant.json" in capsys.readouterr().out
+  mlcroissant = pytest.importorskip("mlcroissant")
+  described = mlcroissant.Dataset(str(folder / "croissant.json"))
+  assert described.metadata.license == ["CC-BY-4.0"]
+  for file in described.metadata.distribution:
+    assert file.sha256 == sha256_of(folder / file.name)
+  images = [
+    tuple(record[f"images/{name}"].decode() for name in ("image", "class", "split"))
+    for record in described.records("images")
+  ]
+  expected = {
+    (feature_set.image_files[row], NAMES[feature_set.labels[row]].replace("_", " "), x)
+    for x, rows in feature_set.splits.items()
+    for row in rows
+  }
+  assert set(images) == expected and len(images) == len(expected)
+  classes = list(described.records("classes"))
+  np.testing.assert_allclose(
+    [[record[f"classes/{name}"] for name in own.attributes] for record in classes],
+    stored.classes.embeddings,
+    rtol=1e-6,
+  )
+  with pytest.raises(ZsljaxError, match="images.csv: found a file, expected none"):
+    write_croissant(stored, [], folder)

@@ -133,6 +133,29 @@ def test_content_that_does_not_fit(tmp_path, features, names, message, ending):
   assert message in refused(path) and str(tmp_path / "x.") in refused(path)
 
 
+@pytest.mark.parametrize(
+  ("said", "message"),
+  [
+    ("{", "encoder: not readable as JSON"),
+    ("[]", "encoder: [] is not of type 'object'"),
+    ('{"network": 3}', "encoder: "),
+    (7, "encoder: found int64, expected a text"),
+    (np.zeros(3), "encoder: found ndarray, expected a text"),
+  ],
+)
+def test_descriptions_of_encoders_are_checked(tmp_path, said, message):
+  path = write(tmp_path / "x.h5", np.ones((3, 2)))
+  with h5py.File(path, "r+") as file:
+    file.attrs["encoder"] = said
+  assert message in refused(path)
+
+
+def test_whole_numbers_that_float32_lacks_are_refused(tmp_path):
+  path = write(tmp_path / "x.npz", np.full((3, 2), 2**24 + 1))
+  with pytest.raises(ZsljaxError, match="found larger whole numbers"):
+    read_features([path])[:]
+
+
 def test_files_that_do_not_fit_together(tmp_path):
   assert "features: found no file" in refused()
   assert "ending '.mat', expected one of .npy .npz" in refused(tmp_path / "x.mat")

@@ -15,6 +15,7 @@ from zsljax.data import (
   sampling,
 )
 from zsljax.errors import ZsljaxError
+from zsljax.io.checksums import Checksums
 
 IMAGES = 6 * 40
 TRAINVAL, TRAIN, TEST = 120, 72, 120
@@ -144,7 +145,8 @@ def test_batches_hold_what_was_stored(stored, numbered, sampling):
   allowed = set(trainval_of(numbered))
   for batch in take(training(stored, sampling=sampling, cache="none"), 8):
     rows = rows_of([batch])
-    assert allowed.issuperset(rows) and len(set(rows)) == len(rows)
+    assert allowed.issuperset(rows)
+    assert sampling == "class_balanced" or len(set(rows)) == len(rows)
     np.testing.assert_array_equal(batch["features"], numbered.features[rows])
     np.testing.assert_array_equal(batch["labels"], numbered.labels[rows])
     assert batch["labels"].dtype == np.int32
@@ -418,8 +420,9 @@ def test_evaluation_on_a_host_without_images(sharded):
 
 
 @pytest.mark.parametrize("cache", ["host", "none"])
-def test_damaged_record(numbered, tmp_path, cache):
+def test_record_damaged_after_the_check(numbered, tmp_path, cache, monkeypatch):
   store = prepare(numbered, tmp_path)
+  monkeypatch.setattr(Checksums, "check", lambda *_: None)
   (path,) = store.folder.glob("*-val.*")
   content = bytearray(path.read_bytes())
   content[len(content) // 2] ^= 1

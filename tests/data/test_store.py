@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -8,11 +9,21 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from zsljax.data import StoredDataset, open_dataset, prepare, store
-from zsljax.data.builtin.digits import read_digits
+from zsljax.cli.main import main
+from zsljax.data import (
+  StoredDataset,
+  TrainingData,
+  evaluation_batches,
+  open_dataset,
+  prepare,
+  store,
+)
+from zsljax.data.builtin.digits import VARIANTS, read_digits
 from zsljax.data.describe import describe
 from zsljax.data.feature_set import SPLITS
+from zsljax.data.pipeline import load
 from zsljax.errors import ZsljaxError
+from zsljax.io import checksums
 
 FILES = ("metadata.json", "classes.npz", "dataset_info.json", "features.json")
 
@@ -189,30 +200,128 @@ def cut_half(path):
   path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def other_schema(path):
-  path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 99}))
+def edited(**fields):
+  """Changes fields of a JSON file to values of the same length."""
+
+  def edit(path):
+    old = path.read_text()
+    content = json.loads(old)
+    for field, value in fields.items():
+      content[field] = value(content[field])
+    path.write_text(json.dumps(content, indent=2)[: len(old)].ljust(len(old)))
+
+  return edit
+
+
+def swapped(path):
+  """Swaps two records of one size."""
+  content, size = path.read_bytes(), len(path.read_bytes()) // 11
+  path.write_bytes(content[size : 2 * size] + content[:size] + content[2 * size :])
+
+
+def of_another_version(path):
+  """Flips a feature's last bit, with the record's checksum."""
+  tf, _ = store.tensorflow()
+  first, *others = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+  with tf.io.TFRecordWriter(str(path)) as writer:
+    for record in (bytes([*first[:-9], first[-9] ^ 1, *first[-8:]]), *others):
+      writer.write(record)
+
+
+META, SUMS = "metadata.json", "checksums.json"
+OTHER = ": found other content, expected the files as they were written: import the set"
 
 
 @pytest.mark.parametrize(
   ("file", "damage", "message"),
   [
-    (
-      "*-test_seen.*",
-      cut_end,
-      "shards of test_seen: found .* bytes, .*damaged",
+    ("*-test_seen.*", cut_end, "-test_seen.*: found .* bytes, expected .*as they were"),
+    ("*-val.*", pathlib.Path.unlink, "found no small-val.*, expected the files"),
+    *(
+      (file, pathlib.Path.unlink, f"found no {file}, expected the files")
+      for file in (*FILES, "index.npz", "checksums.json")
     ),
-    ("*-val.*", pathlib.Path.unlink, "-val.*: found no such file, expected 1 shards"),
-    ("metadata.json", other_schema, "schema: found 99, expected 4"),
-    *((file, pathlib.Path.unlink, f"{file}.*expected") for file in FILES),
-    *((file, cut_half, f"{file}: not readable") for file in FILES[:3]),
-    ("features.json", cut_half, "dataset_info.json: not readable"),
-    ("index.npz", pathlib.Path.unlink, "found no index.npz, expected a dataset"),
+    *((file, cut_half, f"{file}: found .* bytes, expected") for file in FILES),
+    (META, edited(storage_dtype=lambda _: "float64"), META + OTHER),
+    (META, edited(feature_shape=lambda _: [6]), META + OTHER),
+    (META, edited(validation_classes=lambda _: [3]), META + OTHER),
+    (META, edited(fingerprint=lambda f: f[::-1]), META + OTHER),
+    ("checksums.json", cut_half, "checksums.json: not readable as JSON"),
+    (SUMS, edited(sha256=lambda f: f[::-1]), SUMS + OTHER),
+    (SUMS, edited(files=lambda _: {}), SUMS + OTHER),
+    (SUMS, edited(files=lambda _: 3), "checksums.json: files: 3 is not of ty"),
   ],
-)
+)  # fmt: skip
 def test_damage_is_named(copy, file, damage, message):
   (path,) = copy.glob(file)
   damage(path)
   with pytest.raises(ZsljaxError, match=f"{copy}.*{message}"):
+    StoredDataset.open(copy)
+
+
+@pytest.mark.parametrize(
+  ("file", "damage"),
+  [
+    ("*-train.*", swapped),
+    ("*-train.*", of_another_version),
+    ("index.npz", swapped),
+  ],
+)
+def test_other_content_of_the_same_size_is_refused_when_read(
+  copy, file, damage, capsys
+):
+  stored = StoredDataset.open(copy)
+  stored.labels(("train",))
+  load(stored, ("train",))
+  (path,) = copy.glob(file)
+  size = path.stat().st_size
+  damage(path)
+  assert path.stat().st_size == size
+  stored = StoredDataset.open(copy)
+  message = f"{path.name}{OTHER}"
+  reading = [stored.labels] if path.name == "index.npz" else [
+    lambda splits: load(stored, splits),
+    lambda splits: next(evaluation_batches(stored, splits, 4)),
+    lambda splits: next(TrainingData(stored, "train", 4, 0, "none").batches()),
+  ]  # fmt: skip
+  for read in reading:
+    with pytest.raises(ZsljaxError, match=message):
+      read(("train",))
+  with pytest.raises(SystemExit):
+    main(["data", "verify", str(copy)])
+  assert f"{path.name}: found other content" in " ".join(
+    capsys.readouterr().err.split()
+  )
+
+
+def test_unchanged_files_are_hashed_once(copy, monkeypatch, capsys):
+  load(StoredDataset.open(copy), ("train",))
+  hashed = []
+  hash_all = checksums._sha256_of
+  monkeypatch.setattr(
+    checksums, "_sha256_of", lambda paths: hashed.extend(paths) or hash_all(paths)
+  )
+  load(StoredDataset.open(copy), ("train",))
+  assert not hashed
+  main(["data", "verify", str(copy)])
+  assert len(hashed) == 9
+  assert "9 files, 15.1 kB, as they were written" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  ("field", "value", "message"),
+  [
+    ("storage_dtype", "object", "storage_dtype: 'object' is not one of"),
+    ("feature_shape", [], "feature_shape: "),
+    ("label_widths", None, "label_widths: None is not of type 'object'"),
+    ("schema", 99, "schema: 4 was expected"),
+  ],
+)
+def test_description_with_right_checksums_is_checked_too(copy, field, value, message):
+  path = copy / "metadata.json"
+  path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+  checksums.Checksums.write(copy)
+  with pytest.raises(ZsljaxError, match=f"metadata.json: {message}"):
     StoredDataset.open(copy)
 
 
@@ -240,6 +349,14 @@ def test_nothing_is_written_elsewhere(feature_set, tmp_path, field, text):
   assert [path.name for path in tmp_path.rglob("*")] == ["in"]
 
 
+def test_numbers_that_overflow_are_refused(feature_set, tmp_path):
+  features = np.full((66, 5), 1e30)
+  with pytest.raises(
+    ZsljaxError, match=r"numbers up to 1e\+30, expected at most 1e\+15"
+  ):
+    prepare(feature_set(features=features), tmp_path)
+
+
 def test_full_disk_is_said(tmp_path, full_disk):
   with full_disk(), pytest.raises(ZsljaxError, match="could not be written"):
     prepare(read_digits(), tmp_path)
@@ -260,11 +377,14 @@ def test_half_written_set_is_invisible(feature_set, tmp_path, monkeypatch):
   assert ["incomplete" in path.name for path in looked[0]] == [True]
 
 
-def test_leftover_of_a_killed_write_is_ignored(feature_set, copy, tmp_path):
+def test_leftover_of_a_killed_write_goes_with_the_next(feature_set, copy, tmp_path):
   copy.rename(copy.with_name("1.0.0.incompleteABC"))
+  (tmp_path / "small" / ".scratchABC").mkdir()
   with pytest.raises(ZsljaxError, match="holds no dataset"):
     store.find(tmp_path, "small", None)
   assert prepare(feature_set(), tmp_path).folder == copy
+  left = [path.name for path in (tmp_path / "small").rglob("*")]
+  assert not [name for name in left if "incomplete" in name or "scratch" in name]
 
 
 def test_dest_that_cannot_be_made(feature_set, tmp_path):
@@ -298,6 +418,13 @@ def test_find(copy, tmp_path):
 def test_find_helps(tmp_path, folder, name, features, message):
   with pytest.raises(ZsljaxError, match=message):
     store.find(tmp_path / folder, name, features)
+
+
+def test_of_several_forms_a_system_gets_the_one_that_it_can_use(tmp_path):
+  for variant in VARIANTS:
+    prepare(dataclasses.replace(read_digits(variant), name="forms"), tmp_path)
+  shapes = [store.find(tmp_path, "forms", None, axes).feature_shape for axes in (1, 2)]
+  assert shapes == [(64,), (9, 25)]
 
 
 def data_config(folder, name="digits", features=None):

@@ -5,9 +5,9 @@ import pytest
 import scipy.io
 
 from zsljax.data import read_xlsa17
-from zsljax.data.feature_set import sha256_of
 from zsljax.data.importers.published import PUBLISHED
 from zsljax.errors import ZsljaxError
+from zsljax.io.checksums import sha256_of
 
 NAMES = ("ape", "bat", "cow", "dog", "elk", "fox")
 IMAGES = "res101.mat"
@@ -229,7 +229,7 @@ LOC = "trainval_loc"
     (without_class(LOC, 3), ("test_seen", "1 classes", "'dog'", "trainval lacks")),
     (without_class("test_unseen_loc", 5), ("1 of 6 classes", "'fox'", "no image")),
     (with_value("features", (2, 7), np.nan), ("features", "in 1 of 66", "image 7,")),
-    (with_value("att", (0, 3), np.nan), (SPLIT, "embedding", "NaN or inf", "'dog'")),
+    (with_value("att", (0, 3), np.nan), (SPLIT, "embedding", "NaN, inf", "'dog'")),
     (changed("features", lambda x: x[:, 1:]), (IMAGES, "(5, 65)", "[D, 66]")),
     (changed("features", np.transpose), (IMAGES, "features", "(66, 5)", "[D, 66]")),
     (changed("image_files", lambda x: x[1:]), ("image_files", "(65,)", "texts [66]")),
@@ -238,6 +238,17 @@ LOC = "trainval_loc"
       (IMAGES, SPLIT, "image_files", "class names in the same order"),
     ),
     (changed("allclasses_names", lambda x: x[1:]), (SPLIT, "(5,)", "texts [6]")),
+    (
+      changed("allclasses_names", lambda x: np.arange(6) + 0.5),
+      (SPLIT, "allclasses_names", "found float64", "expected texts [6]"),
+    ),
+    (
+      changed("features", lambda x: np.zeros((5, 66), [("a", "f4")])),
+      (IMAGES, "features", "expected numbers or texts"),
+    ),
+    (changed("att", lambda x: x + 1j), (SPLIT, "att", "found complex128")),
+    (changed("att", lambda x: x[:0]), (SPLIT, "att", "of shape (0, 6)")),
+    (changed("att", lambda x: x + 1e30), (SPLIT, "embedding", "beyond 1e+15")),
     (
       changed("att", lambda x: np.array([["a"], ["b"]], object)),
       (SPLIT, "att", "found <U1 of shape (2,), expected numbers [A, C]"),

@@ -243,10 +243,42 @@ def test_one_process_stays_alone(monkeypatch, capsys):
   assert "found 4 processes, expected one" in capsys.readouterr().err
 
 
-def test_sigterm_is_noticed_and_given_back():
-  before = signal.getsignal(signal.SIGTERM)
-  with distributed.Sigterm() as sigterm:
-    assert not sigterm.told()
-    os.kill(os.getpid(), signal.SIGTERM)
-    assert sigterm.told()
-  assert signal.getsignal(signal.SIGTERM) == before
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stop_signals_are_noticed_and_given_back(number):
+  before = signal.getsignal(number)
+  with distributed.StopSignals() as signals:
+    assert not signals.told()
+    os.kill(os.getpid(), number)
+    assert signals.told() and signals.received == number
+    if number == signal.SIGINT:
+      assert signal.getsignal(number) == signal.SIG_DFL  # A second one kills.
+  assert signal.getsignal(number) == before
+
+
+def test_alarm_rings_by_the_clock(monkeypatch):
+  now = [0.0]
+  monkeypatch.setattr(distributed.time, "monotonic", lambda: now[0])
+  alarm, rung = distributed.Alarm(5.0), []
+  for _ in range(12):
+    now[0] += 1
+    rung.append(alarm.rings())
+  assert np.flatnonzero(rung).tolist() == [4, 9]
+  assert not distributed.Alarm(0.0).rings()
+
+
+def test_alarm_of_several_processes_rings_by_calls_that_the_first_counts(monkeypatch):
+  now = [0.0]
+  monkeypatch.setattr(distributed.time, "monotonic", lambda: now[0])
+  monkeypatch.setattr(distributed.jax, "process_count", lambda: 2)
+  told = []
+  monkeypatch.setattr(
+    distributed.multihost_utils,
+    "broadcast_one_to_all",
+    lambda value: told.append(int(value)) or value,
+  )
+  alarm, rung = distributed.Alarm(40.0), []
+  for call in range(40):
+    now[0] += 100 if call == 0 else 4  # The first is compiled.
+    rung.append(alarm.rings())
+  assert told == [1, 10, 10, 10, 10, 10]
+  assert np.flatnonzero(rung).tolist() == [0, 9, 19, 29, 39]

@@ -14,7 +14,7 @@ from zsljax.evaluation.metrics import harmonic_mean
 from zsljax.evaluation.multilabel import (
   MULTI_LABEL_PROTOCOLS,
   multi_label_metrics,
-  resampled_top_k,
+  resampled_decisions,
 )
 
 
@@ -71,7 +71,7 @@ def tagged(rng, images, labels=20):
 def test_resampled_precision_and_recall_surround_those_of_the_test_set(protocol):
   case = *tagged(np.random.default_rng(3), 300), MULTI_LABEL_PROTOCOLS[protocol]
   metrics, _ = multi_label_metrics(*case)
-  drawn = resampled_top_k(*case)
+  drawn = resampled_decisions(*case)
   assert len(drawn) == 12
   for name, values in drawn.items():
     assert values.mean() == pytest.approx(metrics[name], abs=0.5), name
@@ -93,7 +93,7 @@ def test_intervals_hold_a_known_f1():
   names = ("zsl_f1@3", "gzsl_f1@5")
   held = dict.fromkeys(names, 0)
   for _ in range(1000):
-    drawn = resampled_top_k(*tagged(rng, 200), protocol)
+    drawn = resampled_decisions(*tagged(rng, 200), protocol)
     for name in names:
       low, high = interval(drawn[name])
       held[name] += low <= truth[name] <= high

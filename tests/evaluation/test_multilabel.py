@@ -2,24 +2,30 @@ import dataclasses
 import json
 import os
 import pathlib
+from unittest import mock
 
 from hypothesis import given
 from hypothesis import strategies as st
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score, precision_score, recall_score
 
 from zsljax.errors import ZsljaxError
+from zsljax.evaluation import thresholds as thresholds_module
 from zsljax.evaluation.multilabel import (
   MULTI_LABEL_PROTOCOLS,
   MultiLabelProtocol,
   average_precisions,
+  best_labels,
+  decision_metrics,
   multi_label_metrics,
-  precision_and_recall,
+  resampled_decisions,
 )
+from zsljax.evaluation.thresholds import best_threshold, choose_thresholds
 
 GOLDEN = pathlib.Path(os.environ.get("ZSLJAX_GOLDEN") or "absent") / "metrics.json"
 # Published tables and stored rows use these names.
-NAMES = ("lesa", "biam_openimages", "sdl", "ml_decoder")
+NAMES = ("lesa", "biam_openimages", "sdl", "ml_decoder", "dualcoop")
 
 
 def case(seed=0, images=30, labels=8, ties=False):
@@ -51,21 +57,77 @@ def test_average_precision_equals_its_definition(seed, ties):
 
 
 @given(st.integers(0, 1000))
-def test_precision_and_recall_equal_their_definition(seed):
+def test_decision_metrics_equal_scikit_learn(seed):
   scores, labels = case(seed)
-  for k, (p, r) in precision_and_recall(scores, labels, (1, 3, 8)).items():
-    hits = sum(
-      labels[i, c] == 1
-      for i in range(len(scores))
-      for c in sorted(range(8), key=lambda c, i=i: -scores[i, c])[:k]
-    )
-    np.testing.assert_allclose(p, hits / (k * len(scores)))
-    np.testing.assert_allclose(r, hits / np.sum(labels == 1))
+  present, options = labels == 1, {"zero_division": 0}
+  for k, chosen in best_labels(scores, (1, 3, 8)).items():
+    assert (chosen.sum(1) == k).all()
+    found = decision_metrics(chosen, labels)
+    expected = {
+      "p": precision_score(present, chosen, average="micro", **options),
+      "r": recall_score(present, chosen, average="micro", **options),
+      "f1": f1_score(present, chosen, average="micro", **options),
+      "sample_f1": f1_score(present, chosen, average="samples", **options),
+      "macro_f1": f1_score(present, chosen, average="macro", **options),
+    }
+    assert found == pytest.approx(expected)
+
+
+@given(st.integers(0, 1000))
+def test_the_best_labels_have_the_highest_scores(seed):
+  scores, _ = case(seed)
+  for k, chosen in best_labels(scores, (1, 3)).items():
+    for row, own in zip(scores, chosen, strict=True):
+      assert set(np.flatnonzero(own)) == set(np.argsort(-row)[:k])
 
 
 def test_ties_go_to_the_first_label():
   labels = np.array([[1, 0, 0], [0, 0, 1]])
-  assert precision_and_recall(np.zeros((2, 3)), labels, (1,)) == {1: (0.5, 0.5)}
+  found = decision_metrics(best_labels(np.zeros((2, 3)), (1,))[1], labels)
+  assert (found["p"], found["r"]) == (0.5, 0.5)
+
+
+@given(st.integers(0, 1000), st.booleans())
+def test_the_best_threshold_has_the_highest_f1(seed, ties):
+  scores, labels = case(seed, labels=1, ties=ties)
+  present = labels[:, 0] == 1
+  cuts = [best_threshold(scores[:, 0], present), *scores[:, 0]]
+  found, *others = (
+    f1_score(present, scores[:, 0] >= cut, zero_division=0) for cut in cuts
+  )
+  assert found >= max(others) - 1e-9
+
+
+def test_thresholds_of_labels():
+  """Of a seen label where it is seen, one for all that were held out."""
+  scores = np.array([[5.0, 1.0, 9.0], [4.0, 2.0, 8.0], [1.0, 3.0, 2.0]])
+  labels = np.array([[1, -1, 1], [1, -1, -1], [-1, -1, 0]])
+  one = scores, labels, ("a", "b", "c"), np.array([True, True, False])
+  other = scores - 1, labels, ("a", "b", "c"), np.array([False, True, True])
+  with mock.patch.object(thresholds_module, "_LEAST", 1):
+    found = choose_thresholds([one, other])
+  assert found.own == {"a": 2.5, "c": 7.5}
+  assert choose_thresholds([one, other]).own == {}
+  assert found.unseen == best_threshold(
+    np.array([9.0, 8.0, 4.0, 3.0, 0.0]), np.array([True, False, True, True, False])
+  )
+  seen = np.array([True, True, False])
+  expected = [2.5, found.seen, found.unseen]
+  np.testing.assert_array_equal(found.of(["a", "b", "new"], seen), expected)
+
+
+def test_labels_given_by_thresholds_are_counted():
+  scores, labels = case()
+  seen, rules = np.arange(8) < 5, MULTI_LABEL_PROTOCOLS["lesa"]
+  thresholds = np.linspace(-1, 1, 8)
+  metrics, _ = multi_label_metrics(scores, labels, seen, rules, thresholds)
+  expected = decision_metrics(scores >= thresholds, labels)
+  for name, value in expected.items():
+    assert metrics[f"gzsl_{name}@threshold"] == pytest.approx(100 * value)
+  drawn = resampled_decisions(scores, labels, seen, rules, thresholds)
+  assert drawn["gzsl_f1@threshold"].mean() == pytest.approx(
+    metrics["gzsl_f1@threshold"], abs=1
+  )
 
 
 @given(st.integers(0, 1000))
@@ -121,10 +183,15 @@ def test_what_the_protocols_do_with_bare_images_and_labels():
     found[name], counted = multi_label_metrics(scores, labels, seen, protocol)
     images = 40 if name == "lesa" else np.sum((labels[:, 4:] > 0).any(1))
     assert counted["zsl"]["images"] == images
-  assert found["sdl"] == found["ml_decoder"]
+  assert found["sdl"] == found["ml_decoder"] == found["dualcoop"]
   kept = (labels[:, 4:] > 0).any(1)
   ap = average_precisions(scores[kept, 4:], labels[kept, 4:], "ignore")
-  np.testing.assert_allclose(found["biam_openimages"]["zsl_map"], 100 * ap[:3].mean())
+  np.testing.assert_allclose(found["biam_openimages"]["zsl_map"], 100 * ap.mean())
+  bare = (labels <= 0).all(1)
+  ap_of_all = average_precisions(scores[~bare], labels[~bare], "ignore")
+  np.testing.assert_allclose(
+    found["biam_openimages"]["gzsl_map"], 100 * ap_of_all[:7].mean()
+  )
   assert ap[2] == 0
   weights = np.sum(labels[kept, 4:] > 0, 0)
   np.testing.assert_allclose(
@@ -139,7 +206,7 @@ def test_k_above_the_number_of_labels_is_passed_over():
   seen = np.arange(8) < 5
   protocol = MultiLabelProtocol(False, "ignore", top_k=(3, 5, 10))
   metrics, _ = multi_label_metrics(scores, labels, seen, protocol)
-  at = {name for name in metrics if "f1@" in name}
+  at = {name for name in metrics if "sl_f1@" in name}
   assert at == {"zsl_f1@3", "gzsl_f1@3", "gzsl_f1@5"}
 
 

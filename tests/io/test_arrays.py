@@ -1,10 +1,13 @@
+import zipfile
+
 import h5py
 import numpy as np
 import pytest
 import scipy.io
 
 from zsljax.errors import ZsljaxError
-from zsljax.io.arrays import check_array, read_arrays
+from zsljax.io import apart
+from zsljax.io.arrays import LargeArray, as_floats, check_array, read_arrays
 
 NUMBERS = {
   "wide": np.arange(6.0).reshape(2, 3),
@@ -151,6 +154,104 @@ def test_numbers_of_other_files_are_not_read(tmp_path, write):
     ZsljaxError, match=r"f.h5: (features|link): found a link to another"
   ):
     read_arrays(tmp_path / "f.h5")
+
+
+def _bomb_npz(folder):
+  np.savez_compressed(folder / "b.npz", x=np.zeros(10**7))
+  return folder / "b.npz"
+
+
+def _bomb_mat(folder):
+  path = folder / "b.mat"
+  scipy.io.savemat(path, {"x": np.zeros((10**7, 1))}, do_compression=True)
+  return path
+
+
+def _bomb_hdf5(folder):
+  with h5py.File(folder / "b.h5", "w") as file:
+    file.create_dataset("x", (10**9, 10), "f8", chunks=(100, 10))
+  return folder / "b.h5"
+
+
+def _claim_npz(folder):
+  """The header of an array says that it has 8 TB."""
+  header = np.lib.format.magic(1, 0)
+  text = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,), }\n"
+  with zipfile.ZipFile(folder / "c.npz", "w") as file:
+    file.writestr("x.npy", header + len(text).to_bytes(2, "little") + text)
+  return folder / "c.npz"
+
+
+def _crash(folder):
+  """The reader of MATLAB files follows a pointer that is none."""
+  scipy.io.savemat(folder / "c.mat", {"x": np.arange(12.0).reshape(3, 4)})
+  content = bytearray((folder / "c.mat").read_bytes())
+  content[176] = 0
+  (folder / "c.mat").write_bytes(content)
+  return folder / "c.mat"
+
+
+@pytest.mark.parametrize(
+  ("write", "message"),
+  [
+    (_bomb_npz, "found 80 MB of numbers, expected at most 100 times"),
+    (_bomb_mat, "not readable .*it asks for far more memory than it has bytes"),
+    (_bomb_hdf5, "x: found 80000000000 bytes of numbers, expected at most 100 times"),
+    (_claim_npz, "not readable"),
+    (_crash, r"not readable \(280 bytes; its reader crashed with SIG(SEGV|BUS)\), exp"),
+  ],
+)
+def test_files_that_would_harm_the_process_are_refused(
+  tmp_path, monkeypatch, write, message
+):
+  monkeypatch.setattr(apart, "LEAST_BYTES", 2**24)
+  path = write(tmp_path)
+  with pytest.raises(ZsljaxError, match=f"{path.name}: {message}"):
+    np.asarray(read_arrays(path)["x"])
+
+
+def _many_names(folder):
+  """A file of 1 MB whose one array has 2,000 names."""
+  with h5py.File(folder / "m.h5", "w") as file:
+    numbers = np.random.default_rng(0).random(120_000)
+    file.create_dataset("x", data=numbers, chunks=True, compression="gzip")
+    for i in range(2000):
+      file[f"x{i}"] = file["x"]
+  return folder / "m.h5"
+
+
+def test_a_reader_that_is_busy_too_long_is_ended(tmp_path, monkeypatch):
+  monkeypatch.setattr(apart, "_SECONDS", 0)
+  with pytest.raises(ZsljaxError, match="its reader was busy for more than 1 s"):
+    read_arrays(_many_names(tmp_path))
+
+
+def test_a_reader_process_that_is_gone_is_replaced(saved):
+  path = saved(NUMBERS)
+  read_arrays(path)
+  if apart._server:
+    apart._server[1].kill()
+    apart._server[1].wait()
+  np.testing.assert_array_equal(read_arrays(path)["wide"], NUMBERS["wide"])
+
+
+def test_large_arrays_are_copied_when_they_are_asked_for(tmp_path):
+  numbers = np.random.default_rng(0).random((300, 1000), np.float32)
+  with h5py.File(tmp_path / "l.h5", "w") as file:
+    file.create_dataset("x", data=numbers, chunks=(64, 100), compression="lzf")
+  found = read_arrays(tmp_path / "l.h5", ["x"])["x"]
+  assert isinstance(found, LargeArray) and found.shape == numbers.shape
+  np.testing.assert_array_equal(found[7:9], numbers[7:9])
+  np.testing.assert_array_equal(found[()], numbers)
+
+
+@pytest.mark.parametrize("number", [2**24 + 1, 2**62 + 1])
+def test_whole_numbers_that_float32_lacks_are_refused(number):
+  assert as_floats("x", np.array([1, 2**24])).dtype == np.float32
+  with pytest.raises(ZsljaxError, match="x: found larger whole numbers, expected"):
+    as_floats("x", np.array([number]))
+  with pytest.raises(ZsljaxError, match="expected whole numbers"):
+    check_array("x", np.array([1e300]), "N", "whole", lowest=1)
 
 
 def test_other_and_missing_files_are_refused(tmp_path):

@@ -25,7 +25,7 @@ def test_append_after_a_cut_off_line(tmp_path):
   assert [r["step"] for r in read_lines(path)] == [1, 3]
   append_line(path, {})
   path.write_text(path.read_text() + "[1]\n")
-  with pytest.raises(ZsljaxError, match=r"line 5: found '\[1\]', expected a JSON obj"):
+  with pytest.raises(ZsljaxError, match=r"line 5: \[1\] is not of type 'object'"):
     read_lines(path)
 
 

@@ -1,4 +1,4 @@
-"""A bar that stands still says so."""
+"""A bar says when it stands still, and is lines where there is no terminal."""
 
 import time
 
@@ -14,3 +14,14 @@ def test_a_run_without_progress_says_so(monkeypatch, capsys):
   capsys.readouterr()
   time.sleep(0.2)
   assert not capsys.readouterr().err
+
+
+def test_a_log_file_gets_lines_and_compiling_is_not_waited_for(capsys):
+  with progress.step_bar(4, "training") as bar:
+    bar.set_postfix_str("compiling")
+    progress.leave_out(bar, 3600)
+    bar.update(4)
+  lines = capsys.readouterr().err
+  assert "\r" not in lines and lines.endswith("\n")
+  assert "compiling" in lines and "100%" in lines.splitlines()[-1]
+  assert all(len(line) <= 80 for line in lines.splitlines())

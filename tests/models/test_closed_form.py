@@ -41,12 +41,13 @@ def unit(rows):
   return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("negative", [-1.0, 0.0])
-def test_eszsl_is_its_formula(problem, negative):
+@pytest.mark.parametrize(("negative", "unit_features"), [(-1.0, True), (0.0, False)])
+def test_eszsl_is_its_formula(problem, negative, unit_features):
   batch, classes, spec = problem
-  system = ESZSL(2.0, 0.5, negative)
+  system = ESZSL(2.0, 0.5, negative, unit_features=unit_features)
   params = solved(system, *problem)
-  x, s = unit(np.asarray(batch.features)), np.asarray(classes.embeddings)
+  x, s = np.asarray(batch.features), np.asarray(classes.embeddings)
+  x = unit(x) if unit_features else x
   seen = np.asarray(classes.seen)
   y = np.where(
     np.asarray(batch.labels)[:, None] == classes.ids[seen][None], 1, negative
@@ -123,6 +124,16 @@ def test_padding_counts_for_nothing(problem, padded, system):
     strict=True,
   ):
     np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda s: s.name)
+@pytest.mark.parametrize("scale", [0.0, 1e10])
+def test_odd_batches_and_descriptions_give_finite_scores(problem, system, scale):
+  batch, classes, spec = problem
+  classes = dataclasses.replace(classes, embeddings=1e10 * classes.embeddings)
+  batch = dataclasses.replace(batch, mask=batch.mask & (scale > 0))  # None is left.
+  params = solved(system, batch, classes, spec)
+  assert np.isfinite(system.scores(params, batch.features, classes)).all()
 
 
 @pytest.mark.parametrize("name", ["eszsl", "sae", "nearest_mean"])

@@ -104,6 +104,7 @@ def test_scores_and_loss_equal_numpy(
     encoder=encoder,
     prototypes=prototypes,
     class_normalization=normalization,
+    unbiased=True,
     nonnegative=nonnegative,
     loss_name="cosface",
     scale=7.0,
@@ -150,7 +151,7 @@ def test_statistics_are_those_of_the_seen_classes(seed):
   seen = np.array([True, True, False, True, False])
   activations = rng.standard_normal((5, 3))
   with jax.enable_x64(True):
-    found = class_standardise(jnp.asarray(activations), jnp.asarray(seen))
+    found = class_standardise(jnp.asarray(activations), jnp.asarray(seen), 1)
     np.testing.assert_allclose(found, standardised(activations, seen), rtol=1e-9)
 
 

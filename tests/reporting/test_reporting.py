@@ -15,6 +15,12 @@ from zsljax.reporting.rows import add_rows, make_row, read_rows, terminal_table
 DATASET = {
   "name": "toy", "features": "f", "class_embedding": "att", "split_version": "1",
 }  # fmt: skip
+PROVENANCE = {
+  "config": {
+    "system": {}, "optimizer": {}, "data": {}, "epochs": 1, "batch_size": 0,
+  },
+  "data": {"fingerprint": "1"},
+}  # fmt: skip
 
 
 def row(seed=0, h=50.0, gamma=None):
@@ -26,7 +32,7 @@ def row(seed=0, h=50.0, gamma=None):
     seed=seed,
     step=3,
     report=Report({"t1": 60.0, "h": h}, Calibration(gamma=gamma)),
-    provenance={},
+    provenance=PROVENANCE,
   )
 
 
@@ -42,6 +48,41 @@ def test_rows_of_the_same_meaning_are_replaced(tmp_path):
   add_rows(tmp_path, [row(0, h=70.0)])
   found = {r["seed"]: r["metrics"]["h"] for r in read_rows(tmp_path)}
   assert found == {0: 70.0, 1: 50.0}
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda row: row.pop("metrics"), "'metrics' is a required property"),
+    (
+      lambda row: row.update(metrics={"h": "50"}),
+      "metrics.h: '50' is not of",
+    ),
+    (lambda row: row.update(seed="a"), "seed: 'a' is not of type 'integer'"),
+    (lambda row: row.update(selection="best"), "selection: 'best' is not one of"),
+    (lambda row: row["provenance"].pop("gamma"), "provenance: 'gamma' is a req"),
+    (
+      lambda row: row.update(provenance=[]),
+      r"provenance: \[\] is not of type",
+    ),
+    (lambda row: row.update(schema=2), "schema: found 2, expected 3"),
+    (lambda row: row.update(step="x" * 5000), "step: 'x{100,250}[.]{3}, expected"),
+  ],
+)
+def test_damaged_rows_are_refused(tmp_path, change, message):
+  damaged = row()
+  change(damaged)
+  (tmp_path / "results.jsonl").write_text(json.dumps(damaged) + "\n")
+  for read in (read_rows, lambda folder: add_rows(folder, [row()])):
+    with pytest.raises(ZsljaxError, match=f"results.jsonl: {message}"):
+      read(tmp_path)
+
+
+@pytest.mark.parametrize("text", [b'{"schema": 3, "system', b"[1]", b"\xff\xfe", b"3"])
+def test_files_that_are_no_rows_are_refused(tmp_path, text):
+  (tmp_path / "results.jsonl").write_bytes(text)
+  with pytest.raises(ZsljaxError, match="results.jsonl: line 1: .*expected a line as"):
+    read_rows(tmp_path)
 
 
 def test_rows_of_another_gamma_stand_side_by_side(tmp_path):
@@ -78,8 +119,9 @@ def test_rows_of_another_schema_are_refused(tmp_path):
 
 def test_terminal_table_is_aligned_and_shows_gamma():
   lines = terminal_table([row(), row(gamma=0.25)]).split("\n")
-  assert "additive (0.25)" in lines[2]
-  assert [line.rindex("50.00") for line in lines[1:]] == [lines[0].rindex("H") - 4] * 2
+  assert lines[0] == "protocol xian, selection last"
+  assert "additive (0.25)" in lines[4]
+  assert [line.rindex("50.00") for line in lines[3:]] == [lines[2].rindex("H") - 4] * 2
 
 
 def test_resumed_log_drops_what_comes_after_the_checkpoint(tmp_path):

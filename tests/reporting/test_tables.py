@@ -74,34 +74,34 @@ def test_settings_that_differ_name_the_row():
   rows = [row(fusion=0.9), row(fusion=0.7), row(system="eszsl", gamma=1.0)]
   block, *_ = tables.make_blocks(rows)
   assert sorted(line[0] for line in block.lines) == [
-    "eszsl",
-    "msdn, fusion 0.7",
-    "msdn, fusion 0.9",
+    "ESZSL",
+    "MSDN, fusion 0.7",
+    "MSDN, fusion 0.9",
   ]
 
 
 def test_unlike_rows_are_not_averaged():
   block, *_ = tables.make_blocks([row(step=10), row(1, step=30)])
-  assert [line[0] for line in block.lines] == ["msdn, step 10", "msdn, step 30"]
+  assert [line[0] for line in block.lines] == ["MSDN, step 10", "MSDN, step 30"]
   block, *_ = tables.make_blocks([row(), row(1, sampling="class_balanced")])
   assert {line[0] for line in block.lines} == {
-    "msdn, sampling epochs",
-    "msdn, sampling class_balanced",
+    "MSDN, sampling epochs",
+    "MSDN, sampling class_balanced",
   }
   computed = [row(i) for i in range(2)]
   for of_seed, precision in zip(computed, ("float32", "bfloat16"), strict=True):
     of_seed["provenance"]["products"] = {"training": precision, "scoring": "float32"}
   block, *_ = tables.make_blocks(computed)
   assert {line[0] for line in block.lines} == {
-    "msdn, matmul_precision float32",
-    "msdn, matmul_precision bfloat16",
+    "MSDN, matmul_precision float32",
+    "MSDN, matmul_precision bfloat16",
   }
   calibrated = [row(i) | {"calibration": "additive"} for i in range(2)]
   calibrated[1]["provenance"] |= {"gamma": 0.9}
   block, *_ = tables.make_blocks(calibrated)
   assert [line[0] for line in block.lines] == [
-    "msdn, step 30, gamma 0",
-    "msdn, step 30, gamma 0.9",
+    "MSDN, step 30, gamma 0",
+    "MSDN, step 30, gamma 0.9",
   ]
   other = row(1)
   del other["metrics"]["ausuc"]
@@ -119,7 +119,7 @@ def test_other_data_or_protocols_are_not_mixed():
 
 
 def test_a_seed_counts_once():
-  with pytest.raises(ZsljaxError, match="msdn, last: found seed 0 twice"):
+  with pytest.raises(ZsljaxError, match="MSDN, last: found seed 0 twice"):
     tables.make_blocks([row(), row()])
 
 
@@ -139,23 +139,49 @@ def test_folders_of_runs_and_of_sweeps_are_found(tmp_path):
 def test_formats():
   blocks = tables.make_blocks([row(), row(1, 52.0)])
   assert "51.0 (1.4)" in tables.render(blocks, "terminal")
-  assert "| msdn | last | none | 2 | 61.0 (1.4) |" in tables.render(blocks, "markdown")
+  assert "| MSDN | last | none | 2 | 61.0 (1.4) |" in tables.render(blocks, "markdown")
   latex = tables.render(blocks, "latex")
-  assert r"msdn & last & none & 2 & 61.0 (1.4)" in latex
+  assert r"MSDN & 61.0 (1.4)" in latex
+  assert "selection last, calibration none, seeds 2" in latex
   assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == len(blocks)
 
 
-def test_published_numbers_say_where_they_are_from():
-  entries = tables.read_published()
-  assert {entry["status"] for entry in entries} == {"re-read", "recalled"}
-  for entry in entries:
-    for field in ("method", "dataset", "features", "split", "selection", "source"):
-      assert entry[field], entry
-    metrics = entry["metrics"]
-    assert metrics and all(0 < value < 100 for value in metrics.values())
-    if metrics.keys() >= {"u", "s", "h"}:
-      h = 2 * metrics["u"] * metrics["s"] / (metrics["u"] + metrics["s"])
-      assert h == pytest.approx(metrics["h"], abs=0.11), entry
+def test_published_numbers_of_other_images_are_in_blocks_of_their_own():
+  counted = {"top_k": [3, 5], "zsl": {"density": 1.876}, "gzsl": {"density": 6.8}}
+  nus = row() | {"dataset": "nus_wide", "protocol": "lesa", "conditions": counted}
+  _, *published = tables.make_blocks([nus])
+  methods = {line[0]: block.title for block in published for line in block.lines}
+  assert "images of LESA's lists; other features" in methods["BiAM"]
+  assert methods["BiAM"] == methods["LESA"] != methods["SDL"]
+  assert all("other features" in title for title in methods.values())
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_terminal_tables_fit(width):
+  rows = [row(i, 50.0 + i, s) for i in range(2) for s in ("last", "val_selected")]
+  rows += [row(i, 49.0, system="semantic_softmax") for i in range(2)]
+  text = tables.render(tables.make_blocks(rows), "terminal", width)
+  assert max(map(len, text.splitlines())) <= width
+  assert "semantic softmax" in text
+  own, *_ = text.split("published")
+  assert ("50.5 (0.7)" in own) == (width == 120)
+  assert width == 60 or "ausuc" in own
+
+
+def test_best_is_bold_but_not_the_oracle():
+  rows = [row(h=h, system=s) for h, s in ((50.0, "sae"), (52.0, "eszsl"))]
+  rows.append(row(h=60.0, selection="test_oracle"))
+  blocks = tables.make_blocks(rows, columns=["h"], published=False)
+  assert [block.header[4:] for block in blocks] == [("H",)]
+  assert "| **52.0** |" in tables.render(blocks, "markdown")
+  latex = tables.render(blocks, "latex", standalone=True)
+  assert (
+    latex.count(r"\textbf") == 1 and r"ESZSL & last & none & \textbf{52.0}" in latex
+  )
+  assert latex.startswith(r"\documentclass") and latex.endswith("\\end{document}\n")
+  assert r"\usepackage{booktabs}" in latex
+  with pytest.raises(ZsljaxError, match="--columns: found 'hh', expected a metric"):
+    tables.make_blocks(rows, columns=["hh"])
 
 
 def test_texts_stay_texts():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from zsljax.errors import ZsljaxError
+from zsljax.evaluation.bootstrap import Hits
 from zsljax.reporting.tables import render
 from zsljax.runs.comparison import compared, read_hits
 
@@ -25,7 +26,14 @@ def sweeps(tmp_path):
     folder = tmp_path / name
     row = {
       **{"schema": 3, "system": name, "dataset": "birds", "split_version": "1"},
-      "provenance": {"config": {"system": {}}},
+      **{"features": "f", "class_embedding": "att", "protocol": "xian", "seed": 0},
+      **{"selection": "last", "calibration": "none", "step": 1, "metrics": {"h": 1.0}},
+      "provenance": {
+        "gamma": 0.0,
+        "config": dict.fromkeys(("system", "optimizer", "data"), {})
+        | {"epochs": 1, "batch_size": 0},
+        "data": {"fingerprint": "1"},
+      },
     }
     for seed in range(2):
       (folder / f"seed_{seed}").mkdir(parents=True)
@@ -56,4 +64,7 @@ def test_damaged_decisions_are_refused(sweeps):
   path = sweeps[0] / "seed_1" / "hits_test.npz"
   path.write_bytes(path.read_bytes()[:60])
   with pytest.raises(ZsljaxError, match=r"seed_1/hits_test.npz: not readable"):
+    read_hits(sweeps[0])
+  np.savez(path, **dict.fromkeys(Hits.__dataclass_fields__, np.ones(3)))
+  with pytest.raises(ZsljaxError, match=r"seed_1/hits_test.npz: found shapes"):
     read_hits(sweeps[0])

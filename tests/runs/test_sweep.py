@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+import zsljax
 from zsljax.configs import attended_autoencoder, cosine, msdn, sdl, semantic_softmax
 from zsljax.errors import ZsljaxError
 from zsljax.evaluation import make_evaluator
@@ -202,6 +203,9 @@ def test_rows_of_a_sweep_say_what_was_chosen_where(swept):
       if calibration == "additive":
         own = json.loads((workdir / f"seed_{row['seed']}" / "chosen.json").read_text())
         assert row["provenance"]["gamma"] == own["gamma"]
+        chances = row["provenance"]["probabilities"]
+        assert chances["temperature"] == own["temperature"] > 0
+        assert 0 <= chances["ece"] <= 100
       if row["protocol"] == "xian":
         low, high = row["spread"]["interval"]["h"]
         assert low < row["metrics"]["h"] < high
@@ -242,6 +246,13 @@ def test_a_fold_is_judged_as_eval_judges_a_run(tmp_path):
   row, lowered = eval_script.evaluate(tmp_path / "run", split="val")
   assert row["metrics"] == pytest.approx(line["metrics"], abs=0.01)
   assert max(line["h"]) == pytest.approx(lowered["metrics"]["h"], abs=0.01)
+  chosen, run = (
+    json.loads((tmp_path / "sweep" / "chosen.json").read_text()),
+    lowered["provenance"],
+  )
+  assert chosen["share"] == run["share"]
+  expected = run["temperature_share"]
+  assert chosen["temperature_share"] == pytest.approx(expected, rel=0.01)
 
 
 def test_a_shared_gamma_is_in_each_run_its_share_of_the_margin(swept, tmp_path):
@@ -318,12 +329,24 @@ def test_sweeps_of_other_protocols(tmp_path):
   rows = sweep(config, 2, tmp_path / "closed")
   assert {r["selection"] for r in rows} == {"val_selected", "last", "test_oracle"}
   assert {r["protocol"] for r in rows} == {"embeddings"}
-  spreads = [r["spread"]["selections"] for r in rows if "spread" in r]
+  spreads = [
+    r["spread"]["selections"] for r in rows if "selections" in r.get("spread", {})
+  ]
   assert len(spreads) == 2 and spreads[0]["recall@1"] >= 0
   config = shortened(sdl, "multidigit", batch_size=1250, selection__stops=2)
   rows = sweep(config, 2, tmp_path / "labels")
   assert all(r["conditions"]["top_k"] == [1, 2] for r in rows)
   assert "gzsl_map" in summarize(rows)[0].mean
+  given = [row["selection"] for row in rows if "gzsl_f1@threshold" in row["metrics"]]
+  assert given.count("val_selected") == 2 and "test_oracle" not in given
+  (again,) = eval_script.evaluate(tmp_path / "labels/seed_0")
+  (row,) = (r for r in rows if r["seed"] == 0 and r["selection"] == "val_selected")
+  assert again["metrics"]["gzsl_f1@threshold"] == pytest.approx(
+    row["metrics"]["gzsl_f1@threshold"]
+  )
+  predictor = zsljax.load(tmp_path / "labels/seed_0")
+  found = predictor.predict(np.zeros((2, *predictor.spec.feature_shape)), seen=True)
+  assert found.given.shape == found.scores.shape == (2, len(predictor.classes))
 
 
 @pytest.mark.parametrize(

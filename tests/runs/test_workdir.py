@@ -2,21 +2,26 @@ import json
 
 import pytest
 
+from zsljax.configs import base
 from zsljax.errors import ZsljaxError
 from zsljax.runs.workdir import open_workdir, read_manifest
 
-CONFIG = {
-  "seed": 0,
-  "data": {"dir": "/a", "name": "toy"},
+CONFIG = json.loads(base.get_config().to_json()) | {
+  "system": {"name": "eszsl"},
   "hidden": [1, 2],
-  "matmul_precision": "float32",
 }
-DATASET = {"fingerprint": "1" * 64}
+CONFIG["data"] |= {"dir": "/a", "name": "toy"}
+DATASET = {
+  "name": "toy",
+  "fingerprint": "1" * 64,
+  "feature_shape": [3],
+  "encoder": None,
+}
 
 
 def test_same_config_continues_wherever_the_data_lie(tmp_path):
   open_workdir(tmp_path, CONFIG, DATASET)
-  open_workdir(tmp_path, CONFIG | {"data": {"dir": "/b", "name": "toy"}}, DATASET)
+  open_workdir(tmp_path, CONFIG | {"data": CONFIG["data"] | {"dir": "/b"}}, DATASET)
   assert read_manifest(tmp_path)["versions"]["jax"]
 
 
@@ -25,7 +30,7 @@ def test_same_config_continues_wherever_the_data_lie(tmp_path):
   [
     (CONFIG | {"seed": 1}, DATASET, "config.seed is 1, there 0"),
     (CONFIG | {"extra": 1}, DATASET, "config.extra is 1, there None"),
-    (CONFIG, {"fingerprint": "2" * 64}, "other data"),
+    (CONFIG, DATASET | {"fingerprint": "2" * 64}, "other data"),
   ],
 )
 def test_other_config_or_data_is_refused(tmp_path, config, dataset, message):
@@ -51,13 +56,48 @@ def test_other_circumstances_are_a_warning(tmp_path):
     (None, "no manifest.json"),
     ('{"schema": 1, ', "not readable"),
     ("{}", "schema None"),
+    ("[]", r"\[\] is not of type 'object', expected a manifest as train.py writes"),
+    ("7", "7 is not of type 'object'"),
+    (b"\xff", "not readable"),
+    ("[" * 100_000, "not readable as JSON"),
+    ('{"schema": 3}', "'config' is a required property"),
+    ('{"schema": 3, "config": []}', r"config: \[\] is not of type 'object'"),
     ('{"schema": 2}', "schema 2, expected 3: another version of zsljax made the run"),
   ],
 )
 def test_unreadable_manifest_is_named(tmp_path, content, message):
   if content is not None:
-    (tmp_path / "manifest.json").write_text(content)
+    content = content if isinstance(content, bytes) else content.encode()
+    (tmp_path / "manifest.json").write_bytes(content)
   with pytest.raises(ZsljaxError, match=message):
+    read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("field", "value"),
+  [
+    ("config.system", {}),
+    ("config.system.name", 3),
+    ("config.epochs", "many"),
+    ("config.data.features", 1),
+    ("config.evaluation.gamma", "x"),
+    ("config.evaluation.top_k", [0.5]),
+    ("dataset", None),
+    ("dataset.feature_shape", "3"),
+    ("versions", []),
+  ],
+)
+def test_fields_of_another_type_are_named(tmp_path, field, value):
+  open_workdir(tmp_path, CONFIG, DATASET)
+  path = tmp_path / "manifest.json"
+  manifest = json.loads(path.read_text())
+  *parts, name = field.split(".")
+  part = manifest
+  for key in parts:
+    part = part[key]
+  part[name] = value
+  path.write_text(json.dumps(manifest))
+  with pytest.raises(ZsljaxError, match=f"manifest.json: {field}.*as train.py writes"):
     read_manifest(tmp_path)
 
 

@@ -54,6 +54,26 @@ def test_checkpoints_that_cannot_be_used_are_named(tmp_path, shapes):
     Checkpoints(tmp_path, {"system": "a"}).restore_params(params)
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff" * 100, b'{"a": 1}'])
+@pytest.mark.parametrize(
+  "file", ["params", "params/*", "run/*", "_CHECKPOINT_METADATA"]
+)
+def test_damaged_files_of_a_checkpoint_are_one_sentence(
+  tmp_path, shapes, content, file
+):
+  save(tmp_path)
+  paths = [p for p in (tmp_path / "checkpoints" / "4").glob(file) if p.is_file()]
+  for path in paths:
+    path.write_bytes(content)
+  try:
+    checkpoints = Checkpoints(tmp_path, {"system": "a"})
+    found = checkpoints.restore_params(shapes[0])
+  except ZsljaxError as error:
+    assert len(str(error).splitlines()) == 1
+  else:  # Files that only describe.
+    chex.assert_trees_all_equal(found, PARAMS)
+
+
 def test_half_written_checkpoint_does_not_count(tmp_path):
   save(tmp_path)
   draft = tmp_path / "checkpoints" / "8.orbax-checkpoint-tmp"

@@ -49,6 +49,10 @@ def be_told():
   os.kill(os.getpid(), signal.SIGTERM)
 
 
+def ctrl_c():
+  os.kill(os.getpid(), signal.SIGINT)
+
+
 @pytest.fixture
 def run(toy, optimizer):
   """Trains the toy system; after some batches the process may be interrupted."""
@@ -66,6 +70,7 @@ def run(toy, optimizer):
     watch_every=0,
     spoil=False,
     pretrain_steps=0,
+    save_seconds=0.0,
     optimizer_used=None,
     **fields,
   ):
@@ -90,7 +95,13 @@ def run(toy, optimizer):
         lambda: training.init_state(system, used, spec, seed),
         inputs,
         classes,
-        training.Schedule(steps, log_every=2, save_every=3, watch_every=watch_every),
+        training.Schedule(
+          steps,
+          log_every=2,
+          save_every=3,
+          watch_every=watch_every,
+          save_seconds=save_seconds,
+        ),
         checkpoints,
         lambda start: MetricsLog(workdir, start),
         mesh,
@@ -192,15 +203,30 @@ def test_interrupted_run_ends_bit_identical(run, tmp_path, fields):
     assert sum("val_mean" in line for line in lines) == 6
 
 
-@pytest.mark.parametrize("name", ["adam", "lbfgs"])
-def test_run_that_is_told_to_end_saves_and_continues(run, tmp_path, name):
+@pytest.mark.parametrize(
+  ("name", "told", "by"),
+  [
+    ("adam", be_told, "SIGTERM"),
+    ("lbfgs", be_told, "SIGTERM"),
+    ("adam", ctrl_c, "SIGINT"),
+  ],
+)
+def test_run_that_is_told_to_end_saves_and_continues(run, tmp_path, name, told, by):
   expected = run(tmp_path / "whole", name=name)
-  with pytest.raises(Stopped, match="at step 5 of 12, which is saved"):
-    run(tmp_path / "cut", interrupt=(6, be_told), name=name)  # Made two ahead.
+  with pytest.raises(Stopped, match=f"by {by} at step 5 of 12, which is saved"):
+    run(tmp_path / "cut", interrupt=(6, told), name=name)  # Made two ahead.
   found = run(tmp_path / "cut", name=name)
   chex.assert_trees_all_equal(found.params, expected.params)
   chex.assert_trees_all_equal(found.opt_state, expected.opt_state)
   assert logged(tmp_path / "cut") == logged(tmp_path / "whole")
+
+
+def test_checkpoints_come_by_the_clock_too(run, tmp_path):
+  expected = run(tmp_path / "whole")
+  found = run(tmp_path / "often", save_seconds=1e-9)
+  chex.assert_trees_all_equal(found.params, expected.params)
+  saved = {int(path.name) for path in (tmp_path / "often" / "checkpoints").iterdir()}
+  assert saved == set(range(1, 13))
 
 
 def test_finished_run_is_left_as_it_is(run, tmp_path):

@@ -212,13 +212,23 @@ def add_annotated(parser: argparse.ArgumentParser, name: str) -> None:
   """Flags of importers that join features to a set's files of several labels."""
   add_features(parser)
   add_word_vectors(parser)
+  for split, images in (("train", "training"), ("test", "test")):
+    add_path(
+      parser,
+      f"--{split}_images",
+      f"list of the {images} images that are taken, a name or id a line, or JSON "
+      "(default: all)",
+      required=False,
+    )
   add_storage(parser, name)
   parser.set_defaults(name=name)
 
 
 def annotated(args: argparse.Namespace) -> tuple:
   """Values of the flags of ``add_annotated``, as importers take them."""
-  return args.features, args.word_vectors, args.unknown, args.name
+  lists = {"train": args.train_images, "test": args.test_images}
+  lists = {split: path for split, path in lists.items() if path}
+  return args.features, args.word_vectors, args.unknown, args.name, lists
 
 
 def _beam_options(text: str):

@@ -3,7 +3,8 @@
 --split=val chooses gamma of calibrated stacking on the validation classes;
 --gamma_from takes that gamma to the test images of another run. The protocol
 retrieval takes each unseen class's description for a query. Images with several
-labels have protocols of their own: lesa, biam_openimages, sdl and ml_decoder.
+labels have protocols of their own: lesa, biam_openimages, sdl, ml_decoder and
+dualcoop.
 The protocol embeddings is classification among seen classes, verification of
 pairs and retrieval; systems without unseen classes have no other.
 
@@ -29,11 +30,19 @@ def add_arguments(parser) -> None:
   parser.add_argument(
     "--data_dir", metavar="DIR", help="where the dataset is now, when it was moved"
   )
+  add_path(
+    parser,
+    "--on",
+    "another stored dataset, of the same features and descriptions: its test images "
+    "are scored among its classes, of which those that were trained on are seen",
+    "DIR",
+    required=False,
+  )
   parser.add_argument(
     "--protocol",
     help="how to count. One label an image: xian (the default), retrieval or, for "
     "systems that have them, embeddings; several: lesa (the default), biam_openimages, "
-    "sdl or ml_decoder",
+    "sdl, ml_decoder or dualcoop",
   )
   calibrated = parser.add_mutually_exclusive_group()
   calibrated.add_argument(

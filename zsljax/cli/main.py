@@ -12,10 +12,11 @@ import importlib
 import itertools
 import os
 import pkgutil
+import signal
 import sys
 from types import ModuleType
 
-from zsljax import cli
+from zsljax import __version__, cli
 from zsljax.devices.host_memory import keep_freed
 from zsljax.errors import ZsljaxError, did_you_mean, shown_to_user
 
@@ -61,7 +62,7 @@ def overview(first_word: str = "") -> str:
   steps = "" if first_word else _STEPS
   return (
     f"usage: zsljax VERB --FLAG=VALUE ...\n\n{''.join(groups)}{steps}"
-    "zsljax VERB --help says more of each, with an example.\n"
+    "zsljax VERB --help says more of each, with an example; or zsljax --version\n"
   )
 
 
@@ -105,6 +106,28 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ModuleType]:
   return args, module
 
 
+def _end(number: int, _: object) -> None:
+  """Ends the command after it has cleaned up."""
+  sys.exit(128 + number)
+
+
+def _require_platform() -> None:
+  """Raises a ``ZsljaxError`` where JAX was told to use devices that are not there."""
+  platform = os.environ.get("JAX_PLATFORMS")
+  if not platform:
+    return
+  import jax
+
+  try:
+    jax.devices()
+  except (AssertionError, RuntimeError) as error:
+    raise ZsljaxError(
+      f"JAX_PLATFORMS: found {platform!r}, of which there is no device here or for "
+      "which this JAX was not installed, expected cpu, or nothing for what there is "
+      '(`pip install "zsljax[cuda]"` or "zsljax[tpu]" adds an accelerator)'
+    ) from error
+
+
 @shown_to_user
 def main(argv: Sequence[str] | None = None) -> None:
   """Runs the verb that ``argv`` (by default the command's) names."""
@@ -113,9 +136,19 @@ def main(argv: Sequence[str] | None = None) -> None:
   if words in ([], ["data"]):
     print(overview(*words), end="")
     return
+  if argv == ["--version"]:
+    print(f"zsljax {__version__}")
+    return
   if os.getcwd() not in sys.path:  # For systems of a user's own.
     sys.path.append(os.getcwd())
   args, module = parse(argv)
   if not module.__name__.startswith("zsljax.cli.data."):  # They use memory once.
     keep_freed()
-  module.run(args)
+  before = signal.signal(signal.SIGTERM, _end)  # Training has its own way to end.
+  try:
+    module.run(args)
+  except (AssertionError, RuntimeError):
+    _require_platform()
+    raise
+  finally:
+    signal.signal(signal.SIGTERM, before)

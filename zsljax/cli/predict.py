@@ -50,7 +50,13 @@ def add_arguments(parser) -> None:
     help="taken from the scores of seen classes (default: the run's, of its sweep or "
     "config)",
   )
-  add_number(parser, "--top_k", 5, "classes an image")
+  parser.add_argument(
+    "--top_k",
+    type=int,
+    metavar="N",
+    help="classes an image (default: 5, or with several labels those whose scores "
+    "reach the thresholds that a sweep has chosen)",
+  )
   add_number(parser, "--attributes", 3, "named attributes that decided")
   add_skip_bad(parser, "classes and images that cannot be used")
   add_path(parser, "--dest", "CSV file, instead of the terminal", required=False)

@@ -22,13 +22,14 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-  from zsljax.reporting.tables import make_blocks, render
+  from zsljax.reporting.tables import make_blocks, render, terminal_width
   from zsljax.runs.config import read_config
   from zsljax.runs.sweep import sweep
 
   workdir = args.workdir.absolute()
   rows = sweep(read_config(args.config, args.fields), args.seeds, workdir, args.folds)
-  print(f"{_choice(workdir)}\n\n{render(make_blocks(rows), 'terminal')}")
+  table = render(make_blocks(rows), "terminal", terminal_width())
+  print(f"{_choice(workdir)}\n\n{table}")
   print(f"rows in {workdir / 'results.jsonl'}, runs in {workdir}/seed_*")
 
 
@@ -36,10 +37,13 @@ def _choice(workdir: pathlib.Path) -> str:
   from zsljax.reporting.rows import read_chosen
 
   chosen = read_chosen(workdir)
+  assert chosen is not None
   point = ", ".join(f"{k}={v}" for k, v in chosen["point"].items()) or "the config's"
   gamma = ""
   if chosen["share"] is not None:
     gamma = f"; gamma: {chosen['share']:g} of the mean training margin"
+  if share := chosen.get("temperature_share"):
+    gamma += f", temperature: {share:.3g} of it"
   where = "the dataset's own validation classes"
   value = f"{chosen['metric']} {chosen['value']:.2f}"
   if chosen["folds"] != "official":

@@ -9,20 +9,52 @@ Example:
   zsljax table W1 W2 --format=markdown
 """
 
-from zsljax.cli.common import add_choice, path
+from zsljax.cli.common import add_choice, names, path
 
 GROUP = "judge"
 
 
 def add_arguments(parser) -> None:
   parser.add_argument("workdirs", type=path, nargs="+", metavar="WORKDIR")
-  add_choice(parser, "--format", ["terminal", "markdown", "latex"], "of the table")
+  add_choice(
+    parser,
+    "--format",
+    ["terminal", "markdown", "latex"],
+    "of the table; LaTeX needs booktabs",
+  )
+  parser.add_argument(
+    "--columns",
+    type=names,
+    default=[],
+    metavar="NAME,NAME",
+    help="metrics to show, as in h,accuracy (default: the protocol's usual ones, as "
+    "many as the terminal has room for)",
+  )
+  parser.add_argument(
+    "--no_published",
+    action="store_false",
+    dest="published",
+    help="without the tables of published numbers",
+  )
+  parser.add_argument(
+    "--standalone", action="store_true", help="a LaTeX document of its own"
+  )
 
 
 def run(args) -> None:
-  from zsljax.reporting.tables import find_rows, make_blocks, render, sweeps_below
+  from zsljax.errors import require
+  from zsljax.reporting.tables import (
+    find_rows,
+    make_blocks,
+    render,
+    sweeps_below,
+    terminal_width,
+  )
   from zsljax.runs.comparison import compared
 
-  blocks = make_blocks(find_rows(args.workdirs))
+  alone = args.standalone
+  expected = "--format=latex with it"
+  require(not alone or args.format == "latex", "--standalone", args.format, expected)
+  blocks = make_blocks(find_rows(args.workdirs), args.columns, args.published)
   blocks += compared(sweeps_below(args.workdirs))
-  print(render(blocks, args.format), end="")
+  print(render(blocks, args.format, terminal_width(), alone), end="")

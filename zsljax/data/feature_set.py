@@ -14,6 +14,7 @@ import scipy.sparse
 
 from zsljax.classes import ClassSpace
 from zsljax.errors import ZsljaxError, require, some
+from zsljax.io.checksums import sha256_of
 from zsljax.io.progress import task_bar
 
 # The stored splits, disjoint, of sets with one label and with many labels an image.
@@ -245,16 +246,6 @@ def check_disjoint(
       f"{shared.size} images in both",
       "disjoint splits",
     )
-
-
-def sha256_of(path: pathlib.Path) -> str:
-  """Returns the SHA-256 of a file's content."""
-  digest, size = hashlib.sha256(), path.stat().st_size
-  with path.open("rb") as file, task_bar(size, f"hashing {path.name}", "B") as bar:
-    while block := file.read(_BLOCK_BYTES):
-      digest.update(block)
-      bar.update(len(block))
-  return digest.hexdigest()
 
 
 def digests(*paths: pathlib.Path) -> dict[str, str]:

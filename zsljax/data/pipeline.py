@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+import concurrent.futures
 import dataclasses
 import functools
 import itertools
@@ -11,7 +12,7 @@ import numpy as np
 
 from zsljax.data import placement, sampling
 from zsljax.data.store import Piece, StoredDataset, record_at, tensorflow
-from zsljax.errors import ZsljaxError, in_bytes, require
+from zsljax.errors import ZsljaxError, in_bytes, line_of, require
 from zsljax.io.progress import task_bar
 
 # Arrays on the host, by name: features [B, ...], labels [B], mask [B]; of a multi-label
@@ -233,6 +234,7 @@ class TrainingData:
       batches = self._decoded(self._single_records(start_step), size)
       for rows, batch in zip(self.rows(start_step), batches, strict=False):
         yield {**batch, "mask": rows >= 0}
+    self.store.check(self._pieces)
     for epoch in itertools.count(start_step // steps):
       skip = max(0, start_step - epoch * steps)
       records = self._shuffled(_records, *self._order_of_pieces(epoch))
@@ -341,7 +343,8 @@ def evaluation_batches(
   most = max(store.share(splits, h, num_hosts) for h in range(num_hosts))
   left = -(-most // size)
   with task_bar(left, f"reading {' and '.join(splits)}", "batches") as bar:
-    for batch in _stored_order(store, splits, host, num_hosts, size):
+    pieces = store.check(store.pieces(splits, host, num_hosts))
+    for batch in _stored_order(store, pieces, size):
       left -= 1
       yield pad(_with_mask(batch), size)
       bar.update()
@@ -355,13 +358,21 @@ def load(
   total = store.share(splits, host, num_hosts)
   table = _rows_of_zeros(store, total)
   at = 0
-  with task_bar(total, f"reading {' and '.join(splits)}", "images") as bar:
-    for batch in _stored_order(store, splits, host, num_hosts, batch_size=256):
-      rows = len(batch["labels"])
-      for key, value in batch.items():
-        table[key][at : at + rows] = value
-      at += rows
-      bar.update(rows)
+  pieces = store.pieces(splits, host, num_hosts)
+  with (
+    concurrent.futures.ThreadPoolExecutor(1) as pool,
+    task_bar(total, f"reading {' and '.join(splits)}", "images") as bar,
+  ):
+    checked = pool.submit(store.check, pieces)  # While they are read.
+    try:
+      for batch in _stored_order(store, pieces, batch_size=256):
+        rows = len(batch["labels"])
+        for key, value in batch.items():
+          table[key][at : at + rows] = value
+        at += rows
+        bar.update(rows)
+    finally:
+      checked.result()  # Says more than a record that cannot be read.
   return table
 
 
@@ -376,9 +387,9 @@ def pad(batch: Columns, rows: int) -> Columns:
   }
 
 
-def _stored_order(store, splits, host, num_hosts, batch_size) -> Iterator[Columns]:
-  """Yields one host's share of the splits, in stored order."""
-  records = _files(store.pieces(splits, host, num_hosts)).flat_map(_records)
+def _stored_order(store, pieces: list[Piece], batch_size: int) -> Iterator[Columns]:
+  """Yields the records of pieces, in stored order."""
+  records = _files(pieces).flat_map(_records)
   return _numpy(_decode(store, records.batch(batch_size), batch_size), store)
 
 
@@ -400,7 +411,7 @@ def _numpy(dataset, store: StoredDataset) -> Iterator[Columns]:
       ids = {names[k]: v.astype(np.int32) for k, v in example.items() if k in names}
       yield {"features": example["features"], **ids}
   except tf.errors.OpError as error:
-    reason = error.message.split("}} ")[-1].split(" [Op:")[0]
+    reason = line_of(error.message.split("}} ")[-1].split(" [Op:")[0])
     raise ZsljaxError(
       f"{store.folder}: a record cannot be read ({reason}); the shards are damaged, "
       "import the dataset again with --overwrite"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
 import io
-import json
 import os
 import pathlib
 import re
@@ -24,9 +23,20 @@ from zsljax.classes import ClassSpace
 from zsljax.data import beam
 from zsljax.data.feature_set import MULTI_LABEL_SPLITS, SPLITS, FeatureSet
 from zsljax.data.records import Records, label_widths
-from zsljax.errors import ZsljaxError, did_you_mean, require
+from zsljax.errors import ZsljaxError, did_you_mean, line_of, require
+from zsljax.io.checksums import AS_WRITTEN, Checksums
 from zsljax.io.files import locked
+from zsljax.io.json_files import (
+  COUNT,
+  OBJECT,
+  TEXT,
+  list_of,
+  object_of,
+  or_none,
+  read_json,
+)
 from zsljax.io.progress import task_bar
+from zsljax.numerics import LARGEST
 
 SCHEMA = 4
 VERSION = "1.0.0"
@@ -38,10 +48,26 @@ STORAGE = {
 }
 _CLASSES_FILE = "classes.npz"
 _METADATA_FILE = "metadata.json"
+_DESCRIPTION = (_METADATA_FILE, "dataset_info.json", "features.json")
 # Label, source row and place of every record, in stored order.
 _INDEX_FILE = "index.npz"
 # The images' names by source row, where they have names.
 _IMAGES_FILE = "images.npz"
+_METADATA = object_of(
+  schema={"const": SCHEMA},
+  **dict.fromkeys(
+    ("name", "features", "class_embedding", "split_version", "fingerprint"), TEXT
+  ),
+  sources={"type": "object", "additionalProperties": TEXT},
+  source_dtype=TEXT,
+  storage_dtype={"enum": ["float16", "float32", "float64", "bfloat16"]},
+  feature_shape={**list_of(COUNT | {"minimum": 1}), "minItems": 1, "maxItems": 2},
+  validation_classes=list_of(COUNT),
+  label_widths={"type": "object", "additionalProperties": COUNT},
+  notes=list_of(TEXT),
+  named_images={"type": "boolean"},
+  encoder=or_none(OBJECT),
+)
 # Records of this many images are in memory while the index is made.
 _INDEXED_TOGETHER = 32
 # A TFRecord carries 16 bytes of lengths and checksums beside its content.
@@ -93,12 +119,12 @@ def prepare(
     plain = re.fullmatch(r"\w[\w.-]*", text)
     require(bool(plain), f"dataset: {field}", repr(text), "letters, digits and _ . -")
   dtype = STORAGE[storage] or feature_set.features.dtype
-  limit = float(ml_dtypes.finfo(dtype).max)
+  limit = min(float(ml_dtypes.finfo(dtype).max), LARGEST)
   require(
     feature_set.largest <= limit,
     f"{feature_set.name}: features",
     f"numbers up to {feature_set.largest:g}",
-    f"at most {limit:g}, what {dtype} holds: choose another storage",
+    f"at most {limit:g}, which systems can compute with in {dtype}",
   )
   variant = f"{feature_set.features_kind}_{feature_set.class_embedding}"
   if storage != "source":
@@ -120,6 +146,11 @@ def prepare(
       except ZsljaxError:
         if not overwrite:
           raise
+    for left in (  # Of imports that were killed.
+      *folder.parents[1].glob(".scratch*"),
+      *folder.parent.glob(f"{VERSION}.incomplete*"),
+    ):
+      shutil.rmtree(left, ignore_errors=True)
     # Before the builder exists: it would take over what it finds in the folder.
     with _replaced(folder):
       _write(feature_set, folder, dtype, fingerprint, beam_options)
@@ -176,7 +207,7 @@ def _write(
       )
   except (OSError, RuntimeError, tf.errors.OpError) as error:
     raise ZsljaxError(
-      f"{folder}: could not be written ({error}); nothing of it was kept"
+      f"{folder}: could not be written ({line_of(error)}); nothing of it was kept"
     ) from error
 
 
@@ -218,27 +249,29 @@ def _builder(
     "encoder": feature_set.encoder and dict(feature_set.encoder),
   }
 
-  class Metadata(tfds.core.MetadataDict):
+  class Info(tfds.core.DatasetInfo):
     """Description of the set, saved with all that stands beside the shards."""
 
-    def save_metadata(self, data_dir):
-      feature_set.classes.save(pathlib.Path(data_dir) / _CLASSES_FILE)
+    def write_to_directory(self, dataset_info_dir, all_metadata=True):
+      super().write_to_directory(dataset_info_dir, all_metadata)
+      written = pathlib.Path(dataset_info_dir)
+      feature_set.classes.save(written / _CLASSES_FILE)
       if feature_set.image_files is not None:
         names = np.char.encode(feature_set.image_files, "utf-8")
-        np.savez(pathlib.Path(data_dir) / _IMAGES_FILE, image_files=names)
-      _write_index(pathlib.Path(data_dir))
-      super().save_metadata(data_dir)
+        np.savez(written / _IMAGES_FILE, image_files=names)
+      _write_index(written)
+      Checksums.write(written)
 
   class FeatureSetBuilder(tfds.dataset_builders.AdhocBuilder, skip_registration=True):
     """Builder of one set of precomputed features."""
 
     def _info(self):
-      return tfds.core.DatasetInfo(
+      return Info(
         builder=self,
         description=f"{feature_set.name}: {feature_set.features_kind} features, "
         f"classes described by {feature_set.class_embedding}.",
         features=features,
-        metadata=Metadata(metadata),
+        metadata=tfds.core.MetadataDict(metadata),
       )
 
   return FeatureSetBuilder(
@@ -318,39 +351,42 @@ class StoredDataset:
     folder: holds the shards.
     metadata: as written by ``prepare``.
     classes: all classes.
+    checksums: of all files.
   """
 
   folder: pathlib.Path
   metadata: dict[str, Any] = dataclasses.field(repr=False)
   classes: ClassSpace = dataclasses.field(repr=False)
   _info: Any = dataclasses.field(repr=False)
+  checksums: Checksums = dataclasses.field(repr=False)
 
   @classmethod
   def open(cls, folder: pathlib.Path) -> StoredDataset:
-    """Opens one stored set after checking that it is whole.
+    """Opens one stored set after checking its description and the sizes of all files.
 
     Raises:
-      ZsljaxError: a file is missing or has another size than was written.
+      ZsljaxError: a file is missing, or other than it was written.
     """
     folder = pathlib.Path(folder)
-    path = folder / _METADATA_FILE
-    with _readable(path):
-      metadata = json.loads(path.read_text())
-    found = metadata.get("schema")
-    require(
-      found == SCHEMA, f"{path}: schema", found, f"{SCHEMA}: import the set again"
-    )
-    for file in ("dataset_info.json", "features.json", _CLASSES_FILE, _INDEX_FILE):
-      expected = "a dataset stored by `zsljax data`"
-      require((folder / file).is_file(), str(folder), f"no {file}", expected)
+    checksums = Checksums.open(folder)
+    checksums.check([*_DESCRIPTION, _CLASSES_FILE])
+    metadata = read_json(folder / _METADATA_FILE, _METADATA, AS_WRITTEN)
     with _readable(folder / "dataset_info.json"):
       info = tensorflow()[1].builder_from_directory(folder).info
-      parts = [info.splits[split] for split in _splits_of(metadata)]
-    for split in parts:
-      _check_size(folder, split)
+      shards = [
+        path.name
+        for split in _splits_of(metadata)
+        for path in info.splits[split].filepaths
+      ]
+    # All that is read later has its checksum.
+    strangers = {*shards, _INDEX_FILE} - checksums.files.keys()
+    require(
+      not strangers, str(folder), f"no checksum of {sorted(strangers)[:1]}", AS_WRITTEN
+    )
     path = folder / _CLASSES_FILE
     with _readable(path):
-      return cls(folder, metadata, ClassSpace.load(path), info)
+      classes = ClassSpace.load(path)
+    return cls(folder, metadata, classes, info, checksums)
 
   @property
   def variant(self) -> str:
@@ -443,9 +479,7 @@ class StoredDataset:
     """Reads the images' names in stored order, texts; None where they have none."""
     if not self.metadata["named_images"]:
       return None
-    path = self.folder / _IMAGES_FILE
-    with _readable(path), np.load(path) as arrays:
-      names = arrays["image_files"]
+    names = self._arrays(_IMAGES_FILE, ["image_files"])["image_files"]
     return np.char.decode(names[self.source_rows(splits)], "utf-8")
 
   def features_of(self, splits: tuple[str, ...], images: np.ndarray) -> np.ndarray:
@@ -461,20 +495,39 @@ class StoredDataset:
     self, splits: tuple[str, ...], host: int = 0, num_hosts: int = 1
   ) -> tuple[np.ndarray, np.ndarray]:
     """Returns file and byte offset of each record of one host's share, in order."""
-    pieces = self.pieces(splits, host, num_hosts)
+    pieces = self.check(self.pieces(splits, host, num_hosts))
     paths = np.repeat([p.path for p in pieces], [p.count for p in pieces])
     return paths, self._entries("offset", pieces)
 
   def _entries(self, field: str, pieces: list[Piece]) -> np.ndarray:
     """Reads a field of the index for all records of some pieces."""
-    path = self.folder / _INDEX_FILE
-    with _readable(path), np.load(path) as index:
-      return np.concatenate(
-        [
-          index[f"{pathlib.Path(p.path).name}:{field}"][p.first : p.first + p.count]
-          for p in pieces
-        ]
-      )
+    names = [f"{pathlib.Path(piece.path).name}:{field}" for piece in pieces]
+    index = self._arrays(_INDEX_FILE, names)
+    return np.concatenate(
+      [
+        index[name][piece.first : piece.first + piece.count]
+        for name, piece in zip(names, pieces, strict=True)
+      ]
+    )
+
+  def check(self, pieces: list[Piece]) -> list[Piece]:
+    """Returns ``pieces``, whose files have the content that was written.
+
+    A file is hashed before it is read for the first time; then its size and times tell
+    that it is the same.
+
+    Raises:
+      ZsljaxError: a file has other content.
+    """
+    self.checksums.check(dict.fromkeys(pathlib.Path(p.path).name for p in pieces))
+    return pieces
+
+  def _arrays(self, file: str, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Reads arrays of an ``.npz`` beside the shards."""
+    self.checksums.check([file])
+    path = self.folder / file
+    with _readable(path), np.load(path, allow_pickle=False) as arrays:
+      return {name: arrays[name] for name in names}
 
   def decode(self, records):
     """Parses serialized records [B], all at once, into a dict of tensors [B, ...].
@@ -513,34 +566,14 @@ def _splits_of(metadata: dict[str, Any]) -> tuple[str, ...]:
   return MULTI_LABEL_SPLITS if metadata["label_widths"] else SPLITS
 
 
-def _check_size(folder: pathlib.Path, split) -> None:
-  """Raises unless the shards of a split are there, with as many bytes as written."""
-  for path in split.filepaths:
-    require(
-      path.exists(),
-      str(path),
-      "no such file",
-      f"{len(split.filepaths)} shards of {split.name}: import the set again",
-    )
-  found = sum(path.stat().length for path in split.filepaths)
-  expected = int(split.num_bytes) + _RECORD_OVERHEAD * split.num_examples
-  require(
-    found == expected,
-    f"{folder}: shards of {split.name}",
-    f"{found} bytes",
-    f"{expected}, as written: a file is damaged, import the set again",
-  )
-
-
 @contextlib.contextmanager
 def _readable(path: pathlib.Path) -> Iterator[None]:
   """Names the damaged file, whatever its reader raises."""
   try:
     yield
-  except Exception as error:  # JSON, protobuf, zip and TFDS have each their own.
+  except Exception as error:  # Protobuf, zip and TFDS have each their own.
     raise ZsljaxError(
-      f"{path}: not readable ({error}), expected the file as written: import the "
-      "set again with --overwrite"
+      f"{path}: not readable ({line_of(error)}), expected {AS_WRITTEN}"
     ) from error
 
 
@@ -567,14 +600,17 @@ def all_below(folder: pathlib.Path) -> list[StoredDataset]:
   return [StoredDataset.open(path.parent) for path in found]
 
 
-def find(root: pathlib.Path, name: str, features: str | None) -> StoredDataset:
+def find(
+  root: pathlib.Path, name: str, features: str | None, axes: int = 1
+) -> StoredDataset:
   """Opens the stored set ``name`` below ``root``.
 
   Args:
     root: the ``--dest`` of the import.
     name: name of the dataset.
     features: the middle folder's name (features and class embedding); needed
-      only where several stand there.
+      only where several stand there, or more than one with ``axes``.
+    axes: of an image's features that go before others: 1 pooled, 2 regions.
 
   Raises:
     ZsljaxError: none or several fit.
@@ -588,6 +624,10 @@ def find(root: pathlib.Path, name: str, features: str | None) -> StoredDataset:
       f"config.data.dir: {root} holds no dataset {name!r}. "
       f"{did_you_mean(name, others)} Import one with `zsljax data`."
     )
+  if features is None and len(here) > 1:
+    opened = {form: StoredDataset.open(folder) for form, folder in here.items()}
+    fitting = [x for x, stored in opened.items() if len(stored.feature_shape) == axes]
+    features = fitting[0] if len(fitting) == 1 else None
   require(
     features is not None or len(here) == 1,
     "config.data.features",

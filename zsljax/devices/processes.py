@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from typing import Any
 
@@ -154,30 +155,38 @@ def require_agreement(fields: Mapping[str, Any]) -> None:
       )
 
 
-class Sigterm:
+class StopSignals:
   """Notices, while it is entered, that the run was told to end.
 
-  One process has a handler of its own. Of several, JAX's service listens to SIGTERM and
+  One process has handlers of its own, for SIGTERM and for Ctrl-C (SIGINT), of which a
+  second one ends the process at once. Of several, JAX's service listens to SIGTERM and
   finds a call that all of them can still reach.
   """
 
-  def __enter__(self) -> Sigterm:
-    """Takes the signal over."""
-    self._told, self._calls = False, itertools.count(1)
+  def __enter__(self) -> StopSignals:
+    """Takes the signals over."""
+    self.received, self._calls = signal.SIGTERM, itertools.count(1)
+    self._told, self._before = False, {}
     # Python lets only the main thread handle signals.
     main = threading.current_thread() is threading.main_thread()
-    self._own = main and jax.process_count() == 1
-    if self._own:
-      self._before = signal.signal(signal.SIGTERM, self._notice)
+    if main and jax.process_count() == 1:
+      for one in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(one) != signal.SIG_IGN:  # As in the background of a shell.
+          self._before[one] = signal.signal(one, self._notice)
     return self
 
   def __exit__(self, *exception: object) -> None:
-    """Gives the signal back."""
-    if self._own:
-      signal.signal(signal.SIGTERM, self._before)
+    """Gives the signals back."""
+    for one, handler in self._before.items():
+      signal.signal(one, handler)
 
-  def _notice(self, *signal: object) -> None:
-    self._told = True
+  def _notice(self, number: int, frame: object) -> None:
+    del frame
+    self._told, self.received = True, signal.Signals(number)
+    if number == signal.SIGINT:
+      signal.signal(number, signal.SIG_DFL)  # Ends a compilation, too.
+      note = "\nsaving after this step; Ctrl-C again ends at once, without"
+      print(note, file=sys.stderr, flush=True)
 
   def told(self) -> bool:
     """Tells if the run is to end now, the same on every process.
@@ -187,3 +196,33 @@ class Sigterm:
     if jax.process_count() == 1:
       return self._told
     return multihost_utils.reached_preemption_sync_point(next(self._calls))
+
+
+class Alarm:
+  """Rings about every so many seconds, after the same calls on every process.
+
+  One process looks at its clock. Of several, the first tells the others, after 1, 2, 4,
+  8, ... calls, how many calls last so long.
+  """
+
+  def __init__(self, seconds: float):
+    """Begins to count; 0 seconds never ring."""
+    self._seconds, self._since = seconds, time.monotonic()
+    self._calls, self._every = 0, 1
+
+  def rings(self) -> bool:
+    """Tells if it rings now; all processes call it equally often."""
+    if not self._seconds:
+      return False
+    self._calls += 1
+    elapsed = time.monotonic() - self._since
+    if jax.process_count() == 1:
+      rings = elapsed >= self._seconds
+      self._since += elapsed if rings else 0
+      return rings
+    if not self._calls & (self._calls - 1):
+      one = elapsed / (self._calls - self._calls // 2)
+      every = np.int32(max(1, self._seconds // max(one, 1e-6)))
+      self._every = int(multihost_utils.broadcast_one_to_all(every))
+      self._since += elapsed
+    return self._calls % self._every == 0

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zsljax.data.feature_set import sha256_of
 from zsljax.data.files.images import (
   image_batches,
   list_images,
@@ -24,6 +23,7 @@ from zsljax.devices.mesh import make_mesh, over_batch, replicated
 from zsljax.encoders.tensor_files import packaged
 from zsljax.encoders.weights import Network, read_network
 from zsljax.errors import require
+from zsljax.io.checksums import sha256_of
 from zsljax.io.versions import library_versions
 
 OUTPUTS = ("pooled", "regions")

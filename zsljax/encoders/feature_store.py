@@ -22,7 +22,9 @@ import numpy as np
 from zsljax.data.files.images import list_images
 from zsljax.encoders.encoder import Encoder, encode_images, require_same
 from zsljax.errors import ZsljaxError, in_bytes, require
+from zsljax.io.arrays import readable
 from zsljax.io.files import locked, replacing, write_json
+from zsljax.io.json_files import OBJECT, read_json
 from zsljax.io.progress import step_bar
 
 _ENDINGS = (".h5", ".hdf5")
@@ -95,7 +97,7 @@ def encode_folder(
     for draft in scratch.glob("*.draft"):  # Of a process that was killed.
       draft.unlink()
     if any(scratch.glob("part-*")):
-      before = json.loads((scratch / "request.json").read_text())
+      before = read_json(scratch / "request.json", OBJECT, "a request of `encode`")
       require_same(before, request, f"{scratch}", "or another file")
     write_json(scratch / "request.json", request)
     for path, first in parts.items():
@@ -128,7 +130,7 @@ def _write_part(
 
 def _read(part: pathlib.Path, field: str) -> np.ndarray:
   """One array of a part."""
-  with np.load(part) as arrays:
+  with readable(part), np.load(part, allow_pickle=False) as arrays:
     return arrays[field]
 
 
@@ -172,7 +174,7 @@ def _complete(
         "images": _summary(sorted([*file["image_files"].asstr(), *left_out])),
       }
       shape = file["features"].shape
-  except (OSError, KeyError, TypeError, ValueError) as error:
+  except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
     raise ZsljaxError(
       f"{dest}: found another kind of file, expected these features, or a free name"
     ) from error

@@ -23,7 +23,7 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
-from zsljax.errors import ZsljaxError, require
+from zsljax.errors import ZsljaxError, line_of, require
 
 ENDINGS = (".safetensors", ".pth", ".pt")
 _STORAGES = {
@@ -65,8 +65,8 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     raise
   except Exception as error:  # Zip, pickle and safetensors have each their own.
     raise ZsljaxError(
-      f"{path}: not readable ({type(error).__name__}: {error}), expected a complete "
-      f"{ending} file with weights (was the download cut off?)"
+      f"{path}: not readable ({type(error).__name__}: {line_of(error)}), expected a "
+      f"complete {ending} file with weights (was the download cut off?)"
     ) from error
   for key in ("state_dict", "model"):
     if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):

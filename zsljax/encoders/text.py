@@ -17,7 +17,7 @@ import numpy as np
 from zsljax.encoders.layouts import recognise
 from zsljax.encoders.tensor_files import packaged, read_tensors
 from zsljax.encoders.transformer import TextTransformer
-from zsljax.errors import ZsljaxError, require
+from zsljax.errors import ZsljaxError, line_of, require
 
 _BATCH = 64  # Sentences.
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -115,7 +115,7 @@ def load_text_encoder(
       ids = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # The library raises no other kind.
       raise ZsljaxError(
-        f"{tokenizer}: not readable ({error}), expected a tokenizer.json"
+        f"{tokenizer}: not readable ({line_of(error)}), expected a tokenizer.json"
       ) from error
   if tower is None:
     raise ZsljaxError(f"{weights}: found no text tower, expected one")
@@ -175,5 +175,5 @@ def _unpacked(path: pathlib.Path, member: str, folder: str) -> pathlib.Path:
       return pathlib.Path(archive.extract(member, folder))
   except (OSError, KeyError, zipfile.BadZipFile) as error:
     raise ZsljaxError(
-      f"{path}: not readable ({error}), expected a zip file with {member}"
+      f"{path}: not readable ({line_of(error)}), expected a zip file with {member}"
     ) from error

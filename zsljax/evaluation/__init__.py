@@ -7,6 +7,7 @@ from zsljax.evaluation.evaluator import (
   make_evaluator,
   over_batches,
   streamed_outputs,
+  with_thresholds,
 )
 from zsljax.evaluation.multilabel import multi_label_metrics
 from zsljax.evaluation.protocols import PROTOCOLS, protocols_for
@@ -33,4 +34,5 @@ __all__ = [
   "seen_unseen_curve",
   "single_label_metrics",
   "streamed_outputs",
+  "with_thresholds",
 ]

@@ -70,6 +70,11 @@ class Calibration:
     """The kind as result rows have it: ``none`` without a gamma."""
     return "none" if self.gamma is None else self.kind
 
+  @property
+  def text(self) -> str:
+    """The name with gamma."""
+    return self.name if self.gamma is None else f"{self.kind} {self.gamma:.4g}"
+
   def lowered(self, scores: jax.Array, seen: jax.Array) -> jax.Array:
     """Scores ``[B, C]`` with those of the classes ``seen`` [C] made smaller."""
     unit = 1.0 if self.kind == "additive" else jnp.abs(scores)

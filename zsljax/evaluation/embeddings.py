@@ -21,7 +21,7 @@ import warnings
 import jax
 import numpy as np
 
-from zsljax.errors import ZsljaxError, require
+from zsljax.errors import ZsljaxError, line_of, require
 from zsljax.evaluation.bootstrap import resampled_means
 from zsljax.evaluation.metrics import per_class_accuracy
 
@@ -206,7 +206,7 @@ def read_pairs(path: pathlib.Path) -> np.ndarray:
       pairs = np.loadtxt(lines, int, ndmin=2)
   except (OSError, ValueError) as error:
     raise ZsljaxError(
-      f"{path}: found {error}, expected two whole numbers a line"
+      f"{path}: found {line_of(error)}, expected two whole numbers a line"
     ) from error
   shape = f"shape {pairs.shape}"
   good = pairs.shape[1] == 2 and len(pairs) > 0

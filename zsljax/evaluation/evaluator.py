@@ -29,7 +29,8 @@ from zsljax.evaluation.multilabel import (
   MultiLabelProtocol,
   dense_labels,
   multi_label_metrics,
-  resampled_top_k,
+  population,
+  resampled_decisions,
 )
 from zsljax.evaluation.protocols import EMBEDDINGS, RETRIEVAL, XIAN
 from zsljax.evaluation.single_label import (
@@ -39,6 +40,7 @@ from zsljax.evaluation.single_label import (
   seen_unseen_curve,
   single_label_metrics,
 )
+from zsljax.evaluation.thresholds import Thresholds
 from zsljax.models import Batch, System
 from zsljax.training import to_mesh
 
@@ -69,6 +71,13 @@ class Report:
   resampled: Callable[[], dict[str, np.ndarray]] = dict
   roc: dict[str, np.ndarray] | None = None
   conditions: dict[str, Any] | None = None
+
+  def on(self, dataset: str, split_version: str) -> Report:
+    """The same; several labels' conditions name the dataset's ``population``."""
+    known = self.conditions and population(dataset, split_version, self.conditions)
+    if not known:
+      return self
+    return dataclasses.replace(self, conditions=self.conditions | {"population": known})
 
   def intervals(self) -> dict[str, tuple[float, float]]:
     """95 % intervals over test images, of the metrics of ``resampled``."""
@@ -182,10 +191,14 @@ class RetrievalEvaluator(_OneLabel):
 
 @dataclasses.dataclass(frozen=True)
 class MultiLabelEvaluator:
-  """Ranking of labels for images with several, by the rules of a protocol."""
+  """Ranking of labels for images with several, by the rules of a protocol.
+
+  ``thresholds`` are those of ``multi_label_metrics``.
+  """
 
   protocol: str
   rules: MultiLabelProtocol
+  thresholds: np.ndarray | None = None
 
   def outputs(self, system, params, batch, classes) -> jax.Array:
     return system.scores(params, batch.features, classes)
@@ -195,10 +208,11 @@ class MultiLabelEvaluator:
 
   def report(self, outputs, labels, seen, calibration=UNCALIBRATED) -> Report:
     del calibration
-    metrics, counted = multi_label_metrics(outputs, labels, seen, self.rules)
+    case = outputs, labels, seen, self.rules, self.thresholds
+    metrics, counted = multi_label_metrics(*case)
     return Report(
       metrics,
-      resampled=functools.partial(resampled_top_k, outputs, labels, seen, self.rules),
+      resampled=functools.partial(resampled_decisions, *case),
       conditions=dataclasses.asdict(self.rules) | counted,
     )
 
@@ -217,6 +231,17 @@ def make_evaluator(protocol: str, top_k: Iterable[int] = ()) -> Evaluator:
     return MultiLabelEvaluator(protocol, dataclasses.replace(rules, top_k=top_k))
   evaluators = (SingleLabelEvaluator, RetrievalEvaluator, EmbeddingEvaluator)
   return {evaluator.protocol: evaluator for evaluator in evaluators}[protocol]()
+
+
+def with_thresholds(
+  evaluator: Evaluator, chosen: Mapping[str, Any], classes: ClassSpace
+) -> Evaluator:
+  """The evaluator with the thresholds of ``classes`` that a sweep has chosen."""
+  if "thresholds" not in chosen or not isinstance(evaluator, MultiLabelEvaluator):
+    return evaluator
+  thresholds = Thresholds(**chosen["thresholds"])
+  own = thresholds.of(classes.names, np.asarray(classes.seen))
+  return dataclasses.replace(evaluator, thresholds=own)
 
 
 def over_batches(

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,8 @@ class MultiLabelProtocol:
       lacking it is passed over (``ignore``) or a ``negative``. In precision and recall
       it always lacks the label.
     unannotated_labels: a label that no image is annotated for enters mAP with AP 0
-      (``zero``), or not at all (``left_out``).
+      (``zero``); or that among all labels not at all, and that among the unseen ones
+      with AP 0 (``zero_if_unseen``).
     top_k: the numbers K of labels that are predicted for an image.
   """
 
@@ -52,12 +54,50 @@ class MultiLabelProtocol:
 
 MULTI_LABEL_PROTOCOLS = {
   "lesa": MultiLabelProtocol(False, "ignore"),
-  "biam_openimages": MultiLabelProtocol(True, "ignore", "left_out", (10, 20)),
+  "biam_openimages": MultiLabelProtocol(True, "ignore", "zero_if_unseen", (10, 20)),
   "sdl": MultiLabelProtocol(True, "negative"),
   "ml_decoder": MultiLabelProtocol(True, "negative"),
+  "dualcoop": MultiLabelProtocol(True, "negative"),
 }
-# Labels of a test image on the lists that published tables use.
-PUBLISHED_DENSITY = {"nus_wide": {"zsl": 1.876, "gzsl": 6.80}}
+# Labels of a test image in the populations of published tables: those that lists
+# confirm, and those that follow from printed precision and recall.
+POPULATIONS = {
+  "nus_wide": {
+    "LESA's lists": {"zsl": 1.876, "gzsl": 6.80},
+    "DualCoOp's filtered lists": {"gzsl": 2.42},
+    "SDL's rows": {"zsl": 1.759, "gzsl": 5.97},
+  },
+  "coco": {
+    "released lists": {"gzsl": 2.5702},
+    "older rows": {"gzsl": 2.48},
+    "SDL's rows": {"gzsl": 2.91},
+  },
+}
+
+
+def population(
+  dataset: str, split_version: str, counted: Mapping[str, Mapping[str, float]]
+) -> str | None:
+  """The population of published tables that an evaluation has counted.
+
+  >>> population("coco", "as_given", {"gzsl": {"density": 2.571}})
+  'released lists'
+
+  Args:
+    dataset: its name.
+    split_version: of the dataset.
+    counted: the density of each setting, see ``multi_label_metrics``.
+
+  Returns:
+    A name of ``POPULATIONS``, told by densities within 0.5 %; ``all of val2014``, which
+    no table uses; ``none known``; None for datasets without published populations.
+  """
+  if dataset not in POPULATIONS:
+    return None
+  for name, densities in POPULATIONS[dataset].items():
+    if all(abs(counted[s]["density"] / d - 1) < 0.005 for s, d in densities.items()):
+      return name
+  return "all of val2014" if split_version == "coco-48-17-val2014" else "none known"
 
 
 def dense_labels(columns: Mapping[str, np.ndarray], classes: ClassSpace) -> np.ndarray:
@@ -86,43 +126,59 @@ def dense_labels(columns: Mapping[str, np.ndarray], classes: ClassSpace) -> np.n
   return labels
 
 
-def precision_and_recall(
-  scores: np.ndarray, labels: np.ndarray, top_k: Sequence[int]
-) -> dict[int, tuple[float, float]]:
-  """Overall (micro) precision and recall when each image is given its K best labels.
+def decision_metrics(given: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+  """Precision, recall and F1 of labels that images are given.
 
-  >>> scores, labels = np.array([[0.9, 0.5, 0.1]]), np.array([[1, -1, 1]])
-  >>> precision_and_recall(scores, labels, (1, 2))
-  {1: (1.0, 0.5), 2: (0.5, 0.5)}
+  >>> given, labels = np.array([[True, True, False]]), np.array([[1, -1, 1]])
+  >>> found = decision_metrics(given, labels)
+  >>> found["p"], found["r"], found["f1"], found["macro_f1"]
+  (0.5, 0.5, 0.5, 0.3333333333333333)
+
+  Args:
+    given: ``[N, C]`` bool.
+    labels: ``[N, C]``, positive where present.
+
+  Returns:
+    ``p``, ``r`` and ``f1`` of all pairs (micro); ``sample_f1``, the mean of F1 over
+    images; ``macro_f1``, that over labels. Where nothing is given and nothing present
+    they are 0.
+  """
+  present = labels > 0
+  hits = given & present
+
+  def share(found, among):
+    return found / np.maximum(among, 1)
+
+  def f1(axis=None):
+    return share(2 * hits.sum(axis), given.sum(axis) + present.sum(axis))
+
+  found = {
+    "p": share(hits.sum(), given.sum()),
+    "r": share(hits.sum(), present.sum()),
+    "f1": f1(),
+    "sample_f1": f1(1).sum() / max(len(given), 1),
+    "macro_f1": f1(0).sum() / max(given.shape[1], 1),
+  }
+  return {name: float(value) for name, value in found.items()}
+
+
+def best_labels(scores: np.ndarray, top_k: Sequence[int]) -> dict[int, np.ndarray]:
+  """Marks the K best labels of each image, by K, ``[N, C]`` bool.
+
+  >>> best_labels(np.array([[0.9, 0.5, 0.9]]), (1, 2))[1].tolist()
+  [[True, False, False]]
 
   Args:
     scores: ``[N, C]``, numbers; ties go to the first label.
-    labels: ``[N, C]``, positive where present.
     top_k: the numbers K, at most C.
-
-  Returns:
-    For each K the hits over K * N, and over the labels that are present (0 where there
-    are none).
   """
-  found = _found(scores, labels, max(top_k, default=0)).sum(0)
-  total = np.sum(labels > 0)
-  return {
-    k: (
-      float(found[k - 1] / (k * len(scores))) if len(scores) else 0.0,
-      float(found[k - 1] / total) if total else 0.0,
-    )
-    for k in top_k
-  }
-
-
-def _found(scores: np.ndarray, labels: np.ndarray, most: int) -> np.ndarray:
-  """Labels of each image among its best 1, 2, ... ``most``, ``[N, most]``."""
-  found = np.zeros((len(scores), most), np.int64)
+  given = {k: np.zeros(scores.shape, bool) for k in top_k}
   for start in range(0, len(scores), _BLOCK):
     some = slice(start, start + _BLOCK)
-    best = np.argsort(-scores[some], 1, kind="stable")[:, :most]
-    found[some] = np.cumsum(np.take_along_axis(labels[some], best, 1) > 0, 1)
-  return found
+    order = np.argsort(-scores[some], 1, kind="stable")
+    for k, chosen in given.items():
+      np.put_along_axis(chosen[some], order[:, :k], True, 1)
+  return given
 
 
 def average_precisions(
@@ -159,6 +215,7 @@ def multi_label_metrics(
   labels: np.ndarray,
   seen: np.ndarray,
   protocol: MultiLabelProtocol,
+  thresholds: np.ndarray | None = None,
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
   """Precision, recall, F1 and mAP of one evaluation.
 
@@ -176,13 +233,17 @@ def multi_label_metrics(
     labels: ``[N, C]``: 1 present, -1 absent, 0 unannotated.
     seen: ``[C]`` bool.
     protocol: how to count; a K above the number of labels is passed over.
+    thresholds: of labels, ``[C]``, see ``Thresholds``; None leaves them out.
 
   Returns:
-    In percent, for ``zsl`` and ``gzsl``: ``zsl_p@3``, ``zsl_r@3``, ``zsl_f1@3`` for
-    each K; ``zsl_map``, the mean over labels; ``zsl_weighted_map``, weighted by the
+    In percent, for ``zsl`` and ``gzsl``: ``zsl_f1@3`` and the like, the numbers of
+    ``decision_metrics`` when each image is given its K best labels;
+    ``zsl_f1@threshold`` and the like, when it is given those whose score reaches the
+    threshold; ``zsl_map``, the mean over labels; ``zsl_weighted_map``, weighted by the
     labels' images. And what was counted: the number of images and of labels, and the
-    density, present labels to an image, which is K * precision / recall at every K:
-    rows whose density differs were not computed on the same labels.
+    density, present labels to an image,
+    which is K * precision / recall at every K: rows whose density differs were not
+    computed on the same labels.
 
   Raises:
     ZsljaxError: a score is NaN, or shapes disagree.
@@ -195,12 +256,12 @@ def multi_label_metrics(
   )
   require_numbers(scores)
   metrics, counted = {}, {}
-  for setting, s, y, top_k in _settings(scores, labels, seen, protocol):
-    for k, (p, r) in precision_and_recall(s, y, top_k).items():
-      f1 = 2 * p * r / (p + r) if p + r else 0.0
-      metrics |= {f"{setting}_p@{k}": p, f"{setting}_r@{k}": r, f"{setting}_f1@{k}": f1}
+  for setting, s, y, given in _settings(scores, labels, seen, protocol, thresholds):
+    for at, chosen in given.items():
+      for name, value in decision_metrics(chosen, y).items():
+        metrics[f"{setting}_{name}@{at}"] = value
     ap, images = average_precisions(s, y, protocol.unannotated), np.sum(y > 0, 0)
-    if protocol.unannotated_labels == "left_out":
+    if (setting, protocol.unannotated_labels) == ("gzsl", "zero_if_unseen"):
       annotated = (y != 0).any(0)
       ap, images = ap[annotated], images[annotated]
     metrics[f"{setting}_map"] = float(ap.mean()) if ap.size else 0.0
@@ -213,18 +274,19 @@ def multi_label_metrics(
   return {name: 100 * value for name, value in metrics.items()}, counted
 
 
-def resampled_top_k(
+def resampled_decisions(
   scores: np.ndarray,
   labels: np.ndarray,
   seen: np.ndarray,
   protocol: MultiLabelProtocol,
+  thresholds: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
   """Precision, recall and F1 of images that are drawn anew, in percent, ``[draws]``.
 
   Arguments are those of ``multi_label_metrics``. AP is left out: of a label with few
   images it lies far above AP in many images, and no bootstrap mends that.
 
-  >>> drawn = resampled_top_k(
+  >>> drawn = resampled_decisions(
   ...   np.array([[2.0, 1.0]]), np.array([[1, -1]]), np.array([True, False]),
   ...   MultiLabelProtocol(False, "ignore", top_k=(1,)),
   ... )
@@ -232,15 +294,17 @@ def resampled_top_k(
   100.0
   """
   drawn = {}
-  for setting, s, y, top_k in _settings(scores, labels, seen, protocol):
-    if top_k and len(y):
-      found = _found(s, y, max(top_k))[:, [k - 1 for k in top_k]]
-      values = np.column_stack([found, np.sum(y > 0, 1)])
-      *found, present = resampled_means(values, np.zeros(len(y))).T
-      for k, hits in zip(top_k, found, strict=True):
-        drawn[f"{setting}_p@{k}"] = 100 * hits / k
-        drawn[f"{setting}_r@{k}"] = 100 * hits / np.maximum(present, 1e-9)
-        drawn[f"{setting}_f1@{k}"] = 200 * hits / (k + present)
+  for setting, _, y, given in _settings(scores, labels, seen, protocol, thresholds):
+    present = y > 0
+    for at, chosen in given.items() if len(y) else ():
+      counts = [np.sum(x, 1) for x in (chosen & present, chosen, present)]
+      hits, of_given, of_present = resampled_means(np.stack(counts, 1), 0 * counts[0]).T
+      least = 1 / len(y)  # In place of no label at all.
+      drawn[f"{setting}_p@{at}"] = 100 * hits / np.maximum(of_given, least)
+      drawn[f"{setting}_r@{at}"] = 100 * hits / np.maximum(of_present, least)
+      drawn[f"{setting}_f1@{at}"] = (
+        200 * hits / np.maximum(of_given + of_present, least)
+      )
   return drawn
 
 
@@ -249,11 +313,17 @@ def _settings(
   labels: np.ndarray,
   seen: np.ndarray,
   protocol: MultiLabelProtocol,
-) -> Iterator[tuple[str, np.ndarray, np.ndarray, list[int]]]:
-  """``zsl`` and ``gzsl``, with the scores, labels and numbers K that count."""
+  thresholds: np.ndarray | None,
+) -> Iterator[tuple[str, np.ndarray, np.ndarray, dict[Any, np.ndarray]]]:
+  """``zsl`` and ``gzsl``: scores and labels that count, and the labels given by each K
+  and by thresholds."""
   for setting, columns in (("zsl", ~np.asarray(seen)), ("gzsl", slice(None))):
     s, y = scores[:, columns], labels[:, columns]
     if protocol.drop_images_without_positive:
       kept = (y > 0).any(1)
       s, y = s[kept], y[kept]
-    yield setting, s, y, [k for k in protocol.top_k if k <= y.shape[1]]
+    given: dict[Any, np.ndarray] = {}
+    given |= best_labels(s, [k for k in protocol.top_k if k <= y.shape[1]])
+    if thresholds is not None:
+      given["threshold"] = s >= thresholds[columns]
+    yield setting, s, y, given

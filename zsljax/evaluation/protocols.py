@@ -28,11 +28,12 @@ class EvaluationProtocol:
 
 
 _RECALLS = ("recall@1", "recall@5", "recall@10")
+_SEVERAL = ("p@K", "r@K", "f1@K", "sample_f1@K", "macro_f1@K", "map", "weighted_map")
 # Of each task the usual protocol comes first.
 PROTOCOLS = {
   XIAN: EvaluationProtocol(
     (SINGLE_LABEL,),
-    ("t1", "u", "s", "h", "ausuc", "ausuc_micro"),
+    ("t1", "u", "s", "h", "ausuc", "ausuc_micro", "accuracy"),
     ("ausuc", "ausuc_micro", "t1"),
   ),
   RETRIEVAL: EvaluationProtocol(
@@ -48,9 +49,7 @@ PROTOCOLS = {
     name: EvaluationProtocol(
       (MULTI_LABEL,),
       tuple(
-        f"{setting}_{metric}"
-        for setting in ("zsl", "gzsl")
-        for metric in ("p@K", "r@K", "f1@K", "map", "weighted_map")
+        f"{setting}_{metric}" for setting in ("zsl", "gzsl") for metric in _SEVERAL
       ),
       ("zsl_map", "gzsl_map"),
     )

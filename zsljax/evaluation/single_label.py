@@ -106,12 +106,12 @@ def single_label_metrics(
   scores calibrated. ``h``: their harmonic mean. ``ausuc``: the area
   under the curve that they draw over all additive gamma. All are means over classes;
   ``ausuc_micro``, of curves whose accuracies are means over images, as class-norm's
-  code has it.
+  code has it. ``accuracy``: over all images, whatever their classes, among all classes.
 
   >>> decisions = decide(np.eye(2), np.array([True, False]))
   >>> metrics = single_label_metrics(decisions, np.arange(2), np.array([True, False]))
-  >>> {name: round(value) for name, value in metrics.items()}
-  {'t1': 100, 'u': 100, 's': 100, 'h': 100, 'ausuc': 100, 'ausuc_micro': 100}
+  >>> sorted(metrics), min(metrics.values())
+  (['accuracy', 'ausuc', 'ausuc_micro', 'h', 's', 't1', 'u'], 100.0)
 
   Args:
     decisions: of n images of seen and unseen classes.
@@ -131,6 +131,7 @@ def single_label_metrics(
     "h": float(harmonic_mean(u, s)),
     "ausuc": seen_unseen_curve(decisions, labels, seen).area(),
     "ausuc_micro": seen_unseen_curve(decisions, labels, seen, per_class=False).area(),
+    "accuracy": float(np.mean(predicted == labels)),
   }
   return {name: 100 * value for name, value in fractions.items()}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable
 import dataclasses
 import re
 
@@ -20,6 +20,7 @@ from zsljax.evaluation import (
   protocols_for,
 )
 from zsljax.evaluation.metrics import require_numbers
+from zsljax.io.progress import task_bar
 from zsljax.models import CLOSED_SET, MULTI_LABEL, AttendsToRegions, Embeds
 from zsljax.models.attention import AttentionMaps
 from zsljax.predict import Predictor
@@ -81,7 +82,10 @@ def score_test_images(run: Experiment, predictor: Predictor) -> Scored:
   columns = classes.positions if system.task == MULTI_LABEL else classes.columns
   best, labels, mapped, start = [], [], [], 0
   params = jax.device_put(predictor.params, replicated(run.mesh))
-  with computed_in(predictor.precision):
+  with (
+    computed_in(predictor.precision),
+    task_bar(size, "scoring test images", "images") as bar,
+  ):
     for host, parts in over_batches(outputs, params, classes, batches, run.mesh):
       found, vectors = parts
       best.append(found.argmax(1) if system.task == MULTI_LABEL else found)
@@ -89,6 +93,7 @@ def score_test_images(run: Experiment, predictor: Predictor) -> Scored:
       end = start + len(vectors)
       here = on_map[(on_map >= start) & (on_map < end)]
       mapped.append(vectors[here - start])
+      bar.update(len(vectors))
       start = end
   best = jax.tree.map(lambda *xs: np.concatenate(xs), *best)
   mapped = np.concatenate(mapped)
@@ -161,31 +166,6 @@ def attention_maps(
     return jax.device_get(maps(predictor.params, features, arrays))
 
 
-def lead(
-  predictor: Predictor, features: np.ndarray, own: str, others: Sequence[str]
-) -> tuple[float, float]:
-  """Two scores of an image, between which the attributes' shares lie.
-
-  Args:
-    predictor: a trained run.
-    features: of the image, ``[1, D]`` or ``[1, R, D]``.
-    own: name of a class.
-    others: names of classes.
-
-  Returns:
-    The mean score of the others, and the score of ``own``; all are scored as unseen
-    classes, without gamma.
-  """
-  classes = predictor.classes
-  embeddings = classes.embeddings[[classes.names.index(n) for n in (own, *others)]]
-  names = [""] * len(embeddings)
-  space = classes.subset(np.asarray(classes.seen)).extended(names, embeddings)
-  with computed_in(predictor.precision):
-    scores = predictor.system.scores(predictor.params, features, space)
-  own_score, *rest = np.asarray(scores[0, -len(embeddings) :])
-  return float(np.mean(rest)), float(own_score)
-
-
 def on_plane(vectors: np.ndarray, how: str) -> tuple[np.ndarray, str]:
   """Points ``[n, 2]`` for vectors ``[n, d]``, and the name of the method.
 
@@ -193,7 +173,8 @@ def on_plane(vectors: np.ndarray, how: str) -> tuple[np.ndarray, str]:
     vectors: to be mapped.
     how: of ``MAPS``; few vectors have a PCA in any case.
   """
-  if how == "tsne" and len(vectors) > 3 * _PERPLEXITY:
+  least = int(3 * _PERPLEXITY) + 1
+  if how == "tsne" and len(vectors) >= least:
     from sklearn.manifold import TSNE
 
     points = TSNE(perplexity=_PERPLEXITY, init="pca", random_state=0)
@@ -203,7 +184,8 @@ def on_plane(vectors: np.ndarray, how: str) -> tuple[np.ndarray, str]:
   points = centred @ axes[:2].T
   share = points.var(0).sum() / max(centred.var(0).sum(), np.finfo(float).tiny)
   points = np.pad(points, [(0, 0), (0, 2 - points.shape[1])])
-  return points, f"PCA (two axes have {share:.0%} of the variance)"
+  why = f", as t-SNE needs {least} images" if how == "tsne" else ""
+  return points, f"PCA{why} (two axes have {share:.0%} of the variance)"
 
 
 def confusion(

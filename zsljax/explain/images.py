@@ -7,7 +7,8 @@ import pathlib
 
 import numpy as np
 
-from zsljax.explain.attribution import Scored, attention_maps, lead, region_grid
+from zsljax.explain.attribution import Scored, attention_maps, region_grid
+from zsljax.io.progress import task_bar
 from zsljax.models import CLOSED_SET, AttendsToRegions
 from zsljax.models.attention import AttentionMaps
 from zsljax.predict import Predictor
@@ -21,7 +22,9 @@ from zsljax.reporting.pictures import (
 )
 from zsljax.runs.experiment import Experiment
 
+IMAGES = "Images"  # Title of the section.
 _BEST = 4  # Classes shown of an image: the predicted one and its rivals.
+_BESIDE = "gamma, and seen or unseen"  # Differences of scores beside attributes.
 _SIDE = 448  # Of a photograph, pixels.
 _NETS = {
   "attribute_to_visual": "Attribute-to-visual net: where each attribute looks (in "
@@ -93,6 +96,7 @@ def images_section(
   found = predictor.predict(features, seen=True, top_k=_BEST, attributes=width)
   maps = attention_maps(predictor, features) if photos and grid else {}
   sections = []
+  bar = task_bar(len(chosen), "explaining images", "images")
   for i, place in enumerate(chosen):
     image = _Image(
       name=scored.names[place],
@@ -113,8 +117,10 @@ def images_section(
       path = dest / f"image_{i + 1}_attributes.png"
       parts.append(_contributions(predictor, image, path, 2 * attributes))
     sections.append(html.section(image.name, *parts, level=3))
+    bar.update()
+  bar.close()
   notes = _notes(run, predictor, grid, photos is not None)
-  return html.section("Images", *map(html.paragraph, notes), *sections)
+  return html.section(IMAGES, *map(html.paragraph, notes), *sections)
 
 
 def _notes(
@@ -203,7 +209,8 @@ def _queries(
   if kind == "attributes":
     names = predictor.classes.attributes
     shares = sorted(image.shares, key=lambda share: -abs(share[1]))[:attributes]
-    return {f"{name} ({share:+.2g})": names.index(name) for name, share in shares}
+    places = {f"{no}{name}": i for i, name in enumerate(names) for no in ("", "not ")}
+    return {f"{name} ({share:+.2g})": places[name] for name, share in shares}
   names = predictor.classes.names
   rivals = [name for name in image.best if name not in image.true][: _BEST - 1]
   shown = {f"{name} (true)": names.index(name) for name in image.true}
@@ -224,15 +231,18 @@ def _contributions(
 ) -> str:
   """Bars of each attribute's share in the lead of the best class."""
   own, *others = image.best
-  start, end = lead(predictor, image.features, own, others)
-  total = sum(share for _, share in image.shares)
-  count, rivals = len(image.shares), ", ".join(others)
-  title = f"What speaks for {own}: all {count} attributes add up to {total:+.3g}"
-  draw_contributions(path, image.shares, bars, title)
+  rivals, ours = ", ".join(others), float(image.scores[0])
+  theirs = float(np.mean(image.scores[1:])) if others else 0.0
+  leads = ours - theirs
+  beside = leads - sum(share for _, share in image.shares)
+  title = f"What {own} leads by: {leads:+.3g}"
+  draw_contributions(path, image.shares, bars, title, (_BESIDE, beside))
   return html.picture(
     path,
     f"Bars: contributions of attributes to {own} against {rivals}",
-    f"From {start:.3g}, the mean score of {rivals}, to {end:.3g}, that of {own} (all "
-    f"scored as unseen classes, without gamma): a lead of {end - start:+.3g}, shared "
-    "by integrated gradients. Negative shares speak against the class.",
+    f"{own} has a score of {ours:.3g}, {rivals} one of {theirs:.3g} on average: a lead "
+    f"of {leads:+.3g}, to which the bars add up. Integrated gradients share what "
+    f"attributes do, all classes scored as unseen ones; {_BESIDE!r} is all else. "
+    "Negative bars speak against the class; 'not': it has less of the attribute than "
+    "the others.",
   )

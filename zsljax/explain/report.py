@@ -18,7 +18,7 @@ from zsljax.explain.attribution import (
   on_plane,
   score_test_images,
 )
-from zsljax.explain.images import images_section
+from zsljax.explain.images import IMAGES, images_section
 from zsljax.io.files import explained, write_text
 from zsljax.models import CLOSED_SET, MULTI_LABEL, SINGLE_LABEL, Embeds
 from zsljax.predict import Predictor, load
@@ -31,6 +31,8 @@ from zsljax.runs.experiment import Experiment
 from zsljax.training.checkpoints import Checkpoints
 
 REPORT = "report.html"
+_CURVE, _CONFUSION = "Seen-unseen curve", "Confusion of classes"
+_MAP = "Map of the test images"
 
 
 def explain(
@@ -83,11 +85,12 @@ def explain(
       old.unlink()
   page = html.page(
     f"{run.system.name} on {metadata['name']}, explained",
+    html.contents(_CURVE, _CONFUSION, IMAGES, _MAP),
     _head(run, predictor, scored, workdir),
-    images_section(run, predictor, scored, chosen, photos, dest, attributes),
-    _map(run, scored, dest / "map.png", mapped_by),
     _curve(run, predictor, scored, dest / "curve.png"),
     _confusion(run, predictor, scored, dest / "confusion.png"),
+    images_section(run, predictor, scored, chosen, photos, dest, attributes),
+    _map(run, scored, dest / "map.png", mapped_by),
   )
   write_text(dest / REPORT, page)
   return dest / REPORT
@@ -194,7 +197,7 @@ def _map(run: Experiment, scored: Scored, path: pathlib.Path, how: str) -> str:
       caption += "There are too many classes for a legend."
   unseen, names = scored.unseen[scored.on_map], run.dataset.classes.names
   draw_map(path, points, unseen, classes, names, title)
-  return html.section("Map of the test images", html.picture(path, title, caption))
+  return html.section(_MAP, html.picture(path, title, caption))
 
 
 def _not_drawn(title: str, run: Experiment) -> str:
@@ -209,7 +212,7 @@ def _curve(
   run: Experiment, predictor: Predictor, scored: Scored, path: pathlib.Path
 ) -> str:
   """The section with accuracy on seen over unseen classes."""
-  title = "Seen-unseen curve"
+  title = _CURVE
   if run.system.task != SINGLE_LABEL:
     return _not_drawn(title, run)
   images = scored.decisions, scored.labels[:, 0], np.asarray(run.dataset.classes.seen)
@@ -247,7 +250,7 @@ def _confusion(
   run: Experiment, predictor: Predictor, scored: Scored, path: pathlib.Path
 ) -> str:
   """The section with the confusion matrix."""
-  title = "Confusion of classes"
+  title = _CONFUSION
   if run.system.task == MULTI_LABEL:
     return _not_drawn(title, run)
   closed_set = run.system.task == CLOSED_SET

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import math
+import os
 import pathlib
+import tempfile
 from typing import Any
+import weakref
+import zipfile
 
-import h5py
 import numpy as np
-import scipy.io
 
-from zsljax.errors import ZsljaxError, require
+from zsljax.errors import ZsljaxError, in_bytes, line_of, require
+from zsljax.io import apart
+from zsljax.io.files import explained
 
 ENDINGS = (".npy", ".npz", ".h5", ".hdf5", ".mat")
-# HDF5 finds the chunks that it holds by a hash: a prime, far above their number.
-_CHUNK_SLOTS = 100_003
+# HDF5 data sets from this size on are copied when they are asked for, in parts.
+LARGE_BYTES, PIECE_BYTES = 2**20, 2**26
 # Kinds of fields: the accepted NumPy kinds, and their name in messages.
 _KINDS = {
   "number": ("biuf", "numbers"),
@@ -31,14 +35,15 @@ def read_arrays(
   needed: Sequence[str] = (),
   optional: Sequence[str] | None = None,
   endings: Sequence[str] = ENDINGS,
-  by_row: bool = True,
-) -> dict[str, np.ndarray | h5py.Dataset]:
+  scratch: pathlib.Path | None = None,
+) -> dict[str, np.ndarray | LargeArray]:
   """Arrays of a file, by name; Python objects in it are never unpickled.
 
-  Numbers of ``.npy`` (memory-mapped) and HDF5 files (data sets, open as long as they
-  are in use) are read when they are indexed, all else at once. Texts of any storage
-  become ``np.str_``. Arrays of ``.mat`` files (version 5 and 7.3) have the shape that
-  MATLAB shows; text cells become ``[N]``.
+  HDF5 and MATLAB files are read in a process of their own, see ``apart``. Of HDF5 a
+  large array is copied out of the file when it is indexed; of ``.npy`` files numbers
+  are read then (memory-mapped); all else is read at once. Texts of any storage become
+  ``np.str_``. Arrays of ``.mat`` files (version 5 and 7.3) have the shape that MATLAB
+  shows; text cells become ``[N]``.
 
   Args:
     path: the file; its ending says what it is.
@@ -46,39 +51,104 @@ def read_arrays(
       the first of these names.
     optional: further fields to read where they are there; all when None.
     endings: of the accepted kinds of files.
-    by_row: whether single rows of HDF5 are read, forwards: all chunks that a row is
-      spread over are then kept in memory.
+    scratch: a folder with room for the numbers of an HDF5 or MATLAB file, where
+      temporary files go when None.
 
   Raises:
-    ZsljaxError: the file is missing, damaged or of another kind, or lacks a field.
+    ZsljaxError: the file is missing, damaged or of another kind, asks for far more
+      memory than it has bytes, or lacks a field.
   """
   kind = path.suffix.lower()
   require(kind in endings, str(path), f"ending {kind!r}", f"one of {' '.join(endings)}")
   require_file(path, f"a {kind} file")
+  if kind not in (".npy", ".npz"):
+    return _apart(path, needed, optional, scratch)
   with readable(path):
     if kind == ".npy":
       stored = {needed[0] if needed else "array": np.lib.format.open_memmap(path, "r")}
-    elif kind == ".npz":
-      stored = np.lib.npyio.NpzFile(path, allow_pickle=False)
-    elif kind == ".mat" and not h5py.is_hdf5(path):
-      fields = None if optional is None else [*needed, *optional]
-      stored = scipy.io.loadmat(path, variable_names=fields)
-      stored = {k: v for k, v in stored.items() if not k.startswith("__")}
     else:
-      stored = _open_hdf5(path, by_row)
-    require(
-      stored.keys() >= set(needed),
-      str(path),
-      f"no field {', '.join(f for f in needed if f not in stored)} (it has "
-      f"{', '.join(stored) or 'none'})",
-      f"{', '.join(needed)}: is it another file, or was the download cut off?",
-    )
+      with zipfile.ZipFile(path) as file:
+        size = sum(member.file_size for member in file.infolist())
+      expected = f"at most {apart.TIMES} times the file's size"
+      found = f"{in_bytes(size)} of numbers"
+      require(size <= apart.largest(path), str(path), found, expected)
+      stored = np.lib.npyio.NpzFile(path, allow_pickle=False)
+    require_fields(path, stored, needed)
     wanted = stored if optional is None else [*needed, *optional]
-    return {
-      field: _from_matlab(stored[field]) if kind == ".mat" else _plain(stored[field])
-      for field in wanted
-      if field in stored
-    }
+    return {field: _texts(stored[field]) for field in wanted if field in stored}
+
+
+class LargeArray:
+  """An array in an HDF5 file, copied into a nameless file when it is first indexed.
+
+  The room is freed with this object.
+  """
+
+  def __init__(
+    self, path: pathlib.Path, name: str, dtype: str, shape: Sequence[int], scratch: Any
+  ):
+    """Made by ``read_arrays``."""
+    self.dtype, self.shape, self.ndim = np.dtype(dtype), tuple(shape), len(shape)
+    self._path, self._name, self._scratch = path, name, scratch
+    self._file = None
+
+  def __len__(self) -> int:
+    return self.shape[0]
+
+  def __getitem__(self, places: Any) -> np.ndarray:
+    if self._file is None:
+      size = math.prod(self.shape) * self.dtype.itemsize
+      with explained(self._scratch or pathlib.Path(tempfile.gettempdir())):
+        self._file = apart.scratch_file(self._scratch)
+        weakref.finalize(self, self._file.close)
+        os.posix_fallocate(self._file.fileno(), 0, size)
+      apart.call("copy", self._path, self._file, self._name, PIECE_BYTES)
+    # Opened anew each time: pages in use count as this process's memory.
+    return np.array(np.memmap(self._file, self.dtype, "r", shape=self.shape)[places])
+
+
+def read_attribute(path: pathlib.Path, name: str) -> str | None:
+  """A text that is an attribute of an HDF5 file; None where it has none."""
+  return apart.call("attribute", path, None, name)
+
+
+def _apart(
+  path: pathlib.Path,
+  needed: Sequence[str],
+  optional: Sequence[str] | None,
+  scratch: pathlib.Path | None,
+) -> dict[str, np.ndarray | LargeArray]:
+  """Arrays of an HDF5 or MATLAB file."""
+  if scratch is not None:
+    with explained(scratch):
+      scratch.mkdir(parents=True, exist_ok=True)
+  arrays = {}
+  with apart.scratch_file(scratch) as file:
+    for field in apart.call("fields", path, file, list(needed), optional, LARGE_BYTES):
+      name, dtype, shape = field["name"], field["dtype"], field["shape"]
+      if field["offset"] is None:
+        arrays[name] = LargeArray(path, name, dtype, shape, scratch)
+        continue
+      if 0 in shape:
+        arrays[name] = np.empty(shape, dtype)
+        continue
+      shape = shape[::-1] if field["reversed"] else shape
+      array = np.memmap(file, dtype, "r", field["offset"], tuple(shape))
+      arrays[name] = array.T if field["reversed"] else array
+  return arrays
+
+
+def require_fields(
+  path: pathlib.Path, stored: Mapping[str, Any], needed: Sequence[str]
+) -> None:
+  """Raises unless a file has all fields that are needed."""
+  require(
+    stored.keys() >= set(needed),
+    str(path),
+    f"no field {', '.join(f for f in needed if f not in stored)} (it has "
+    f"{line_of(', '.join(stored) or 'none')})",
+    f"{', '.join(needed)}: is it another file, or was the download cut off?",
+  )
 
 
 def require_file(path: pathlib.Path, expected: str) -> None:
@@ -97,7 +167,9 @@ def readable(path: pathlib.Path) -> Iterator[None]:
   except ZsljaxError:
     raise
   except Exception as error:  # Zip, zlib, HDF5, SciPy and NumPy have each their own.
-    reason = str(error)
+    reason = line_of(error)
+    if isinstance(error, MemoryError):
+      reason = f"it asks for far more memory than it has bytes: {reason}"
     if "pickle" in reason or "Python objects" in reason:
       reason = "it holds Python objects, which are never read; store texts as dtype=str"
     raise ZsljaxError(
@@ -121,8 +193,8 @@ def check_array(
 
   Args:
     where: file and field, for messages.
-    array: an array, or an HDF5 data set; its values are read for ``finite`` and the
-      kinds ``whole`` and ``text`` alone.
+    array: an array; values of a ``LargeArray`` are read for ``finite`` and the kinds
+      ``whole`` and ``text`` alone.
     shape: sizes by letters and numbers, ``N D``; alternatives are joined by ``or``. No
       size may be 0.
     kind: ``number``, ``float``, ``whole`` (returned as int64) or ``text`` (whole
@@ -143,9 +215,7 @@ def check_array(
     words += f" from {lowest} " + ("on" if highest is None else f"to {highest}")
   expected = f"{'finite ' * finite}{words} {expected}{hint}"
   if finite or kind in ("whole", "text"):
-    if isinstance(array, h5py.Dataset):
-      with readable(pathlib.Path(array.file.filename)):
-        array = array[()]
+    array = array[()] if isinstance(array, LargeArray) else array
     array = np.asarray(array) if finite or len(shapes[0]) > 1 else np.ravel(array)
   require(
     array.dtype.kind in kinds and any(_fits(array.shape, sizes) for sizes in shapes),
@@ -157,8 +227,8 @@ def check_array(
     return array.astype(np.str_)
   bad = np.zeros(1, bool)
   if kind == "whole":
-    low = -math.inf if lowest is None else lowest
-    high = math.inf if highest is None else highest
+    low = -(2**53) if lowest is None else lowest
+    high = 2**53 if highest is None else highest  # Floats beyond skip numbers.
     bad = ~((array >= low) & (array <= high) & (np.mod(array, 1) == 0))
   elif finite:
     bad = ~np.isfinite(array)
@@ -167,6 +237,22 @@ def check_array(
       f"{where}: found {array[bad][0]:g} ({bad.sum()} such), expected {expected}"
     )
   return array.astype(np.int64) if kind == "whole" else array
+
+
+def as_floats(where: str, array: np.ndarray) -> np.ndarray:
+  """Whole numbers as float32; floating point numbers as they are.
+
+  Raises:
+    ZsljaxError: float32 does not hold a number exactly.
+  """
+  if array.dtype.kind == "f":
+    return array
+  floats = array.astype(np.float32)
+  with np.errstate(invalid="ignore"):
+    exact = np.array_equal(floats.astype(array.dtype), array)
+  expected = f"numbers up to {2**24}, which float32 holds"
+  require(exact, where, "larger whole numbers", expected)
+  return floats
 
 
 def check_field(
@@ -185,56 +271,6 @@ def _fits(shape: tuple[int, ...], sizes: Sequence[str]) -> bool:
   )
 
 
-def _open_hdf5(path: pathlib.Path, by_row: bool) -> dict[str, h5py.Dataset]:
-  """Data sets of a file, with room for the chunks of a row."""
-  with h5py.File(path) as file:
-    for name in file:
-      _require_own(path, file, name)
-    held = max(map(_chunks_of_a_row, file.values()), default=0) if by_row else 0
-  file = h5py.File(path, rdcc_nbytes=max(held, 2**20), rdcc_nslots=_CHUNK_SLOTS)
-  return {name: v for name, v in file.items() if isinstance(v, h5py.Dataset)}
-
-
-def _require_own(path: pathlib.Path, file: h5py.File, name: str) -> None:
-  """Raises where the numbers of a field lie in another file.
-
-  A file from elsewhere could pull in any that the user may read.
-  """
-  elsewhere = isinstance(file.get(name, getlink=True), h5py.ExternalLink)
-  if not elsewhere and isinstance(stored := file.get(name), h5py.Dataset):
-    there = stored.file.filename != file.filename
-    elsewhere = there or stored.is_virtual or bool(stored.external)
-  expected = "a file that has all of its numbers itself"
-  require(not elsewhere, f"{path}: {name}", "a link to another file", expected)
-
-
-def _chunks_of_a_row(stored: Any) -> int:
-  """Bytes of all chunks that one row is spread over."""
-  if getattr(stored, "chunks", None) is None:
-    return 0
-  rows, *sizes = stored.chunks
-  widths = [-(-w // c) * c for w, c in zip(stored.shape[1:], sizes, strict=True)]
-  return rows * math.prod(widths) * stored.dtype.itemsize
-
-
-def _plain(value: Any) -> Any:
-  """Numbers as they are stored, texts as ``np.str_``."""
-  if isinstance(value, h5py.Dataset) and h5py.check_string_dtype(value.dtype):
-    return np.asarray(value.asstr(errors="replace")[()], np.str_)
-  if getattr(value, "dtype", np.dtype("f")).kind == "S":
-    return np.char.decode(value, "utf-8", "replace")
-  return value
-
-
-def _from_matlab(value: Any) -> np.ndarray:
-  """An array as MATLAB shows it; text cells and rows of letters as texts ``[N]``."""
-  if isinstance(value, h5py.Dataset):
-    array = value[()]
-    if array.dtype != h5py.ref_dtype:
-      return array.T  # MATLAB writes columns first.
-    cells = (np.ravel(value.file[cell][()]) for cell in array.ravel())
-    return np.array(["".join(map(chr, cell)) for cell in cells], np.str_)
-  if value.dtype == object:
-    cells = (str(np.ravel(c)[0]) if np.size(c) else "" for c in value.ravel())
-    return np.array(list(cells), np.str_)
-  return np.char.rstrip(value) if value.dtype.kind == "U" else value
+def _texts(value: np.ndarray) -> np.ndarray:
+  """Numbers as they are, texts as ``np.str_``."""
+  return np.char.decode(value, "utf-8", "replace") if value.dtype.kind == "S" else value

@@ -12,7 +12,8 @@ import os
 import pathlib
 from typing import Any
 
-from zsljax.errors import ZsljaxError
+from zsljax.errors import ZsljaxError, line_of
+from zsljax.io.json_files import OBJECT, check_json
 
 
 @contextlib.contextmanager
@@ -73,26 +74,31 @@ def append_line(path: pathlib.Path, value: Mapping[str, Any]) -> None:
     file.write(line.encode())
 
 
-def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Reads the JSON lines of ``path``, without a line that a kill cut off.
+def read_lines(
+  path: pathlib.Path, schema: Mapping[str, Any] = OBJECT, whole: bool = False
+) -> list[dict[str, Any]]:
+  """Reads the JSON lines of ``path``.
+
+  Args:
+    path: the file; none has no lines.
+    schema: of a line, see ``read_json``.
+    whole: the file was written at once; others are without lines that a kill cut off.
 
   Raises:
-    ZsljaxError: a line is no JSON object.
+    ZsljaxError: a line is not what the schema says.
   """
   rows = []
   if path.exists():
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+      where, expected = f"{path}: line {number}", "a line as zsljax writes it"
       try:
         row = json.loads(line)
-      except json.JSONDecodeError:
-        if line.startswith("{"):  # Begun, and cut off.
+      except (ValueError, RecursionError) as error:
+        if line.startswith(b"{") and not whole:  # Begun, and cut off.
           continue
-        row = None
-      if not isinstance(row, dict):
-        raise ZsljaxError(
-          f"{path}: line {number}: found {line[:40]!r}, expected a JSON object: is the "
-          "file damaged?"
-        )
+        reason = f"no JSON ({line_of(error)})"
+        raise ZsljaxError(f"{where}: found {reason}, expected {expected}") from error
+      check_json(row, schema, where, expected)
       rows.append(row)
   return rows
 

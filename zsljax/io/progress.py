@@ -25,6 +25,13 @@ def step_bar(
   return bar
 
 
+def leave_out(bar: tqdm.tqdm, seconds: float) -> None:
+  """Lets a bar estimate the time left without ``seconds`` in which no step was done."""
+  if not bar.disable:
+    bar.start_t += seconds
+    bar.last_print_t += seconds
+
+
 def _watch(reference: weakref.ref) -> None:
   """Says that a bar stands still, until it is closed."""
   last, said = None, False
@@ -60,5 +67,20 @@ def task_bar(total: int | None, what: str, unit: str) -> tqdm.tqdm:
   )
 
 
+class _Lines:
+  """Standard error that is no terminal: every state of a bar is a line of its own."""
+
+  encoding = "utf-8"
+
+  def write(self, text: str) -> None:
+    if line := text.strip("\r\n "):
+      print(line, file=sys.stderr)
+
+  def flush(self) -> None:
+    sys.stderr.flush()
+
+
 def _bar(**options) -> tqdm.tqdm:
-  return tqdm.tqdm(mininterval=0.1 if sys.stderr.isatty() else 10, **options)
+  if sys.stderr.isatty():
+    return tqdm.tqdm(**options)
+  return tqdm.tqdm(file=_Lines(), mininterval=10, ncols=80, **options)

@@ -13,14 +13,15 @@ from zsljax.classes import ClassSpace
 from zsljax.devices.precision import computed_in
 from zsljax.errors import require
 from zsljax.models.system import Array, Batch, Params, Spec, System, register
-from zsljax.numerics import l2_normalize, unit_rows
+from zsljax.numerics import l2_normalize, pooled, unit_rows
 
 
 class ClosedForm(System):
   """A system whose parameters are a formula of the training set.
 
   Training is one step: ``warm_start`` solves, given all training images at once
-  (``config.batch_size=0``), and the loss is 0. Rows of the features have length one.
+  (``config.batch_size=0``), and the loss is 0. Rows of the features have length one,
+  if a system's ``rows`` does not say otherwise.
 
   A formula decomposes matrices that depend on the images and classes alone, and only
   then uses the system's numbers, so that under ``vmap`` over those a whole grid of
@@ -39,15 +40,19 @@ class ClosedForm(System):
   ) -> Params:
     del rng
     outside = classes.positions(batch.labels) < 0
-    features = jnp.where(outside[:, None], jnp.nan, unit_rows(batch.features))
+    features = jnp.where(outside[:, None], jnp.nan, self.rows(batch.features))
     features = jnp.where(batch.mask[:, None], features, 0)
     with computed_in("float32"):
       return self.solve(params, features, batch, classes)
 
+  def rows(self, features: Array) -> Array:
+    """Features ``[N, D]`` that the formula takes."""
+    return unit_rows(features)
+
   def solve(
     self, params: Params, features: Array, batch: Batch, classes: ClassSpace
   ) -> Params:
-    """Computes the parameters from features ``[N, D]`` of length one; padding is 0."""
+    """Computes the parameters from ``rows``, in which padding is 0."""
     raise NotImplementedError
 
   def loss(
@@ -75,6 +80,8 @@ class ESZSL(ClosedForm):
     lambda_: on the descriptors' side.
     negative: Y of a class that is not the image's, -1 in the paper; 0 is better on many
       sets. Y of the image's own class is 1.
+    unit_features: rows of X have length one; false takes them as they stand, as
+      published re-implementations do.
   """
 
   name: ClassVar[str] = "eszsl"
@@ -83,6 +90,7 @@ class ESZSL(ClosedForm):
   gamma: float = 1.0
   lambda_: float = 1.0
   negative: float = -1.0
+  unit_features: bool = True
 
   def __post_init__(self):
     positive = "more than 0"
@@ -91,6 +99,9 @@ class ESZSL(ClosedForm):
   def init(self, rng: Array, spec: Spec) -> Params:
     del rng
     return {"map": jnp.zeros((spec.feature_shape[-1], spec.num_attributes))}
+
+  def rows(self, features: Array) -> Array:
+    return unit_rows(features) if self.unit_features else pooled(features)
 
   def solve(
     self, params: Params, features: Array, batch: Batch, classes: ClassSpace
@@ -114,7 +125,7 @@ class ESZSL(ClosedForm):
     return params["map"] @ jnp.asarray(classes.embeddings).T
 
   def score(self, features: Array, prepared: Array) -> Array:
-    return unit_rows(features) @ prepared
+    return self.rows(features) @ prepared
 
 
 @register
@@ -162,7 +173,8 @@ class SAE(ClosedForm):
     target = (1 + self.lambda_) * (left.T @ (own.T @ features) @ right)
     # Where both are 0, the target is 0 too.
     values = left_values[:, None] + self.lambda_ * right_values[None]
-    floor = jnp.finfo(values.dtype).eps * jnp.max(values)
+    limits = jnp.finfo(values.dtype)
+    floor = limits.eps * jnp.max(values) + limits.tiny
     return {"map": left @ (target / jnp.maximum(values, floor)) @ right.T}
 
   def prepare(self, params: Params, classes: ClassSpace) -> tuple[Array, Array]:
@@ -218,8 +230,9 @@ class NearestMean(ClosedForm):
     count = own.sum(0)
     means = own.T.astype(features.dtype) @ features / jnp.maximum(count, 1)[:, None]
     known, descriptions = (count > 0)[:, None], classes.unit_embeddings()
-    description = jnp.mean(descriptions, 0, where=known)
-    feature = jnp.mean(means, 0, where=known)
+    number = jnp.maximum(jnp.sum(known), 1)
+    description = jnp.sum(descriptions, 0, where=known) / number
+    feature = jnp.sum(means, 0, where=known) / number
     centred = jnp.where(known, descriptions - description[None], 0)
     left, singular, right = jnp.linalg.svd(centred, full_matrices=False)
     target = left.T @ (means - feature[None])

@@ -48,12 +48,13 @@ class CosineClassifier(System):
   network makes of the class's description (zero-shot learning: unseen classes get one
   too). The loss is over seen classes.
 
-  ``class_norm_official_code`` is the model of Skorokhodov & Elhoseiny, "Class
-  Normalization for (Continual?) Generalized Zero-Shot Learning" (ICLR 2021), as in its
-  released code: features as they are, and a generator that standardises its activations
-  over classes. One difference: that code keeps running statistics for the test; here
-  the statistics are those of the seen classes under the present parameters, which
-  running ones follow late.
+  ``class_norm`` is the model of Skorokhodov & Elhoseiny, "Class Normalization for
+  (Continual?) Generalized Zero-Shot Learning" (ICLR 2021): features as they are, and a
+  generator that standardises its activations over classes.
+  ``class_norm_official_code`` also has the released code's variances and first biases.
+  One difference: that code keeps running statistics for the test; here the statistics
+  are those of the seen classes under the present parameters, which running ones follow
+  late.
 
   Attributes:
     loss_name: a member of the family.
@@ -69,6 +70,8 @@ class CosineClassifier(System):
       seen classes, before and after its ReLU.
     bias_initializer: of the generator: ``zeros``, or ``uniform`` in +-1 /
       sqrt(fan-in), PyTorch's default (class_norm_official_code).
+    unbiased: whether the variance over classes is the unbiased one, of ddof 1
+      (class_norm_official_code).
     nonnegative: whether the generator ends with a ReLU, for features that are not
       negative.
     sample_share: share of negatives that take part in a step, for learned prototypes;
@@ -82,11 +85,17 @@ class CosineClassifier(System):
   presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
     "embedding": {"encoder": "conv", "prototypes": "learned"},
     "zero_shot": {"encoder": "mlp", "prototypes": "generated"},
+    "class_norm": {
+      "encoder": "none",
+      "prototypes": "generated",
+      "class_normalization": True,
+    },
     "class_norm_official_code": {
       "encoder": "none",
       "prototypes": "generated",
       "class_normalization": True,
       "bias_initializer": "uniform",
+      "unbiased": True,
     },
   }
 
@@ -98,6 +107,7 @@ class CosineClassifier(System):
   generator_hidden: int = 1024
   class_normalization: bool = False
   bias_initializer: str = "zeros"
+  unbiased: bool = False
   nonnegative: bool = False
   sample_share: float = 1.0
   scale: float | None = None
@@ -233,6 +243,7 @@ class CosineClassifier(System):
       width,
       self.class_normalization,
       self.bias_initializer,
+      self.unbiased,
       self.nonnegative,
     )
 
@@ -374,6 +385,7 @@ class _Generator(nn.Module):
   size: int
   class_normalization: bool
   bias_initializer: str
+  unbiased: bool
   nonnegative: bool
 
   @nn.compact
@@ -389,7 +401,9 @@ class _Generator(nn.Module):
       return nn.Dense(width, kernel_init=kernel_init, bias_init=bias_init, name=name)(x)
 
     def standardised(x: Array) -> Array:
-      return class_standardise(x, seen) if self.class_normalization else x
+      if not self.class_normalization:
+        return x
+      return class_standardise(x, seen, int(self.unbiased))
 
     x = nn.relu(dense("hidden_0", self.hidden, usual, embeddings))
     x = dense("hidden_1", self.hidden, usual, x)
@@ -407,18 +421,19 @@ def _uniform(bound: float) -> nn.initializers.Initializer:
   return draw
 
 
-def class_standardise(activations: Array, seen: Array) -> Array:
+def class_standardise(activations: Array, seen: Array, ddof: int = 0) -> Array:
   """Standardises classes: minus the mean, over the variance (not its root).
 
   Args:
     activations: ``[C, H]``.
-    seen: marks the classes whose mean and (unbiased) variance are taken, ``[C]`` bool.
-      Where none or one is seen the result is NaN: new classes alone have no statistics.
+    seen: marks the classes whose mean and variance are taken, ``[C]`` bool. Where none
+      is seen the result is NaN: new classes alone have no statistics.
+    ddof: taken off the number of classes in the variance: 1 in the released code.
 
   References:
     Skorokhodov & Elhoseiny (ICLR 2021), as in the released code, with its 1e-5.
   """
   where = seen[:, None]
   mean = jnp.mean(activations, 0, where=where, keepdims=True)
-  variance = jnp.var(activations, 0, where=where, keepdims=True, ddof=1)
+  variance = jnp.var(activations, 0, where=where, keepdims=True, ddof=ddof)
   return (activations - mean) / (variance + 1e-5)

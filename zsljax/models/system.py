@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 import copy
 import dataclasses
 import importlib
+from importlib.metadata import entry_points
+import importlib.util
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
@@ -17,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zsljax.classes import ClassSpace
-from zsljax.errors import ZsljaxError, did_you_mean, require
+from zsljax.errors import ZsljaxError, did_you_mean, line_of, require
 
 Array = jax.Array
 Params = Any
@@ -228,6 +230,8 @@ def with_fields(system: System, fields: Mapping[str, Array]) -> System:
 
 
 _SYSTEMS: dict[str, type] = {}
+# Of installed packages that bring systems: the system's name = its module.
+ENTRY_POINTS = "zsljax.systems"
 _WRITTEN = ("init", "prepare", "score", "loss")
 _GIVEN = ("warm_start", "scores", "task", "class_params", "full_batch", "vmappable")
 
@@ -270,10 +274,19 @@ def build_system(config: Mapping[str, Any]) -> System:
     ZsljaxError: the name, the preset or a field is unknown, or a value out of range.
   """
   config = dict(config)
-  if module := config.pop("module", None):
-    _import_module(module)
   name, preset = config.pop("name"), config.pop("preset", "paper")
-  _known(name, _SYSTEMS, "name: unknown system")
+  if module := config.pop("module", None):
+    import_module("config.system.module", module)
+  installed = entry_points(group=ENTRY_POINTS)
+  if name not in _SYSTEMS and name in installed.names:
+    import_module(f"config.system.name={name}", installed[name].module)
+  _known(name, _SYSTEMS.keys() | installed.names, "name: unknown system")
+  require(
+    name in _SYSTEMS,
+    f"config.system.name={name}",
+    "a package that registers no system of this name",
+    "`register` to be called where its module is imported",
+  )
   system = _SYSTEMS[name]
   _known(preset, system.presets, f"preset: {name} has no preset")
   fields = [f.name for f in dataclasses.fields(system)]
@@ -284,7 +297,12 @@ def build_system(config: Mapping[str, Any]) -> System:
     for field, value in config.items()
     if value is not None
   }
-  return system(**(system.presets[preset] | given))
+  try:
+    return system(**(system.presets[preset] | given))
+  except TypeError as error:  # A text in place of a number, and the like.
+    raise ZsljaxError(
+      f"config.system: found {line_of(error)}, expected values of the fields' types"
+    ) from error
 
 
 def _known(word: str, words: Iterable[str], message: str) -> None:
@@ -293,8 +311,12 @@ def _known(word: str, words: Iterable[str], message: str) -> None:
     raise ZsljaxError(f"config.system.{message} {word!r}. {hint}")
 
 
-def _import_module(module: str) -> None:
+def import_module(where: str, module: str) -> None:
   """Imports a user's module, in which ``register`` is called.
+
+  Args:
+    where: what names the module.
+    module: its name.
 
   Raises:
     ZsljaxError: it cannot be imported.
@@ -305,11 +327,32 @@ def _import_module(module: str) -> None:
     raise
   except Exception as error:
     raise ZsljaxError(
-      f"config.system.module: found {module!r}, which cannot be imported "
+      f"{where}: found {module!r}, which cannot be imported "
       f"({type(error).__name__}: {error}), expected a module that is installed, or "
       "lies in the working directory or a folder of PYTHONPATH; for training, beside "
       "the config's file too"
     ) from error
+
+
+def registered() -> dict[str, type | None]:
+  """Systems by their names; None for those of packages that are not imported yet."""
+  return dict.fromkeys(entry_points(group=ENTRY_POINTS).names) | _SYSTEMS
+
+
+def outside_module(system: System) -> str | None:
+  """The module to import for a system that is not of this package.
+
+  None of a system that this package has, or that no other process can import.
+  """
+  name = type(system).__module__
+  if name.startswith("zsljax.") or name == "__main__":
+    return None
+  return name if importlib.util.find_spec(name) else None
+
+
+def where_written(system: System) -> str:
+  """The class of a system, for messages."""
+  return f"system {type(system).__module__}.{type(system).__qualname__}"
 
 
 def check_shapes(system: System, spec: Spec, classes: ClassSpace) -> None:
@@ -319,7 +362,7 @@ def check_shapes(system: System, spec: Spec, classes: ClassSpace) -> None:
     ZsljaxError: ``scores`` are not ``[B, C]``, or ``loss`` returns something else than
       a scalar and a dict of scalars.
   """
-  where, images = f"system {type(system).__module__}.{type(system).__qualname__}", 3
+  where, images = where_written(system), 3
   rng = jax.random.key(0)
   params = jax.eval_shape(lambda: system.init(rng, spec))
   labels = jnp.zeros((images, 2) if system.task == MULTI_LABEL else images, jnp.int32)

@@ -6,13 +6,14 @@ import base64
 from collections.abc import Sequence
 import html
 import pathlib
+import re
 import struct
 
 from zsljax.reporting.pictures import DPI
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
-  max-width: 1080px; margin: 2rem auto; padding: 0 1.25rem; }
+  max-width: 1600px; margin: 2rem auto; padding: 0 1.25rem; }
 h1 { font-size: 1.7rem; margin: 0 0 .5rem; }
 h2 { font-size: 1.3rem; margin: 3rem 0 .5rem; border-top: 1px solid #ccc;
   padding-top: 1rem; }
@@ -25,6 +26,7 @@ th { font-weight: 600; }
 td { overflow-wrap: anywhere; }
 figure { margin: 1rem 0; }
 figure img { max-width: 100%; height: auto; display: block; }
+nav a { margin-right: 1.2rem; }
 figcaption { max-width: 48rem; font-size: .9rem; color: #555; margin-top: .3rem; }
 """
 
@@ -40,8 +42,9 @@ def picture(path: pathlib.Path, alt: str, caption: str) -> str:
   width, height = (
     round(pixels * 100 / DPI) for pixels in struct.unpack(">II", content[16:24])
   )
+  data = base64.b64encode(content).decode()
   return (
-    f'<figure><img src="data:image/png;base64,{base64.b64encode(content).decode()}" '
+    f'<figure><img loading="lazy" src="data:image/png;base64,{data}" '
     f'width="{width}" height="{height}" alt="{html.escape(alt)}">'
     f"<figcaption>{html.escape(caption)}</figcaption></figure>"
   )
@@ -62,8 +65,19 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def section(title: str, *parts: str, level: int = 2) -> str:
   """Parts under a heading."""
-  heading = f"<h{level}>{html.escape(title)}</h{level}>"
+  heading = f'<h{level} id="{_slug(title)}">{html.escape(title)}</h{level}>'
   return f"<section>{heading}\n{chr(10).join(parts)}\n</section>"
+
+
+def contents(*titles: str) -> str:
+  """Links to the sections of these titles."""
+  links = (f'<a href="#{_slug(title)}">{html.escape(title)}</a>' for title in titles)
+  return f"<nav>{''.join(links)}</nav>"
+
+
+def _slug(title: str) -> str:
+  """A title as the name of a place in the page."""
+  return re.sub(r"\W+", "-", title.lower()).strip("-")
 
 
 def page(title: str, *parts: str) -> str:

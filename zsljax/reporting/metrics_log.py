@@ -7,6 +7,7 @@ import json
 import pathlib
 
 from zsljax.io.files import append_line, read_lines, write_text
+from zsljax.io.json_files import COUNT, object_of
 
 
 class MetricsLog:
@@ -18,7 +19,8 @@ class MetricsLog:
   def __init__(self, workdir: pathlib.Path, start_step: int):
     """Drops the lines from ``start_step`` on that an interrupted run left."""
     self._path = workdir / "metrics.jsonl"
-    kept = [r for r in read_lines(self._path) if r["step"] < start_step]
+    lines = read_lines(self._path, object_of(step=COUNT))
+    kept = [line for line in lines if line["step"] < start_step]
     write_text(self._path, "".join(json.dumps(r) + "\n" for r in kept))
     try:
       from clu import metric_writers

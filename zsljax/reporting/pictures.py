@@ -149,7 +149,11 @@ def draw_photo(path: pathlib.Path, photo: np.ndarray) -> None:
 
 
 def draw_contributions(
-  path: pathlib.Path, shares: Sequence[tuple[str, float]], most: int, title: str
+  path: pathlib.Path,
+  shares: Sequence[tuple[str, float]],
+  most: int,
+  title: str,
+  beside: tuple[str, float],
 ) -> None:
   """Draws a bar for each share in a difference of scores, the largest first.
 
@@ -158,12 +162,16 @@ def draw_contributions(
     shares: names and signed shares, all of them.
     most: bars; one bar more is the sum of the other shares.
     title: stands above.
+    beside: one share more, the last; left out where it would be drawn as 0.
   """
   ordered = sorted(shares, key=lambda share: -abs(share[1]))
   bars, rest = ordered[:most], ordered[most:]
   colors = [SEEN if value >= 0 else UNSEEN for _, value in bars]
   if rest:
     bars.append((f"the other {len(rest)}", sum(value for _, value in rest)))
+    colors.append(FAINT)
+  if abs(beside[1]) > 0.005 * max(abs(value) for _, value in bars):
+    bars.append(beside)
     colors.append(FAINT)
   names, values = zip(*bars, strict=True)
   labels = [_wrapped(name, 30) for name in names]

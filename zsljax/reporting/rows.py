@@ -8,13 +8,21 @@ import json
 import math
 import pathlib
 import statistics
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zsljax.errors import require
 from zsljax.io.files import locked, read_lines, write_text
-
-if TYPE_CHECKING:
-  from zsljax.evaluation import Report
+from zsljax.io.json_files import (
+  COUNT,
+  NUMBER,
+  OBJECT,
+  TEXT,
+  check_json,
+  list_of,
+  object_of,
+  or_none,
+  read_json,
+)
 
 SCHEMA = 3
 SELECTIONS = ("val_selected", "last", "test_oracle")  # In the order of tables.
@@ -39,18 +47,49 @@ RULE = "longest within one standard error, share of the mean training margin"
 
 Row = dict[str, Any]
 
+_NUMBERS = {"type": "object", "additionalProperties": NUMBER}
+_ROW = object_of(
+  **dict.fromkeys(_IDENTITY, TEXT)
+  | {"seed": COUNT, "step": COUNT, "selection": {"enum": list(SELECTIONS)}},
+  metrics=_NUMBERS,
+  provenance=object_of(
+    gamma=NUMBER,
+    config=object_of(
+      system=OBJECT, optimizer=OBJECT, data=OBJECT, epochs={}, batch_size={}
+    ),
+    data=object_of(fingerprint=TEXT),
+  ),
+)
+_ROW["properties"] |= {
+  "conditions": object_of(top_k=list_of(COUNT)),
+  "spread": OBJECT,
+}
+_POINT = {"point": OBJECT, "step": COUNT, "share": or_none(NUMBER)}
+_CHOSEN = object_of(
+  **_POINT,
+  metric=TEXT,
+  value=NUMBER,
+  settings=COUNT,
+  folds=TEXT,
+  reselected=list_of(object_of(**_POINT)),
+)
+_CHOSEN["properties"] |= {
+  "gamma": or_none(NUMBER),
+  "thresholds": object_of(own=OBJECT, seen=NUMBER, unseen=NUMBER),
+}
+
 
 def make_row(
   dataset: Mapping[str, Any],
-  report: Report,
+  report: Any,
   provenance: dict[str, Any],
   selections: Mapping[str, float] | None = None,
   **fields,
 ) -> Row:
   """A result row, see ``Experiment.row``; ``dataset`` is its metadata.
 
-  ``fields`` are ``system``, ``protocol``, ``selection`` (of ``SELECTIONS``), ``seed``
-  and ``step``.
+  ``report`` is a ``zsljax.evaluation.Report``; ``fields`` are ``system``,
+  ``protocol``, ``selection`` (of ``SELECTIONS``), ``seed`` and ``step``.
   """
   calibration, conditions = report.calibration, report.conditions
   row = {"dataset": dataset["name"], **dataset, **fields}
@@ -76,13 +115,14 @@ def read_rows(workdir: pathlib.Path) -> list[Row]:
   """The rows of a run.
 
   Raises:
-    ZsljaxError: a row has another schema.
+    ZsljaxError: a row has another schema, or is damaged.
   """
   path = workdir / _FILE
-  rows = read_lines(path)
+  rows = read_lines(path, whole=True)
   for row in rows:
     found = row.get("schema")
     require(found == SCHEMA, f"{path}: schema", found, str(SCHEMA))
+    check_json(row, _ROW, str(path), "result rows as zsljax writes them")
   return rows
 
 
@@ -95,9 +135,11 @@ def read_chosen(workdir: pathlib.Path) -> dict[str, Any] | None:
   path = workdir / CHOSEN
   if not path.exists():
     return None
-  chosen = json.loads(path.read_text())
-  expected = f"{RULE!r}: sweep again in another workdir"
-  require(chosen.get("rule") == RULE, f"{path}: rule", chosen.get("rule"), expected)
+  again = "sweep again in another workdir"
+  chosen = read_json(path, OBJECT, f"the choice of a sweep: {again}")
+  found, expected = chosen.get("rule"), f"{RULE!r}: {again}"
+  require(found == RULE, f"{path}: rule", found, expected)
+  check_json(chosen, _CHOSEN, str(path), f"the choice of a sweep: {again}")
   return chosen
 
 
@@ -218,45 +260,77 @@ def calibration_of(row: Row) -> str:
   return f"{row['calibration']} ({row['provenance']['gamma']:.4g})"
 
 
+# Metrics as heads of columns, where they have a shorter name; None: in files alone.
+_HEADS = {"accuracy": "ACC", "ausuc_micro": None}
+
+
 def terminal_table(rows: Sequence[Row]) -> str:
-  """The rows as aligned text, metrics in percent with two decimals."""
+  """The rows as aligned text, metrics in percent with two decimals.
+
+  What all rows have in common stands above.
+  """
   if "conditions" in rows[0]:
     return _multi_label_table(rows)
   names = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
-  lines = [["protocol", "selection", "calibration", *(n.upper() for n in names)]]
+  heads = {name: _HEADS.get(name, name.upper()) for name in names}
+  words, numbers = [], []
   for row in rows:
-    numbers = [f"{row['metrics'].get(n, float('nan')):.2f}" for n in names]
-    lines.append([row["protocol"], row["selection"], calibration_of(row), *numbers])
-  return aligned(lines, left=3)
+    words.append(
+      {
+        "protocol": row["protocol"],
+        "selection": row["selection"],
+        "calibration": calibration_of(row),
+      }
+    )
+    cells = {head: row["metrics"].get(name) for name, head in heads.items() if head}
+    numbers.append({k: "-" if v is None else f"{v:.2f}" for k, v in cells.items()})
+  return _with_common(words, numbers)
 
 
 def _multi_label_table(rows: Sequence[Row]) -> str:
   """Two lines a row: among the unseen labels (zsl), and among all (gzsl)."""
   top_k = sorted({k for row in rows for k in row["conditions"]["top_k"]})
   names = [f"{name}@{k}" for k in top_k for name in ("p", "r", "f1")] + ["map"]
-  shown = [*(name.upper() for name in names[:-1]), "mAP"]
-  lines = [
-    ["protocol", "selection", "labels", "bare images", "unannotated", "images"]
-    + ["density", *shown]
-  ]
+  if any("zsl_f1@threshold" in row["metrics"] for row in rows):
+    names.insert(-1, "f1@threshold")
+  words, numbers = [], []
   for row in rows:
     conditions = row["conditions"]
     for setting, among in (("zsl", "unseen"), ("gzsl", "all")):
       counted = conditions[setting]
-      metrics = [row["metrics"].get(f"{setting}_{name}") for name in names]
-      lines.append(
-        [
-          row["protocol"],
-          row["selection"],
-          f"{setting}: {counted['labels']} {among}",
-          "dropped" if conditions["drop_images_without_positive"] else "kept",
-          conditions["unannotated"],
-          str(counted["images"]),
-          f"{counted['density']:.3f}",
-          *("-" if m is None else f"{m:.2f}" for m in metrics),
-        ]
+      metrics = {name: row["metrics"].get(f"{setting}_{name}") for name in names}
+      words.append(
+        {
+          "protocol": row["protocol"],
+          "selection": row["selection"],
+          "bare images": "dropped"
+          if conditions["drop_images_without_positive"]
+          else "kept",
+          "unannotated": conditions["unannotated"],
+          "labels": f"{setting}: {counted['labels']} {among}",
+        }
       )
-  return aligned(lines, left=5)
+      numbers.append(
+        {"images": str(counted["images"]), "density": f"{counted['density']:.3f}"}
+        | {
+          "mAP" if name == "map" else name.upper(): "-" if m is None else f"{m:.2f}"
+          for name, m in metrics.items()
+        }
+      )
+  return _with_common(words, numbers)
+
+
+def _with_common(
+  words: Sequence[Mapping[str, str]], numbers: Sequence[Mapping[str, str]]
+) -> str:
+  """Lines of words and numbers by their heads; words that all lines share go above."""
+  common = {k: v for k, v in words[0].items() if all(line[k] == v for line in words)}
+  own = [head for head in words[0] if head not in common]
+  lines = [[*own, *numbers[0]]]
+  for some, values in zip(words, numbers, strict=True):
+    lines.append([*(some[head] for head in own), *values.values()])
+  above = ", ".join(f"{head} {text}" for head, text in common.items())
+  return f"{above}\n\n" * bool(above) + aligned(lines, left=len(own))
 
 
 def aligned(lines: Sequence[Sequence[str]], left: int) -> str:

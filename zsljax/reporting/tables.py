@@ -9,12 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 import dataclasses
-import importlib.resources
 import json
+import math
+import os
 import pathlib
+import re
+import shutil
+import sys
+import textwrap
 from typing import Any
 
-from zsljax.errors import ZsljaxError, require
+from zsljax.errors import ZsljaxError, did_you_mean, require
+from zsljax.reporting.published import Published, names, read_published
 from zsljax.reporting.rows import (
   SELECTIONS,
   Row,
@@ -29,9 +35,20 @@ from zsljax.reporting.rows import (
 )
 
 _BLOCK = ("dataset", "features", "class_embedding", "split_version", "protocol")
-# Of the usual protocol; others show all their metrics.
+# Metrics of other protocols that are shown where they are asked for.
+_RARE = re.compile("sample_|macro_|weighted_|_[pr]@threshold")
+# Of the usual protocol; others show all their metrics but those.
 _SHOWN = {"xian": ("t1", "u", "s", "h", "ausuc")}
 _WORDS = 3  # Columns of a block before its numbers.
+# Columns that go into the title where all lines share them.
+_SHARED = ("selection", "calibration", "seeds", "status")
+# Names of systems that are no plain words.
+_TITLES = {name: name.upper() for name in ("eszsl", "msdn", "sae", "sdl")}
+_NARROW = r"\setlength{\tabcolsep}{3pt}"
+_IN_DOCUMENT = "% Needs \\usepackage{booktabs} in the preamble.\n"
+_DOCUMENT = (
+  "\\documentclass[twocolumn]{article}\n\\usepackage{booktabs}\n\\begin{document}\n"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +60,15 @@ class Block:
     header: names of the columns, three with words and the others with numbers.
     lines: cells, as texts.
     notes: explanations below the table.
+    best: line and column of the highest mean of each metric, where several lines
+      compete; those chosen on the test images do not.
   """
 
   title: str
   header: tuple[str, ...]
   lines: tuple[tuple[str, ...], ...]
   notes: tuple[str, ...] = ()
+  best: frozenset[tuple[int, int]] = frozenset()
 
 
 def find_rows(folders: Sequence[pathlib.Path]) -> list[Row]:
@@ -80,8 +100,15 @@ def sweeps_below(folders: Sequence[pathlib.Path]) -> list[pathlib.Path]:
   return found
 
 
-def make_blocks(rows: Sequence[Row]) -> list[Block]:
+def make_blocks(
+  rows: Sequence[Row], columns: Sequence[str] = (), published: bool = True
+) -> list[Block]:
   """Makes the blocks of each dataset, followed by its published numbers.
+
+  Args:
+    rows: of runs and sweeps.
+    columns: metrics to show, in this order; the protocol's usual ones when empty.
+    published: also makes the blocks of published numbers.
 
   Raises:
     ZsljaxError: rows that would share a block are of different data, or a seed occurs
@@ -96,27 +123,43 @@ def make_blocks(rows: Sequence[Row]) -> list[Block]:
   blocks: list[Block] = []
   for dataset in dict.fromkeys(row["dataset"] for row in rows):
     some = [group for group in groups.values() if group[0]["dataset"] == dataset]
-    blocks += map(_block, some)
-    blocks += _published_blocks(dataset, [row for group in some for row in group])
+    blocks += (_block(group, columns) for group in some)
+    if published:
+      blocks += _published_blocks(dataset, [row for group in some for row in group])
   return blocks
 
 
-def read_published() -> list[dict[str, Any]]:
-  """Reads the published numbers, each with source, features, selection and status.
+def render(
+  blocks: Sequence[Block],
+  form: str,
+  width: int | None = None,
+  standalone: bool = False,
+) -> str:
+  """Writes the blocks as text.
 
-  Status is ``re-read`` (in the named public source) or ``recalled``.
+  Args:
+    blocks: tables.
+    form: ``terminal``, ``markdown`` or ``latex``.
+    width: of the terminal; None is without an end.
+    standalone: a LaTeX document of its own.
   """
-  path = importlib.resources.files("zsljax.reporting") / "published.json"
-  return json.loads(path.read_text())
+  if form == "terminal":
+    return "\n".join(_terminal(block, width) for block in blocks)
+  if form == "markdown":
+    return "\n".join(map(_markdown, blocks))
+  begin, end = (_DOCUMENT if standalone else _IN_DOCUMENT), ""
+  if standalone:
+    end = "\\end{document}\n"
+  return begin + "\n".join(map(_latex, blocks)) + end
 
 
-def render(blocks: Sequence[Block], form: str) -> str:
-  """Writes the blocks as text: ``terminal``, ``markdown`` or ``latex``."""
-  write = {"terminal": _terminal, "markdown": _markdown, "latex": _latex}[form]
-  return "\n".join(map(write, blocks))
+def terminal_width() -> int | None:
+  """The terminal's width; None where the output is not shown on one."""
+  shown = sys.stdout.isatty() or "COLUMNS" in os.environ
+  return shutil.get_terminal_size().columns if shown else None
 
 
-def _block(rows: Sequence[Row]) -> Block:
+def _block(rows: Sequence[Row], columns: Sequence[str] = ()) -> Block:
   """The block of rows that compare."""
   first = rows[0]
   fingerprints = {row["provenance"]["data"]["fingerprint"] for row in rows}
@@ -128,8 +171,12 @@ def _block(rows: Sequence[Row]) -> Block:
     "rows of one import of the data, which alone compare",
   )
   every = dict.fromkeys(name for row in rows for name in row["metrics"])
-  metrics = _SHOWN.get(first["protocol"], every)
-  lines = []
+  usual = [name for name in every if not _RARE.search(name)]
+  metrics = [*columns] or [*_SHOWN.get(first["protocol"], usual)]
+  for name in metrics:
+    hint = did_you_mean(name, every)
+    require(name in every, "--columns", repr(name), f"a metric of the rows. {hint}")
+  lines: list[tuple[tuple[str, ...], Summary]] = []
   for name, summary in _summaries(_by_name(rows)):
     selection, calibration = summary.row["selection"], summary.row["calibration"]
     seeds = summary.seeds
@@ -142,17 +189,33 @@ def _block(rows: Sequence[Row]) -> Block:
     if calibration != "none" and len(summary.gammas) == 1:
       calibration += f" ({summary.gammas[0]:.3g})"
     cells = map(summary.cell, metrics)
-    lines.append((name, selection, calibration, str(len(seeds)), *cells))
-  lines.sort(key=lambda line: SELECTIONS.index(line[1]))
+    line = (name, selection, calibration, str(len(seeds)), *cells)
+    lines.append((line, summary))
+  lines.sort(key=lambda line: SELECTIONS.index(line[0][1]))
   title = f"{first['dataset']}: {data_of(first)}, protocol {first['protocol']}"
   notes = ["percent; mean (standard deviation) over seeds"]
-  if any(line[1] == "test_oracle" for line in lines):
+  if any(line[1] == "test_oracle" for line, _ in lines):
     notes.append(
       "test_oracle: the number of steps and gamma that are best on the test images; "
       "not a result, but what many published tables show"
     )
   header = ("system", "selection", "calibration", "seeds", *map(column_name, metrics))
-  return Block(title, header, tuple(lines), tuple(notes))
+  best = _best([summary for _, summary in lines], metrics)
+  texts = tuple(line for line, _ in lines)
+  return Block(title, header, texts, tuple(notes), frozenset(best))
+
+
+def _best(
+  summaries: Sequence[Summary], metrics: Sequence[str]
+) -> Iterator[tuple[int, int]]:
+  """Places of the best line of each metric, see ``Block.best``."""
+  results = [i for i, s in enumerate(summaries) if s.row["selection"] != SELECTIONS[-1]]
+  for column, metric in enumerate(metrics, _WORDS + 1):
+    means = {i: summaries[i].mean.get(metric, math.nan) for i in results}
+    if len(means) > 1 and all(map(math.isfinite, means.values())):
+      highest = max(means.values())
+      if any(mean < highest for mean in means.values()):
+        yield from ((i, column) for i, mean in means.items() if mean == highest)
 
 
 def _summaries(named: dict[str, list[Row]]) -> Iterator[tuple[str, Summary]]:
@@ -178,7 +241,7 @@ def _by_name(rows: Sequence[Row]) -> dict[str, list[Row]]:
   for setting, group in zip(settings, groups.values(), strict=True):
     system = setting["system.name"]
     others = [other for other in settings if other["system.name"] == system]
-    parts = [system]
+    parts = [_TITLES.get(system, system.replace("_", " "))]
     for field, value in sorted(setting.items()):
       if value is not None and any(other.get(field) != value for other in others):
         name = field.removeprefix("system.").removeprefix("data.")
@@ -215,29 +278,28 @@ def _circumstances(row: Row) -> str:
 
 
 def _published_blocks(dataset: str, results: Sequence[Row]) -> Iterator[Block]:
-  """Published numbers of a dataset, a block for each features, classes and split."""
-  groups: dict[tuple, list[dict[str, Any]]] = {}
-  for entry in read_published():
-    if entry["dataset"] == dataset:
-      what = entry["features"], entry["class_embedding"], entry["split"]
-      groups.setdefault(what, []).append(entry)
-  ours = {(row["features"], row["class_embedding"]) for row in results}
-  for (features, class_embedding, split), entries in groups.items():
-    stored = entries[0].get("stored_as"), class_embedding
-    same = stored in ours and split == "xlsa17"
+  """Published numbers of a dataset, a block for each features, classes and images."""
+  groups: dict[tuple, list[Published]] = {}
+  for entry in map(read_published, names()):
+    if entry.dataset == dataset:
+      data = entry.features, entry.class_embedding, entry.split, entry.population
+      groups.setdefault(data, []).append(entry)
+  for (features, class_embedding, split, population), entries in groups.items():
+    same = any(entries[0].of_same_data(row) for row in results)
+    images = f", images of {population}" if population else ""
     relation = "the same features" if same else "other features: not to be compared"
-    names = dict.fromkeys(name for entry in entries for name in entry["metrics"])
+    columns = dict.fromkeys(name for entry in entries for name in entry.metrics)
     lines = []
     for entry in entries:
-      values = (entry["metrics"].get(name) for name in names)
+      values = (entry.metrics.get(name) for name in columns)
       cells = ("-" if value is None else f"{value:.1f}" for value in values)
-      lines.append((entry["method"], entry["selection"], entry["status"], *cells))
-    notes = [f"{entry['method']}: {entry['source']}" for entry in entries]
-    notes += [f"{e['method']}: {e['note']}" for e in entries if e.get("note")]
+      lines.append((entry.method, entry.selection, entry.status, *cells))
+    notes = [f"{entry.method}: {entry.source}" for entry in entries]
+    notes += [f"{entry.method}: {entry.note}" for entry in entries if entry.note]
     yield Block(
       f"{dataset}, published: {features} features, classes by {class_embedding}, split "
-      f"{split}; {relation}",
-      ("published", "selected on", "status", *map(column_name, names)),
+      f"{split}{images}; {relation}",
+      ("published", "selected on", "status", *map(column_name, columns)),
       tuple(lines),
       tuple(dict.fromkeys(notes)),
     )
@@ -249,16 +311,67 @@ _IN_LATEX = str.maketrans(
 )
 
 
-def _terminal(block: Block) -> str:
-  """A block as aligned columns."""
-  table = aligned([block.header, *block.lines], left=_WORDS)
-  return "\n".join([block.title, "", table, "", *block.notes, ""])
+def _without_common(block: Block) -> tuple[Block, int]:
+  """The block with what all its lines share in its title; its columns of words left."""
+  shared = [
+    i
+    for i, head in enumerate(block.header)
+    if head in _SHARED and len({line[i] for line in block.lines}) == 1
+  ]
+  if not block.lines or not shared:
+    return block, _WORDS
+  above = ", ".join(f"{block.header[i]} {block.lines[0][i]}" for i in shared)
+  keep = [i for i in range(len(block.header)) if i not in shared]
+  return Block(
+    f"{block.title}, {above}",
+    tuple(block.header[i] for i in keep),
+    tuple(tuple(line[i] for i in keep) for line in block.lines),
+    block.notes,
+    frozenset((line, keep.index(i)) for line, i in block.best),
+  ), _WORDS - sum(i < _WORDS for i in shared)
+
+
+def _terminal(block: Block, width: int | None) -> str:
+  """A block as aligned columns, of which some are left out where they do not fit."""
+  block, words = _without_common(block)
+  lines, notes = [block.header, *block.lines], [*block.notes]
+  room = width or sys.maxsize
+
+  def table():
+    return aligned(lines, left=words)
+
+  def too_wide():
+    return max(map(len, table().splitlines())) > room
+
+  if too_wide() and any(" (" in cell for line in lines for cell in line[words:]):
+    lines = [(*x[:words], *(re.sub(r" \(.*", "", c) for c in x[words:])) for x in lines]
+    notes.append("deviations need a wider terminal")
+  for most in range(24, 11, -1):
+    if too_wide():
+      cut = ((c if len(c) <= most else f"{c[: most - 1]}…" for c in x) for x in lines)
+      lines = [
+        (*x[:words], *old[words:])
+        for x, old in zip(map(tuple, cut), lines, strict=True)
+      ]
+  left_out: list[str] = []
+  while too_wide() and len(lines[0]) > words + 1:
+    left_out.insert(0, lines[0][-1])
+    lines = [line[:-1] for line in lines]
+  if left_out:
+    notes.append(f"no room for {', '.join(left_out)}: --columns chooses")
+  texts = (textwrap.fill(text, min(room, 100)) for text in (block.title, *notes))
+  title, *below = texts
+  return "\n".join([title, "", table(), "", *below, ""])
 
 
 def _markdown(block: Block) -> str:
   """A block as a Markdown table."""
   rule = ["---"] * _WORDS + ["---:"] * (len(block.header) - _WORDS)
-  rows = [block.header, rule, *block.lines]
+  lines = [
+    tuple(f"**{c}**" if (i, j) in block.best else c for j, c in enumerate(line))
+    for i, line in enumerate(block.lines)
+  ]
+  rows = [block.header, rule, *lines]
   cells = ([text.replace("|", r"\|") for text in row] for row in rows)
   table = ["| " + " | ".join(row) + " |" for row in cells]
   notes = [f"- {note}" for note in block.notes]
@@ -267,12 +380,19 @@ def _markdown(block: Block) -> str:
 
 def _latex(block: Block) -> str:
   """A block as a LaTeX table, its notes in the caption."""
-  columns = "l" * _WORDS + "r" * (len(block.header) - _WORDS)
+  block, words = _without_common(block)
+  columns = "l" * words + "r" * (len(block.header) - words)
   header, *rows = (
-    " & ".join(map(_escaped, line)) + r" \\" for line in (block.header, *block.lines)
+    " & ".join(
+      rf"\textbf{{{_escaped(cell)}}}" if (i, j) in block.best else _escaped(cell)
+      for j, cell in enumerate(line)
+    )
+    + r" \\"
+    for i, line in enumerate((block.header, *block.lines), -1)
   )
   caption = ". ".join(map(_escaped, (block.title, *block.notes)))
-  begin = [r"\begin{table}", r"\centering", rf"\caption{{{caption}.}}"]
+  begin = [r"\begin{table}", r"\centering", r"\footnotesize", _NARROW]
+  begin.append(rf"\caption{{{caption}.}}")
   begin += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", header, r"\midrule"]
   end = [r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
   return "\n".join([*begin, *rows, *end])

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import pathlib
-import zipfile
 
 import numpy as np
 
 from zsljax.data import StoredDataset
-from zsljax.errors import ZsljaxError
+from zsljax.errors import ZsljaxError, line_of, require
 from zsljax.evaluation.bootstrap import (
   DRAWS,
   Hits,
@@ -49,10 +48,17 @@ def read_hits(folder: pathlib.Path) -> Hits | None:
     try:
       with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         runs.append({name: arrays[name] for name in Hits.__dataclass_fields__})
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+      sizes = {name: (a.dtype.str, a.shape) for name, a in runs[-1].items()}
+      first = {name: (a.dtype.str, a.shape) for name, a in runs[0].items()}
+      require(
+        sizes == first, str(path), f"shapes {sizes}", f"{first} as of other seeds"
+      )
+    except ZsljaxError:
+      raise
+    except Exception as error:  # NumPy, zip and zlib have each their own.
       raise ZsljaxError(
-        f"{path}: not readable ({error}), expected what a sweep writes: delete the "
-        "sweep's folder and sweep again"
+        f"{path}: not readable ({line_of(error)}), expected what a sweep writes: "
+        "delete the sweep's folder and sweep again"
       ) from error
   if not runs:
     return None

@@ -1,6 +1,7 @@
 """Configs as a user calls them, with errors a user can read."""
 
 from collections.abc import Mapping, Sequence
+import difflib
 import pathlib
 import re
 import sys
@@ -13,6 +14,8 @@ from zsljax.errors import ZsljaxError, did_you_mean
 
 _SHIPPED = pathlib.Path(__file__).parents[1] / "configs"
 _NO_CONFIGS = ("__init__", "base")
+# A field that a config's file sets, in the function's own indentation.
+_ASSIGNED = re.compile(r"  config\.([\w.]+) = ")
 
 
 def read_config(argument: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -33,6 +36,17 @@ def read_config(argument: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     if override.startswith("--"):
       _check_flag(override, config)
   return _parse(flag, *overrides) if overrides else config
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Nested fields by their dotted names."""
+  fields = {}
+  for key, value in tree.items():
+    if isinstance(value, Mapping):
+      fields |= flat(value, f"{prefix}{key}.")
+    else:
+      fields[prefix + key] = value
+  return fields
 
 
 def _parse(*arguments: str) -> dict[str, Any]:
@@ -59,7 +73,7 @@ def _check_flag(flag: str, config: Mapping[str, Any]) -> None:
     if not isinstance(section, Mapping):
       return  # The parser says why a value has no fields.
     if part not in section:
-      hint = did_you_mean(part, section)
+      hint = _nested(part, section, config) or did_you_mean(part, section)
       if part == parts[0]:
         hint = (
           "Fields are set by --config.FIELD=VALUE, those of the system by "
@@ -67,6 +81,52 @@ def _check_flag(flag: str, config: Mapping[str, Any]) -> None:
         )
       raise ZsljaxError(f"command line: unknown flag {name}. {hint}")
     section = section[part]
+
+
+def _nested(part: str, section: Mapping, config: Mapping) -> str:
+  """A hint at fields of other sections that have nearly this name; else empty."""
+  if difflib.get_close_matches(part, section):
+    return ""
+  named: dict[str, list[str]] = {}
+  for field in flat({"config": config}):
+    named.setdefault(field.rpartition(".")[2], []).append(field)
+  close = difflib.get_close_matches(part, named, 1)
+  return f"Did you mean {' or '.join(named[close[0]])}?" if close else ""
+
+
+def config_names() -> list[str]:
+  """Names of the configs that come with zsljax."""
+  return sorted(p.stem for p in _SHIPPED.glob("*.py") if p.stem not in _NO_CONFIGS)
+
+
+def explained_fields(argument: str) -> dict[str, str]:
+  """Comments that stand above the fields of a config in its files, by field.
+
+  Fields of one section that follow one another share the comment above them. A config's
+  own comment follows that of ``base.py``.
+
+  Args:
+    argument: see ``read_config``.
+  """
+  found: dict[str, str] = {}
+  for path in (_SHIPPED / "base.py", _config_file(argument.partition(":")[0])):
+    comment: list[str] = []
+    above = section = ""
+    for line in path.read_text().splitlines():
+      match = _ASSIGNED.match(line)
+      if line.startswith("  #"):
+        comment.append(line.strip("# "))
+        continue
+      if match:
+        name, own = match[1], " ".join(comment)
+        if not own and section and section == name.rpartition(".")[0]:
+          own = above
+        found[name] = f"{found.get(name, '')} {own}".strip()
+        above, section = own, name.rpartition(".")[0]
+      elif not line.strip():
+        above = section = ""
+      comment = []
+  return found
 
 
 def _config_file(name: str) -> pathlib.Path:
@@ -81,10 +141,9 @@ def _config_file(name: str) -> pathlib.Path:
     return path
   path = _SHIPPED / f"{name}.py"
   if not path.is_file() or name in _NO_CONFIGS:
-    there = [p.stem for p in _SHIPPED.glob("*.py") if p.stem not in _NO_CONFIGS]
     raise ZsljaxError(
       f"--config: no config {name!r}, expected a file or one of those that come with "
-      f"zsljax. {did_you_mean(name, there)}"
+      f"zsljax. {did_you_mean(name, config_names())}"
     )
   return path
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 import hashlib
 import pathlib
 import textwrap
+from typing import Any
 
 import numpy as np
 
 from zsljax import evaluation
 from zsljax.data.pipeline import pad
+from zsljax.data.store import StoredDataset, all_below
 from zsljax.devices.precision import computed_in
 from zsljax.errors import ZsljaxError, did_you_mean, require
 from zsljax.evaluation import Calibration, Evaluator, Report
@@ -21,9 +24,15 @@ from zsljax.evaluation.embeddings import (
   pair_verification,
   read_pairs,
 )
-from zsljax.evaluation.multilabel import PUBLISHED_DENSITY
+from zsljax.evaluation.multilabel import POPULATIONS
 from zsljax.evaluation.protocols import EMBEDDINGS, PAIRS, RETRIEVAL, XIAN
+from zsljax.evaluation.temperature import (
+  ScoredImages,
+  best_temperature_share,
+  probabilities,
+)
 from zsljax.models import MULTI_LABEL, build_system
+from zsljax.reporting.class_accuracy import write_class_accuracy
 from zsljax.reporting.curves import write_columns, write_curve
 from zsljax.reporting.rows import (
   Row,
@@ -50,6 +59,7 @@ def evaluate(
   pairs: pathlib.Path | None = None,
   calibration: str | None = None,
   test_oracle: bool = False,
+  on: pathlib.Path | None = None,
 ) -> list[Row]:
   """Rows for the latest checkpoint, also added to ``workdir/results.jsonl``.
 
@@ -68,11 +78,14 @@ def evaluate(
     calibration: the kind that gamma belongs to; None takes the config's
       ``evaluation.calibration``.
     test_oracle: also report with the gamma that is best on the test images.
+    on: folder of another stored dataset, whose test images are scored among its own
+      classes; see ``Experiment.on``.
 
   Raises:
     ZsljaxError: there is no run or checkpoint, or an argument does not fit it.
   """
   run = Experiment.of_run(workdir, data_dir)
+  read_rows(workdir)  # Rows that cannot be added to are refused before the work.
   on_test = split == "test"
   require(
     on_test or run.config["data"]["train_split"] == "train",
@@ -97,6 +110,9 @@ def evaluate(
     ("test_oracle", test_oracle or None, on_test, "none with --split=val"),
     ("gamma_from", gamma_from, on_test, "none with --split=val, which chooses gamma"),
     ("top_k", top_k, several, "a run on images with several labels"),
+    ("on", on, on_test, "none with --split=val"),
+    ("on", on, gamma_from is None, "none with --gamma_from, chosen on other images"),
+    ("on", on, pairs is None, "none with --pairs"),
     ("pairs", pairs, protocol == EMBEDDINGS, f"no pairs with --protocol={protocol}"),
   ):
     require(value is None or fits, f"--{flag}", value, expected)
@@ -107,12 +123,14 @@ def evaluate(
   if single_label and gamma is None and gamma_from is None and on_test:
     gamma, origin = run.config["evaluation"]["gamma"], "config.evaluation.gamma"
   wanted = [] if gamma is None else [(Calibration(kind, gamma), None, origin)]
-  share = origin_of_share = None
+  share = temperature_share = origin_of_share = None
   if gamma_from is not None:
-    share, origin_of_share = chosen_share(gamma_from, run, kind)
-  scored = _Scored(evaluator, workdir, run, split)
+    share, temperature_share, origin_of_share = chosen_share(gamma_from, run, kind)
+  elsewhere = run if on is None else run.on(_stored(on))
+  scored = _Scored(evaluator, workdir, run, split, elsewhere)
   report = scored.report(Calibration(kind))
   rows = [scored.row(report)]
+  chosen = report
   if report.curve is not None and report.calibrated is not None:
     if share is not None or not on_test:
       margin = scored.mean_margin(kind)
@@ -121,13 +139,22 @@ def evaluate(
         origin_of_share = "highest H on val"
       chosen = report.calibrated(of_share(share, margin, kind))
       origin = f"{share:g} of the mean training margin, {origin_of_share}"
-      rows.append(scored.row(chosen, "val_selected", gamma_from=origin, share=share))
+      images = scored.images(chosen.calibration, margin)
+      if not on_test:
+        temperature_share = best_temperature_share([images])
+      of_row: dict[str, Any] = {"share": share, "temperature_share": temperature_share}
+      if temperature_share is not None:
+        of_row["probabilities"] = probabilities(images, temperature_share)
+      rows.append(scored.row(chosen, "val_selected", gamma_from=origin, **of_row))
     if test_oracle:
       wanted.append((report.curve.best(), "test_oracle", "highest H on test"))
     for given, selection, origin in wanted:
-      rows.append(scored.row(report.calibrated(given), selection, gamma_from=origin))
+      chosen = report.calibrated(given)
+      rows.append(scored.row(chosen, selection, gamma_from=origin))
+  if report.curve is not None and on is None:
     write_curve(workdir, split, report.curve, rows)
-  if report.roc is not None:
+    write_classes(workdir, split, run, scored.names, [report, chosen])
+  if report.roc is not None and on is None:
     write_columns(workdir / f"roc_{split}.csv", report.roc)
   if pairs is not None:
     rows.append(_pair_row(scored, pairs))
@@ -135,20 +162,49 @@ def evaluate(
   return rows
 
 
+def _stored(folder: pathlib.Path) -> StoredDataset:
+  """The only dataset that is stored in a folder or below."""
+  found = all_below(folder)
+  names = ", ".join(str(dataset.folder) for dataset in found)
+  require(len(found) == 1, f"--on={folder}", f"{len(found)} datasets ({names})", "one")
+  return found[0]
+
+
+def write_classes(
+  workdir: pathlib.Path,
+  split: str,
+  run: Experiment,
+  names: Sequence[str],
+  reports: Sequence[Report],
+) -> None:
+  """Writes the accuracy of each class of one run, by the calibration of its reports."""
+  hits = {report.calibration.text: report.hits for report in reports}
+  name, data = run.system.name, run.dataset.metadata["name"]
+  title = f"{name} on {data}, seed {run.config['seed']}, {split} images"
+  write_class_accuracy(workdir, split, hits, names, title)
+
+
 class _Scored:
   """Outputs of a run's latest checkpoint for all N images of a split.
 
   Attributes:
     selection: ``val_selected`` where a sweep chose settings and step, else ``last``.
+    seen: which classes are, ``[C]`` bool; ``names`` are their names.
     labels: of the images, as the evaluator takes them.
     source_rows: of the images in the imported features, ``[N]``.
   """
 
   def __init__(
-    self, evaluator: Evaluator, workdir: pathlib.Path, run: Experiment, split: str
+    self,
+    evaluator: Evaluator,
+    workdir: pathlib.Path,
+    run: Experiment,
+    split: str,
+    elsewhere: Experiment | None = None,
   ):
-    """Restores the checkpoint and scores the images."""
-    self.evaluator, self.run, self.split = evaluator, run, split
+    """Restores the checkpoint of ``run`` and scores the images, its own or others."""
+    self.evaluator, self.split, self.trained = evaluator, split, run
+    self.run = elsewhere or run
     checkpoints = Checkpoints(workdir, run.identity())
     self.step = checkpoints.latest_step()
     self._params = checkpoints.restore_params(run.param_shapes(), self.step)
@@ -157,13 +213,15 @@ class _Scored:
     self.selection = (
       "val_selected" if chosen and chosen["step"] >= self.step else "last"
     )
-    classes, splits, batches = run.images(split)
-    self.seen = np.asarray(classes.seen)
+    classes, splits, batches = self.run.images(split)
+    self.seen, self.names = np.asarray(classes.seen), classes.names
+    if chosen and self.selection == "val_selected":
+      self.evaluator = evaluation.with_thresholds(evaluator, chosen, classes)
     with computed_in(run.config["matmul_precision"]):
       outputs, labels = evaluation.streamed_outputs(
         evaluator, run.system, self._params, classes, batches, run.mesh
       )
-    source = run.dataset.source_rows(splits)
+    source = self.run.dataset.source_rows(splits)
     if evaluator.protocol == RETRIEVAL:
       order = np.argsort(source)
       outputs, labels, source = outputs[order], labels[order], source[order]
@@ -172,6 +230,19 @@ class _Scored:
   def report(self, calibration: Calibration) -> Report:
     """Metrics of all images."""
     return self.evaluator.report(self.outputs, self.labels, self.seen, calibration)
+
+  def images(self, calibration: Calibration, margin: float) -> ScoredImages:
+    """All scores of the images; ``margin`` is ``mean_margin`` of the same kind."""
+    classes, _, batches = self.run.images(self.split)
+    evaluator = evaluation.make_evaluator(RETRIEVAL)
+    with computed_in(self.run.config["matmul_precision"]):
+      scores, labels = evaluation.streamed_outputs(
+        evaluator, self.run.system, self._params, classes, batches, self.run.mesh
+      )
+    if calibration.kind != "additive":
+      margin = self.mean_margin("additive")
+    lowered = np.asarray(calibration.lowered(scores, self.seen))
+    return ScoredImages(lowered, labels, margin)
 
   def mean_margin(self, kind: str) -> float:
     """The mean margin of the run's training images, see ``Decisions.mean_margin``."""
@@ -200,6 +271,9 @@ class _Scored:
     **described,
   ) -> Row:
     """A result row, see ``Experiment.row``."""
+    if self.run is not self.trained:
+      meta = self.trained.dataset.metadata
+      described["trained_on"] = {k: meta[k] for k in ("name", "fingerprint")}
     protocol = rows_protocol(protocol or self.evaluator.protocol, self.split)
     selection = selection or self.selection
     return self.run.row(
@@ -240,8 +314,10 @@ def _pair_row(scored: _Scored, path: pathlib.Path) -> Row:
 
 def chosen_share(
   workdir: pathlib.Path, run: Experiment, kind: str
-) -> tuple[float, str]:
-  """The share of a margin that ``--split=val`` has chosen in ``workdir``, and where.
+) -> tuple[float, float | None, str]:
+  """Shares of a margin that ``--split=val`` has chosen in ``workdir``, and where.
+
+  The first is gamma's, the second the temperature's (None in rows of before).
 
   Raises:
     ZsljaxError: it has not, or for another system or other data.
@@ -274,7 +350,7 @@ def chosen_share(
   origin = (
     f"highest H on val of seed {row['seed']}, step {row['step']} in {workdir.name}"
   )
-  return of_row["share"], origin
+  return of_row["share"], of_row.get("temperature_share"), origin
 
 
 def _described(provenance: dict) -> str:
@@ -290,17 +366,21 @@ def _described(provenance: dict) -> str:
 
 
 def _densities(row: Row) -> str:
-  """A line that compares a multi-label row's labels with those of published tables."""
-  published = PUBLISHED_DENSITY.get(row["dataset"])
+  """Lines that compare a multi-label row's labels with those of published tables."""
   density = "density: labels to an image, K * P / R at every K; -: fewer than K labels"
-  if published is None:
+  counted = row["conditions"].get("population")
+  if counted is None:
     return density
-  here = {setting: row["conditions"][setting]["density"] for setting in published}
-  same = all(abs(here[s] / published[s] - 1) < 0.005 for s in published)
-  numbers = ", ".join(f"{s} {value:.3f}" for s, value in published.items())
-  return f"{density}; on the lists of published tables {numbers}: " + (
-    "the same here" if same else "these are other images or labels, do not compare"
+  if counted in POPULATIONS[row["dataset"]]:
+    return f"{density}\npopulation: {counted}"
+  known = "; ".join(
+    f"{name}, {', '.join(f'{s} {value:g}' for s, value in densities.items())}"
+    for name, densities in POPULATIONS[row["dataset"]].items()
   )
+  told = (
+    f"population: {counted}; do not compare with tables, whose densities are {known}"
+  )
+  return f"{density}\n{textwrap.fill(told, 88)}"
 
 
 def described(rows: list[Row], split: str) -> str:
@@ -315,6 +395,13 @@ def described(rows: list[Row], split: str) -> str:
     f"{'mean per-class accuracy ' if per_class else ''}in percent on {split} "
     f"images\n\n{terminal_table(rows)}\n"
   )
+  for one in rows:
+    if chances := one["provenance"].get("probabilities"):
+      lines += (
+        f"\nprobabilities ({one['selection']}): expected calibration error "
+        f"{chances['ece_before']:.1f} %, {chances['ece']:.1f} % with temperature "
+        f"{chances['temperature']:.3g}\n"
+      )
   if "conditions" in row:
     lines += f"\n{_densities(row)}\n"
   if row["protocol"].startswith(RETRIEVAL):

@@ -14,7 +14,8 @@ from zsljax import evaluation, training
 from zsljax.classes import ClassSpace
 from zsljax.devices.mesh import replicated
 from zsljax.evaluation import Calibration, Evaluator, Report
-from zsljax.evaluation.protocols import selection_metric
+from zsljax.evaluation.protocols import RETRIEVAL, selection_metric
+from zsljax.evaluation.temperature import ScoredImages
 from zsljax.models import System
 from zsljax.runs.experiment import Experiment
 
@@ -101,7 +102,21 @@ class EvaluationSet:
     seen = np.asarray(self.classes.seen)
     return self.evaluator.report(outputs, self.labels, seen, self.calibration)
 
-  def mean_margin(self, outputs: Any) -> float:
-    """The mean margin of the images, see ``Decisions.mean_margin``."""
+  def mean_margin(self, outputs: Any, kind: str | None = None) -> float:
+    """The mean margin of the images, see ``Decisions.mean_margin``.
+
+    ``kind`` is that of the config's calibration when None.
+    """
     outputs = jax.tree.map(lambda x: x[self.mask], outputs)
-    return outputs.mean_margin(self.calibration.kind)
+    return outputs.mean_margin(kind or self.calibration.kind)
+
+  def of_scores(self) -> EvaluationSet:
+    """The same images, whose outputs are all scores."""
+    return dataclasses.replace(self, evaluator=evaluation.make_evaluator(RETRIEVAL))
+
+  def scored(
+    self, scores: np.ndarray, calibration: Calibration, mean_margin: float
+  ) -> ScoredImages:
+    """The scores of a run, outputs of ``of_scores``, to be made probabilities."""
+    lowered = calibration.lowered(scores[self.mask], np.asarray(self.classes.seen))
+    return ScoredImages(np.asarray(lowered), self.labels, mean_margin)

@@ -9,20 +9,23 @@ import pathlib
 from typing import Any
 
 import jax
+import numpy as np
 
 from zsljax.classes import ClassSpace
 from zsljax.data import StoredDataset, TrainingData, evaluation_batches, open_dataset
 from zsljax.data.pipeline import Columns, load
 from zsljax.data.placement import CACHE_LIMIT, available_memory
+from zsljax.data.store import variants
 from zsljax.devices.mesh import free_memory, make_mesh, over_classes
 from zsljax.devices.precision import nearest
 from zsljax.errors import in_bytes, require
 from zsljax.evaluation import Calibration, Report
 from zsljax.io.versions import library_versions
-from zsljax.models import MULTI_LABEL, Spec, System, build_system
-from zsljax.models.system import check_shapes
+from zsljax.models import MULTI_LABEL, AttendsToRegions, Spec, System, build_system
+from zsljax.models.system import check_shapes, outside_module
 from zsljax.reporting.rows import Row, make_row
-from zsljax.runs.workdir import flat, read_manifest, run_identity
+from zsljax.runs.config import flat
+from zsljax.runs.workdir import read_manifest, run_identity
 from zsljax.training import DeviceImages, check_divides
 from zsljax.training.checkpoints import abstract
 
@@ -116,7 +119,8 @@ class Experiment:
       config["batch_size"],
       f"0: {system.name} is solved from all training images at once",
     )
-    dataset = open_dataset(config["data"])
+    axes = 2 if isinstance(system, AttendsToRegions) else 1
+    dataset = open_dataset(config["data"], axes)
     check_labels(system, dataset)
     channels = config["data"]["num_channels"]
     require(
@@ -132,7 +136,7 @@ class Experiment:
       "preset": config["system"].get("preset", "paper"),
       **dataclasses.asdict(system),
     }
-    if module := config["system"].get("module"):
+    if module := config["system"].get("module") or outside_module(system):
       check_shapes(system, spec_of(dataset.feature_shape, dataset.classes), classes)
       resolved["module"] = module
     data = {**config["data"], "features": dataset.variant}
@@ -173,6 +177,40 @@ class Experiment:
       f"{manifest['dataset']['fingerprint'][:12]}, the data of the training run",
     )
     return dataclasses.replace(run, trained_in=manifest["products"])
+
+  def on(self, other: StoredDataset) -> Experiment:
+    """The same run with the images and classes of another dataset, for evaluation.
+
+    Classes with the name of one that was trained on are seen, all others unseen.
+
+    Raises:
+      ZsljaxError: its features or descriptions have other sizes, its images another
+        number of labels, or all of its classes are of one kind.
+    """
+    check_labels(self.system, other)
+    where = str(other.folder)
+    spec = spec_of(other.feature_shape, other.classes)
+    for field in ("feature_shape", "num_attributes"):
+      found, own = getattr(spec, field), getattr(self.spec, field)
+      require(found == own, f"{where}: {field}", found, f"{own}, as in training")
+    known = self.dataset.classes
+    trained = known.subset(np.asarray(known.seen)).names
+    seen = np.isin(other.classes.names, trained)
+    found = f"{seen.sum()} of {len(seen)} classes that were trained on"
+    require(0 < seen.sum() < len(seen), f"{where}: classes", found, "some, not all")
+    classes = dataclasses.replace(other.classes, seen=seen)
+    dataset = dataclasses.replace(other, classes=classes)
+    return dataclasses.replace(self, dataset=dataset)
+
+  def other_forms(self, config: Mapping[str, Any]) -> str:
+    """The stored forms of the set that ``config`` might have named instead, as text."""
+    data = config["data"]
+    if data["features"] or not data["dir"]:
+      return ""
+    root = pathlib.Path(data["dir"]).expanduser()
+    forms = [one.variant for one in variants(root, data["name"])]
+    others = [form for form in forms if form != self.dataset.variant]
+    return f" (--config.data.features may be {' or '.join(others)})" if others else ""
 
   def with_seed(self, seed: int) -> Experiment:
     """The same with another seed."""
@@ -274,7 +312,7 @@ class Experiment:
     config, meta = self.config, self.dataset.metadata
     return make_row(
       meta,
-      report,
+      report.on(meta["name"], meta["split_version"]),
       system=self.system.name,
       protocol=protocol,
       selection=selection,

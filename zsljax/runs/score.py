@@ -51,7 +51,7 @@ def score(
     rows.append(
       make_row(
         data,
-        report,
+        report.on(dataset, "given"),
         system=system,
         protocol=protocol,
         selection="last",

@@ -23,7 +23,7 @@ import numpy as np
 
 from zsljax.errors import ZsljaxError, did_you_mean, require
 from zsljax.evaluation.calibration import best_share
-from zsljax.runs.workdir import flat
+from zsljax.runs.config import flat
 
 Point = dict[str, Any]
 

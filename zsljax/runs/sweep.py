@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import itertools
-import json
 import pathlib
 import time
 from typing import Any
@@ -30,15 +29,32 @@ from zsljax import training
 from zsljax.data.folds import Fold, class_folds, official_fold
 from zsljax.devices.precision import computed_in
 from zsljax.errors import ZsljaxError, require
-from zsljax.evaluation import Report, make_evaluator
+from zsljax.evaluation import Report, make_evaluator, with_thresholds
 from zsljax.evaluation.calibration import Calibration, margin_rows, of_share
 from zsljax.evaluation.protocols import EMBEDDINGS, XIAN
+from zsljax.evaluation.temperature import (
+  ScoredImages,
+  best_temperature_share,
+  probabilities,
+)
+from zsljax.evaluation.thresholds import Thresholds, choose_thresholds
 from zsljax.io.files import append_line, locked, read_lines, write_json
+from zsljax.io.json_files import (
+  COUNT,
+  NUMBER,
+  OBJECT,
+  TEXT,
+  list_of,
+  object_of,
+  or_none,
+  read_json,
+)
 from zsljax.io.progress import step_bar
-from zsljax.models import Embeds
+from zsljax.models import MULTI_LABEL, Embeds
 from zsljax.reporting.curves import write_curve
 from zsljax.reporting.rows import CHOSEN, RULE, Row, add_rows, read_chosen, read_rows
 from zsljax.runs.comparison import save_hits
+from zsljax.runs.evaluate import write_classes
 from zsljax.runs.evaluation_set import EvaluationSet
 from zsljax.runs.experiment import Experiment
 from zsljax.runs.selection import Point, choose, grid_points, point_key, with_values
@@ -53,6 +69,10 @@ OFFICIAL = "official"
 RESELECTIONS = 5
 
 _SEARCH, _TIME = "search.jsonl", "time.json"
+_LINE = object_of(
+  point=OBJECT, fold=COUNT, seed=COUNT, step=COUNT, metric=TEXT, value=or_none(NUMBER)
+)
+_LINE["properties"]["h"] = list_of(NUMBER)
 
 
 def sweep(
@@ -102,9 +122,9 @@ def sweep(
     )
     open_workdir(workdir, recorded, whole.dataset.metadata, sweep=True)
     begin = time.perf_counter()
+    rows = read_rows(workdir)
     search = _Search(config, points, stops, workdir, folds)
     chosen = search.chosen()
-    rows = read_rows(workdir)
     found = {row["seed"] for row in rows}
     wanted = {config["seed"] + i for i in range(seeds)}
     if missing := sorted(wanted - found):
@@ -127,7 +147,9 @@ def sweep(
 def seconds_of(workdir: pathlib.Path) -> float:
   """Duration of the sweep in ``workdir``: of all its starts that came to an end."""
   path = workdir / _TIME
-  return json.loads(path.read_text())["seconds"] if path.exists() else 0.0
+  if not path.exists():
+    return 0.0
+  return read_json(path, object_of(seconds=NUMBER), "a sweep's seconds")["seconds"]
 
 
 def _stops(total: int, count: int) -> list[int]:
@@ -185,7 +207,7 @@ class _Search:
     ) as bar:
       for run, points in groups:
         self._try(run, points, bar)
-    lines = read_lines(self.workdir / _SEARCH)
+    lines = read_lines(self.workdir / _SEARCH, _LINE)
     metric, everything = lines[0]["metric"], list(range(self._count))
     try:
       chosen = choose(lines, everything)
@@ -204,8 +226,73 @@ class _Search:
       "folds": self.folds,
       "reselected": [{k: r[k] for k in ("point", "step", "share")} for r in reselected],
     }
+    chosen["temperature_share"] = self._temperature_share(chosen)
+    if groups[0][0].system.task == MULTI_LABEL:
+      chosen["thresholds"] = dataclasses.asdict(self._thresholds(chosen))
     write_json(self.workdir / CHOSEN, chosen)
     return chosen
+
+  def _temperature_share(self, chosen: Mapping[str, Any]) -> float | None:
+    """The share of a margin that is the best temperature on the folds.
+
+    None where images have several labels, or systems learn no unseen classes.
+    """
+    if chosen["share"] is None:
+      return None
+    runs, drawn, val = self._on_folds(chosen)
+    trained = _images(runs, drawn, [f.train[margin_rows(len(f.train))] for f in drawn])
+    found: list[ScoredImages] = []
+    for some, settings, state in self._again(runs, drawn, chosen, "a temperature"):
+      own, of_trained = [val[f] for f in some], [trained[f] for f in some]
+      scores = runs.outputs(settings, _shared([x.of_scores() for x in own]), state)
+      margins = _margins(runs, settings, of_trained, state)
+      additive = _margins(runs, settings, of_trained, state, "additive")
+      for images, out, margin, scale in zip(
+        own, scores, margins, additive, strict=True
+      ):
+        gamma = of_share(chosen["share"], margin, images.calibration.kind)
+        found.append(images.scored(out, gamma, scale))
+    return best_temperature_share(found)
+
+  def _thresholds(self, chosen: Mapping[str, Any]) -> Thresholds:
+    """Thresholds of labels, from the folds."""
+    runs, drawn, val = self._on_folds(chosen)
+    found = []
+    for some, settings, state in self._again(runs, drawn, chosen, "thresholds"):
+      own = [val[f] for f in some]
+      scores = runs.outputs(settings, _shared(own), state)
+      found += [
+        (out[x.mask], x.labels, x.classes.names, np.asarray(x.classes.seen))
+        for x, out in zip(own, scores, strict=True)
+      ]
+    return choose_thresholds(found)
+
+  def _on_folds(
+    self, chosen: Mapping[str, Any]
+  ) -> tuple[VmappedRuns, list[Fold], list[EvaluationSet]]:
+    """Runs of the chosen point, the folds, and their images."""
+    run = Experiment.build(with_values(self.config, chosen["point"]))
+    runs = VmappedRuns(run, self.stops[-1])
+    drawn = self._drawn(run, runs.labels)
+    return runs, drawn, _images(runs, drawn, [fold.val for fold in drawn])
+
+  def _again(
+    self,
+    runs: VmappedRuns,
+    drawn: Sequence[Fold],
+    chosen: Mapping[str, Any],
+    what: str,
+  ) -> Iterator[tuple[Sequence[int], list[RunSettings], training.TrainState]]:
+    """Trains the chosen point on the folds again: numbers of folds, runs, states."""
+    config, step = runs.run.config, chosen["step"]
+    together = config["selection"]["together"] if config["batch_size"] else 1
+    with step_bar(len(drawn) * step, f"choosing {what} on the folds") as bar:
+      for some in _pieces(range(len(drawn)), together):
+        settings = [RunSettings(self.config["seed"], fold=drawn[f]) for f in some]
+        ((_, state, _),) = runs.states(
+          settings, [step], lambda n, some=some: bar.update(n * len(some))
+        )
+        yield some, settings, state
 
   @property
   def _count(self) -> int:
@@ -237,7 +324,7 @@ class _Search:
     ]
     tried = {
       (point_key(line["point"]), line["fold"], line["seed"], line["step"])
-      for line in read_lines(self.workdir / _SEARCH)
+      for line in read_lines(self.workdir / _SEARCH, _LINE)
     }
 
     def done(point, fold, seed):
@@ -321,10 +408,11 @@ def _margins(
   settings: Sequence[RunSettings],
   images: Sequence[EvaluationSet],
   state: training.TrainState,
+  kind: str | None = None,
 ) -> list[float]:
   """The mean margin of each run on its images."""
   outputs = runs.outputs(settings, _shared(images), state)
-  return [own.mean_margin(out) for own, out in zip(images, outputs, strict=True)]
+  return [own.mean_margin(out, kind) for own, out in zip(images, outputs, strict=True)]
 
 
 class _Final:
@@ -338,15 +426,16 @@ class _Final:
     self._steps = {one["step"] for one in (chosen, *chosen["reselected"])}
     self.runs = VmappedRuns(run, stops[-1])
     self.images = EvaluationSet.placed(run, "test")
+    self.trained: EvaluationSet | None = None
+    if self.images.evaluator.protocol == XIAN:
+      places = margin_rows(len(self.runs.labels))
+      self.trained = self.runs.images(None, places, len(places))
 
   def scored(
     self, settings: Sequence[RunSettings]
   ) -> Iterator[tuple[int, training.TrainState, list[Report | None], list[float]]]:
     """Yields each stop with the states, the reports and the mean training margins."""
-    places = margin_rows(len(self.runs.labels))
-    everyone = len(settings)
-    single_label = self.images.evaluator.protocol == XIAN
-    trained = self.runs.images(None, places, len(places)) if single_label else None
+    everyone, trained = len(settings), self.trained
     with step_bar(everyone * self.stops[-1], f"training {everyone} runs") as bar:
       for stop, state, finite in self.runs.states(
         settings, self.stops, lambda n: bar.update(n * everyone)
@@ -428,7 +517,9 @@ def _test(
   of_stop: dict[int, list[Report]] = {}
   of_first: dict[int, tuple[Report, float]] = {}
   embeddings: list[Report] = []
+  at_chosen: list[Report] = []
   gammas: list[Calibration | None] = [None] * len(seeds)
+  chances: list[dict[str, float]] = [{}] * len(seeds)
   for stop, state, reports, margins in final.scored(settings):
     if None in reports:
       raise ZsljaxError(
@@ -440,7 +531,14 @@ def _test(
       if images.evaluator.protocol == XIAN:
         kind = images.calibration.kind
         gammas = [of_share(chosen["share"], margin, kind) for margin in margins]
-      _save(run, seeds, state, gammas, chosen, workdir)
+        chances = _chances(final, settings, state, gammas, chosen)
+      _save(run, seeds, state, gammas, chances, chosen, workdir)
+      if "thresholds" in chosen:
+        evaluator = with_thresholds(images.evaluator, chosen, images.classes)
+        own_images = dataclasses.replace(images, evaluator=evaluator)
+        finite, everyone = np.ones(len(seeds), bool), [own_images] * len(seeds)
+        reports = _reports(final.runs, settings, everyone, state, finite)
+      at_chosen = reports
       if images.evaluator.protocol == XIAN and isinstance(run.system, Embeds):
         outputs = final.runs.outputs(settings, [embedded], state)
         embeddings = [embedded.report(out) for out in outputs]
@@ -455,7 +553,7 @@ def _test(
       step = chosen["step"]
       rows.append(make_row(one, embedded, embeddings[i], step, "val_selected"))
     at, last = chosen["step"], max(own)
-    plain = make_row(one, images, own[at], at, "val_selected")
+    plain = make_row(one, images, at_chosen[i], at, "val_selected")
     rows.append(plain)
     rows.append(make_row(one, images, own[last], last, "last"))
     calibration, calibrated = gammas[i], own[at].calibrated
@@ -465,16 +563,41 @@ def _test(
       continue
     report = calibrated(calibration)
     origin = f"{chosen['share']:g} of the mean training margin, highest H on folds"
-    lowered = make_row(one, images, report, at, "val_selected", origin)
+    lowered = make_row(
+      one, images, report, at, "val_selected", origin, chances=chances[i]
+    )
     rows.append(lowered)
     save_hits(workdir / f"seed_{seed}", run.dataset, report.hits)
     oracles = {n: _at_its_best(report) for n, report in own.items()}
     best = max(oracles, key=lambda n: oracles[n].metrics["h"])
     origin = "highest H on test"
     rows.append(make_row(one, images, oracles[best], best, "test_oracle", origin))
-    write_curve(workdir / f"seed_{seed}", "test", own[at].curve, [plain, lowered])
+    folder, names = workdir / f"seed_{seed}", images.classes.names
+    write_curve(folder, "test", own[at].curve, [plain, lowered])
+    write_classes(folder, "test", one, names, [own[at], report])
   add_rows(workdir, rows)
   return spread
+
+
+def _chances(
+  final: _Final,
+  settings: Sequence[RunSettings],
+  state: training.TrainState,
+  gammas: Sequence[Calibration],
+  chosen: Mapping[str, Any],
+) -> list[dict[str, float]]:
+  """The temperature of each run, and its calibration error on the test images."""
+  share = chosen.get("temperature_share")
+  if share is None:
+    return [{}] * len(settings)
+  images = final.images
+  scores = final.runs.outputs(settings, [images.of_scores()], state)
+  trained = [final.trained] * len(settings)
+  margins = _margins(final.runs, settings, trained, state, "additive")
+  return [
+    probabilities(images.scored(out, gamma, margin), share)
+    for out, gamma, margin in zip(scores, gammas, margins, strict=True)
+  ]
 
 
 def _at_its_best(report: Report) -> Report:
@@ -493,6 +616,7 @@ def _row(
   *,
   chosen: Mapping[str, Any],
   spread: Mapping[str, Mapping[str, float]],
+  chances: Mapping[str, float] | None = None,
 ) -> Row:
   """A result row that also says how its settings were chosen, and how sure it is."""
   selections = None
@@ -508,6 +632,7 @@ def _row(
     gamma_from=gamma_from,
     selections=selections,
     chosen={k: chosen[k] for k in kept},
+    **({"probabilities": chances} if chances else {}),
   )
 
 
@@ -516,6 +641,7 @@ def _save(
   seeds: Sequence[int],
   state: training.TrainState,
   gammas: Sequence[Calibration | None],
+  chances: Sequence[Mapping[str, float]],
   chosen: Mapping[str, Any],
   workdir: pathlib.Path,
 ) -> None:
@@ -532,4 +658,6 @@ def _save(
     checkpoints.close()
     calibration = gammas[i]
     gamma = None if calibration is None else calibration.gamma
-    write_json(folder / CHOSEN, chosen | {"gamma": gamma})
+    temperature = chances[i].get("temperature")
+    own_choice = {"gamma": gamma, "temperature": temperature}
+    write_json(folder / CHOSEN, chosen | own_choice)

@@ -19,9 +19,10 @@ from zsljax.io.files import locked
 from zsljax.io.versions import library_versions
 from zsljax.models import MULTI_LABEL
 from zsljax.reporting.metrics_log import MetricsLog
+from zsljax.runs.config import flat
 from zsljax.runs.evaluation_set import EvaluationSet
 from zsljax.runs.experiment import Experiment
-from zsljax.runs.workdir import flat, open_workdir, read_manifest
+from zsljax.runs.workdir import open_workdir, read_manifest
 from zsljax.training.checkpoints import Checkpoints
 
 _PLACES = {
@@ -44,7 +45,7 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> training.TrainState:
   Raises:
     ZsljaxError: a field does not fit, or a process has another config; another run's
       folder; the loss is not finite.
-    Stopped: the run received SIGTERM, and is saved.
+    Stopped: the run received SIGTERM or Ctrl-C, and is saved.
   """
   own = config | {"data": config["data"] | {"dir": None}}
   distributed.require_agreement(flat({"config": own, "version": library_versions()}))
@@ -55,6 +56,8 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> training.TrainState:
     f"{every} with config.data.train_split={config['data']['train_split']}",
     "0, or train_split=train: the validation images are trained on here",
   )
+  minutes = config["checkpoint"]["every_minutes"]
+  require(minutes >= 0, "config.checkpoint.every_minutes", minutes, "0 or more")
   run = Experiment.build(config)
   data = run.training_data()
   optimizer = training.make_optimizer(
@@ -70,7 +73,7 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> training.TrainState:
       open_workdir(workdir, run.config, meta, classes)
     multihost_utils.sync_global_devices("the run's folder")
     read_manifest(workdir)  # Or the processes do not share the folder.
-    return _train(run, data, optimizer, workdir)
+    return _train(run, data, optimizer, workdir, run.other_forms(config))
 
 
 def _train(
@@ -78,13 +81,14 @@ def _train(
   data: TrainingData,
   optimizer: optax.GradientTransformationExtraArgs,
   workdir: pathlib.Path,
+  other_forms: str,
 ) -> training.TrainState:
   config, mesh = run.config, run.mesh
   meta = run.dataset.metadata
   of = "labels" if run.system.task == MULTI_LABEL else "classes"
   print_on_writer(
     f"{run.system.name} on {meta['name']} ({meta['features']}, "
-    f"{meta['class_embedding']}): {data.num_examples} images of "
+    f"{meta['class_embedding']}){other_forms}: {data.num_examples} images of "
     f"{int(run.classes.seen.sum())} {of}, "
     f"{_PLACES[data.placement].format(in_bytes(data.size_bytes))}; "
     f"{mesh.size} {jax.devices()[0].platform} device(s)"
@@ -120,6 +124,7 @@ def _train(
       # The gradient of a minibatch does not vanish at the optimum.
       tolerance=0.0 if config["batch_size"] else config["optimizer"]["tolerance"],
       watch_every=every * per_epoch,
+      save_seconds=60 * config["checkpoint"]["every_minutes"],
     ),
     checkpoints,
     lambda start: MetricsLog(workdir, start) if distributed.is_writer() else None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-import json
 import pathlib
 from typing import Any
 import warnings
@@ -14,13 +13,65 @@ from zsljax.classes import ClassSpace
 from zsljax.devices.precision import nearest
 from zsljax.errors import ZsljaxError
 from zsljax.io.files import explained, write_json
+from zsljax.io.json_files import (
+  COUNT,
+  NUMBER,
+  OBJECT,
+  TEXT,
+  check_json,
+  list_of,
+  object_of,
+  or_none,
+  read_json,
+)
 from zsljax.io.versions import library_versions
+from zsljax.runs.config import flat
 
 SCHEMA = 3
 CLASSES = "classes.npz"
 _FILE, _SWEEP_FILE = "manifest.json", "sweep.json"
-# Fields that may change between two starts: places, and evaluation on the way.
-_FREE_FIELDS = ("data.dir", "data.cache", "evaluation.every_epochs")
+_MANIFEST = object_of(
+  config=object_of(
+    system=object_of(name=TEXT),
+    optimizer=object_of(name=TEXT),
+    data=object_of(
+      name=TEXT,
+      dir=or_none(TEXT),
+      features=or_none(TEXT),
+      train_split=TEXT,
+      cache=TEXT,
+      sampling=TEXT,
+      num_channels=or_none(COUNT),
+    ),
+    evaluation=object_of(
+      every_epochs=COUNT,
+      batch_size=COUNT,
+      gamma=or_none(NUMBER),
+      calibration=TEXT,
+      top_k=list_of(COUNT),
+    ),
+    checkpoint=object_of(every_epochs=COUNT, keep=COUNT),
+    mesh=OBJECT,
+    matmul_precision=TEXT,
+    **dict.fromkeys(("seed", "epochs", "batch_size", "log_every"), COUNT),
+  ),
+  dataset=object_of(
+    name=TEXT,
+    fingerprint=TEXT,
+    feature_shape=list_of(COUNT),
+    encoder=or_none(OBJECT),
+  ),
+  versions=OBJECT,
+  products=TEXT,
+)
+_AS_WRITTEN = "a manifest as train.py writes it"
+# Fields that may change between two starts: places, and what happens on the way.
+_FREE_FIELDS = (
+  "data.dir",
+  "data.cache",
+  "evaluation.every_epochs",
+  "checkpoint.every_minutes",
+)
 # Fields that change no run, but a sweep.
 _FREE_PARTS = ("grid.", "selection.")
 
@@ -119,7 +170,7 @@ def read_manifest(workdir: pathlib.Path, sweep: bool = False) -> dict[str, Any]:
   """The manifest that ``open_workdir`` wrote: ``config``, ``dataset``, ``versions``.
 
   Raises:
-    ZsljaxError: the folder holds no run, or one of another schema.
+    ZsljaxError: the folder holds no run, one of another schema, or a damaged manifest.
   """
   path = workdir / (_SWEEP_FILE if sweep else _FILE)
   if not path.is_file():
@@ -128,24 +179,11 @@ def read_manifest(workdir: pathlib.Path, sweep: bool = False) -> dict[str, Any]:
       f"{workdir}: no {path.name}{there if (workdir / _SWEEP_FILE).exists() else ''}, "
       "expected the --workdir of a training run"
     )
-  try:
-    manifest = json.loads(path.read_text())
-  except json.JSONDecodeError as error:
-    raise ZsljaxError(f"{path}: not readable as JSON ({error})") from error
+  manifest = read_json(path, OBJECT, _AS_WRITTEN)
   if manifest.get("schema") != SCHEMA:
     raise ZsljaxError(
       f"{path}: found schema {manifest.get('schema')}, expected {SCHEMA}: another "
       "version of zsljax made the run, train it again"
     )
+  check_json(manifest, _MANIFEST, str(path), _AS_WRITTEN)
   return manifest
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  """Nested fields by their dotted names."""
-  fields = {}
-  for key, value in tree.items():
-    if isinstance(value, Mapping):
-      fields |= flat(value, f"{prefix}{key}.")
-    else:
-      fields[prefix + key] = value
-  return fields

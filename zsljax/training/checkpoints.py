@@ -11,9 +11,9 @@ from typing import Any
 import jax
 from orbax import checkpoint as ocp
 
-from zsljax.errors import ZsljaxError, require
+from zsljax.errors import ZsljaxError, line_of, require
 
-# Errors of Orbax and TensorStore when a write or a read fails.
+# Errors of Orbax and TensorStore when a write fails.
 _FAILURES = (OSError, ValueError, RuntimeError, KeyError, TypeError)
 
 
@@ -39,11 +39,13 @@ class Checkpoints:
     self.folder = workdir.absolute() / "checkpoints"
     self._run = run
     options = ocp.CheckpointManagerOptions(max_to_keep=keep)
-    self._manager = ocp.CheckpointManager(self.folder, options=options)
+    with self._reading(self.folder):
+      self._manager = ocp.CheckpointManager(self.folder, options=options)
 
   def latest_step(self) -> int | None:
     """The step of the newest complete checkpoint."""
-    return self._manager.latest_step()
+    with self._reading(self.folder):
+      return self._manager.latest_step()
 
   def save(self, step: int, params: Any, rest: Any) -> None:
     """Begins to write a checkpoint; waits for the one before.
@@ -58,7 +60,7 @@ class Checkpoints:
     )
     with self._writing():
       # Unforced, Orbax would ask JAX itself if a process is to end, by step numbers;
-      # `Sigterm` asks by numbers of calls.
+      # `StopSignals` asks by numbers of calls.
       self._manager.save(step, args=items, force=True)
 
   def wait(self) -> None:
@@ -88,12 +90,13 @@ class Checkpoints:
     return restored["params"], restored["rest"]
 
   def _restore(self, step: int | None, **items: Any) -> Any:
-    steps = sorted(self._manager.all_steps())
+    with self._reading(self.folder):
+      steps = sorted(self._manager.all_steps())
     require(len(steps) > 0, str(self.folder), "no checkpoint yet", "one")
     step = steps[-1] if step is None else step
     require(step in steps, str(self.folder), f"checkpoints {steps}", f"one of {step}")
     folder = self.folder / str(step)
-    try:
+    with self._reading(folder):
       run_item = ocp.args.Composite(run=ocp.args.JsonRestore())
       run = self._manager.restore(step, args=run_item)["run"]
       for field, expected in self._run.items():
@@ -101,13 +104,19 @@ class Checkpoints:
         require(found == expected, f"{folder}: {field}", repr(found), repr(expected))
       items = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
       return self._manager.restore(step, args=ocp.args.Composite(**items))
+
+  @contextlib.contextmanager
+  def _reading(self, folder: pathlib.Path) -> Iterator[None]:
+    """Names the checkpoint that cannot be read."""
+    try:
+      yield
     except ZsljaxError:
       raise
-    except _FAILURES as error:
+    except Exception as error:  # Orbax raises bare ones too.
       raise ZsljaxError(
         f"{folder}: cannot be read as a checkpoint of this run "
-        f"({_first_line(error)}). If the folder was damaged, remove it and the "
-        "run continues from the one before."
+        f"({type(error).__name__}: {line_of(error)}). If the folder was damaged, "
+        "remove it and the run continues from the one before."
       ) from error
 
   @contextlib.contextmanager
@@ -118,7 +127,8 @@ class Checkpoints:
     except _FAILURES as error:
       free = shutil.disk_usage(self.folder).free
       raise ZsljaxError(
-        f"{self.folder}: could not write a checkpoint ({_first_line(error)}); "
+        f"{self.folder}: could not write a checkpoint ({type(error).__name__}: "
+        f"{line_of(error)}); "
         f"{free / 2**20:.1f} MiB are free there. The checkpoints before it are "
         "whole: make room and start the same command again."
       ) from error
@@ -139,8 +149,3 @@ def abstract(tree: Any, shardings: Any) -> Any:
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
   )
-
-
-def _first_line(error: Exception) -> str:
-  text = str(error).strip().splitlines()
-  return f"{type(error).__name__}: {text[0][:300] if text else ''}"

@@ -15,9 +15,9 @@ import tqdm
 
 from zsljax.classes import ClassSpace
 from zsljax.devices.mesh import over_classes, replicated
-from zsljax.devices.processes import Sigterm, is_writer
+from zsljax.devices.processes import Alarm, StopSignals, is_writer
 from zsljax.errors import Stopped, ZsljaxError
-from zsljax.io.progress import step_bar
+from zsljax.io.progress import leave_out, step_bar
 from zsljax.reporting.metrics_log import MetricsLog
 from zsljax.training.checkpoints import Checkpoints, abstract
 from zsljax.training.inputs import DeviceInputs, HostInputs
@@ -39,6 +39,7 @@ class Schedule:
     total_steps: the last step.
     log_every: steps between lines of metrics.
     save_every: steps between checkpoints; the last step is always saved.
+    save_seconds: the most seconds between checkpoints, about; 0 is no limit.
     tolerance: ends the run early, see ``make_train_step``; 0 never does.
     watch_every: steps between evaluations, see ``PeriodicEval``; the state after
       ``total_steps`` is evaluated too.
@@ -49,6 +50,7 @@ class Schedule:
   save_every: int
   tolerance: float = 0.0
   watch_every: int = 0
+  save_seconds: float = 0.0
 
   def stop(self, step: int) -> int:
     """The first step after ``step`` that is saved or evaluated."""
@@ -122,7 +124,7 @@ def train(
   Raises:
     ZsljaxError: the loss is not finite, or a checkpoint cannot be written or
       read.
-    Stopped: a process received SIGTERM; the state was saved.
+    Stopped: a process received SIGTERM, or the only one Ctrl-C; the state was saved.
   """
   # Restore, or initialize.
   everywhere = replicated(mesh)
@@ -152,7 +154,7 @@ def train(
     state = warm(state, first, classes)
 
   # Step, and evaluate where the schedule says so, in one compiled call.
-  sigterm = Sigterm()
+  signals, alarm = StopSignals(), Alarm(schedule.save_seconds)
   bar = step_bar(schedule.total_steps, "training", start, shown=is_writer())
   steps = inputs.steps(make_train_step(system, optimizer, schedule.tolerance))
 
@@ -180,22 +182,24 @@ def train(
       bar.set_postfix_str("compiling")
       began = time.perf_counter()
       compiled[count, watched] = traced.lower(*arguments).compile()
-      bar.set_postfix_str(f"compiled in {time.perf_counter() - began:.1f} s")
+      seconds = time.perf_counter() - began
+      leave_out(bar, seconds)
+      bar.set_postfix_str(f"compiled in {seconds:.1f} s")
     return compiled[count, watched](*arguments)
 
   # Log, and checkpoint where nothing is in flight: the log must reach as far.
   def pauses(step):
-    nonlocal stopping
-    stopping = sigterm.told()
-    return stopping or schedule.tolerance > 0 or schedule.saved(step)
+    nonlocal stopping, due
+    stopping, due = signals.told(), alarm.rings() or schedule.saved(step)
+    return stopping or due or schedule.tolerance > 0
 
-  stopping = False
+  stopping = due = False
   report = _Report(schedule, log(start), bar, watch)
-  with sigterm, bar:
+  with signals, bar:
     states = advance(call, state, pieces, start, pauses, report)
     for step, state in states:
       ended = report.converged or step == schedule.total_steps
-      if (ended or stopping or schedule.saved(step)) and step != saved:
+      if (ended or stopping or due) and step != saved:
         checkpoints.save(step, state.params, without_params(state))
         saved = step
       if ended or stopping:
@@ -205,8 +209,9 @@ def train(
     report.log.close()
   if not ended:
     raise Stopped(
-      f"stopped by SIGTERM at step {step} of {schedule.total_steps}, which is saved: "
-      "start the same command again and the run continues"
+      f"stopped by {signals.received.name} at step {step} of {schedule.total_steps}, "
+      "which is saved: start the same command again and the run continues",
+      signals.received,
     )
   return state
 

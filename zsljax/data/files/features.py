@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 from collections.abc import Callable, Sequence
 import copy
-import json
 import pathlib
 import re
 from typing import Any
@@ -16,18 +15,28 @@ import numpy as np
 from zsljax.data.feature_set import Rows
 from zsljax.data.files.text import read_names
 from zsljax.errors import ZsljaxError, require
-from zsljax.io.arrays import check_array, read_arrays, readable
+from zsljax.io.arrays import (
+  LargeArray,
+  as_floats,
+  check_array,
+  read_arrays,
+  read_attribute,
+  readable,
+)
+from zsljax.io.json_files import COUNT, TEXT, object_of, parsed
 
 _ENDINGS = (".npy", ".npz", ".h5", ".hdf5")
+_ENCODER = object_of(network=TEXT, output=TEXT, size=COUNT, weights_sha256=TEXT)
+_ON_DISK = LargeArray | np.memmap
 _EXTENSION = re.compile(r"\.(bmp|gif|jpe?g|png|tiff?|webp)$", re.IGNORECASE)
 
 
 class FeatureFiles:
   """Features ``[N, D]`` or ``[N, R, D]`` in files, of which rows are read when asked.
 
-  The rows of several files follow one another. One file is open at a time, so rows are
-  best asked for in ascending order. Of an ``.npy`` nothing is held in memory, of HDF5
-  the chunks that a row is spread over, of an ``.npz`` all.
+  The rows of several files follow one another, and are best asked for in ascending
+  order. Of ``.npy`` and HDF5 nothing is held in memory, but HDF5 is copied into a
+  nameless file first; of one ``.npz`` at a time all is held.
 
   Attributes:
     paths: the files, in order.
@@ -45,13 +54,14 @@ class FeatureFiles:
     dtype: np.dtype,
     image_files: np.ndarray | None,
     encoder: dict[str, Any] | None,
+    opened: dict[int, Rows],
   ):
     """Made by ``read_features``; ``ends`` counts rows up to the end of each file."""
     self.paths, self.dtype, self.image_files = tuple(paths), dtype, image_files
     self.encoder = encoder
     self.shape = (int(ends[-1]), *width)
     self._ends, self._rows = ends, np.arange(ends[-1])
-    self._opened: tuple[int, Rows] | None = None
+    self._opened = opened  # Files that no memory is held for, and perhaps one other.
 
   @property
   def where(self) -> str:
@@ -74,8 +84,8 @@ class FeatureFiles:
       file = int(files[part[0]])
       first = rows[part[0]] - (self._ends[file - 1] if file else 0)
       with readable(self.paths[file]):
-        stored = self._stored(file)[first : first + len(part)]
-        features[part[0] : part[-1] + 1] = stored
+        stored = np.asarray(self._stored(file)[first : first + len(part)])
+        features[part[0] : part[-1] + 1] = as_floats(str(self.paths[file]), stored)
     return features
 
   def take(self, rows: np.ndarray) -> FeatureFiles:
@@ -136,10 +146,12 @@ class FeatureFiles:
     return np.array([first.get(key, -1) for key in keys], np.int64), doubled
 
   def _stored(self, file: int) -> Rows:
-    if self._opened is None or self._opened[0] != file:
-      self._opened = None  # Frees the other one first.
-      self._opened = file, _open(self.paths[file])[0]
-    return self._opened[1]
+    if file not in self._opened:
+      for other, rows in [*self._opened.items()]:
+        if not isinstance(rows, _ON_DISK):
+          del self._opened[other]
+      self._opened[file] = _open(self.paths[file])[0]
+    return self._opened[file]
 
 
 def read_features(paths: Sequence[pathlib.Path], named: bool = False) -> FeatureFiles:
@@ -155,9 +167,11 @@ def read_features(paths: Sequence[pathlib.Path], named: bool = False) -> Feature
       there (``named``), or they do not fit together.
   """
   require(len(paths) > 0, "features", "no file", "at least one")
-  shapes, dtypes, names, encoders = [], [], [], []
+  shapes, dtypes, names, encoders, opened = [], [], [], [], {}
   for path in paths:
     features, image_files, encoder = _open(path)
+    if isinstance(features, _ON_DISK):
+      opened[len(shapes)] = features
     shapes.append(features.shape)
     dtypes.append(features.dtype)
     names.append(image_files)
@@ -188,6 +202,7 @@ def read_features(paths: Sequence[pathlib.Path], named: bool = False) -> Feature
     dtype=dtype if dtype.kind == "f" else np.dtype(np.float32),
     image_files=None if names[0] is None else np.concatenate(names),
     encoder=encoders[0] if all(e == encoders[0] for e in encoders) else None,
+    opened=opened,
   )
 
 
@@ -222,5 +237,10 @@ def _open(
     where, names = str(beside), np.array(read_names(beside), np.str_)
   if names is not None:
     names = check_array(where, names, f"{len(features)}", "text")
-  said = features.file.attrs.get("encoder") if hasattr(features, "file") else None
-  return features, names, said and json.loads(said)
+  said = None
+  if path.suffix.lower() in (".h5", ".hdf5"):
+    said = read_attribute(path, "encoder")
+  if said:
+    expected = "the description of `zsljax encode`"
+    said = parsed(said, _ENCODER, f"{path}: encoder", expected)
+  return features, names, said or None

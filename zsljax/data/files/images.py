@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 from typing import Any
+import warnings
 
 import numpy as np
 import PIL.Image
@@ -132,8 +133,11 @@ def list_images(folder: pathlib.Path) -> list[str]:
 
 def _files_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   entered = set()
+  root = os.path.realpath(folder)
   for here, folders, files in os.walk(folder, followlinks=True):
     place = os.path.realpath(here)
+    if os.path.commonpath([root, place]) != root:
+      warnings.warn(f"{here} is a link to {place}, outside of {folder}", stacklevel=2)
     if place in entered:  # A link to where it lies.
       folders.clear()
       continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Iterable, Iterator, Sequence
 import csv
+import json
 import pathlib
 
 from zsljax.errors import require
@@ -25,6 +26,31 @@ def read_names(path: pathlib.Path, distinct: bool = False) -> list[str]:
   names = [line.strip() for line in lines if line.strip()]
   if distinct:
     check_distinct(names, str(path))
+  return names
+
+
+def read_image_list(path: pathlib.Path) -> list[str]:
+  """The images that a file lists: text, one a line; or JSON.
+
+  JSON is a list, an object whose keys are the images, or one of both as ``images``.
+
+  Raises:
+    ZsljaxError: the file is something else, lists none, or one twice.
+  """
+  if path.suffix.lower() != ".json":
+    names = read_names(path, distinct=True)
+  else:
+    require_file(path, "a list of images")
+    with readable(path):
+      listed = json.loads(path.read_text("utf-8"))
+    listed = listed.get("images", listed) if isinstance(listed, dict) else listed
+    whole = isinstance(listed, list | dict) and all(
+      isinstance(name, str | int) for name in listed
+    )
+    require(whole, str(path), "other content", "a list of images, or an object of them")
+    names = [str(name) for name in listed]
+    check_distinct(names, str(path))
+  require(bool(names), str(path), "no images", "some")
   return names
 
 

@@ -20,8 +20,8 @@ from zsljax.data.feature_set import (
   digests,
   finished,
 )
-from zsljax.data.files.features import FeatureFiles
-from zsljax.data.files.text import check_distinct
+from zsljax.data.files.features import FeatureFiles, short_name
+from zsljax.data.files.text import check_distinct, read_image_list
 from zsljax.data.files.word_vectors import label_vectors
 from zsljax.data.importers.published import dataset_name
 from zsljax.data.labels import ABSENT, PRESENT
@@ -175,6 +175,7 @@ def annotated_set(
   published: str,
   published_labels: tuple[int, int],
   sources: Mapping[str, str],
+  lists: Mapping[str, pathlib.Path],
   notes: Sequence[str] = (),
 ) -> FeatureSet:
   """The set of M annotated images and L labels, with features found by name.
@@ -189,8 +190,14 @@ def annotated_set(
     published_labels: its numbers of seen and unseen labels; other numbers make the
       split ``as_given``.
     sources: SHA-256 of the label files.
+    lists: of the images of ``train`` and of ``test`` that are taken, see
+      ``read_image_list``; all where there is none.
   """
   check_distinct(images[0], f"{where}: images")
+  if "train" in lists:
+    train = _listed(lists["train"], images, train, "training")
+  if "test" in lists:
+    test = _listed(lists["test"], images, test, "test")
   used = np.sort(np.concatenate([train, test]))
   rows = features.rows_of(*([way[i] for i in used] for way in images))
   order = np.argsort(rows)  # Files are read forwards.
@@ -226,8 +233,21 @@ def annotated_set(
     notes=[*notes, *found.notes],
   )
   # Last, as it reads all of large files.
-  files = digests(*features.paths, word_vectors)
+  files = digests(*features.paths, word_vectors, *lists.values())
   return dataclasses.replace(feature_set, sources={**sources, **files})
+
+
+def _listed(
+  path: pathlib.Path, images: Sequence[Sequence[str]], places: np.ndarray, split: str
+) -> np.ndarray:
+  """Those of ``places`` whose image, in any of the ways, is in the list."""
+  known = {short_name(way[i]): i for way in reversed(images) for i in places}
+  names = read_image_list(path)
+  missing = [name for name in names if short_name(name) not in known]
+  found = f"{len(missing)} of {len(names)} images that are not among them, "
+  expected = f"some of the {len(places)} {split} images"
+  require(not missing, str(path), f"{found}{missing[:1]}", expected)
+  return np.unique([known[short_name(name)] for name in names])
 
 
 def _kind(paths: Sequence[pathlib.Path]) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+import hashlib
 import json
 import pathlib
+from types import MappingProxyType
 
 import numpy as np
 
 from zsljax.data.feature_set import FeatureSet, digests
 from zsljax.data.files.features import read_features
+from zsljax.data.files.text import read_image_list
 from zsljax.data.importers.annotations import annotated_set
 from zsljax.data.labels import sparse_labels
 from zsljax.errors import require
@@ -25,6 +28,18 @@ UNSEEN = (
   "airplane bus cat dog cow elephant umbrella tie snowboard skateboard cup knife cake "
   "couch keyboard sink scissors"
 ).split()
+_VAL2014 = 40_504  # Images.
+# Released lists of test images, by the SHA-256 of their sorted ids of 12 digits: 6,392
+# images with 2.5702 labels each, and the 2,729 of them that have unseen labels, 1.2074
+# of those each.
+_RELEASED = {
+  "70e2ea1cbb2cbf2fbf4aaf47b02ee8b2327152f6dbf32d84cba99bed1a830dfc": (
+    "coco-48-17-lists"
+  ),
+  "0f6276e6ee28875e70e966c1e3cbdfa0aca8b12092dc4c4eb1e37ebf4e3d6753": (
+    "coco-48-17-lists-zsl"
+  ),
+}
 _FIELDS = {
   "images": ("id", "file_name"),
   "annotations": ("image_id", "category_id"),
@@ -40,13 +55,15 @@ def read_coco(
   word_vectors: pathlib.Path,
   unknown: str = "refuse",
   name: str = "coco",
+  lists: Mapping[str, pathlib.Path] = MappingProxyType({}),
 ) -> FeatureSet:
   """COCO from two files of annotated instances and features of their images.
 
   Training images are those of ``train`` with a seen class and no unseen one; test
   images those of ``test`` with any of the 65 classes. This rule and the lists ``SEEN``
   and ``UNSEEN``, of Bansal et al., "Zero-Shot Object Detection" (ECCV 2018), are
-  recalled from the literature: their own files were not at hand. A class is present
+  recalled from the literature: their own files were not at hand; the classes are those
+  of the released lists of test images. A class is present
   where an instance of it is annotated, crowds included, and absent otherwise.
 
   Args:
@@ -55,6 +72,8 @@ def read_coco(
     features: files for ``read_features``, with the images' file names (folder and
       extension may be missing) or ids.
     word_vectors: file for ``label_vectors``, as is ``unknown``.
+    name: of the set.
+    lists: see ``annotated_set``.
 
   Raises:
     ZsljaxError: a file is missing or damaged, or they do not fit together.
@@ -80,18 +99,34 @@ def read_coco(
     word_vectors,
     unknown,
     where=f"{train} and {test.name}",
-    images=[[str(i["file_name"]) for i in images], [str(i["id"]) for i in images]],
+    images=[
+      [str(i["file_name"]) for i in images],
+      [str(i["id"]) for i in images],
+      [str(i["id"]).zfill(12) for i in images],
+    ],
     train=np.flatnonzero(only_seen),
     test=len(train_images) + np.flatnonzero(some),
     labels=sparse_labels([sorted(ids) for ids in present], len(label_names)),
     label_names=label_names,
     words=label_names,
     seen=np.arange(len(label_names)) < num_seen,
-    published="coco-48-17",
+    published=_split_version(len(test_images), lists),
     published_labels=(len(SEEN), len(UNSEEN)),
     sources=digests(train, test),
+    lists=lists,
     notes=notes,
   )
+
+
+def _split_version(test_images: int, lists: Mapping[str, pathlib.Path]) -> str:
+  """The name of a split: of all images, or of those that lists name."""
+  if not lists:
+    return "coco-48-17-val2014" if test_images == _VAL2014 else "coco-48-17"
+  if lists.keys() == {"test"}:
+    names = sorted(read_image_list(lists["test"]))
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
+    return _RELEASED.get(digest, "as_given")
+  return "as_given"
 
 
 def _instances(
@@ -139,7 +174,10 @@ def _json(path: pathlib.Path) -> dict[str, list[dict]]:
     items = content.get(part) if isinstance(content, dict) else None
     require(
       isinstance(items, list)
-      and all(isinstance(i, dict) and i.keys() >= set(fields) for i in items),
+      and all(
+        isinstance(i, dict) and all(isinstance(i.get(f), int | str) for f in fields)
+        for i in items
+      ),
       f"{path}: {part}",
       "nothing" if items is None else "other content",
       f"a list of objects with {' and '.join(fields)}",

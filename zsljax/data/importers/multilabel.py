@@ -14,7 +14,7 @@ from zsljax.data.files.word_vectors import label_vectors
 from zsljax.data.importers.annotations import make_multilabel_set
 from zsljax.data.labels import ABSENT, PRESENT
 from zsljax.errors import ZsljaxError, require
-from zsljax.io.arrays import check_array, check_field, read_arrays
+from zsljax.io.arrays import as_floats, check_array, check_field, read_arrays
 
 
 def read_multilabel(
@@ -86,7 +86,7 @@ def read_multilabel(
     features_kind="given",
     class_embedding=embedding,
     split_version=split_version,
-    features=features if features.dtype.kind == "f" else features.astype(np.float32),
+    features=as_floats(f"{source}: X_train and X_test", features),
     labels=scipy.sparse.csr_array(labels.astype(np.int8)),
     label_names=names,
     vectors=vectors,

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import hashlib
 import pathlib
+from types import MappingProxyType
 
 import numpy as np
 import scipy.sparse
 
-from zsljax.data.feature_set import FeatureSet, digests, sha256_of
+from zsljax.data.feature_set import FeatureSet, digests
 from zsljax.data.files.features import read_features
 from zsljax.data.files.text import read_names
 from zsljax.data.importers.annotations import annotated_set
 from zsljax.data.labels import sparse_labels
 from zsljax.errors import require, some
+from zsljax.io.checksums import sha256_of
 from zsljax.io.progress import task_bar
 
 _PARTS = ("Train", "Test")
@@ -29,6 +31,7 @@ def read_nus_wide(
   word_vectors: pathlib.Path,
   unknown: str = "refuse",
   name: str = "nus_wide",
+  lists: Mapping[str, pathlib.Path] = MappingProxyType({}),
 ) -> FeatureSet:
   """NUS-WIDE from its official label files and features of its images.
 
@@ -41,6 +44,8 @@ def read_nus_wide(
     features: files for ``read_features``, with the names of the image lists (their
       folder and extension may be missing).
     word_vectors: file for ``label_vectors``, as is ``unknown``.
+    name: of the set.
+    lists: see ``annotated_set``.
 
   Raises:
     ZsljaxError: a file is missing or damaged, or they do not fit together.
@@ -50,6 +55,8 @@ def read_nus_wide(
   common = [f.format(part) for f in _OF_IMAGES for part in _PARTS]
   paths = _found(source, [_CONCEPTS, _TAGS, *common])
   concepts, tags = (read_names(paths[f], distinct=True) for f in (_CONCEPTS, _TAGS))
+  for file, listed in ((_CONCEPTS, concepts), (_TAGS, tags)):
+    require(bool(listed), str(paths[file]), "no names", "one a line")
   truths = [_GROUND_TRUTH.format(c, part) for c in concepts for part in _PARTS]
   paths |= _found(source, truths)
 
@@ -95,6 +102,7 @@ def read_nus_wide(
       **digests(*(paths[f] for f in (_CONCEPTS, _TAGS, *common))),
       "TrainTestLabels": hashlib.sha256(truth_digests.encode()).hexdigest(),
     },
+    lists=lists,
   )
 
 
@@ -124,6 +132,7 @@ def _tags(
         ones = _digits(f"{path}: line {number}", line, len(columns), "columns")
         ids = columns[ones]
         present.append(ids[ids >= 0])
+  require(bool(present), str(path), "no lines", "one for each image")
   return sparse_labels(present, num_labels)
 
 

@@ -7,6 +7,7 @@ import collections
 from collections.abc import Mapping, Sequence
 import math
 import pathlib
+from types import MappingProxyType
 
 import numpy as np
 import scipy.sparse
@@ -31,6 +32,7 @@ def read_open_images(
   word_vectors: pathlib.Path,
   unknown: str = "refuse",
   name: str = "open_images",
+  lists: Mapping[str, pathlib.Path] = MappingProxyType({}),
 ) -> FeatureSet:
   """Open Images from its label files and features of any of its images.
 
@@ -49,6 +51,8 @@ def read_open_images(
     unseen: the unseen ones.
     features: files for ``read_features``, which must have the images' names.
     word_vectors: file for ``label_vectors``, as is ``unknown``.
+    name: of the set.
+    lists: see ``annotated_set``.
 
   Raises:
     ZsljaxError: a file is missing or damaged, or they do not fit together.
@@ -57,10 +61,10 @@ def read_open_images(
   opened = read_features(features, named=True)
   assert opened.image_files is not None
   known = set(map(short_name, opened.image_files.tolist()))
-  lists = [_label_list(seen), _label_list(unseen)]
-  both = sorted(set(lists[0]) & set(lists[1]))
+  given = [_label_list(seen), _label_list(unseen)]
+  both = sorted(set(given[0]) & set(given[1]))
   require(not both, f"{unseen}", f"{both[:3]}, seen", "labels that are not seen")
-  mids = lists[0] + lists[1]
+  mids = given[0] + given[1]
   words = _display_names(descriptions, mids)
   times = collections.Counter(words)
 
@@ -87,10 +91,11 @@ def read_open_images(
       for word, mid in zip(words, mids, strict=True)
     ],
     words=words,
-    seen=np.arange(len(mids)) < len(lists[0]),
+    seen=np.arange(len(mids)) < len(given[0]),
     published="openimages-7186-400",
     published_labels=(7186, 400),
     sources=digests(*files),
+    lists=lists,
     notes=notes,
   )
 

@@ -7,24 +7,16 @@ One file holds everything: ``feature_map [N, C, H, W]``, ``labels [N]`` and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 import dataclasses
 import functools
-import math
-import os
 import pathlib
-import tempfile
-import weakref
 
-import h5py
 import numpy as np
 
 from zsljax.data.feature_set import FeatureSet, digests
 from zsljax.data.importers.published import PUBLISHED, dataset_name, located_set
 from zsljax.errors import require
-from zsljax.io.arrays import check_array, check_field, read_arrays, readable
-from zsljax.io.files import explained
-from zsljax.io.progress import task_bar
+from zsljax.io.arrays import LargeArray, check_array, check_field, read_arrays
 
 # The file's names of the splits, and those of the xlsa17 files.
 _LOCATIONS = {
@@ -42,59 +34,29 @@ _OPTIONAL = (
   "image_files",
   *_LOCATIONS,
 )
-_PIECE_BYTES = 2**26
 
 
-class UnpackedRegions:
-  """Features ``[N, R, D]`` in a nameless file, of which rows are read when asked.
+class Regions:
+  """Features ``[N, R, D]`` in a field ``[N, C, H, W]`` of a file."""
 
-  HDF5 files are compressed in chunks that often span hundreds of images, so a
-  row cannot be read from them without unpacking those. Here each chunk is
-  unpacked once, when the first row is asked for. The room is freed with this object.
-  """
-
-  def __init__(self, source: h5py.Dataset, scratch: pathlib.Path):
-    """Features of ``source`` [N, C, H, W], by way of a file in ``scratch``."""
+  def __init__(self, source: LargeArray | np.ndarray):
     count, channels, height, width = source.shape
     self.dtype = source.dtype
     self.shape = (count, height * width, channels)
-    self._source, self._scratch = source, scratch
-    self._file = None
+    self._source = source
 
   def __len__(self) -> int:
     return self.shape[0]
 
   def __getitem__(self, rows: int | slice) -> np.ndarray:
-    if self._file is None:
-      self._unpack()
-    return np.array(self._unpacked("r")[rows]).swapaxes(-1, -2)
-
-  def _unpacked(self, mode: str) -> np.memmap:
-    """Opens the unpacked features ``[N, D, R]``."""
-    count, regions, channels = self.shape
-    return np.memmap(self._file, self.dtype, mode, shape=(count, channels, regions))
-
-  def _unpack(self) -> None:
-    size = math.prod(self.shape) * self.dtype.itemsize
-    with explained(self._scratch):
-      self._scratch.mkdir(parents=True, exist_ok=True)
-      self._file = tempfile.TemporaryFile(dir=self._scratch)
-      weakref.finalize(self, self._file.close)
-      os.posix_fallocate(self._file.fileno(), 0, size)
-    with task_bar(size, "unpacking", "B") as bar:
-      for rows, channels in _pieces(self._source):
-        with readable(pathlib.Path(self._source.file.filename)):
-          piece = self._source[rows, channels]
-        # Opened anew for each piece: pages in use count as this process's memory.
-        self._unpacked("r+")[rows, channels] = piece.reshape(*piece.shape[:2], -1)
-        bar.update(piece.nbytes)
-    self._source = None  # Is closed.
+    found = self._source[rows]
+    return found.reshape(*found.shape[:-2], -1).swapaxes(-1, -2)
 
 
 class PooledRegions:
   """The mean of each image's regions, ``[N, D]`` in float32."""
 
-  def __init__(self, regions: UnpackedRegions):
+  def __init__(self, regions: Regions):
     self._regions = regions
     self.dtype = np.dtype(np.float32)
     self.shape = (regions.shape[0], regions.shape[2])
@@ -104,26 +66,6 @@ class PooledRegions:
 
   def __getitem__(self, rows: int | slice) -> np.ndarray:
     return self._regions[rows].mean(-2, dtype=self.dtype)
-
-
-def _pieces(source: h5py.Dataset) -> Iterator[tuple[slice, slice]]:
-  """Rows and channels of parts of bounded size that cut few chunks."""
-  count, channels = source.shape[:2]
-  rows, some = source.chunks[:2] if source.chunks else (1, channels)
-  size = int(np.prod(source.shape[2:])) * source.dtype.itemsize
-  some = min(some, channels)
-  if rows * some * size <= _PIECE_BYTES:
-    some = min(channels, _PIECE_BYTES // (rows * size) // some * some)
-    rows *= max(1, _PIECE_BYTES // (rows * some * size))
-  else:
-    some = max(1, min(some, _PIECE_BYTES // size))
-    rows = max(1, _PIECE_BYTES // (some * size))
-  for start in range(0, count, rows):
-    for first in range(0, channels, some):
-      yield (
-        slice(start, min(start + rows, count)),
-        slice(first, min(first + some, channels)),
-      )
 
 
 def read_regions(
@@ -155,7 +97,7 @@ def read_regions(
   """
   files = [source]
   arrays = read_arrays(
-    source, (*_NEEDED, attributes), _OPTIONAL, (".h5", ".hdf5"), by_row=False
+    source, (*_NEEDED, attributes), _OPTIONAL, (".h5", ".hdf5"), scratch
   )
 
   checked = functools.partial(check_field, source, arrays)
@@ -202,7 +144,7 @@ def read_regions(
 
   kind, _, last = source.stem.removeprefix("feature_map_").rpartition("_")
   name = dataset_name(name or last)
-  features = UnpackedRegions(feature_map, scratch)
+  features = Regions(feature_map)
   feature_set = located_set(
     name=name,
     features_kind=dataset_name(

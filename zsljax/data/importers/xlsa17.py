@@ -21,7 +21,7 @@ from zsljax.data.importers.published import (
   located_set,
 )
 from zsljax.errors import require
-from zsljax.io.arrays import check_field, read_arrays
+from zsljax.io.arrays import as_floats, check_field, read_arrays
 
 _TEXTS = "allclasses_names"
 _FROM_1 = ": MATLAB counts from 1"
@@ -74,8 +74,7 @@ def read_xlsa17(
     image_path, image, "features", f"D {count}", hint=", one a label"
   )
   visual = np.ascontiguousarray(visual.T)
-  if visual.dtype.kind in "iu":
-    visual = visual.astype(np.float32)
+  visual = as_floats(f"{image_path}: features", visual)
   image_files = check_field(image_path, image, "image_files", f"{count}", "text")
 
   split = read_arrays(

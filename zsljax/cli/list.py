@@ -1,0 +1,84 @@
+"""Lists systems, datasets, configs or protocols.
+
+Datasets are those that need no folder and, with --dir, those stored below it.
+
+Example:
+  zsljax list datasets --dir=DATA
+"""
+
+import shutil
+import textwrap
+
+from zsljax.cli.common import add_path
+
+GROUP = "use"
+
+
+def add_arguments(parser) -> None:
+  parser.add_argument("what", choices=list(_LISTS), help="what to list")
+  add_path(parser, "--dir", "of stored datasets", "DIR", required=False)
+
+
+def run(args) -> None:
+  from zsljax.errors import require
+
+  fits = args.dir is None or args.what == "datasets"
+  require(fits, "--dir", args.dir, "none but with `zsljax list datasets`")
+  lines = dict(_LISTS[args.what](args))
+  width = min(shutil.get_terminal_size().columns, 100)
+  left = max(map(len, lines)) + 2
+  for name, text in lines.items():
+    head = name.ljust(left)
+    print(textwrap.fill(text, width, initial_indent=head, subsequent_indent=" " * left))
+
+
+def _systems(args):
+  import zsljax.models  # noqa: F401  They register themselves.
+  from zsljax.models.system import registered
+
+  for name, system in sorted(registered().items()):
+    if system is None:
+      yield name, "of an installed package"
+    else:
+      text = " ".join((system.__doc__ or "").split("\n\n")[0].split())
+      yield name, f"{text} Presets: {', '.join(system.presets)}."
+
+
+def _datasets(args):
+  from zsljax.data.sources import known
+  from zsljax.data.store import all_below
+
+  for name in known():
+    yield name, "needs no folder"
+  for stored in all_below(args.dir) if args.dir else ():
+    shape = " x ".join(map(str, stored.feature_shape))
+    images, classes = stored.size(*stored.splits), len(stored.classes)
+    name = f"{stored.metadata['name']} {stored.variant}"
+    yield name, f"{images} images, {classes} classes, features of {shape}"
+
+
+def _configs(args):
+  import importlib
+
+  from zsljax.runs.config import config_names
+
+  for name in config_names():
+    module = importlib.import_module(f"zsljax.configs.{name}")
+    text = (module.__doc__ or "").splitlines()[0]
+    yield name, f"{text} Arguments: {', '.join(module.DATASETS)}."
+
+
+def _protocols(args):
+  from zsljax.evaluation import PROTOCOLS
+
+  for name, protocol in PROTOCOLS.items():
+    tasks = " or ".join(task.replace("_", " ") for task in protocol.tasks)
+    yield name, f"{tasks or 'pairs of images'}: {', '.join(protocol.metrics)}"
+
+
+_LISTS = {
+  "systems": _systems,
+  "datasets": _datasets,
+  "configs": _configs,
+  "protocols": _protocols,
+}
