@@ -20,7 +20,8 @@ from zsljax.errors import ZsljaxError, did_you_mean
 def get_config() -> ConfigDict:
   """The fields that all systems share."""
   config = ConfigDict()
-  # Decides initial parameters, the order of batches, and all randomness.
+  # Decides initial parameters, the order of batches (or data.seed does), and all
+  # randomness.
   config.seed = 0
   # Passes over the training set; with batch_size 0 one pass is one step.
   config.epochs = 50
@@ -43,9 +44,12 @@ def get_config() -> ConfigDict:
   # them from the files. `auto` is the first of these for which memory is free: half of
   # a device's, and 4 GiB of the host's. Same batches and, on one device, same bits.
   config.data.cache = "auto"
-  # How a batch is drawn: in shuffled `epochs`; each `independent` of the others; or
-  # `class_balanced`, one image of each of up to batch_size classes.
+  # How a batch is drawn: in shuffled `epochs`, or `whole_epochs`, which keep the
+  # incomplete batch at their end; each `independent` of the others; or
+  # `class_balanced`, as many images of each of up to batch_size classes.
   config.data.sampling = "epochs"
+  # Of the order of batches; None takes `seed`.
+  config.data.seed = placeholder(int)
   # Width of the features, to be checked against the dataset's; any when None.
   config.data.num_channels = placeholder(int)
 
@@ -58,8 +62,10 @@ def get_config() -> ConfigDict:
   # `one_cycle`, which rises to learning_rate for a tenth of the steps and then falls
   # to nearly nothing.
   config.optimizer.schedule = "constant"
-  # adam and rmsprop: L2 as a part of the gradient; adam leaves biases out.
+  # adam and rmsprop: L2 as a part of the gradient.
   config.optimizer.weight_decay = 0.0
+  # adam: whether it is on biases and other vectors too, as always in rmsprop.
+  config.optimizer.decay_biases = False
   # adam and rmsprop: longer gradients are scaled to this norm; None never.
   config.optimizer.clip_norm = placeholder(float)
   # rmsprop only.

@@ -45,7 +45,7 @@ def get_config(dataset: str = "digits") -> ConfigDict:
   # `paper`, `official_code`, or `official_deep_code` (with `hidden`); decides the
   # fields below that are None.
   config.system.preset = "paper"
-  # lambda: L2 on the map.
+  # lambda: L2 on the map, not on `hidden`.
   config.system.l2_weights = l2_weights
   # gamma: L2 pull of the features to the visual prototypes.
   config.system.l2_prototypes = l2_prototypes

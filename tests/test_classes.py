@@ -18,6 +18,14 @@ def test_positions_invert_ids_in_any_order(ids, count):
   np.testing.assert_array_equal(space.positions(strangers), np.full(len(strangers), -1))
 
 
+def test_columns_refuse_a_label_that_is_no_class(class_space):
+  space = class_space()
+  np.testing.assert_array_equal(space.columns(space.ids), np.arange(6))
+  message = r"labels: found \[99\] \(2 such labels\), expected ids of the 6 classes"
+  with pytest.raises(ZsljaxError, match=message):
+    space.columns(np.array([space.ids[0], 99, -1]))
+
+
 def test_positions_inside_jit_and_of_any_shape(class_space):
   space = class_space()
   labels = jnp.asarray(space.ids).reshape(2, 3)

@@ -11,6 +11,7 @@ import zsljax
 from zsljax.classes import ClassSpace
 from zsljax.data.files.class_table import write_class_table
 from zsljax.errors import ZsljaxError
+from zsljax.evaluation import Calibration, decide, generalized_predictions
 from zsljax.evaluation.thresholds import Thresholds
 from zsljax.models import build_system
 from zsljax.predict import Predictor, _table, _write, predict_files
@@ -47,6 +48,20 @@ def test_predictions_are_the_system_s_scores(run, images):
   np.testing.assert_allclose(found.scores, ranked, 1e-4, 1e-5)
   chances = np.exp(ranked) / np.exp(ranked).sum(1, keepdims=True)
   np.testing.assert_allclose(found.probabilities, chances, 1e-4)
+
+
+@pytest.mark.parametrize("seen", [[True, False], [False, True]])
+def test_ties_at_zero_are_those_of_an_evaluation(seen):
+  classes = ClassSpace.create("ab", np.eye(2), seen)
+  system, spec = build_system({"name": "eszsl"}), spec_of((3,), classes)
+  params = system.init(jax.random.key(0), spec)  # All scores are 0.
+  calibration = Calibration("multiplicative", 0.5)
+  found = Predictor(system, params, classes, spec, calibration).predict(
+    np.ones((1, 3)), seen=True
+  )
+  decisions = jax.device_get(decide(np.zeros((1, 2)), classes.seen))
+  assert generalized_predictions(decisions, calibration) == [0]
+  assert found.classes == [["a", "b"]]
 
 
 def test_candidates_are_those_asked_for(run, images):
@@ -229,7 +244,7 @@ OPEN_SET = {
   "attended_autoencoder": ((4, 6), {}),
   "msdn": ((4, 6), {"preset": "official_code"}),
   "sdl": ((6,), {}),
-  "cosine": ((6,), {"preset": "class_norm", "generator_hidden": 8}),
+  "cosine": ((6,), {"preset": "class_norm_official_code", "generator_hidden": 8}),
   "eszsl": ((6,), {}),
   "sae": ((6,), {}),
   "nearest_mean": ((6,), {}),

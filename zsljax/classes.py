@@ -198,13 +198,26 @@ class ClassSpace:
   def positions(self, labels: Array) -> jax.Array:
     """Columns of the score matrix for labels (class ids), any shape.
 
-    Labels become columns nowhere else. -1 for a label that is not in the space.
+    Labels become columns nowhere else. -1 for a label that is not in the space: losses
+    are NaN there.
     """
     ids = jnp.asarray(self.ids)
     order = jnp.argsort(ids)
     at = jnp.searchsorted(ids, labels, sorter=order)
     position = order[jnp.minimum(at, len(self) - 1)]
     return jnp.where(ids[position] == labels, position, -1)
+
+  def columns(self, labels: np.ndarray) -> np.ndarray:
+    """``positions`` of labels on the host, all of which must be in the space.
+
+    Raises:
+      ZsljaxError: a label is none of the ids.
+    """
+    found = np.asarray(self.positions(labels))
+    strange = np.asarray(labels)[found < 0]
+    first = f"{strange[:1]} ({strange.size} such labels)"
+    require(not strange.size, "labels", first, f"ids of the {len(self)} classes")
+    return found
 
   def unit_embeddings(self) -> jax.Array:
     """The embeddings with rows of length one, ``[C, A]``."""

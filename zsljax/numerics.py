@@ -22,23 +22,45 @@ def inverse_length(x: Array) -> Array:
   >>> print(inverse_length(jnp.array([[3.0, 4.0], [0.0, 0.0]])).ravel())
   [0.2 0. ]
   """
-  squares = jnp.sum(x * x, -1, keepdims=True)
-  positive = squares > 0
-  return jnp.where(positive, jax.lax.rsqrt(jnp.where(positive, squares, 1)), 0)
+  scale = _toward_one(x)
+  return _inverse_root(x * scale) * scale
 
 
 def l2_normalize(x: Array) -> Array:
   """Scales vectors along the last axis to unit length; a zero vector stays zero.
 
-  >>> print(l2_normalize(jnp.array([2.0, 0.0])))
+  >>> print(l2_normalize(jnp.array([2e19, 0.0])))
   [1. 0.]
   """
-  return x * inverse_length(x)
+  x = x * _toward_one(x)
+  return x * _inverse_root(x)
+
+
+def _toward_one(x: Array) -> Array:
+  """Powers of two that take the largest number of each vector near one, ``[..., 1]``.
+
+  Squares of scaled numbers neither overflow nor vanish, and scaling changes no bit.
+  """
+  largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), -1, keepdims=True)
+  half = jnp.finfo(largest.dtype).maxexp // 2
+  exponent = jnp.clip(jnp.frexp(largest)[1], -half, half + half // 2)
+  return jnp.ldexp(jnp.ones_like(largest), -exponent)
+
+
+def _inverse_root(x: Array) -> Array:
+  """Computes 1 / |x| of vectors whose squares are of the order of one, ``[..., 1]``."""
+  squares = jnp.sum(x * x, -1, keepdims=True)
+  positive = squares > 0
+  return jnp.where(positive, jax.lax.rsqrt(jnp.where(positive, squares, 1)), 0)
 
 
 def pooled(features: Array) -> Array:
   """Averages features over regions: ``[B, R, D]`` to ``[B, D]``."""
-  return features.mean(1) if features.ndim == 3 else features
+  if features.ndim == 2:
+    return features
+  # A power of two below 1 / R: no sum of finite numbers overflows.
+  scale = 0.5 ** (features.shape[1] - 1).bit_length()
+  return (features * scale).mean(1) / scale
 
 
 def unit_rows(features: Array) -> Array:

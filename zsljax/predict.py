@@ -244,6 +244,9 @@ class Predictor:
     among = [places[name] for name in given.names]
     if seen:
       among += [i for i in range(len(known)) if i not in set(among)]
+    # Ties go to the class that comes first in the dataset, as in an evaluation.
+    order = {name: i for i, name in enumerate(self.classes.names)}
+    among.sort(key=lambda place: order.get(space.names[place], len(order)))
     require(len(among) > 0, "classes", "no candidates", "one at least")
     arrays = jax.device_put(space.without_names())
     with computed_in(self.precision):

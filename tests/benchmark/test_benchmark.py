@@ -78,7 +78,7 @@ BY_HAND = {
     3 * (8 * sum(CONVOLUTIONS) + 8 * 10 * 16) - 8 * CONVOLUTIONS[0],
   ),
   "class normalization": (
-    {"name": "cosine", "preset": "class_norm", "generator_hidden": 7},
+    {"name": "cosine", "preset": "class_norm_official_code", "generator_hidden": 7},
     Spec((5,), 4, 10),
     3 * 10 * (4 * 7 + 7 * 7 + 7 * 5) - 10 * 4 * 7 + 2 * 8 * 10 * 5,
   ),
@@ -88,7 +88,7 @@ BY_HAND = {
     4 * (2 * 8 * 9 * 5 * 6 + 3 * 6 * 4 * 5) + 2 * 2 * 8 * 6 * 10,
   ),
   "attended autoencoder": (
-    {"name": "attended_autoencoder"},
+    {"name": "attended_autoencoder", "preset": "dot_product"},
     Spec((9, 5), 6, 10),
     # Projections, read-outs and their constant, encoder, alignment, decoder.
     2 * 2 * 8 * 9 * 5 * 10

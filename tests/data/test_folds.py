@@ -75,6 +75,16 @@ def test_batches_are_of_the_fold_alone(drawn):
     assert len(set(epoch.tolist())) == len(epoch)
 
 
+def test_whole_epochs_of_a_fold_keep_its_last_batch():
+  labels = np.repeat(np.arange(8), 10)
+  fold = class_folds(labels, space(8, 3), 2)[0]
+  size = len(fold.train) // 2 + 1
+  batches = fold.batches(labels, "whole_epochs", size, 0)
+  rows = np.concatenate([next(batches), next(batches)])
+  assert sorted(rows[rows >= 0]) == fold.train.tolist()
+  assert (rows < 0).sum() == 2 * size - len(fold.train)
+
+
 def test_official_folds_need_published_classes(stand_in, tmp_path):
   stand_in("cub", tmp_path / "published")
   fold = official_fold(find(tmp_path / "published", "cub", None))

@@ -6,7 +6,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from zsljax.data import TrainingData, evaluation_batches, pipeline, placement, prepare
+from zsljax.data import (
+  TrainingData,
+  evaluation_batches,
+  pipeline,
+  placement,
+  prepare,
+  sampling,
+)
 from zsljax.errors import ZsljaxError
 from zsljax.io.checksums import Checksums
 
@@ -51,6 +58,11 @@ def rows_of(batches):
 
 def order(data, epochs=1):
   return rows_of(take(data, epochs * data.steps_per_epoch)).tolist()
+
+
+def of_images(batches):
+  """Batches without what stands in their padding."""
+  return [{k: v[b["mask"]] for k, v in b.items()} for b in batches]
 
 
 def check_equal(found, expected):
@@ -133,7 +145,8 @@ def test_batches_hold_what_was_stored(stored, numbered, sampling):
   allowed = set(trainval_of(numbered))
   for batch in take(training(stored, sampling=sampling, cache="none"), 8):
     rows = rows_of([batch])
-    assert allowed.issuperset(rows) and len(set(rows)) == len(rows)
+    assert allowed.issuperset(rows)
+    assert sampling == "class_balanced" or len(set(rows)) == len(rows)
     np.testing.assert_array_equal(batch["features"], numbered.features[rows])
     np.testing.assert_array_equal(batch["labels"], numbered.labels[rows])
     assert batch["labels"].dtype == np.int32
@@ -256,13 +269,30 @@ def test_batches_made_ahead_are_the_same(stored, monkeypatch, ahead_bytes):
 DRAWN = ("independent", "class_balanced")
 
 
-@pytest.mark.parametrize("sampling", DRAWN)
+@pytest.mark.parametrize("sampling", [*DRAWN, "whole_epochs"])
 def test_drawn_batches_are_equal_held_and_streamed(stored, sampling):
   held, streamed = (
     training(stored, sampling=sampling, cache=c) for c in ("host", "none")
   )
-  check_equal(take(held, 9), take(streamed, 9))
-  check_equal(take(streamed, 4, start_step=5), take(held, 9)[5:])
+  check_equal(of_images(take(held, 9)), of_images(take(streamed, 9)))
+  again = of_images(take(streamed, 4, start_step=5))
+  check_equal(again, of_images(take(held, 9))[5:])
+
+
+@pytest.mark.parametrize("cache", ["host", "none"])
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("num_hosts", [1, 2])
+def test_whole_epochs_keep_the_last_batch(stored, cache, large, num_hosts, monkeypatch):
+  if large:
+    monkeypatch.setattr(pipeline, "_LARGE_ROW", 1)
+  options = {"sampling": "whole_epochs", "cache": cache, "num_hosts": num_hosts}
+  hosts = [training(stored, batch_size=50, host=h, **options) for h in range(num_hosts)]
+  assert hosts[0].steps_per_epoch == 3 and hosts[0].total_steps(2) == 6
+  batches = [take(data, 6) for data in hosts]
+  assert {len(b["mask"]) for of_host in batches for b in of_host} == {50 // num_hosts}
+  for epoch in (slice(3), slice(3, 6)):
+    rows = np.concatenate([rows_of(of_host[epoch]) for of_host in batches])
+    assert len(rows) == len(set(rows)) == TRAINVAL
 
 
 def test_independent_batches_draw_evenly(stored):
@@ -273,15 +303,21 @@ def test_independent_batches_draw_evenly(stored):
   assert 150 < counts.min() and counts.max() < 250
 
 
-@pytest.mark.parametrize(("batch_size", "classes"), [(3, 3), (4, 4), (50, 4)])
-def test_balanced_batches_have_one_image_a_class(stored, batch_size, classes):
+@pytest.mark.parametrize(
+  ("batch_size", "classes", "images"), [(3, 3, 1), (4, 4, 1), (7, 4, 1), (50, 4, 12)]
+)
+def test_balanced_batches_have_equal_numbers_of_each_class(
+  stored, batch_size, classes, images
+):
   data = training(stored, batch_size=batch_size, sampling="class_balanced")
-  assert data.rows_per_batch == classes
+  assert data.rows_per_batch == classes * images
   batches = take(data, 300)
-  assert all(len(set(b["labels"])) == len(b["labels"]) == classes for b in batches)
+  for batch in batches:
+    counts = np.unique(batch["labels"], return_counts=True)[1]
+    assert counts.tolist() == [images] * classes
   drawn = np.concatenate([b["labels"] for b in batches])
   counts = np.unique(drawn, return_counts=True)[1]
-  assert len(counts) == 4 and counts.min() > 180
+  assert len(counts) == 4 and counts.min() > 180 * images
   rows = np.unique(rows_of(batches))
   assert len(rows) > 0.9 * TRAINVAL
 
@@ -289,7 +325,7 @@ def test_balanced_batches_have_one_image_a_class(stored, batch_size, classes):
 def test_classes_without_training_images_are_never_drawn(stored):
   """On `train` the validation classes have none; seen classes all have some."""
   data = training(stored, "train", 50, sampling="class_balanced")
-  assert data.rows_per_batch == 3
+  assert data.rows_per_batch == 3 * 16
   held_out = stored.metadata["validation_classes"]
   for batch in take(data, 50):
     assert not np.isin(batch["labels"], held_out).any()
@@ -309,6 +345,16 @@ def test_hosts_draw_disjoint_parts_of_a_batch(stored, sampling, cache):
       assert len(set(np.concatenate([p["labels"] for p in parts]))) == 4
 
 
+def test_a_balanced_draw_of_one_image_a_class_is_one_choice():
+  rows_of = {c: np.arange(10 * c, 10 * c + 10) for c in range(6)}
+  rng = np.random.default_rng([3, 7])
+  classes = rng.choice(6, 4, replace=False)
+  rng = np.random.default_rng([3, 7, 0])
+  expected = [rng.choice(rows_of[c]) for c in classes]
+  found = sampling.class_balanced(3, 7, 0, rows_of, 4, 1)
+  np.testing.assert_array_equal(found, expected)
+
+
 def test_passes_and_steps(stored):
   assert training(stored, batch_size=50).total_steps(30) == 60
   drawn = training(stored, batch_size=50, sampling="independent")
@@ -320,6 +366,7 @@ def test_rows_are_those_of_the_batches(stored):
     {},
     {"sampling": "independent"},
     {"sampling": "class_balanced"},
+    {"sampling": "whole_epochs"},
     {"batch_size": 0},
   ):
     data = training(stored, cache="device", **options)
@@ -411,6 +458,7 @@ def test_pad_keeps_full_batches():
     ({"batch_size": 15, "num_hosts": 2}, "found 15, expected.*multiple of the 2 hosts"),
     ({"batch_size": 119, "num_hosts": 7}, "found 119, .*at most 112"),
     ({"split": "test"}, "train_split: found 'test'"),
+    ({"seed": -1}, "config.data.seed: found -1, expected 0 or more"),
     ({"sampling": "balanced"}, "data.sampling: found 'balanced', expected one of epo"),
     ({"sampling": "independent", "batch_size": 0}, "with config.batch_size=0"),
     (

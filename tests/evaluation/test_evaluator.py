@@ -66,6 +66,14 @@ def test_all_images_are_scored_and_labels_become_columns(devices):
   np.testing.assert_array_equal(labels, np.where(expected == 1, 1, -1))
 
 
+@pytest.mark.parametrize("protocol", ["xian", "retrieval", "embeddings"])
+def test_a_label_that_is_no_class_is_refused(protocol):
+  columns = {"labels": np.array([5, 3]), "mask": np.array([True, True])}
+  space = ClassSpace.create("abc", np.eye(3), ids=[5, 2, 9])
+  with pytest.raises(ZsljaxError, match=r"labels: found \[3\] \(1 such"):
+    make_evaluator(protocol).labels(columns, space)
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_reports_have_the_metrics_that_protocols_declare(protocol):
   several = protocol in MULTI_LABEL_PROTOCOLS

@@ -13,6 +13,7 @@ from zsljax.errors import ZsljaxError
 from zsljax.evaluation import (
   Calibration,
   decide,
+  generalized_predictions,
   seen_unseen_curve,
   single_label_metrics,
 )
@@ -128,6 +129,18 @@ def test_multiplicative_calibration_is_its_definition(seed, positive, gamma):
   expected = numpy_metrics(lowered, *case[1:])
   for name in ("u", "s"):
     np.testing.assert_allclose(found[name], expected[name], atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("seen_first", [True, False])
+@pytest.mark.parametrize("gamma", [0.5, 1.5])
+def test_ties_at_zero_go_to_the_first_class_at_every_gamma(seen_first, gamma):
+  seen = np.array([seen_first, not seen_first])
+  decisions = jax.device_get(decide(np.zeros((2, 2), np.float32), seen))
+  calibration = Calibration("multiplicative", gamma)
+  assert not generalized_predictions(decisions, calibration).any()
+  curve = seen_unseen_curve(decisions, np.arange(2), seen, kind="multiplicative")
+  first = curve.seen if seen_first else curve.unseen
+  assert first[np.searchsorted(curve.margins, calibration.penalty)] == 1
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from zsljax import losses
-from zsljax.numerics import masked_log_mean
+from zsljax.numerics import masked_log_mean, masked_mean
 
 POSITIONS = np.array([0, 2, 2, 0, 2])
 AMONG = np.array([True, False, True, False])
@@ -55,6 +55,27 @@ def test_cross_entropy_gradient_is_finite_and_zero_outside():
   )
   assert np.isfinite(gradient).all()
   assert not np.asarray(gradient)[:, ~AMONG].any()
+
+
+def test_a_label_outside_the_classes_is_nan_and_padding_stays_finite():
+  scores, positions = jnp.zeros((2, 3)), jnp.array([0, -1])
+
+  def loss(scores, mask):
+    return masked_mean(losses.class_cross_entropy(scores, positions, AMONG[:3]), mask)
+
+  assert np.isnan(loss(scores, jnp.array([True, True])))
+  padded = jax.value_and_grad(loss)(scores, jnp.array([True, False]))
+  assert np.isfinite(padded[0]) and np.isfinite(padded[1]).all()
+
+
+def test_without_an_unseen_class_there_is_no_mass_to_keep():
+  def loss(scores):
+    return -masked_log_mean(
+      losses.unseen_log_mass(scores, jnp.ones(4, bool)), jnp.ones(5, bool)
+    )
+
+  value, gradient = jax.value_and_grad(loss)(jnp.asarray(data()[0]))
+  assert value == 0 and not gradient.any()
 
 
 def test_vanishing_unseen_mass_keeps_its_gradient():

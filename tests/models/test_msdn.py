@@ -131,6 +131,21 @@ def test_objective_equals_numpy(region_problem, preset, as_on_awa2, float64):
   np.testing.assert_allclose(total, expected_total, rtol=1e-10)
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("weight", [0.0, 0.1])
+def test_without_unseen_classes_nothing_is_calibrated(region_problem, preset, weight):
+  fields = {"weight_calibration": weight}
+  system, params, batch, classes = make(region_problem(), preset, **fields)
+  seen_alone = classes.subset(classes.seen)
+
+  def loss(params):
+    return system.loss(params, batch, seen_alone, None)
+
+  (_, parts), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+  assert parts["calibration_1"] == parts["calibration_2"] == 0
+  chex.assert_tree_all_finite(gradient)
+
+
 def test_prediction_fuses_both_nets(region_problem, float64):
   system, params, batch, classes = make(region_problem(), fusion=0.7)
   first, second = system.net_scores(batch.features, system.prepare(params, classes))

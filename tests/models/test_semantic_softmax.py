@@ -1,3 +1,5 @@
+import dataclasses
+
 import chex
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,13 +43,12 @@ def numpy_objective(system, params, batch, classes):
   x = np.asarray(batch.features)
   x = x / np.linalg.norm(x, axis=1, keepdims=True)
   y = classes.embeddings / np.linalg.norm(classes.embeddings, axis=1, keepdims=True)
-  kernels = [params["prototypes"]["kernel"]]
+  kernel = params["prototypes"]["kernel"]
   for i in range(len(system.hidden)):
     layer = params[f"hidden_{i}"]
     x = 1 / (1 + np.exp(-(x @ layer["kernel"] + layer["bias"])))
-    kernels.append(layer["kernel"])
   prototypes = {
-    label: y[c] @ kernels[0] for c, label in enumerate(classes.ids) if classes.seen[c]
+    label: y[c] @ kernel for c, label in enumerate(classes.ids) if classes.seen[c]
   }
   total, count = 0.0, len(prototypes)
   for row, label in zip(x, np.asarray(batch.labels), strict=True):
@@ -60,7 +61,7 @@ def numpy_objective(system, params, batch, classes):
       total -= system.l2_prototypes * (row @ prototypes[label])
   if system.prototype_form != "per_sample":
     total += system.l2_prototypes / 2 * sum(np.sum(p**2) for p in prototypes.values())
-  return total + system.l2_weights / 2 * sum(np.sum(k**2) for k in kernels)
+  return total + system.l2_weights / 2 * np.sum(kernel**2)
 
 
 def loss(system, batch, classes):
@@ -174,6 +175,7 @@ def test_pretraining_makes_each_layer_encode_the_one_below(float64):
   system, params, batch, space = make(
     hidden=(4, 3), images=40, pretrain_steps=200, pretrain_l2=1e-5
   )
+  batch = dataclasses.replace(batch, features=abs(batch.features))
   trained = jax.device_get(system.warm_start(params, batch, space, jax.random.key(1)))
   params = jax.device_get(params)
   inputs = np.asarray(batch.features)
@@ -186,6 +188,28 @@ def test_pretraining_makes_each_layer_encode_the_one_below(float64):
   np.testing.assert_array_equal(
     trained["prototypes"]["kernel"], params["prototypes"]["kernel"]
   )
+
+
+def test_pretraining_has_the_gradient_of_the_released_auto_encoder(float64):
+  """Of sparseAutoencoderCost.m without its sparsity, whose images are columns."""
+  rng = np.random.default_rng(0)
+  x, w1, w2 = (rng.uniform(0, 1, shape) for shape in ((7, 5), (5, 4), (4, 5)))
+  b1, b2 = rng.standard_normal(4), rng.standard_normal(5)
+  system = SemanticSoftmax(pretrain_l2=0.3)
+  layers = {
+    "encoder": {"kernel": w1, "bias": b1},
+    "decoder": {"kernel": w2, "bias": b2},
+  }
+  found = jax.grad(lambda p: system._autoencoder_loss(p, x, np.ones(7, bool)))(layers)
+  a2 = 1 / (1 + np.exp(-(x @ w1 + b1)))
+  a3 = 1 / (1 + np.exp(-(a2 @ w2 + b2)))
+  d3 = (a3 - x) * a3 * (1 - a3)
+  d2 = d3 @ w2.T * a2 * (1 - a2)
+  expected = {
+    "encoder": {"kernel": x.T @ d2 / 7 + 0.3 * w1, "bias": d2.mean(0)},
+    "decoder": {"kernel": a2.T @ d3 / 7 + 0.3 * w2, "bias": d3.mean(0)},
+  }
+  chex.assert_trees_all_close(found, expected, rtol=1e-9)
 
 
 def test_pretraining_ignores_masked_rows(padded, float64):

@@ -113,3 +113,27 @@ def test_a_class_that_lacks_a_part_is_told_all_of_them():
   alone = dataclasses.make_dataclass("Alone", [])
   with pytest.raises(ZsljaxError, match=r"name, presets, init\(\).* scores, task"):
     register(alone)
+
+
+@pytest.mark.parametrize(
+  "name",
+  ["semantic_softmax", AE, "msdn", "sdl", COSINE, "eszsl", "sae", "nearest_mean"],
+)
+def test_a_label_outside_the_classes_does_not_count_as_the_last(region_problem, name):
+  batch, classes, spec = region_problem()
+  if name == "sdl":  # An image may have labels that are not scored.
+    batch = dataclasses.replace(batch, labels=batch.labels[:, None])
+  preset = "zero_shot" if name == COSINE else "paper"
+  system = build_system({"name": name, "preset": preset})
+
+  def trained(labels):
+    labelled = dataclasses.replace(batch, labels=labels)
+    params = system.init(jax.random.key(0), spec)
+    params = system.warm_start(params, labelled, classes, jax.random.key(0))
+    return system.loss(params, labelled, classes, jax.random.key(0))[0]
+
+  strange = trained(batch.labels.at[0].set(99))
+  if name == "sdl":
+    np.testing.assert_array_equal(strange, trained(batch.labels.at[0].set(-1)))
+  else:
+    assert np.isnan(strange) and np.isfinite(trained(batch.labels))

@@ -45,11 +45,15 @@ class Shapes:
     )
 
   def system(self, name: str) -> System:
-    """Builds a system as its authors' code has it, or else as the paper has it."""
+    """Builds a system as its authors' code, its shipped config or the paper has it."""
     if self.system_fields:
       return build_system({"name": name, **self.system_fields})
-    if name == "cosine":
-      return build_system({"name": name, "preset": "class_norm"})
+    own = {
+      "cosine": {"preset": "class_norm_official_code"},
+      "attended_autoencoder": {"preset": "dot_product"},
+    }
+    if name in own:
+      return build_system({"name": name, **own[name]})
     system = build_system({"name": name})
     if "official_code" in system.presets:
       return build_system({"name": name, "preset": "official_code"})

@@ -49,7 +49,7 @@ def export_xlsa17(dataset: StoredDataset, dest: pathlib.Path) -> list[pathlib.Pa
   order = np.argsort(dataset.source_rows(dataset.splits))
   position = np.empty(count, int)
   position[order] = np.arange(count)  # Of each stored image among the exported.
-  labels = np.asarray(classes.positions(table["labels"]))
+  labels = classes.columns(table["labels"])
   image_files = dataset.image_files(dataset.splits)
   if image_files is None:
     shown = zip(labels, position + 1, strict=True)

@@ -41,28 +41,29 @@ class Fold:
   def batches(
     self, labels: np.ndarray, drawn: str, size: int, seed: int
   ) -> Iterator[np.ndarray]:
-    """Yields the rows of each batch of a training run, without end.
+    """Yields the rows of each batch of a training run, without end; -1 is padding.
 
     Args:
       labels: class ids of the N training images, ``[N]`` or ``[N, M]``.
       drawn: of ``sampling.SAMPLINGS``, see ``TrainingData``.
       size: images in a batch.
-      seed: of the run.
+      seed: of their order.
     """
     rows = len(self.train)
-    if drawn == "epochs":
+    if drawn in sampling.IN_EPOCHS:
+      steps = -(-rows // size) if drawn == "whole_epochs" else rows // size
       for epoch in itertools.count():
         order = sampling.permuted(seed, epoch, 0, rows)
-        for start in range(0, rows - size + 1, size):
-          yield self.train[order[start : start + size]]
+        for batch in sampling.cut(order, steps * size).reshape(steps, size):
+          yield np.where(batch < 0, -1, self.train[batch])
     elif drawn == "independent":
       for step in itertools.count():
         yield self.train[sampling.independent(seed, step, 0, rows, size)]
     own = labels[self.train]
     rows_of = {int(c): self.train[own == c] for c in np.unique(own)}
-    size = min(size, len(rows_of))
+    classes, images = sampling.balanced(size, len(rows_of))
     for step in itertools.count():
-      yield sampling.class_balanced(seed, step, 0, rows_of, size, 1)
+      yield sampling.class_balanced(seed, step, 0, rows_of, classes, 1, images)
 
 
 def official_fold(dataset: StoredDataset) -> Fold:

@@ -39,12 +39,14 @@ class TrainingData:
   incomplete batch at its end. Rows of 256 KiB or more are read one by one; smaller ones
   stream from the shard files, in a seeded order, through a seeded shuffle buffer.
 
+  ``whole_epochs``: the same, but the incomplete batch is kept, padded and masked.
+
   ``independent``: each batch is a draw without replacement of its own, as in the
   released MSDN code; "epoch" is only a number of steps.
 
-  ``class_balanced``: each batch is a draw of classes without replacement, and of one
-  image of each; it has as many images as there are classes, if they are fewer than
-  ``batch_size``. Classes without training images are never drawn.
+  ``class_balanced``: each batch is a draw of up to ``batch_size`` classes without
+  replacement, and of ``max(batch_size // classes, 1)`` images of each, with it. Classes
+  without training images are never drawn.
 
   Attributes:
     store: the dataset.
@@ -88,8 +90,9 @@ class TrainingData:
       "'class_balanced' with several labels an image",
       "epochs or independent",
     )
+    require(self.seed >= 0, "config.data.seed", self.seed, "0 or more")
     require(
-      self.batch_size > 0 or self.sampling == "epochs",
+      self.batch_size > 0 or self.sampling in sampling.IN_EPOCHS,
       "config.data.sampling",
       f"{self.sampling!r} with config.batch_size=0",
       "epochs, or a batch_size",
@@ -117,7 +120,8 @@ class TrainingData:
   def rows_per_batch(self) -> int:
     """Number of images in a batch, over all hosts."""
     if self.sampling == "class_balanced":
-      return min(self.batch_size, len(self._rows_of)) // self.num_hosts * self.num_hosts
+      classes, images = self._balanced
+      return classes * images * self.num_hosts
     return self.batch_size or self.num_examples
 
   @property
@@ -125,7 +129,10 @@ class TrainingData:
     """Number of batches in one pass over the training set, the same on every host."""
     if not self.batch_size:
       return 1
-    return min(self._shares) // (self.batch_size // self.num_hosts)
+    size = self.batch_size // self.num_hosts
+    if self.sampling == "whole_epochs":
+      return -(-max(self._shares) // size)
+    return min(self._shares) // size
 
   def total_steps(self, epochs: int) -> int:
     """Counts the batches in ``epochs`` passes.
@@ -133,7 +140,7 @@ class TrainingData:
     When batches are drawn independently nothing ends with a pass, and the released
     code's count is taken: images times epochs over the batch size, rounded down.
     """
-    if self.sampling == "epochs":
+    if self.sampling in sampling.IN_EPOCHS:
       return epochs * self.steps_per_epoch
     return epochs * self.num_examples // self.batch_size
 
@@ -168,14 +175,18 @@ class TrainingData:
     return load(self.store, *self._share)
 
   def rows(self, start_step: int = 0) -> Iterator[np.ndarray]:
-    """Yields each batch's rows of the table from ``start_step`` on, without end."""
+    """Yields each batch's rows of the table from ``start_step`` on, without end.
+
+    -1 is padding.
+    """
     if not self.batch_size:
       yield from itertools.repeat(np.arange(self._shares[self.host]))
-    if self.sampling != "epochs":
+    if self.sampling not in sampling.IN_EPOCHS:
       yield from map(self._drawn, itertools.count(start_step))
     size, steps = self._local_rows, self.steps_per_epoch
     first, skip = divmod(start_step, steps)
     for order in self._orders(first):
+      order = sampling.cut(order, steps * size)
       for step in range(skip, steps):
         yield order[step * size : (step + 1) * size]
       skip = 0
@@ -214,13 +225,15 @@ class TrainingData:
       rows = -(-self.host_rows // self.multiple_of) * self.multiple_of
       yield from itertools.repeat(pad(_with_mask(table), rows))
     for rows in self.rows(start_step):
-      yield _with_mask({k: v[rows] for k, v in table.items()})
+      yield {**{k: v[rows] for k, v in table.items()}, "mask": rows >= 0}
 
   def _streamed(self, start_step: int) -> Iterator[Columns]:
     """Yields batches that are read from the files as they come."""
     size, steps = self._local_rows, self.steps_per_epoch
-    if self.sampling != "epochs" or self._large_rows:
-      yield from self._decoded(self._single_records(start_step), size)
+    if self.sampling not in sampling.IN_EPOCHS or self._large_rows:
+      batches = self._decoded(self._single_records(start_step), size)
+      for rows, batch in zip(self.rows(start_step), batches, strict=False):
+        yield {**batch, "mask": rows >= 0}
     self.store.check(self._pieces)
     for epoch in itertools.count(start_step // steps):
       skip = max(0, start_step - epoch * steps)
@@ -242,16 +255,24 @@ class TrainingData:
 
   def _decoded(self, records, size: int) -> Iterator[Columns]:
     """Yields batches of ``size`` serialized records as arrays."""
-    batches = _decode(self.store, records.batch(size, drop_remainder=True), size)
-    for batch in _numpy(batches, self.store):
-      yield _with_mask(batch)
+    for batch in _numpy(_decode(self.store, records.batch(size), size), self.store):
+      yield pad(_with_mask(batch), size)
 
   def _drawn(self, step: int) -> np.ndarray:
     """Draws this host's rows of one batch."""
     draw, size = (self.seed, step, self.host), self._local_rows
     if self.sampling == "independent":
       return sampling.independent(*draw, self._shares[self.host], size)
-    return sampling.class_balanced(*draw, self._rows_of, size, self.num_hosts)
+    classes, images = self._balanced
+    return sampling.class_balanced(
+      *draw, self._rows_of, classes, self.num_hosts, images
+    )
+
+  @property
+  def _balanced(self) -> tuple[int, int]:
+    """Classes that this host draws for a balanced batch, and images of each."""
+    classes, images = sampling.balanced(self.batch_size, len(self._rows_of))
+    return classes // self.num_hosts, images
 
   @functools.cached_property
   def _rows_of(self) -> dict[int, np.ndarray]:

@@ -6,7 +6,19 @@ from collections.abc import Mapping
 
 import numpy as np
 
-SAMPLINGS = ("epochs", "independent", "class_balanced")
+# Each image once in an epoch: without, or with the incomplete batch at its end.
+IN_EPOCHS = ("epochs", "whole_epochs")
+SAMPLINGS = (*IN_EPOCHS, "independent", "class_balanced")
+
+
+def cut(order: np.ndarray, length: int) -> np.ndarray:
+  """Returns the first ``length`` rows of an order; -1 where it has no more.
+
+  >>> cut(np.array([2, 0, 1]), 4).tolist()
+  [2, 0, 1, -1]
+  """
+  missing = max(0, length - len(order))
+  return np.pad(order[:length], (0, missing), constant_values=-1)
 
 
 def permuted(seed: int, epoch: int, host: int, rows: int) -> np.ndarray:
@@ -27,6 +39,15 @@ def independent(seed: int, step: int, host: int, rows: int, size: int) -> np.nda
   return rng.choice(rows, size, replace=False)
 
 
+def balanced(size: int, classes: int) -> tuple[int, int]:
+  """Returns how many classes a balanced batch has, and images of each, of MSDN's code.
+
+  >>> balanced(50, 40), balanced(50, 20), balanced(50, 150)
+  ((40, 1), (20, 2), (50, 1))
+  """
+  return min(size, classes), max(size // classes, 1)
+
+
 def class_balanced(
   seed: int,
   step: int,
@@ -34,8 +55,9 @@ def class_balanced(
   rows_of: Mapping[int, np.ndarray],
   size: int,
   hosts: int,
+  images: int = 1,
 ) -> np.ndarray:
-  """Returns one row of each of the ``size`` classes that this host draws.
+  """Returns ``images`` rows, with replacement, of each class that this host draws.
 
   Args:
     seed: seed of the run.
@@ -44,9 +66,10 @@ def class_balanced(
     rows_of: this host's rows of each class, for the same classes on every host.
     size: classes that each host draws, without replacement among all hosts.
     hosts: number of processes.
+    images: of each class.
   """
   rng = np.random.default_rng([seed, step])  # The same classes on every host.
   classes = rng.choice(list(rows_of), size * hosts, replace=False)
   rng = np.random.default_rng([seed, step, host])
   mine = classes[host * size : (host + 1) * size]
-  return np.array([rng.choice(rows_of[label]) for label in mine])
+  return np.concatenate([rng.choice(rows_of[label], images) for label in mine])

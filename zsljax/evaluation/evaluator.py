@@ -127,7 +127,7 @@ class _OneLabel:
   """The labels of images with one label: positions in the class space, ``[N]``."""
 
   def labels(self, columns: Columns, classes: ClassSpace) -> np.ndarray:
-    return np.asarray(classes.positions(columns["labels"][columns["mask"]]))
+    return classes.columns(columns["labels"][columns["mask"]])
 
 
 class SingleLabelEvaluator(_OneLabel):

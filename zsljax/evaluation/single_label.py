@@ -181,13 +181,15 @@ def seen_unseen_curve(
 def _relative(decisions: Decisions) -> Decisions:
   """Decisions on which a penalty acts additively as it does multiplicatively here.
 
-  Seen scores become the share of themselves by which they lead, unseen ones 0. A lead
-  of a score of 0 has no share: it stands for every gamma.
+  Seen scores become the share of themselves by which they lead, unseen ones 0. The lead
+  of a score of 0 has no share: it stands for every gamma, as does the first place of a
+  seen class in a tie at 0.
   """
   seen = np.asarray(decisions.seen_score, np.float64)
   lead = seen - decisions.unseen_score
   share = np.divide(lead, np.abs(seen), out=np.zeros_like(lead), where=seen != 0)
-  share = np.where(seen == 0, 2 * np.sign(lead), share)
+  first = np.where(decisions.seen_class < decisions.unseen_class, 1, -1)
+  share = np.where(seen == 0, 2 * np.where(lead == 0, first, np.sign(lead)), share)
   return dataclasses.replace(
     decisions, seen_score=share, unseen_score=np.zeros_like(lead)
   )

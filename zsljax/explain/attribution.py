@@ -78,6 +78,8 @@ def score_test_images(run: Experiment, predictor: Predictor) -> Scored:
 
   size = dataset.size(*splits)
   on_map = np.linspace(0, size - 1, min(size, _MAPPED)).round().astype(int)
+  # Labels of an image with several are padded with -1, which is no class.
+  columns = classes.positions if system.task == MULTI_LABEL else classes.columns
   best, labels, mapped, start = [], [], [], 0
   params = jax.device_put(predictor.params, replicated(run.mesh))
   with (
@@ -87,7 +89,7 @@ def score_test_images(run: Experiment, predictor: Predictor) -> Scored:
     for host, parts in over_batches(outputs, params, classes, batches, run.mesh):
       found, vectors = parts
       best.append(found.argmax(1) if system.task == MULTI_LABEL else found)
-      labels.append(np.asarray(classes.positions(host["labels"][host["mask"]])))
+      labels.append(np.asarray(columns(host["labels"][host["mask"]])))
       end = start + len(vectors)
       here = on_map[(on_map >= start) & (on_map < end)]
       mapped.append(vectors[here - start])

@@ -29,6 +29,10 @@ def class_cross_entropy(scores: Array, positions: Array, among: Array) -> Array:
     positions: the column of the true class, ``[B]`` integer, one of ``among``.
     among: the classes in the denominator, ``[C]`` bool.
 
+  Returns:
+    ``[B]``; NaN at the position -1, so that a label outside the classes does not pass
+    unseen.
+
   Examples:
     >>> among = jnp.array([True, True, False])
     >>> print(class_cross_entropy(jnp.zeros((1, 3)), jnp.array([0]), among))
@@ -36,21 +40,29 @@ def class_cross_entropy(scores: Array, positions: Array, among: Array) -> Array:
   """
   chex.assert_rank([scores, positions, among], [2, 1, 1])
   inside = jnp.where(among[None, :], scores, -jnp.inf)
-  return optax.losses.softmax_cross_entropy_with_integer_labels(inside, positions)
+  loss = optax.losses.softmax_cross_entropy_with_integer_labels(
+    inside, jnp.maximum(positions, 0)
+  )
+  return jnp.where(positions < 0, jnp.nan, loss)
 
 
 def unseen_log_mass(scores: Array, seen: Array) -> Array:
   r"""Computes the logarithm of the probability of all unseen classes together.
 
   The released code's loss is minus the logarithm of the mean of these probabilities
-  over the batch. ``seen`` is ``[C]`` bool, not all true.
+  over the batch. ``seen`` is ``[C]`` bool; where all are, there is nothing to keep
+  probability for, and it is 0.
 
   >>> mass = unseen_log_mass(jnp.zeros((1, 4)), jnp.array([True, True, True, False]))
   >>> print(jnp.exp(mass))
   [0.25]
   """
   chex.assert_rank([scores, seen], [2, 1])
-  return jax.nn.logsumexp(jax.nn.log_softmax(scores), -1, where=~seen[None, :])
+  nothing = seen.all()
+  mass = jax.nn.logsumexp(
+    jax.nn.log_softmax(scores), -1, where=(~seen | nothing)[None, :]
+  )
+  return jnp.where(nothing, 0, mass)
 
 
 def unseen_cross_entropy(scores: Array, seen: Array) -> Array:

@@ -57,7 +57,9 @@ class AttendedAutoencoder(System):
   References:
     Li & Wang, "Joint Learning of Attended Zero-Shot Features and Visual-Semantic
     Mapping", BMVC 2019. No code was released; the paper gives no optimizer, width,
-    normalisation or scale, so these fields are choices of this project.
+    normalisation or scale, so these fields are choices of this project. The preset
+    ``paper`` has the one similarity that it names; ``dot_product`` has another, that
+    of the measured settings.
 
   Attributes:
     weight_alignment: :math:`\alpha`, 0.5 in the paper.
@@ -68,7 +70,7 @@ class AttendedAutoencoder(System):
     hidden: 0: the encoder is one sigmoid layer to visual space, whose output is the
       auto-encoder's one hidden layer. Else the width of a sigmoid layer that is
       followed by a linear one: the other reading of "one hidden layer".
-    similarity: s: ``cosine``, the paper's example, or ``dot``.
+    similarity: s: ``cosine`` (paper) or ``dot`` (dot_product).
     scale: factor of the similarity in softmax and prediction. Without one a cosine
       softmax over 40 classes cannot fall below 1.8 nats.
     normalize_regions: whether regions have unit length, as in DAZLE and MSDN.
@@ -82,14 +84,17 @@ class AttendedAutoencoder(System):
     "scale",
     "region_scale",
   )
-  presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}}
+  presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    "paper": {},
+    "dot_product": {"similarity": "dot", "scale": 5.0},
+  }
 
   weight_alignment: float = 0.5
   weight_reconstruction: float = 1.0
   coupled: bool = True
   hidden: int = 0
-  similarity: str = "dot"
-  scale: float = 5.0
+  similarity: str = "cosine"
+  scale: float = 20.0
   normalize_regions: bool = True
   region_scale: float = 1.0
 

@@ -39,7 +39,9 @@ class ClosedForm(System):
     self, params: Params, batch: Batch, classes: ClassSpace, rng: Array
   ) -> Params:
     del rng
-    features = jnp.where(batch.mask[:, None], self.rows(batch.features), 0)
+    outside = classes.positions(batch.labels) < 0
+    features = jnp.where(outside[:, None], jnp.nan, self.rows(batch.features))
+    features = jnp.where(batch.mask[:, None], features, 0)
     with computed_in("float32"):
       return self.solve(params, features, batch, classes)
 

@@ -49,8 +49,9 @@ class CosineClassifier(System):
   too). The loss is over seen classes.
 
   ``class_norm`` is the model of Skorokhodov & Elhoseiny, "Class Normalization for
-  (Continual?) Generalized Zero-Shot Learning" (ICLR 2021), after its released code:
-  features as they are, and a generator that standardises its activations over classes.
+  (Continual?) Generalized Zero-Shot Learning" (ICLR 2021): features as they are, and a
+  generator that standardises its activations over classes.
+  ``class_norm_official_code`` also has the released code's variances and first biases.
   One difference: that code keeps running statistics for the test; here the statistics
   are those of the seen classes under the present parameters, which running ones follow
   late.
@@ -67,6 +68,10 @@ class CosineClassifier(System):
     generator_hidden: width of the generator's two hidden layers.
     class_normalization: whether the generator's second layer is standardised over the
       seen classes, before and after its ReLU.
+    bias_initializer: of the generator: ``zeros``, or ``uniform`` in +-1 /
+      sqrt(fan-in), PyTorch's default (class_norm_official_code).
+    unbiased: whether the variance over classes is the unbiased one, of ddof 1
+      (class_norm_official_code).
     nonnegative: whether the generator ends with a ReLU, for features that are not
       negative.
     sample_share: share of negatives that take part in a step, for learned prototypes;
@@ -85,6 +90,13 @@ class CosineClassifier(System):
       "prototypes": "generated",
       "class_normalization": True,
     },
+    "class_norm_official_code": {
+      "encoder": "none",
+      "prototypes": "generated",
+      "class_normalization": True,
+      "bias_initializer": "uniform",
+      "unbiased": True,
+    },
   }
 
   loss_name: str = "normface"
@@ -94,6 +106,8 @@ class CosineClassifier(System):
   prototypes: str = "generated"
   generator_hidden: int = 1024
   class_normalization: bool = False
+  bias_initializer: str = "zeros"
+  unbiased: bool = False
   nonnegative: bool = False
   sample_share: float = 1.0
   scale: float | None = None
@@ -111,6 +125,7 @@ class CosineClassifier(System):
     self.check_fields(
       encoder=("none", "mlp", "conv"),
       prototypes=("learned", "generated"),
+      bias_initializer=("zeros", "uniform"),
       embedding_size="1 or more",
       generator_hidden="1 or more",
     )
@@ -224,7 +239,12 @@ class CosineClassifier(System):
 
   def _generator(self, width: int) -> nn.Module:
     return _Generator(
-      self.generator_hidden, width, self.class_normalization, self.nonnegative
+      self.generator_hidden,
+      width,
+      self.class_normalization,
+      self.bias_initializer,
+      self.unbiased,
+      self.nonnegative,
     )
 
   def _prototypes(self, params: Params, classes: ClassSpace) -> Array:
@@ -364,6 +384,8 @@ class _Generator(nn.Module):
   hidden: int
   size: int
   class_normalization: bool
+  bias_initializer: str
+  unbiased: bool
   nonnegative: bool
 
   @nn.compact
@@ -372,28 +394,46 @@ class _Generator(nn.Module):
     usual = PYTORCH_LINEAR
     last = nn.initializers.variance_scaling(1 / self.size, "fan_in", "uniform")
 
-    def standardised(x: Array) -> Array:
-      return class_standardise(x, seen) if self.class_normalization else x
+    def dense(name: str, width: int, kernel_init, x: Array) -> Array:
+      bias_init = nn.initializers.zeros
+      if self.bias_initializer == "uniform":
+        bias_init = _uniform(x.shape[-1] ** -0.5)
+      return nn.Dense(width, kernel_init=kernel_init, bias_init=bias_init, name=name)(x)
 
-    x = nn.relu(nn.Dense(self.hidden, kernel_init=usual, name="hidden_0")(embeddings))
-    x = nn.Dense(self.hidden, kernel_init=usual, name="hidden_1")(x)
+    def standardised(x: Array) -> Array:
+      if not self.class_normalization:
+        return x
+      return class_standardise(x, seen, int(self.unbiased))
+
+    x = nn.relu(dense("hidden_0", self.hidden, usual, embeddings))
+    x = dense("hidden_1", self.hidden, usual, x)
     x = standardised(nn.relu(standardised(x)))
-    prototypes = nn.Dense(self.size, kernel_init=last, name="prototypes")(x)
+    prototypes = dense("prototypes", self.size, last, x)
     return nn.relu(prototypes) if self.nonnegative else prototypes
 
 
-def class_standardise(activations: Array, seen: Array) -> Array:
+def _uniform(bound: float) -> nn.initializers.Initializer:
+  """Draws initial values between -``bound`` and ``bound``."""
+
+  def draw(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  return draw
+
+
+def class_standardise(activations: Array, seen: Array, ddof: int = 0) -> Array:
   """Standardises classes: minus the mean, over the variance (not its root).
 
   Args:
     activations: ``[C, H]``.
     seen: marks the classes whose mean and variance are taken, ``[C]`` bool. Where none
       is seen the result is NaN: new classes alone have no statistics.
+    ddof: taken off the number of classes in the variance: 1 in the released code.
 
   References:
     Skorokhodov & Elhoseiny (ICLR 2021), as in the released code, with its 1e-5.
   """
   where = seen[:, None]
   mean = jnp.mean(activations, 0, where=where, keepdims=True)
-  variance = jnp.var(activations, 0, where=where, keepdims=True)
+  variance = jnp.var(activations, 0, where=where, keepdims=True, ddof=ddof)
   return (activations - mean) / (variance + 1e-5)

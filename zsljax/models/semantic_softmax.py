@@ -62,7 +62,7 @@ class SemanticSoftmax(System):
     <https://arxiv.org/abs/1705.07692>`_, 2017.
 
   Attributes:
-    l2_weights: lambda, on all kernels.
+    l2_weights: lambda, on the map alone: the released deep code has none on ``hidden``.
     l2_prototypes: gamma, the pull to the visual prototypes.
     prototype_form: the term that gamma multiplies (with a factor 1/2). ``per_sample``
       is the sum over images of the squared distance to the own prototype (paper).
@@ -73,9 +73,10 @@ class SemanticSoftmax(System):
     hidden: widths of sigmoid layers on the features before the softmax; empty
       is the paper's linear model.
     pretrain_steps: L-BFGS steps in which each hidden layer is first trained as an
-      auto-encoder of the layer below, as in the released deep code. Reconstruction:
-      that code's is sparse with settings that are not known; this one is plain, with a
-      linear decoder.
+      auto-encoder of the layer below, as in the released deep code: a sigmoid decoder,
+      and the cost whose gradient that code follows (in its printed cost the
+      reconstruction is left out). Reconstruction: that code's is sparse with settings
+      that are not known; this one is not.
     pretrain_l2: L2 on the auto-encoder's kernels.
     init_scale: standard deviation of the initial map, 0.005 in the code.
   """
@@ -158,7 +159,7 @@ class SemanticSoftmax(System):
     )
     parts = {
       "cross_entropy": over_training_set(cross_entropy) / num_seen,
-      "weights": self.l2_weights / 2 * _squared_norm(params),
+      "weights": self.l2_weights / 2 * _squared_norm(params["prototypes"]),
     }
     own = prototypes[positions]
     if self.prototype_form == "per_sample":
@@ -173,8 +174,7 @@ class SemanticSoftmax(System):
   def _autoencoder_loss(self, params: Params, inputs: Array, mask: Array) -> Array:
     """Mean squared reconstruction error, and L2 of the kernels."""
     hidden = _sigmoid_layer(params["encoder"], inputs)
-    decoder = params["decoder"]
-    outputs = hidden @ decoder["kernel"] + decoder["bias"][None]
+    outputs = _sigmoid_layer(params["decoder"], hidden)
     error = masked_mean(jnp.sum((outputs - inputs) ** 2, -1), mask) / 2
     return error + self.pretrain_l2 / 2 * _squared_norm(params)
 

@@ -216,6 +216,12 @@ class Experiment:
     """The same with another seed."""
     return dataclasses.replace(self, config=self.config | {"seed": seed})
 
+  @property
+  def data_seed(self) -> int:
+    """The seed of the order of batches."""
+    seed = self.config["data"].get("seed")
+    return self.config["seed"] if seed is None else seed
+
   def training_data(self) -> TrainingData:
     """The batches that the config describes.
 
@@ -231,7 +237,7 @@ class Experiment:
       self.dataset,
       data["train_split"],
       config["batch_size"],
-      config["seed"],
+      self.data_seed,
       data["cache"],
       data["sampling"],
       host=jax.process_index(),
@@ -243,7 +249,7 @@ class Experiment:
       rows = batches.rows_per_batch
       field = "config.batch_size"
       if rows < size:
-        field += f"={size} with {rows} classes to draw from: images of a batch"
+        field += f"={size}, class_balanced: images of a batch"
       check_divides(rows, self.mesh, field)
     return batches
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import itertools
+import math
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ import numpy as np
 
 from zsljax import training
 from zsljax.classes import ClassSpace
+from zsljax.data import sampling
 from zsljax.data.folds import Fold
 from zsljax.devices.mesh import over_batch, replicated
 from zsljax.errors import require
@@ -264,7 +266,8 @@ class VmappedRuns:
     """Raises unless the rows of a fold have the images, or classes, of a batch."""
     size, drawn = self.run.config["batch_size"], self.run.config["data"]["sampling"]
     if drawn == "class_balanced":
-      rows = min(size, len(np.unique(self.labels[trained_on])))
+      classes = len(np.unique(self.labels[trained_on]))
+      rows = math.prod(sampling.balanced(size, classes))
       training.check_divides(rows, self.run.mesh, "images of a batch on a fold")
     else:
       most = len(trained_on)
@@ -281,7 +284,7 @@ class VmappedRuns:
     batches = [
       self.run.with_seed(seed).training_data().rows()
       if fold is None
-      else fold.batches(self.labels, drawn, size, seed)
+      else fold.batches(self.labels, drawn, size, self.run.with_seed(seed).data_seed)
       for seed, fold in sources
     ]
     for rows in zip(*batches, strict=True):

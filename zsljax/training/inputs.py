@@ -58,9 +58,12 @@ def feed(
 def rows_of_table(
   columns: Mapping[str, jax.Array], rows: jax.Array, num_examples: jax.Array | int
 ) -> Batch:
-  """The batch of some rows ``[B]`` of columns that are whole on every device."""
+  """The batch of some rows ``[B]`` of columns that are whole on every device.
+
+  -1 is padding, which is masked.
+  """
   picked = {name: column[rows] for name, column in columns.items()}
-  return Batch(**picked, mask=jnp.ones(rows.shape, bool), num_examples=num_examples)
+  return Batch(**picked, mask=rows >= 0, num_examples=num_examples)
 
 
 @jax.tree_util.register_dataclass
@@ -125,10 +128,11 @@ class DeviceTable:
   def rows(self, own: np.ndarray) -> jax.Array:
     """Rows ``[n, B]`` of batches, of which this host has rows of its own table."""
     begin = jax.process_index() * len(self.columns["labels"]) // jax.process_count()
-    return _spread((begin + own).astype(np.int32), self.mesh)
+    rows = np.where(own < 0, -1, begin + own)
+    return _spread(rows.astype(np.int32), self.mesh)
 
   def batch(self, rows: jax.Array, num_examples: int) -> Batch:
-    """The batch of some rows ``[B]``.
+    """The batch of some rows ``[B]``; -1 is padding, which is masked.
 
     Of a split table, each device contributes its rows to every device's part.
     """
@@ -147,8 +151,8 @@ class DeviceTable:
     if self.split:
       split = over_batch(self.mesh).spec
       pick = jax.shard_map(pick, mesh=self.mesh, in_specs=split, out_specs=split)
-      mask = jnp.ones(rows.shape, bool)
-      batch = Batch(**pick(self.columns, rows), mask=mask, num_examples=num_examples)
+      picked = pick(self.columns, rows)
+      batch = Batch(**picked, mask=rows >= 0, num_examples=num_examples)
     else:
       batch = rows_of_table(self.columns, rows, num_examples)
     return jax.lax.with_sharding_constraint(batch, over_batch(self.mesh))

@@ -24,11 +24,13 @@ def adam(config: Mapping[str, Any], total_steps: int) -> optax.GradientTransform
   """Adam (Kingma & Ba 2015).
 
   The L2 weight decay is part of the gradient (not decoupled as in AdamW) and leaves
-  biases and other vectors out. In one cycle the decay of the first moment falls from
-  0.95 to 0.85 while the rate rises, and then returns, as PyTorch's OneCycleLR does.
+  biases and other vectors out, unless ``decay_biases`` takes them in. In one cycle the
+  decay of the first moment falls from 0.95 to 0.85 while the rate rises, and then
+  returns, as PyTorch's OneCycleLR does.
   """
   decay = optax.add_decayed_weights(
-    config["weight_decay"], lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
+    config["weight_decay"],
+    lambda params: jax.tree.map(lambda p: p.ndim > 1 or config["decay_biases"], params),
   )
   rate = _rate(config, total_steps)
   if config["schedule"] != "one_cycle":
