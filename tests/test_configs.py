@@ -22,6 +22,7 @@ from zsljax.configs import (
 from zsljax.data import make_multilabel_set, open_dataset, prepare
 from zsljax.errors import ZsljaxError
 from zsljax.evaluation.multilabel import population
+from zsljax.io.checksums import Checksums
 from zsljax.losses import FAMILY
 from zsljax.models import build_system
 from zsljax.reporting.rows import read_rows
@@ -389,6 +390,7 @@ def test_msdn_without_word_vectors_is_refused(small, tmp_path):
   with np.load(store.folder / "classes.npz") as file:
     arrays = {k: v for k, v in file.items() if k != "attribute_vectors"}
   np.savez(store.folder / "classes.npz", **arrays)
+  Checksums.write(store.folder)
   with pytest.raises(ZsljaxError, match="attribute vectors: found none in this"):
     train(config, tmp_path / "w")
 

@@ -487,7 +487,7 @@ def without(name):
 @pytest.mark.parametrize(
   ("tensors", "change", "message"),
   [
-    (timm_vit, lambda t: t.clear(), r"w.pth: found tensors , expected"),
+    (timm_vit, lambda t: t.clear(), r"w.pth: found tensors, expected"),
     (
       lambda: {"conv1.weight": np.zeros((8, 3, 7, 7)), "fc.bias": np.zeros(3)},
       lambda t: None,
