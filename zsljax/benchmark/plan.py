@@ -11,11 +11,9 @@ import jax
 
 from zsljax.benchmark.table import markdown
 from zsljax.benchmark.topology import (
-  Target,
-  Work,
   figures_of,
-  find_topology,
   largest_batch,
+  make_work,
   measured_bytes,
 )
 from zsljax.errors import in_bytes
@@ -43,33 +41,28 @@ def plan(config: Mapping[str, Any], topology: str) -> dict[str, Any]:
   Raises:
     ZsljaxError: a field does not fit the dataset or the devices.
   """
-  found = find_topology(topology)
-  model = config["mesh"]["model"]
-  target = Target.build(found, model, config["matmul_precision"])
   run = Experiment.build({**config, "mesh": {"data": 1, "model": 1}})
-  data, stored, devices = run.training_data(), run.dataset, target.mesh.shape["data"]
+  data, stored = run.training_data(), run.dataset
+  total = data.total_steps(config["epochs"])
+  work = make_work(
+    topology,
+    config["mesh"]["model"],
+    config["matmul_precision"],
+    system=run.system,
+    spec=run.spec,
+    classes=run.classes,
+    dtype=jax.dtypes.canonicalize_dtype(stored.storage_dtype),
+    label_widths=stored.metadata["label_widths"],
+    optimizer=make_optimizer(config["optimizer"], config["batch_size"], total),
+  )
+  devices = work.mesh.shape["data"]
   size = data.rows_per_batch
   if config["batch_size"]:
-    check_divides(size, target.mesh, "config.batch_size")
+    check_divides(size, work.mesh, "config.batch_size")
   size = -(-size // devices) * devices
-  work = Work(
-    run.system,
-    run.spec,
-    run.classes,
-    jax.dtypes.canonicalize_dtype(stored.storage_dtype),
-    stored.metadata["label_widths"],
-    make_optimizer(
-      config["optimizer"], config["batch_size"], data.total_steps(config["epochs"])
-    ),
-  )
-
-  compiled = functools.cache(lambda rows: work.compile_training(rows, target))
-
-  @functools.cache
-  def needed(rows: int) -> float:
-    return measured_bytes(compiled, rows)
-
-  limit, double = found.chip.memory, 2 * size
+  compiled = functools.cache(work.training)
+  needed = functools.cache(functools.partial(measured_bytes, compiled))
+  limit, double = work.topology.chip.memory, 2 * size
   features = data.num_examples * stored.row_bytes
   places = {}
   for place, resident in (
@@ -95,18 +88,15 @@ def plan(config: Mapping[str, Any], topology: str) -> dict[str, Any]:
     "features": stored.variant,
     "images": data.num_examples,
     "topology": topology,
-    "devices": target.mesh.size,
+    "devices": work.mesh.size,
     "bytes_of_a_device": limit,
     "batch_size": size,
-    "precision": target.precision,
+    "precision": work.precision,
     "compiled_not_run": True,
     "places": places,
   }
   if places["streamed"]["fits"]:
-    part = size * stored.row_bytes / devices
-    figures["training"] = figures_of(
-      compiled(size), work.training_flops(size), part, size, target
-    )
+    figures["training"] = figures_of(work, "training", size, compiled(size))
   return figures
 
 

@@ -17,7 +17,7 @@ import re
 import numpy as np
 
 _INSTRUCTION = re.compile(
-  r"\s+(?P<root>ROOT )?%?(?P<name>[\w.\-]+) = (?P<type>.+?) (?P<opcode>[a-z][\w\-]*)"
+  r"\s+(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<type>.+?) (?P<opcode>[a-z][\w\-]*)"
   r"\((?P<operands>[^)]*)\)(?P<attributes>.*)"
 )
 _COMPUTATION = re.compile(r"(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{$")
@@ -63,7 +63,6 @@ class _Instruction:
   opcode: str
   operands: tuple[str, ...]
   attributes: str
-  root: bool
 
   @functools.cached_property
   def arrays(self) -> list[tuple[str, tuple[int, ...], str]]:
@@ -116,7 +115,6 @@ class Program:
           parts["operands"] = (parts["operands"],)
         else:
           parts["operands"] = tuple(re.findall(r"%([\w.\-]+)", parts["operands"]))
-        parts["root"] = bool(parts["root"])
         inside[parts["name"]] = _Instruction(**parts)
       elif found := _COMPUTATION.match(line):
         inside = self._computations[found["name"]] = {}
@@ -154,8 +152,11 @@ class Program:
             moved = each.arrays[-1:] if each.opcode != kind else each.arrays
             size = sum(math.prod(shape) * _bits(t) / 8 for t, shape, _ in moved)
             collectives[kind] = collectives.get(kind, 0) + times * size
+        copied = ""
+        if one.opcode.endswith("-done"):
+          copied = f" of {inside[one.operands[0]].operands[0]}"
         yield Cost(
-          one.name,
+          one.name + copied,
           self._source(one),
           times * traffic,
           times * self._flops(one, inside),
@@ -231,13 +232,12 @@ class Program:
     """The innermost line of this package, or of a user's own, behind an instruction."""
     frame = one.attribute(r"stack_frame_id=(\d+)")
     if not frame:
-      roots = [
-        inner
+      inner = (
+        self._source(last)
         for name in self._called(one)
-        for inner in self._computations[name].values()
-        if inner.root
-      ]
-      return self._source(roots[0]) if roots else ""
+        for last in reversed(self._computations[name].values())
+      )
+      return next(filter(None, inner), "")
     while frame in self._frames:
       location, parent = re.findall(r"=(\d+)", self._frames[frame])
       numbers = re.findall(r"=(\d+)", self._places[location])

@@ -39,6 +39,7 @@ from zsljax.devices.precision import PRECISIONS, supported
 from zsljax.errors import ZsljaxError, did_you_mean, in_bytes, line_of, require
 from zsljax.models import MULTI_LABEL, Batch, Spec, System
 from zsljax.training import check_divides, init_state, make_train_step
+from zsljax.training.checkpoints import abstract
 
 _COMPILERS = {"tpu": ("libtpu", "tpu"), "cuda": ("jax_cuda13_plugin", "cuda")}
 _GPUS_OF_A_HOST = 8
@@ -109,62 +110,13 @@ def find_topology(name: str) -> Topology:
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
-  """A mesh of devices that only compile, and the precision of products there."""
-
-  topology: Topology
-  mesh: jax.sharding.Mesh
-  precision: str
-
-  @classmethod
-  def build(cls, topology: Topology, model_devices: int, precision: str) -> Target:
-    """Lays a mesh over all devices.
-
-    Raises:
-      ZsljaxError: the devices do not compute in this precision, or do not divide.
-    """
-    known = supported(topology.chip.platform)
-    require(
-      precision in known, "--precision", repr(precision), f"{' or '.join(known)} there"
-    )
-    number = len(topology.devices)
-    require(
-      0 < model_devices <= number and number % model_devices == 0,
-      "--model_devices",
-      model_devices,
-      f"a divisor of the {number} devices of {topology.name}",
-    )
-    return cls(topology, make_mesh(-1, model_devices, topology.devices), precision)
-
-  @property
-  def matrix_rate(self) -> float:
-    """Operations a second in products, of a device."""
-    return self.topology.chip.flops[self.precision]
-
-  def compile(self, function: Callable, *args: Any, **options: Any) -> Any:
-    """Compiles a function at shapes that lie on the mesh."""
-    with jax.default_matmul_precision(PRECISIONS[self.precision]):
-      return jax.jit(function, **options).lower(*args).compile()
-
-  def arrays(self, tree: Any, layout: Any = None) -> Any:
-    """Shapes of arrays as they lie on the mesh, whole on each device by default."""
-    if layout is None or isinstance(layout, jax.sharding.Sharding):
-      layout = jax.tree.map(lambda _: layout or replicated(self.mesh), tree)
-
-    def shape(array: Any, layout: Any) -> jax.ShapeDtypeStruct:
-      dtype = array.dtype
-      if not jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        dtype = jax.dtypes.canonicalize_dtype(dtype)
-      return jax.ShapeDtypeStruct(array.shape, dtype, sharding=layout)
-
-    return jax.tree.map(shape, tree, layout)
-
-
-@dataclasses.dataclass(frozen=True)
 class Work:
-  """A system, the sizes of its data, and its optimizer.
+  """Steps of a system on devices that only compile.
 
   Attributes:
+    topology: the devices.
+    mesh: over all of them.
+    precision: of matrix products.
     system: the system.
     spec: sizes of features and classes.
     classes: the training classes.
@@ -173,6 +125,9 @@ class Work:
     optimizer: of the training step.
   """
 
+  topology: Topology
+  mesh: jax.sharding.Mesh
+  precision: str
   system: System
   spec: Spec
   classes: ClassSpace
@@ -187,65 +142,89 @@ class Work:
     """Number of classes with training images."""
     return int(np.sum(self.classes.seen))
 
-  def batch(self, size: int, target: Target) -> Batch:
+  def batch(self, size: int) -> Batch:
     """Shapes of a batch on the mesh."""
     widths = self.label_widths
     if self.system.task == MULTI_LABEL and not widths:
       widths = {"labels": random_labels(min(size, 512), self.num_seen).shape[1]}
-    row = rows_of(
-      random_table(self.system, self.spec, 1, self.num_seen, self.dtype, widths),
-      np.zeros(1, int),
-    )
+    table = random_table(self.system, self.spec, 1, self.num_seen, self.dtype, widths)
     columns = {
       name: jax.ShapeDtypeStruct((size, *column.shape[1:]), column.dtype)
-      for name, column in row.items()
+      for name, column in rows_of(table, np.zeros(1, int)).items()
     }
-    columns = target.arrays(columns, over_batch(target.mesh))
-    return Batch(**columns, num_examples=NUM_EXAMPLES)
+    return Batch(**_on(over_batch(self.mesh), columns), num_examples=NUM_EXAMPLES)
 
-  def compile_training(self, size: int, target: Target) -> Any:
+  def training(self, size: int) -> Any:
     """Compiles a training step."""
     initial = functools.partial(init_state, self.system, self.optimizer, self.spec)
-    shapes = jax.eval_shape(initial, 0)
-    layout = over_classes(shapes, self.system.class_params, target.mesh)
-    return target.compile(
-      make_train_step(self.system, self.optimizer),
-      target.arrays(shapes, layout),
-      self.batch(size, target),
-      target.arrays(self.classes),
-      donate_argnums=0,
-      out_shardings=(layout, replicated(target.mesh)),
-    )
+    step = make_train_step(self.system, self.optimizer)
+    layout, arguments = self._arguments(jax.eval_shape(initial, 0), size)
+    options = {"donate_argnums": 0, "out_shardings": (layout, replicated(self.mesh))}
+    with jax.default_matmul_precision(PRECISIONS[self.precision]):
+      return jax.jit(step, **options).lower(*arguments).compile()
 
-  def compile_scoring(self, size: int, target: Target) -> Any:
+  def scoring(self, size: int) -> Any:
     """Compiles the scores of a batch."""
-    return target.compile(
-      self.scores,
-      *self._scored(size, target),
-      out_shardings=over_batch(target.mesh),
-    )
+    step = jax.jit(self._scores, out_shardings=over_batch(self.mesh))
+    with jax.default_matmul_precision(PRECISIONS[self.precision]):
+      return step.lower(*self._scored(size)).compile()
 
-  def scores(self, params: Any, batch: Batch, classes: ClassSpace) -> jax.Array:
-    """Scores of a batch; a scoring step."""
-    return self.system.scores(params, batch.astype(jnp.float32).features, classes)
-
-  def training_flops(self, size: int) -> float:
-    """Operations that a training step must do, over all devices."""
-    return useful_flops(self.system, self.spec, size, self.num_seen)
-
-  def scoring_flops(self, size: int, target: Target) -> float:
-    """Operations in the products of the scores, over all devices."""
-    found = products_in(self.scores, *self._scored(size, target))
+  def useful_flops(self, step: str, size: int) -> float:
+    """Operations that ``training`` or ``scoring`` must do, over all devices."""
+    if step == "training":
+      return useful_flops(self.system, self.spec, size, self.num_seen)
+    found = products_in(self._scores, *self._scored(size))
     return sum(number * product.flops for product, number in found.items())
 
-  def _scored(self, size: int, target: Target) -> tuple[Any, ...]:
-    shapes = jax.eval_shape(lambda: self.system.init(jax.random.key(0), self.spec))
-    layout = over_classes(shapes, self.system.class_params, target.mesh)
-    return (
-      target.arrays(shapes, layout),
-      self.batch(size, target),
-      target.arrays(self.classes),
-    )
+  def _scores(self, params: Any, batch: Batch, classes: ClassSpace) -> jax.Array:
+    return self.system.scores(params, batch.astype(jnp.float32).features, classes)
+
+  def _scored(self, size: int) -> tuple[Any, ...]:
+    params = jax.eval_shape(lambda: self.system.init(jax.random.key(0), self.spec))
+    return self._arguments(params, size)[1]
+
+  def _arguments(self, state: Any, size: int) -> tuple[Any, tuple[Any, ...]]:
+    """The layout of a state or of parameters, and shapes of a step's arguments."""
+    layout = over_classes(state, self.system.class_params, self.mesh)
+    classes = _on(replicated(self.mesh), self.classes)
+    return layout, (abstract(state, layout), self.batch(size), classes)
+
+
+def _on(layout: jax.sharding.Sharding, tree: Any) -> Any:
+  """Shapes of the host's arrays as they lie on devices."""
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      x.shape, jax.dtypes.canonicalize_dtype(x.dtype), sharding=layout
+    ),
+    tree,
+  )
+
+
+def make_work(name: str, model_devices: int, precision: str, **fields: Any) -> Work:
+  """Lays a mesh over all devices of a topology.
+
+  Args:
+    name: of the topology.
+    model_devices: devices over which parameters with a row for each class are split.
+    precision: of matrix products.
+    **fields: the other fields of ``Work``.
+
+  Raises:
+    ZsljaxError: the devices do not compute in this precision, or do not divide.
+  """
+  topology = find_topology(name)
+  known, number = supported(topology.chip.platform), len(topology.devices)
+  require(
+    precision in known, "--precision", repr(precision), f"{' or '.join(known)} there"
+  )
+  require(
+    0 < model_devices <= number and number % model_devices == 0,
+    "--model_devices",
+    model_devices,
+    f"a divisor of the {number} devices of {name}",
+  )
+  mesh = make_mesh(-1, model_devices, topology.devices)
+  return Work(topology, mesh, precision, **fields)
 
 
 def run(
@@ -278,27 +257,16 @@ def run(
     )
   shapes = PRESETS[preset]
   size, spec = batch_size or shapes.batch_size, shapes.spec()
-  system = shapes.system(system_name)
-  target = Target.build(find_topology(name), model_devices, precision)
-  check_divides(size, target.mesh, "--batch_size")
-  work = Work(
-    system,
-    spec,
-    random_classes(spec, shapes.num_seen),
-    jnp.dtype("bfloat16" if precision == "bfloat16" else "float32"),
+  work = make_work(
+    name,
+    model_devices,
+    precision,
+    system=shapes.system(system_name),
+    spec=spec,
+    classes=random_classes(spec, shapes.num_seen),
+    dtype=jnp.dtype("bfloat16" if precision == "bfloat16" else "float32"),
   )
-  steps = {
-    "training": (
-      lambda size: work.compile_training(size, target),
-      work.training_flops(size),
-    ),
-    "scoring": (
-      lambda size: work.compile_scoring(size, target),
-      work.scoring_flops(size, target),
-    ),
-  }
-  features = math.prod((size, *spec.feature_shape)) * work.dtype.itemsize
-  features /= target.mesh.shape["data"]
+  check_divides(size, work.mesh, "--batch_size")
   return {
     "system": system_name,
     "preset": preset,
@@ -308,19 +276,17 @@ def run(
     "num_attributes": spec.num_attributes,
     "num_classes": spec.num_classes,
     "precision": precision,
-    "data_devices": target.mesh.shape["data"],
+    "data_devices": work.mesh.shape["data"],
     "model_devices": model_devices,
     "topology": name,
-    "device": target.topology.devices[0].device_kind,
-    "devices": target.mesh.size,
+    "device": work.topology.devices[0].device_kind,
+    "devices": work.mesh.size,
     "compiled_not_run": True,
-    "peaks_from": target.topology.chip.source,
-    "matmul_flops_per_second": target.matrix_rate,
-    "memory_bytes_per_second": target.topology.chip.bandwidth,
-    **{
-      step: figures_of(_fitting(compiled, size, target), useful, features, size, target)
-      for step, (compiled, useful) in steps.items()
-    },
+    "peaks_from": work.topology.chip.source,
+    "matmul_flops_per_second": work.topology.chip.flops[precision],
+    "memory_bytes_per_second": work.topology.chip.bandwidth,
+    "training": figures_of(work, "training", size, _fitting(work, work.training, size)),
+    "scoring": figures_of(work, "scoring", size, _fitting(work, work.scoring, size)),
   }
 
 
@@ -341,15 +307,10 @@ def measured_bytes(compile_step: Callable[[int], Any], size: int) -> float:
   try:
     return bytes_needed(compile_step(size))
   except jax.errors.JaxRuntimeError as error:
-    return _refused(error)
-
-
-def _refused(error: Exception) -> float:
-  """Bytes of a step that the compiler refused for its size, or raises the error."""
-  found = re.search(r"Used ([\d.]+)([KMG]) of [\d.]+[KMG] hbm", str(error))
-  if not found:
-    raise error
-  return float(found[1]) * _UNITS[found[2]]
+    found = re.search(r"Used ([\d.]+)([KMG]) of [\d.]+[KMG] hbm", str(error))
+    if not found:
+      raise
+    return float(found[1]) * _UNITS[found[2]]
 
 
 def largest_batch(
@@ -372,51 +333,42 @@ def largest_batch(
   return max(int(rows) // multiple * multiple, 0)
 
 
-def _fitting(compile_step: Callable[[int], Any], size: int, target: Target) -> Any:
+def _fitting(work: Work, compile_step: Callable[[int], Any], size: int) -> Any:
   """Compiles a step that must fit the devices.
 
   Raises:
-    ZsljaxError: it does not; the message names the largest batch that does.
+    ZsljaxError: it does not; the message names about the largest batch that does.
   """
-  limit, compiled = target.topology.chip.memory, None
-  try:
-    compiled = compile_step(size)
-    used = bytes_needed(compiled)
-  except jax.errors.JaxRuntimeError as error:
-    used = _refused(error)
-  if compiled is not None and used <= limit:
-    return compiled
-  multiple = target.mesh.shape["data"]
-
-  @functools.cache
-  def needed(rows: int) -> float:
-    return used if rows == size else measured_bytes(compile_step, rows)
-
+  limit, multiple = work.topology.chip.memory, work.mesh.shape["data"]
+  compiled = functools.cache(compile_step)
+  needed = functools.cache(functools.partial(measured_bytes, compiled))
+  used = needed(size)
+  if used <= limit:
+    return compiled(size)
   low = max(size // 4 // multiple, 1) * multiple
   best = largest_batch(needed, low, size, limit, multiple) if low < size else 0
   while best and needed(best) > limit:
     best = best * 9 // 10 // multiple * multiple
   raise ZsljaxError(
     f"--batch_size: found {size} with {in_bytes(used)} on each device of "
-    f"{target.topology.name}, {in_bytes(used - limit)} more than the "
+    f"{work.topology.name}, {in_bytes(used - limit)} more than the "
     f"{in_bytes(limit)} there, expected "
     + (f"at most about {best}" if best else "more devices: no batch fits")
   )
 
 
-def figures_of(
-  compiled: Any, useful: float, feature_bytes: float, size: int, target: Target
-) -> dict[str, Any]:
+def figures_of(work: Work, step: str, size: int, compiled: Any) -> dict[str, Any]:
   """Figures of a compiled step, of one device unless they say otherwise.
 
   Args:
-    compiled: the step.
-    useful: operations that it must do, over all devices.
-    feature_bytes: of a device's part of the batch.
+    work: the system and the devices.
+    step: ``training`` or ``scoring``.
     size: images in the batch, over all devices.
-    target: the devices.
+    compiled: the step.
   """
-  chip, mesh = target.topology.chip, target.mesh
+  chip, mesh = work.topology.chip, work.mesh
+  rate, useful = chip.flops[work.precision], work.useful_flops(step, size)
+  features = math.prod((size, *work.spec.feature_shape)) * work.dtype.itemsize
   costs = Program(compiled.as_text(), chip.platform).costs()
   collectives: dict[str, dict[str, float]] = {}
   for cost in costs:
@@ -434,12 +386,12 @@ def figures_of(
   def seconds(cost: Cost) -> float:
     linked = sum(on_links(*each) for each in cost.collectives.items())
     return linked / chip.interconnect + max(
-      cost.flops / target.matrix_rate, cost.traffic / chip.bandwidth
+      cost.flops / rate, cost.traffic / chip.bandwidth
     )
 
   predicted = sum(map(seconds, costs))
-  by_products, by_traffic = flops / target.matrix_rate, traffic / chip.bandwidth
-  floor = useful / mesh.size / target.matrix_rate
+  by_products, by_traffic = flops / rate, traffic / chip.bandwidth
+  floor = useful / mesh.size / rate
   planned, used = compiled.memory_analysis(), bytes_needed(compiled)
   largest = sorted(costs, key=lambda cost: -cost.traffic)[:_LARGEST]
   return {
@@ -452,7 +404,8 @@ def figures_of(
     "fits": used <= chip.memory,
     "collectives": collectives,
     "traffic_bytes": traffic,
-    "features_read": sum(cost.feature_bytes for cost in costs) / feature_bytes,
+    "features_read": sum(cost.feature_bytes for cost in costs)
+    / (features / mesh.shape["data"]),
     "product_flops": flops,
     "product_flops_over_useful": flops * mesh.size / useful,
     "seconds_by_products": by_products,
