@@ -56,7 +56,8 @@ ENTRY %main (x: bf16[8,4], w: f32[4,6], t: f32[100,6]) -> f32[8,6] {
   %zero = s32[] constant(0)
   %copy-start = (f32[4,6]{1,0:T(8,128)S(1)}, f32[4,6]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%w)
   %copy-done = f32[4,6]{1,0:T(8,128)S(1)} copy-done(%copy-start)
-  %fusion.1 = f32[8,6]{1,0:T(8,128)} fusion(%x, %copy-done), kind=kOutput, calls=%fused, metadata={op_name="dot" stack_frame_id=2}
+  %flat = bf16[8,4]{1,0:T(8,128)(2,1)} bitcast(%x)
+  %fusion.1 = f32[8,6]{1,0:T(8,128)} fusion(%flat, %copy-done), kind=kOutput, calls=%fused, metadata={op_name="dot" stack_frame_id=2}
   %fusion.2 = f32[1,6]{1,0:T(8,128)} fusion(%t, %zero), kind=kLoop, calls=%sliced
   %while.1 = f32[8,6]{1,0:T(8,128)} while(%fusion.1), condition=%body, body=%body, backend_config={"known_trip_count":{"n":"5"}}
   ROOT %all-reduce.1 = f32[8,6]{1,0:T(8,128)} all-reduce(%while.1), replica_groups={{0,1}}, to_apply=%body

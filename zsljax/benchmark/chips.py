@@ -31,10 +31,13 @@ class Chip:
   card: str = ""
 
 
-def _tpu(peak: float, smallest: str, *numbers: float, page: str) -> Chip:
+def _tpu(
+  page: str, peak: float, memory: float, bandwidth: float, links: float, smallest: str
+) -> Chip:
   """A TPU; its float32 products are six bfloat16 products of parts of the operands."""
-  rates = {"float32": peak / 6, "bfloat16": peak}
-  return Chip("tpu", rates, *numbers, f"cloud.google.com/tpu/docs/{page}", smallest)
+  flops = {"float32": peak / 6, "bfloat16": peak}
+  source = f"cloud.google.com/tpu/docs/{page}"
+  return Chip("tpu", flops, memory, bandwidth, links, source, smallest)
 
 
 def _card(
@@ -74,45 +77,46 @@ device_description_str: "NVIDIA {name}"
 
 
 def _gpu(
-  rates: tuple[float, float, float], *numbers: float, sheet: str, card: str
+  sheet: str,
+  rates: tuple[float, float, float],
+  memory: float,
+  bandwidth: float,
+  links: float,
+  card: str,
 ) -> Chip:
   """A GPU; rates are of float32 units, and of TF32 and bfloat16 tensor cores."""
-  names = ("float32", "tensorfloat32", "bfloat16")
-  memory, bandwidth, _ = numbers
-  card = card.replace("BANDWIDTH", f"{bandwidth:.0f}").replace(
-    "MEMORY", f"{memory:.0f}"
-  )
-  flops = dict(zip(names, rates, strict=True))
-  return Chip("cuda", flops, *numbers, f"NVIDIA {sheet} data sheet", card=card)
+  flops = dict(zip(("float32", "tensorfloat32", "bfloat16"), rates, strict=True))
+  card = card.replace("BANDWIDTH", f"{bandwidth:.0f}")
+  card = card.replace("MEMORY", f"{memory:.0f}")
+  source = f"NVIDIA {sheet} data sheet"
+  return Chip("cuda", flops, memory, bandwidth, links, source, card=card)
 
 
 _HOPPER = 67e12, 494.7e12, 989.4e12
+_HOPPER_CORES = "9.0", 132, 128, 233472, 50
 CHIPS = {
-  "v5e": _tpu(197e12, "2x2", 16e9, 819e9, 400e9, page="v5e"),
-  "v5p": _tpu(459e12, "2x2x1", 95e9, 2765e9, 1200e9, page="v5p"),
-  "v6e": _tpu(918e12, "2x2", 32e9, 1640e9, 800e9, page="v6e"),
+  "v5e": _tpu("v5e", 197e12, 16e9, 819e9, 400e9, "2x2"),
+  "v5p": _tpu("v5p", 459e12, 95e9, 2765e9, 1200e9, "2x2x1"),
+  "v6e": _tpu("v6e", 918e12, 32e9, 1640e9, 800e9, "2x2"),
   "a100": _gpu(
+    "A100 80GB SXM",
     (19.5e12, 156e12, 312e12),
     *(80e9, 2039e9, 600e9),
-    sheet="A100 80GB SXM",
     card=_card("A100-SXM4-80GB", "8.0", 108, 64, 167936, 40),
   ),
   "h100": _gpu(
+    "H100 SXM",
     _HOPPER,
     *(80e9, 3350e9, 900e9),
-    sheet="H100 SXM",
-    card=_card("H100 80GB HBM3", "9.0", 132, 128, 233472, 50),
+    card=_card("H100 80GB HBM3", *_HOPPER_CORES),
   ),
   "h200": _gpu(
-    _HOPPER,
-    *(141e9, 4800e9, 900e9),
-    sheet="H200 SXM",
-    card=_card("H200", "9.0", 132, 128, 233472, 50),
+    "H200 SXM", _HOPPER, *(141e9, 4800e9, 900e9), card=_card("H200", *_HOPPER_CORES)
   ),
   "b200": _gpu(
+    "HGX B200",
     (75e12, 1125e12, 2250e12),
     *(180e9, 7700e9, 1800e9),
-    sheet="HGX B200",
     card=_card("B200", "10.0", 148, 128, 233472, 126),
   ),
 }

@@ -143,7 +143,7 @@ class Program:
           yield from self._costs(name, times * length)
       elif one.opcode not in _FREE:
         reads, written = self._traffic(one, inside)
-        features = sum(size for name, size in reads if _is_features(inside[name]))
+        features = sum(size for name, size in reads if _is_features(name, inside))
         traffic = written + sum(size for _, size in reads)
         collectives: dict[str, float] = {}
         for each in self._within(one):
@@ -251,7 +251,10 @@ class Program:
     return ""
 
 
-def _is_features(one: _Instruction) -> bool:
+def _is_features(name: str, inside: Mapping[str, _Instruction]) -> bool:
+  while inside[name].opcode == "bitcast":
+    (name,) = inside[name].operands
+  one = inside[name]
   return one.opcode == "parameter" and 'op_name="batch.features"' in one.attributes
 
 
