@@ -42,7 +42,6 @@ from zsljax.training import check_divides, init_state, make_train_step
 from zsljax.training.checkpoints import abstract
 
 _COMPILERS = {"tpu": ("libtpu", "tpu"), "cuda": ("jax_cuda13_plugin", "cuda")}
-_GPUS_OF_A_HOST = 8
 _LARGEST = 10
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
@@ -88,15 +87,20 @@ def find_topology(name: str) -> Topology:
     f'it to be installed by pip install "zsljax[{extra}]"; no device is needed',
   )
   jax.config.update("jax_platforms", "cpu")  # No device is looked for.
+  # Neither metadata of a TPU's host, nor the lock by which one process has its TPUs.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   options = {}
   slice_name = f"{kind}:{grid or chip.smallest}"
   if not is_tpu:
     number = int(grid or 1)
-    hosts = -(-number // _GPUS_OF_A_HOST)
     require(
-      number % hosts == 0, f"--topology={name}", number, "at most 8 or a multiple of 8"
+      number <= 8 or number % 8 == 0,
+      f"--topology={name}",
+      number,
+      "at most 8 cards, those of a machine, or a multiple",
     )
+    hosts = -(-number // 8)
     options["target_config"] = chip.card
     options["topology"] = f"{hosts}x{number // hosts}x1"
   try:
