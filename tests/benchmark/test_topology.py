@@ -29,7 +29,7 @@ FileLocations
 
 StackFrames
 1 {file_location_id=1 parent_frame_id=1}
-2 {file_location_id=2 parent_frame_id=1}
+2 {file_location_id=2 parent_frame_id=2}
 
 
 %fused (p0: bf16[8,4], p1: f32[4,6]) -> f32[8,6] {

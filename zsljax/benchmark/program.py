@@ -245,9 +245,8 @@ class Program:
       if "/zsljax/" in file or "site-packages" not in file:
         inner = file.rpartition("/zsljax/")[2]
         return f"{inner if inner != file else pathlib.Path(file).name}:{line}"
-      if parent == frame:
-        break
-      frame = parent
+      # Counted from the first frame's, which has no parent.
+      frame = str(int(parent) - int(re.findall(r"=(\d+)", self._frames["1"])[1]))
     return ""
 
 
