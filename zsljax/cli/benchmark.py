@@ -5,14 +5,20 @@ matrix products (a large square one and the step's own) and a copy of memory;
 then the input alone, the step alone and both together. Needs no data and no
 TensorFlow.
 
+With --topology, the training and the scoring step are compiled for accelerators
+that are not here, and nothing is timed: memory, traffic and collectives of the
+compiled programs, and the time that they predict.
+
 Examples:
   zsljax benchmark --system=msdn --preset=cub7 --json=cub7.json
+  zsljax benchmark --system=msdn --preset=cub14 --batch_size=512 --topology=v5e:2x2 \
+      --precision=bfloat16
   zsljax benchmark --compare=before.json,after.json
 """
 
 import pathlib
 
-from zsljax.cli.common import add_choice, add_number, add_path, names
+from zsljax.cli.common import add_choice, add_number, add_path, add_topology, names
 
 GROUP = "measure"
 
@@ -61,6 +67,7 @@ def add_arguments(parser) -> None:
     "bfloat16",
   )
   add_number(parser, "--seeds", 1, "runs trained as one program, beside a run alone")
+  add_topology(parser)
   add_path(parser, "--json", "also write the figures", required=False)
   parser.add_argument(
     "--compare",
@@ -72,12 +79,37 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
   from zsljax import benchmark
+  from zsljax.benchmark.topology import run as compiled_for
+  from zsljax.errors import require
   from zsljax.io.files import write_json
 
   if args.compare:
     print(benchmark.compare([pathlib.Path(name) for name in args.compare]))
     return
-  figures = benchmark.run(
+  if args.topology:
+    for field, usual in (("data_devices", 1), ("seeds", 1), ("data_dir", None)):
+      found = getattr(args, field)
+      require(found == usual, f"--{field}", found, "it to be left out with --topology")
+    figures = compiled_for(
+      args.topology,
+      args.system,
+      args.preset,
+      args.batch_size,
+      args.precision,
+      args.model_devices,
+    )
+  else:
+    figures = timed(args)
+  print(benchmark.show(figures))
+  if args.json:
+    write_json(args.json, figures)
+
+
+def timed(args) -> dict:
+  """Figures of a step on the devices here."""
+  from zsljax import benchmark
+
+  return benchmark.run(
     args.system,
     args.preset,
     args.batch_size,
@@ -91,6 +123,3 @@ def run(args) -> None:
       model_devices=args.model_devices,
     ),
   )
-  print(benchmark.show(figures))
-  if args.json:
-    write_json(args.json, figures)

@@ -67,6 +67,18 @@ def add_config(parser: argparse.ArgumentParser, example: str) -> None:
   parser.set_defaults(fields=[])
 
 
+def add_topology(parser: argparse.ArgumentParser, required: bool = False) -> None:
+  """The flag of accelerators that programs are compiled for."""
+  parser.add_argument(
+    "--topology",
+    required=required,
+    metavar="CHIP:SIZE",
+    help="accelerators that need not be here: v5e:2x2 (v5p:2x2x1, v6e:16x16; TPUs), "
+    "h100:8 (a100, h200, b200), or CHIP for one; their compilers are in the extras "
+    "zsljax[tpu] and zsljax[cuda]",
+  )
+
+
 def add_sweep(parser: argparse.ArgumentParser) -> None:
   """The flags of one or several sweeps."""
   add_config(parser, "cosine:digits")

@@ -1,6 +1,6 @@
 """The device mesh and how arrays lie on it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,9 @@ import numpy as np
 from zsljax.errors import require
 
 
-def make_mesh(data: int = -1, model: int = 1) -> Mesh:
+def make_mesh(
+  data: int = -1, model: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
   """A mesh with the axes ``data`` and ``model``.
 
   Args:
@@ -18,11 +20,12 @@ def make_mesh(data: int = -1, model: int = 1) -> Mesh:
       leaves.
     model: devices along ``model``, which splits parameters that have a row for each
       class. Only as many devices as needed are used.
+    devices: those here when None.
 
   Raises:
     ZsljaxError: there are fewer devices.
   """
-  devices = jax.devices()
+  devices = devices or jax.devices()
   for field, value, most in (
     ("model", model, len(devices)),
     ("data", data, len(devices) // max(model, 1)),

@@ -22,9 +22,9 @@ PRECISIONS = {
 _SUPPORTED = {"cpu": ("float32",), "tpu": ("float32", "bfloat16")}
 
 
-def supported() -> tuple[str, ...]:
-  """Precisions that the devices here compute in, the most exact first."""
-  return _SUPPORTED.get(jax.default_backend(), tuple(PRECISIONS))
+def supported(platform: str | None = None) -> tuple[str, ...]:
+  """Precisions of the products of a platform, the most exact first; by default here."""
+  return _SUPPORTED.get(platform or jax.default_backend(), tuple(PRECISIONS))
 
 
 def nearest(precision: str) -> str:

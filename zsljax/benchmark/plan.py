@@ -1,0 +1,129 @@
+"""Memory of a real run on accelerators that are not here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import functools
+import math
+from typing import Any
+
+import jax
+
+from zsljax.benchmark.table import markdown
+from zsljax.benchmark.topology import (
+  figures_of,
+  largest_batch,
+  make_work,
+  measured_bytes,
+)
+from zsljax.errors import in_bytes
+from zsljax.runs.experiment import Experiment
+from zsljax.training import check_divides, make_optimizer
+
+_PLACES = {
+  "whole": "resident, whole on every device",
+  "split": "resident, a part on each device",
+  "streamed": "streamed from the host",
+}
+
+
+def plan(config: Mapping[str, Any], topology: str) -> dict[str, Any]:
+  """Compiles the training step of a run, and adds up what each device holds.
+
+  Args:
+    config: all fields, nested, as plain values; the mesh's ``data`` devices are all.
+    topology: as ``find_topology`` takes it.
+
+  Returns:
+    JSON values with units in their names. ``largest_batch`` follows a line through
+    the memory of two batches, and is 0 where none fits.
+
+  Raises:
+    ZsljaxError: a field does not fit the dataset or the devices.
+  """
+  run = Experiment.build({**config, "mesh": {"data": 1, "model": 1}})
+  data, stored = run.training_data(), run.dataset
+  total = data.total_steps(config["epochs"])
+  work = make_work(
+    topology,
+    config["mesh"]["model"],
+    config["matmul_precision"],
+    system=run.system,
+    spec=run.spec,
+    classes=run.classes,
+    dtype=jax.dtypes.canonicalize_dtype(stored.storage_dtype),
+    label_widths=stored.metadata["label_widths"],
+    optimizer=make_optimizer(config["optimizer"], config["batch_size"], total),
+  )
+  devices = work.mesh.shape["data"]
+  size = data.rows_per_batch
+  if config["batch_size"]:
+    check_divides(size, work.mesh, "config.batch_size")
+  size = -(-size // devices) * devices
+  compiled = functools.cache(work.training)
+  needed = functools.cache(functools.partial(measured_bytes, compiled))
+  limit, double = work.topology.chip.memory, 2 * size
+  features = data.num_examples * stored.row_bytes
+  places = {}
+  for place, resident in (
+    ("whole", features),
+    ("split", math.ceil(features / devices)),
+    ("streamed", 0),
+  ):
+    together = resident + needed(size)
+    # With everything in one batch, there is no other.
+    fits, most = together <= limit, size
+    if config["batch_size"]:
+      most = largest_batch(needed, size, double, limit - resident, devices)
+    places[place] = {
+      "features_bytes": resident,
+      "step_bytes": needed(size),
+      "together_bytes": together,
+      "fits": fits,
+      "largest_batch": min(most, data.num_examples // devices * devices),
+    }
+  figures = {
+    "system": run.system.name,
+    "dataset": stored.metadata["name"],
+    "features": stored.variant,
+    "images": data.num_examples,
+    "topology": topology,
+    "devices": work.mesh.size,
+    "bytes_of_a_device": limit,
+    "batch_size": size,
+    "precision": work.precision,
+    "compiled_not_run": True,
+    "places": places,
+  }
+  if places["streamed"]["fits"]:
+    figures["training"] = figures_of(work, "training", size, compiled(size))
+  return figures
+
+
+def shown(figures: Mapping[str, Any]) -> str:
+  """Formats a plan: a line for each place of the features, and the predicted rate."""
+  limit = figures["bytes_of_a_device"]
+  rows = [
+    (
+      _PLACES[place],
+      in_bytes(row["features_bytes"]),
+      in_bytes(row["step_bytes"]),
+      "yes" if row["fits"] else f"no, by {in_bytes(row['together_bytes'] - limit)}",
+      f"{row['largest_batch']:,}" if row["largest_batch"] else "none",
+    )
+    for place, row in figures["places"].items()
+  ]
+  title = (
+    f"{figures['system']} on {figures['dataset']} ({figures['features']}, "
+    f"{figures['images']:,} images), batch {figures['batch_size']}, "
+    f"{figures['precision']}, on {figures['topology']}: {figures['devices']} device(s) "
+    f"of {in_bytes(limit)}; compiled, not run\n"
+  )
+  columns = ("features", "a device", "its step", "fits", "largest batch, about")
+  lines = [title, markdown(columns, rows)]
+  if step := figures.get("training"):
+    lines.append(
+      f"\npredicted: {step['examples_per_second']:,.0f} examples/s of batches on the "
+      f"devices, {100 * step['fraction_of_matmul_rate']:.0f} % of their matrix rate"
+    )
+  return "\n".join(lines)
