@@ -11,8 +11,8 @@ compiled programs, and the time that they predict.
 
 Examples:
   zsljax benchmark --system=msdn --preset=cub7 --json=cub7.json
-  zsljax benchmark --system=msdn --preset=cub14 --batch_size=512 --topology=v5e:2x2 \
-      --precision=bfloat16
+  zsljax benchmark --system=msdn --preset=cub14 --batch_size=512 \\
+      --topology=v5e:2x2 --precision=bfloat16
   zsljax benchmark --compare=before.json,after.json
 """
 

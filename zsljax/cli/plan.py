@@ -1,4 +1,4 @@
-"""Says whether a run fits accelerators that are not here, and with which batch.
+"""Says whether a run fits accelerators, without them.
 
 Compiles the run's training step for them with the real compiler, and sets its
 memory beside that of the training features: whole on every device, a part on each,
