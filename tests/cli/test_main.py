@@ -19,7 +19,7 @@ KEPT = (
   "data describe", "data export-xlsa17", "data import-coco",
   "data import-multilabel",
   "data import-nus-wide", "data import-open-images", "data import-regions",
-  "data import-xlsa17", "data verify", "encode", "eval", "explain", "list", "predict",
+  "data import-xlsa17", "data verify", "encode", "eval", "explain", "list", "plan", "predict",
   "reproduce", "score", "semantics", "sweep", "table", "train",
 )  # fmt: skip
 ALONE = """
