@@ -30,7 +30,7 @@ for name, value in {
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile(
-  "repeatable", derandomize=True, deadline=None, max_examples=25
+  "repeatable", derandomize=True, deadline=None, max_examples=10
 )
 hypothesis.settings.load_profile("repeatable")
 flags.FLAGS.mark_as_parsed()

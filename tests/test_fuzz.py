@@ -507,7 +507,7 @@ def fuzz(all_readers, trials, seed, folder):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
   ("trials", "seed"),
-  [(300, 0), pytest.param(3000, 1, marks=pytest.mark.slow)],
+  [(100, 0), pytest.param(3000, 1, marks=pytest.mark.slow)],
 )
 def test_damaged_files(trials, seed, stand_in, short_run, tmp_path):
   if text := os.environ.get("ZSLJAX_FUZZ"):

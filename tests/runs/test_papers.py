@@ -93,6 +93,7 @@ def test_damaged_files_are_refused(tmp_path, monkeypatch, changed, message):
     published.read_published("mine/cub")
 
 
+@pytest.mark.slow
 def test_each_verdict_once(stand_in, tmp_path):
   """A set in the layout of CUB, with published numbers that are made up too."""
   same, other = tmp_path / "same", tmp_path / "other"

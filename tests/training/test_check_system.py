@@ -8,7 +8,13 @@ import zsljax
 from zsljax import models
 
 
-@pytest.mark.parametrize("system", [models.MSDN(), models.SDL(), models.ESZSL()])
+@pytest.mark.parametrize(
+  "system",
+  [
+    models.ESZSL(),
+    *(pytest.param(x, marks=pytest.mark.slow) for x in (models.MSDN(), models.SDL())),
+  ],
+)
 def test_systems_of_the_package_keep_the_contract(system):
   assert len(zsljax.check_system(system)) == 6
 
