@@ -243,7 +243,7 @@ def test_multi_label_run_on_validation_labels(small, tmp_path):
     (
       "msdn:digits",
       "data.sampling=class_balanced mesh.data=4",
-      "config.batch_size=50 with 7 classes",
+      "config.batch_size=50, class_balanced: images of a batch",
     ),
   ],
 )

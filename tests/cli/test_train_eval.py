@@ -72,7 +72,7 @@ def test_multi_label_run_from_the_embedded_set(tmp_path, capsys):
     ("--config.epochs=many", "--config.epochs=many"),
     (
       "--config.optimizer.lr=1",
-      "flag --config.optimizer.lr. Known: clip_norm, learning",
+      "flag --config.optimizer.lr. Known: clip_norm, decay_biases",
     ),
     ("--l2_weights=1", "flag --l2_weights. Fields are set by --config.FIELD=VALUE"),
     ("stray", "found 'stray', expected only flags"),
