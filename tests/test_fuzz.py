@@ -23,6 +23,7 @@ import scipy.io
 from tests.data.conftest import Xlsa17Folder, save_v5, save_v73
 from tests.data.test_annotations import Coco, NusWide, OpenImages
 from tests.data.test_regions import RegionFile
+from tests.stored_rows import stored_row
 from zsljax.classes import ClassSpace
 from zsljax.data import StoredDataset
 from zsljax.data.files.class_table import read_class_table, write_class_table
@@ -217,18 +218,7 @@ def read_texts(folder):
 
 
 def results(folder):
-  fields = "system dataset features class_embedding split_version protocol calibration"
-  row = {
-    **{"schema": 3, "selection": "last", "seed": 0, "step": 1, "metrics": {"h": 1.0}},
-    **dict.fromkeys(fields.split(), "none"),
-    "provenance": {
-      "gamma": 0.0,
-      "config": dict.fromkeys(("system", "optimizer", "data"), {})
-      | {"epochs": 1, "batch_size": 0},
-      "data": {"fingerprint": "1"},
-    },
-  }
-  add_rows(folder, [row])
+  add_rows(folder, [stored_row()])
   chosen = {
     **{"point": {}, "step": 1, "share": 0.5, "metric": "ausuc", "value": 1.0},
     **{"settings": 1, "folds": "5", "reselected": []},

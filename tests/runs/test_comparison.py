@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from tests.stored_rows import stored_row
 from zsljax.errors import ZsljaxError
 from zsljax.evaluation.bootstrap import Hits
 from zsljax.reporting.tables import render
@@ -24,17 +25,8 @@ def sweeps(tmp_path):
     ("cosine", 0.8, labels[:-1]),
   ):
     folder = tmp_path / name
-    row = {
-      **{"schema": 3, "system": name, "dataset": "birds", "split_version": "1"},
-      **{"features": "f", "class_embedding": "att", "protocol": "xian", "seed": 0},
-      **{"selection": "last", "calibration": "none", "step": 1, "metrics": {"h": 1.0}},
-      "provenance": {
-        "gamma": 0.0,
-        "config": dict.fromkeys(("system", "optimizer", "data"), {})
-        | {"epochs": 1, "batch_size": 0},
-        "data": {"fingerprint": "1"},
-      },
-    }
+    data = {"dataset": "birds", "split_version": "1"}
+    row = stored_row(system=name, protocol="xian", **data)
     for seed in range(2):
       (folder / f"seed_{seed}").mkdir(parents=True)
       right = rng.random(len(images)) < chance

@@ -26,6 +26,9 @@ from zsljax.errors import require
 from zsljax.models import MULTI_LABEL, Batch, Spec, System
 from zsljax.training import init_state, make_train_step, to_mesh
 
+# Of all steps that are measured or compiled.
+OPTIMIZER = optax.with_extra_args_support(optax.adam(1e-4))
+
 
 @dataclasses.dataclass(frozen=True)
 class Step:
@@ -109,9 +112,8 @@ def make_step(
     rows_of(table, rows.reshape(seeds, -1) if seeds > 1 else rows), mesh, NUM_EXAMPLES
   )
   classes = jax.device_put(classes, replicated(mesh))
-  optimizer = optax.with_extra_args_support(optax.adam(1e-4))
-  initial = functools.partial(init_state, system, optimizer, spec)
-  train_step, seed = make_train_step(system, optimizer), 0
+  initial = functools.partial(init_state, system, OPTIMIZER, spec)
+  train_step, seed = make_train_step(system, OPTIMIZER), 0
   if seeds > 1:
     initial, seed = jax.vmap(initial), jnp.arange(seeds)
     train_step = jax.vmap(train_step, (0, 0, None))

@@ -32,7 +32,7 @@ from zsljax.benchmark.shapes import (
   random_table,
   rows_of,
 )
-from zsljax.benchmark.step import useful_flops
+from zsljax.benchmark.step import OPTIMIZER, useful_flops
 from zsljax.classes import ClassSpace
 from zsljax.devices.mesh import make_mesh, over_batch, over_classes, replicated
 from zsljax.devices.precision import PRECISIONS, supported
@@ -139,9 +139,7 @@ class Work:
   classes: ClassSpace
   dtype: Any
   label_widths: Mapping[str, int] | None = None
-  optimizer: optax.GradientTransformationExtraArgs = dataclasses.field(
-    default_factory=lambda: optax.with_extra_args_support(optax.adam(1e-4))
-  )
+  optimizer: optax.GradientTransformationExtraArgs = OPTIMIZER
 
   @property
   def num_seen(self) -> int:

@@ -587,6 +587,19 @@ def _folders(root: pathlib.Path, name: str) -> list[pathlib.Path]:
   return [p.parent for p in sorted(root.glob(f"{name}/*/{VERSION}/dataset_info.json"))]
 
 
+def only_below(folder: pathlib.Path) -> StoredDataset:
+  """Opens the one set that is stored in ``folder`` or below.
+
+  Raises:
+    ZsljaxError: there is none, or several.
+  """
+  found = all_below(folder)
+  names = ", ".join(str(dataset.folder) for dataset in found)
+  expected = f"the folder of one: {names}"
+  require(len(found) == 1, str(folder), f"{len(found)} datasets", expected)
+  return found[0]
+
+
 def all_below(folder: pathlib.Path) -> list[StoredDataset]:
   """Opens every set that is stored in ``folder`` or below.
 

@@ -13,7 +13,7 @@ import dataclasses
 
 import numpy as np
 
-from zsljax.evaluation.metrics import harmonic_mean
+from zsljax.evaluation.metrics import class_weights, harmonic_mean
 
 DRAWS = 1000
 _AT_ONCE = 100
@@ -56,10 +56,12 @@ def resampled(hits: Hits, draws: int = DRAWS, seed: int = 0) -> dict[str, np.nda
   for start in range(0, draws, _AT_ONCE):
     size = min(_AT_ONCE, draws - start)
     seen, unseen = (
-      _weights(hits.labels, side, size, rng) for side in (hits.seen, ~hits.seen)
+      _times(hits.labels[side], size, rng) * class_weights(hits.labels[side])
+      for side in (hits.seen, ~hits.seen)
     )
-    u, s = unseen @ hits.among_all.T, seen @ hits.among_all.T
-    means = {"t1": unseen @ hits.among_unseen.T, "u": u, "s": s}
+    s = seen @ hits.among_all[:, hits.seen].T
+    u = unseen @ hits.among_all[:, ~hits.seen].T
+    means = {"t1": unseen @ hits.among_unseen[:, ~hits.seen].T, "u": u, "s": s}
     for name, values in (means | {"h": harmonic_mean(u, s)}).items():
       parts[name].append(100 * values.mean(1))
   return {name: np.concatenate(values) for name, values in parts.items()}
@@ -81,29 +83,22 @@ def resampled_means(
     seed: of the draws.
   """
   rng = np.random.default_rng(seed)
-  _, group, size = np.unique(groups, return_inverse=True, return_counts=True)
-  parts = []
-  for start in range(0, draws, _AT_ONCE):
-    weights = np.zeros((min(_AT_ONCE, draws - start), len(values)))
-    for place, own in enumerate(size):
-      weights[:, group == place] = rng.multinomial(
-        own, np.full(own, 1 / own), len(weights)
-      )
-    parts.append(weights @ values / len(values))
+  sizes = (min(_AT_ONCE, draws - start) for start in range(0, draws, _AT_ONCE))
+  parts = [_times(groups, size, rng) @ values / len(values) for size in sizes]
   return np.concatenate(parts)
 
 
-def _weights(
-  labels: np.ndarray, side: np.ndarray, size: int, rng: np.random.Generator
-) -> np.ndarray:
-  """Weights ``[size, n]`` with which a sum over images is a mean over classes."""
-  weights = np.zeros((size, len(labels)))
-  classes = np.unique(labels[side])
-  for label in classes:
-    own = np.flatnonzero(labels == label)
-    times = rng.multinomial(len(own), np.full(len(own), 1 / len(own)), size)
-    weights[:, own] = times / (len(own) * len(classes))
-  return weights
+def _times(groups: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+  """How often each image is in test sets of as many images of every group as there are.
+
+  Returns:
+    ``[size, n]``.
+  """
+  times = np.empty((size, len(groups)))
+  for group in np.unique(groups):
+    own = np.flatnonzero(groups == group)
+    times[:, own] = rng.multinomial(len(own), np.full(len(own), 1 / len(own)), size)
+  return times
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from zsljax import evaluation
 from zsljax.data.pipeline import pad
-from zsljax.data.store import StoredDataset, all_below
+from zsljax.data.store import only_below
 from zsljax.devices.precision import computed_in
 from zsljax.errors import ZsljaxError, did_you_mean, require
 from zsljax.evaluation import Calibration, Evaluator, Report
@@ -126,7 +126,7 @@ def evaluate(
   share = temperature_share = origin_of_share = None
   if gamma_from is not None:
     share, temperature_share, origin_of_share = chosen_share(gamma_from, run, kind)
-  elsewhere = run if on is None else run.on(_stored(on))
+  elsewhere = run if on is None else run.on(only_below(on))
   scored = _Scored(evaluator, workdir, run, split, elsewhere)
   report = scored.report(Calibration(kind))
   rows = [scored.row(report)]
@@ -160,14 +160,6 @@ def evaluate(
     rows.append(_pair_row(scored, pairs))
   add_rows(workdir, rows)
   return rows
-
-
-def _stored(folder: pathlib.Path) -> StoredDataset:
-  """The only dataset that is stored in a folder or below."""
-  found = all_below(folder)
-  names = ", ".join(str(dataset.folder) for dataset in found)
-  require(len(found) == 1, f"--on={folder}", f"{len(found)} datasets ({names})", "one")
-  return found[0]
 
 
 def write_classes(

@@ -245,12 +245,13 @@ class _Search:
     for some, settings, state in self._again(runs, drawn, chosen, "a temperature"):
       own, of_trained = [val[f] for f in some], [trained[f] for f in some]
       scores = runs.outputs(settings, _shared([x.of_scores() for x in own]), state)
-      margins = _margins(runs, settings, of_trained, state)
-      additive = _margins(runs, settings, of_trained, state, "additive")
-      for images, out, margin, scale in zip(
-        own, scores, margins, additive, strict=True
+      decisions = runs.outputs(settings, _shared(of_trained), state)
+      for images, out, train, decided in zip(
+        own, scores, of_trained, decisions, strict=True
       ):
-        gamma = of_share(chosen["share"], margin, images.calibration.kind)
+        margin, kind = train.mean_margin(decided), images.calibration.kind
+        gamma = of_share(chosen["share"], margin, kind)
+        scale = train.mean_margin(decided, "additive")
         found.append(images.scored(out, gamma, scale))
     return best_temperature_share(found)
 

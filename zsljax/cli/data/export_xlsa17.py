@@ -9,7 +9,7 @@ Example:
 """
 
 from zsljax.cli.common import add_path, path
-from zsljax.errors import ZsljaxError, require
+from zsljax.errors import require
 
 GROUP = "data"
 
@@ -30,16 +30,11 @@ def add_arguments(parser) -> None:
 def run(args) -> None:
   from zsljax.data.croissant import write_croissant
   from zsljax.data.export import export_xlsa17
-  from zsljax.data.store import all_below
+  from zsljax.data.store import only_below
 
-  sets = all_below(args.folder)
-  if len(sets) > 1:
-    raise ZsljaxError(
-      f"{args.folder}: found {len(sets)} datasets, expected the folder of one: "
-      f"{', '.join(str(dataset.folder) for dataset in sets)}"
-    )
+  stored = only_below(args.folder)
   require(args.croissant or not args.license, "--license", args.license, "--croissant")
-  files = export_xlsa17(sets[0], args.dest)
+  files = export_xlsa17(stored, args.dest)
   if args.croissant:
-    files += write_croissant(sets[0], files, args.dest, args.license)
+    files += write_croissant(stored, files, args.dest, args.license)
   print(f"wrote {' and '.join(str(file) for file in files)}")
