@@ -377,6 +377,8 @@ def test_nus_wide_as_published(nus_wide, real_data):
     found.classes.embeddings, np.vstack([expected[81:], expected[:81]])
   )
   check_set(found, nus_wide)
+  (path := nus_wide.folder / "list.txt").write_text(nus_wide.images[nus_wide.test[0]])
+  assert nus_wide.read(lists={"test": path}).split_version == "as_given"
 
 
 # COCO.

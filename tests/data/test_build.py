@@ -10,9 +10,9 @@ from zsljax.data.croissant import write_croissant
 from zsljax.data.data_warnings import data_warnings
 from zsljax.data.describe import describe
 from zsljax.data.export import export_xlsa17
-from zsljax.data.feature_set import sha256_of
 from zsljax.data.importers.xlsa17 import read_xlsa17
 from zsljax.errors import ZsljaxError
+from zsljax.io.checksums import sha256_of
 
 NAMES = ("ape", "bat", "cow", "dog", "sea_elk")
 PER_CLASS = 10

@@ -79,7 +79,6 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
   from zsljax import benchmark
-  from zsljax.benchmark.topology import run as compiled_for
   from zsljax.errors import require
   from zsljax.io.files import write_json
 
@@ -90,7 +89,9 @@ def run(args) -> None:
     for field, usual in (("data_devices", 1), ("seeds", 1), ("data_dir", None)):
       found = getattr(args, field)
       require(found == usual, f"--{field}", found, "it to be left out with --topology")
-    figures = compiled_for(
+    from zsljax.benchmark import topology
+
+    figures = topology.run(
       args.topology,
       args.system,
       args.preset,
@@ -99,27 +100,20 @@ def run(args) -> None:
       args.model_devices,
     )
   else:
-    figures = timed(args)
+    figures = benchmark.run(
+      args.system,
+      args.preset,
+      args.batch_size,
+      args.data_dir,
+      args.dataset,
+      args.features,
+      benchmark.Variant(
+        precision=args.precision,
+        seeds=args.seeds,
+        data_devices=args.data_devices,
+        model_devices=args.model_devices,
+      ),
+    )
   print(benchmark.show(figures))
   if args.json:
     write_json(args.json, figures)
-
-
-def timed(args) -> dict:
-  """Figures of a step on the devices here."""
-  from zsljax import benchmark
-
-  return benchmark.run(
-    args.system,
-    args.preset,
-    args.batch_size,
-    args.data_dir,
-    args.dataset,
-    args.features,
-    benchmark.Variant(
-      precision=args.precision,
-      seeds=args.seeds,
-      data_devices=args.data_devices,
-      model_devices=args.model_devices,
-    ),
-  )

@@ -11,10 +11,10 @@ import json
 import pathlib
 from typing import Any
 
-from zsljax.data.feature_set import sha256_of
 from zsljax.data.files.class_table import write_class_table
 from zsljax.data.store import StoredDataset
 from zsljax.errors import ZsljaxError, require
+from zsljax.io.checksums import sha256_of
 from zsljax.io.files import write_csv, write_json
 
 _KINDS = {".mat": "application/x-matlab-data", ".csv": "text/csv"}
@@ -59,7 +59,7 @@ def write_croissant(
     names = dataset.image_files((split,))
     places = dataset.source_rows((split,))
     names = [f"row {row}" for row in places] if names is None else names
-    labels = classes.positions(dataset.labels((split,)))
+    labels = classes.columns(dataset.labels((split,)))
     rows += [(x, classes.names[c], split) for x, c in zip(names, labels, strict=True)]
   write_csv(images, rows)
   write_class_table(table, classes.names, attributes, classes.embeddings)

@@ -638,9 +638,9 @@ def find(
       f"{did_you_mean(name, others)} Import one with `zsljax data`."
     )
   if features is None and len(here) > 1:
-    opened = {form: StoredDataset.open(folder) for form, folder in here.items()}
-    fitting = [x for x, stored in opened.items() if len(stored.feature_shape) == axes]
-    features = fitting[0] if len(fitting) == 1 else None
+    fitting = [one for one in variants(root, name) if len(one.feature_shape) == axes]
+    if len(fitting) == 1:
+      return fitting[0]
   require(
     features is not None or len(here) == 1,
     "config.data.features",
