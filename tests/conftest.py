@@ -29,10 +29,11 @@ for name, value in {
   os.environ[name.upper()] = str(value)
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-hypothesis.settings.register_profile(
-  "repeatable", derandomize=True, deadline=None, max_examples=10
-)
-hypothesis.settings.load_profile("repeatable")
+for profile, examples in (("quick", 5), ("thorough", 25)):
+  hypothesis.settings.register_profile(
+    profile, derandomize=True, deadline=None, max_examples=examples
+  )
+hypothesis.settings.load_profile("quick")
 flags.FLAGS.mark_as_parsed()
 checksums.KNOWN = pathlib.Path(ROOT, ".pytest_cache", "checked")
 sys.path.insert(0, ROOT)  # For `configs`, which is not installed.

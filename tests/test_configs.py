@@ -117,17 +117,22 @@ def test_every_config_builds_its_system_and_optimizer():
   ("argument", "fields", "steps", "protocols"),
   [
     ("semantic_softmax:digits", (), 2, ("xian", "retrieval")),
-    ("semantic_softmax:awa1", (), 2, ("xian", "retrieval")),
     ("baselines:digits,eszsl", ("epochs=1",), 1, ("xian", "retrieval")),
-    ("baselines:cub,sae", ("epochs=1",), 1, ("xian", "retrieval")),
-    ("baselines:digits,nearest_mean", ("epochs=1",), 1, ("xian", "retrieval")),
-    ("msdn:digits", ("batch_size=500", "data.cache=none"), 4, ("xian",)),
     ("msdn:sun", ("batch_size=20",), 4, ("xian",)),
     ("attended_autoencoder:scene15", ("batch_size=20",), 4, ("xian",)),
     ("cosine:digits", ("batch_size=500",), 4, ("embeddings",)),
-    ("cosine:cub", ("batch_size=24",), 4, ("xian", "embeddings")),
-    ("sdl:corel5k", ("batch_size=80",), 4, MULTI_LABEL),
     ("sdl:open_images", ("batch_size=80",), 4, ("lesa",)),
+    *(
+      pytest.param(*case, marks=pytest.mark.slow)
+      for case in (
+        ("semantic_softmax:awa1", (), 2, ("xian", "retrieval")),
+        ("baselines:cub,sae", ("epochs=1",), 1, ("xian", "retrieval")),
+        ("baselines:digits,nearest_mean", ("epochs=1",), 1, ("xian", "retrieval")),
+        ("msdn:digits", ("batch_size=500", "data.cache=none"), 4, ("xian",)),
+        ("cosine:cub", ("batch_size=24",), 4, ("xian", "embeddings")),
+        ("sdl:corel5k", ("batch_size=80",), 4, MULTI_LABEL),
+      )
+    ),
   ],
 )
 def test_config_trains_and_evaluates(
@@ -281,6 +286,7 @@ def test_evaluation_refuses_what_does_not_fit(
     evaluate(workdir, **options)
 
 
+@pytest.mark.slow
 def test_given_pairs_are_verified(small, tmp_path):
   config = small("cosine:digits", "batch_size=500", "epochs=10")
   train(config, tmp_path / "w")
@@ -317,11 +323,15 @@ def test_given_pairs_are_verified(small, tmp_path):
   ("argument", "fields", "mesh"),
   [
     ("sdl:corel5k", ("batch_size=32",), {"data": 4}),
-    ("msdn:digits", ("batch_size=128", "epochs=1"), {"data": 4}),
-    (
+    pytest.param(
+      *("msdn:digits", ("batch_size=128", "epochs=1"), {"data": 4}),
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
       "cosine:cub",
       ("batch_size=24", "system.preset=embedding", "system.encoder=mlp"),
       {"data": 2, "model": 2},
+      marks=pytest.mark.slow,
     ),
   ],
 )
@@ -343,6 +353,7 @@ def test_several_devices_equal_one(small, tmp_path, argument, fields, mesh):
     chex.assert_trees_all_equal(cut.params, several.params)
 
 
+@pytest.mark.slow
 def test_three_devices_evaluate_every_image(digits_run, tmp_path):
   config, workdir = digits_run
   train(config | {"mesh": {"data": 3, "model": 1}}, tmp_path / "three")
@@ -354,8 +365,12 @@ def test_three_devices_evaluate_every_image(digits_run, tmp_path):
   ("argument", "sampling", "caches"),
   [
     ("sdl:coco", "epochs", ("none", "device")),
-    ("msdn:digits", "independent", ("device", "device")),
-    ("msdn:digits", "class_balanced", ("host", "none")),
+    pytest.param(
+      "msdn:digits", "independent", ("device", "device"), marks=pytest.mark.slow
+    ),
+    pytest.param(
+      "msdn:digits", "class_balanced", ("host", "none"), marks=pytest.mark.slow
+    ),
   ],
 )
 def test_interrupted_run_ends_bit_identical(
@@ -395,6 +410,7 @@ def test_msdn_without_word_vectors_is_refused(small, tmp_path):
     train(config, tmp_path / "w")
 
 
+@pytest.mark.slow
 def test_gamma_of_the_config_is_reported_too(small, tmp_path):
   train(small("semantic_softmax:digits", "evaluation.gamma=0.5"), tmp_path / "w")
   plain, calibrated = evaluate(tmp_path / "w")
@@ -404,6 +420,7 @@ def test_gamma_of_the_config_is_reported_too(small, tmp_path):
   assert evaluate(tmp_path / "w", gamma=2.0)[1]["provenance"]["gamma"] == 2.0
 
 
+@pytest.mark.slow
 def test_minibatches_of_regions(small, tmp_path):
   config = small(
     "semantic_softmax:digits", "system.preset=official_code", "system.hidden=(7,)",
@@ -414,6 +431,7 @@ def test_minibatches_of_regions(small, tmp_path):
   evaluate(tmp_path / "w")
 
 
+@pytest.mark.slow
 def test_run_goes_on_when_its_data_have_another_form_too(small, stand_in, tmp_path):
   config = small("semantic_softmax:awa1", f"data.dir={tmp_path / 'data'}")
   stand_in("awa1", tmp_path / "data")
@@ -450,6 +468,7 @@ def test_two_processes_make_the_same_data_once(tmp_path):
   assert [p.returncode for p in processes] == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_validation_chooses_gamma_for_the_test(small, digits_run, tmp_path):
   _, workdir = digits_run
   with pytest.raises(ZsljaxError, match="no additive gamma was chosen there"):

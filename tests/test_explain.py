@@ -159,6 +159,7 @@ def trained(drawn, tmp_path_factory):
   return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["msdn", "attended_autoencoder"])
 def test_attention_peaks_where_the_shape_was_drawn(trained, drawn, name):
   found = shares_found(name, trained(name), drawn[1])
@@ -273,11 +274,12 @@ def test_what_cannot_be_explained_is_told(trained, tmp_path, options, message):
 @pytest.mark.parametrize(
   ("name", "dataset", "pictures", "told"),
   [
-    (
+    pytest.param(
       "cosine",
       "digits",
       2,  # The map and the confusion.
       ["knows no unseen class", "decides without attributes"],
+      marks=pytest.mark.slow,
     ),
     pytest.param(
       "semantic_softmax",

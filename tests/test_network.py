@@ -64,6 +64,7 @@ def test_the_guard_kills_a_process_that_connects(guarded):
   assert guarded("connect").returncode == -31  # SIGSYS
 
 
+@pytest.mark.slow
 def test_preparing_training_and_evaluating_connect_to_nothing(guarded, tmp_path):
   work = f"--workdir={tmp_path / 'w'}"
   done = guarded(

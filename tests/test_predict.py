@@ -105,7 +105,9 @@ def test_prediction_does_not_depend_on_the_batch(run, images):
     np.testing.assert_allclose(alone.scores[0], together.scores[i], 1e-5, 1e-6)
 
 
-@pytest.mark.parametrize("name", ["semantic_softmax", "msdn"])
+@pytest.mark.parametrize(
+  "name", ["semantic_softmax", pytest.param("msdn", marks=pytest.mark.slow)]
+)
 def test_shares_of_attributes_add_up_to_the_lead(name, short_run):
   predictor = zsljax.load(short_run(name))
   shape = (2, *predictor.spec.feature_shape)
@@ -249,9 +251,13 @@ OPEN_SET = {
   "sae": ((6,), {}),
   "nearest_mean": ((6,), {}),
 }
+QUICK = ("semantic_softmax", "msdn", "sdl", "eszsl")
 
 
-@pytest.mark.parametrize("name", OPEN_SET)
+@pytest.mark.parametrize(
+  "name",
+  [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in OPEN_SET],
+)
 def test_a_new_class_scores_as_its_description_says(name, class_space):
   """Scores equal those of an unseen class with the same description."""
   shape, fields = OPEN_SET[name]

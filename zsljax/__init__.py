@@ -3,7 +3,8 @@
 Nothing heavy is imported here: take ``zsljax.classes``, ``zsljax.models``,
 ``zsljax.data`` and so on as you need them. ``zsljax.load`` opens a trained run;
 ``zsljax.evaluate`` judges scores that any system made; ``zsljax.register`` enters a
-system of your own, and ``zsljax.check_system`` checks it.
+system of your own, and ``zsljax.check_system`` checks it; ``zsljax.ZeroShotClassifier``
+is scikit-learn's way to train one on arrays.
 """
 
 import importlib
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from zsljax.errors import ZsljaxError
 
 if TYPE_CHECKING:
+  from zsljax.classifier import ZeroShotClassifier
   from zsljax.evaluation.given import evaluate
   from zsljax.models.system import register
   from zsljax.predict import load
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+  "ZeroShotClassifier",
   "ZsljaxError",
   "__version__",
   "check_system",
@@ -27,6 +30,7 @@ __all__ = [
   "register",
 ]
 _MODULES = {
+  "ZeroShotClassifier": "zsljax.classifier",
   "check_system": "zsljax.training.check_system",
   "evaluate": "zsljax.evaluation.given",
   "load": "zsljax.predict",

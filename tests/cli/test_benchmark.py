@@ -32,10 +32,11 @@ def test_benchmark_prints_and_writes_figures(tmp_path, capsys, monkeypatch):
   assert "1.000" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("system", "preset", "classes", "shape"),
   [
-    ("msdn", "cub7", 200, [49, 2048]),
+    pytest.param("msdn", "cub7", 200, [49, 2048], marks=pytest.mark.slow),
     ("sdl", "nus", 1006, [2048]),
   ],
 )
@@ -98,6 +99,7 @@ def test_benchmark_of_the_ranking_loss(monkeypatch):
     benchmark_loss.run("cub")
 
 
+@pytest.mark.slow
 def test_all_forms_of_the_ranking_loss_agree(float64):
   rng = np.random.default_rng(0)
   scores = jnp.asarray(rng.standard_normal((5, 20)))

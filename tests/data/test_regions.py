@@ -256,6 +256,7 @@ def test_full_disk_while_unpacking(region_file, full_disk):
     region_file.read()
 
 
+@pytest.mark.slow
 def test_command(region_file, command, tmp_path):
   region_file.write()
   source, dest = f"--source={region_file.path}", f"--dest={tmp_path / 'data'}"

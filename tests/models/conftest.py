@@ -1,9 +1,11 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from zsljax.classes import ClassSpace
 from zsljax.models import Batch, Spec
+from zsljax.models.system import registered
 
 
 @pytest.fixture
@@ -48,3 +50,12 @@ def padded():
     )
 
   return pad
+
+
+@pytest.fixture(autouse=True)
+def compiled(monkeypatch):
+  """Systems are compiled whole, as in training; one operation at a time is slow."""
+  for system in filter(None, registered().values()):
+    for name in ("loss", "scores"):
+      function = jax.jit(getattr(system, name), static_argnums=0)
+      monkeypatch.setattr(system, name, function)

@@ -127,7 +127,7 @@ def test_scores_and_loss_equal_numpy(
 
 @pytest.mark.parametrize(
   ("preset", "name"),
-  [(CLASS_NORM, name) for name in FAMILY]
+  [pytest.param(CLASS_NORM, name, marks=pytest.mark.slow) for name in FAMILY]
   + [("embedding", "so_softmax"), ("zero_shot", "circle")],
 )
 def test_every_member_and_preset_trains(preset, name, optimizer):

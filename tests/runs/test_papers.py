@@ -94,7 +94,7 @@ def test_damaged_files_are_refused(tmp_path, monkeypatch, changed, message):
 
 
 @pytest.mark.slow
-def test_each_verdict_once(stand_in, tmp_path):
+def test_each_verdict_once(stand_in, tmp_path, monkeypatch):
   """A set in the layout of CUB, with published numbers that are made up too."""
   same, other = tmp_path / "same", tmp_path / "other"
   stand_in("cub", same, features_kind="res101", **CUB)
@@ -113,6 +113,9 @@ def test_each_verdict_once(stand_in, tmp_path):
   text = papers.replay(made_up, tmp_path / "other", 1, other)
   assert text.count("other features: no verdict") == 2
   assert "here: vit features, classes by att, split xlsa17-v1; the last step of" in text
+  monkeypatch.setenv("COLUMNS", "80")
+  assert max(map(len, papers.overview(same).splitlines())) <= 80
+  monkeypatch.delenv("COLUMNS")
   listed = {line.split()[0]: line for line in papers.overview(same).splitlines()}
   assert listed["eszsl/cub"].endswith("ready")
   assert "no verdict (here res101_att); needs res101 regions" in listed["msdn/cub"]

@@ -1,8 +1,11 @@
 import subprocess
 import sys
 
+import h5py
+import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import zsljax
 from zsljax.__main__ import main
@@ -12,6 +15,7 @@ from zsljax.reporting.rows import read_rows
 from zsljax.runs.config import read_config
 from zsljax.runs.evaluate import _Scored, evaluate
 from zsljax.runs.experiment import Experiment
+from zsljax.runs.score import score
 from zsljax.runs.train import train
 
 
@@ -21,11 +25,24 @@ from zsljax.runs.train import train
     ("semantic_softmax:digits", "xian"),
     ("semantic_softmax:digits", "retrieval"),
     ("sdl:multidigit", "lesa"),
+    *(
+      pytest.param(name, "xian", marks=pytest.mark.slow)
+      for name in (
+        "attended_autoencoder:digits",
+        "baselines:digits,eszsl",
+        "baselines:digits,nearest_mean",
+        "baselines:digits,sae",
+        "msdn:digits",
+      )
+    ),
   ],
 )
 def test_same_numbers_as_eval(config, protocol, tmp_path, capsys):
   """Scores of a run, brought as a file, give the row of its own evaluation."""
-  config, workdir = read_config(config, ["--config.epochs=2"]), tmp_path / "w"
+  config, workdir = (
+    read_config(config, ["--config.epochs=1", "--config.mesh.data=1"]),
+    tmp_path / "w",
+  )
   train(config, workdir)
   evaluate(workdir, protocol=protocol)
   (row,) = read_rows(workdir)
@@ -57,6 +74,47 @@ def test_a_gamma_and_intervals(given, tmp_path, capsys):
   low, high = plain["spread"]["interval"]["u"]
   assert low <= plain["metrics"]["u"] <= high
   assert "none: U 95 %" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ending", [".h5", ".safetensors"])
+def test_other_files(given, tmp_path, ending, capsys):
+  arrays, path = given(), tmp_path / f"logits{ending}"
+  if ending == ".h5":
+    with h5py.File(path, "w") as file:
+      file.update(arrays | {"names": ["ant", "bee", "cat", "dog", "elk"]})
+  else:
+    safetensors.numpy.save_file(arrays, path)
+  main(["score", f"--scores={path}", f"--dest={tmp_path}"])
+  (row,) = read_rows(tmp_path)
+  assert row["metrics"] == pytest.approx(zsljax.evaluate(**arrays), abs=1e-6)
+  name = "bee" if ending == ".h5" else "1"
+  assert f"\n{name},unseen,4," in (tmp_path / "classes_given.csv").read_text()
+  assert (tmp_path / "classes_given.png").stat().st_size
+
+
+def test_half_precision_of_accelerators(given):
+  arrays = given()
+  half = arrays["scores"].astype(ml_dtypes.bfloat16)
+  exact = zsljax.evaluate(**arrays | {"scores": half.astype(np.float32)})
+  assert zsljax.evaluate(**arrays | {"scores": half}) == exact
+
+
+@pytest.mark.parametrize(
+  ("name", "changed", "message"),
+  [
+    (
+      "s.csv",
+      {},
+      r"ending '\.csv', expected \.npz \.h5 \.hdf5 \.safetensors \.pth \.pt",
+    ),
+    ("s.npz", {"names": np.array(["a"])}, r"names: found <U1 of shape \(1,\)"),
+  ],
+)
+def test_refused_files(given, tmp_path, name, changed, message):
+  with open(path := tmp_path / name, "wb") as file:
+    np.savez(file, **given(**changed))
+  with pytest.raises(ZsljaxError, match=message):
+    score(path, "xian", dest=tmp_path)
 
 
 @pytest.fixture

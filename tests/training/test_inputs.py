@@ -48,9 +48,17 @@ def taken(inputs, mesh, start, steps):
   return found[:steps]
 
 
-@pytest.mark.parametrize(("devices", "split"), [(1, False), (4, False), (4, True)])
 @pytest.mark.parametrize(
-  "sampling", ["epochs", "whole_epochs", "independent", "class_balanced"]
+  ("devices", "split"),
+  [(1, False), pytest.param(4, False, marks=pytest.mark.slow), (4, True)],
+)
+@pytest.mark.parametrize(
+  "sampling",
+  [
+    "epochs",
+    "class_balanced",
+    *(pytest.param(x, marks=pytest.mark.slow) for x in ("whole_epochs", "independent")),
+  ],
 )
 def test_resident_batches_equal_sent_ones(tmp_path, devices, split, sampling):
   store = open_dataset({"name": "digits", "features": None, "dir": tmp_path})

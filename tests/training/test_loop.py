@@ -139,7 +139,7 @@ def logged(workdir):
   return read_lines(workdir / "metrics.jsonl")
 
 
-@pytest.mark.parametrize("at_once", [0, 2])
+@pytest.mark.parametrize("at_once", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_watching_changes_nothing_and_is_of_the_state_after_the_step(
   run, toy, tmp_path, at_once
 ):
@@ -157,7 +157,7 @@ def test_watching_changes_nothing_and_is_of_the_state_after_the_step(
     assert means[step] == pytest.approx(watch.metrics(scores)["val_mean"], rel=1e-6)
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 5, 12])
+@pytest.mark.parametrize("at_once", [1, 5, pytest.param(12, marks=pytest.mark.slow)])
 def test_resident_run_equals_a_sent_one(run, tmp_path, at_once):
   sent = run(tmp_path / "sent")
   resident = run(tmp_path / "resident", at_once=at_once)
@@ -180,11 +180,16 @@ def test_four_devices_equal_one(run, tmp_path, fields):
 @pytest.mark.parametrize(
   "fields",
   [
-    {},
-    {"name": "lbfgs", "pretrain_steps": 3},
-    {"schedule": "one_cycle", "weight_decay": 0.1, "clip_norm": 0.5},
-    {"at_once": 2},
     {"at_once": 2, "watch_every": 2},
+    *(
+      pytest.param(fields, marks=pytest.mark.slow)
+      for fields in (
+        {},
+        {"name": "lbfgs", "pretrain_steps": 3},
+        {"schedule": "one_cycle", "weight_decay": 0.1, "clip_norm": 0.5},
+        {"at_once": 2},
+      )
+    ),
   ],
 )
 def test_interrupted_run_ends_bit_identical(run, tmp_path, fields):
@@ -207,7 +212,7 @@ def test_interrupted_run_ends_bit_identical(run, tmp_path, fields):
   ("name", "told", "by"),
   [
     ("adam", be_told, "SIGTERM"),
-    ("lbfgs", be_told, "SIGTERM"),
+    pytest.param("lbfgs", be_told, "SIGTERM", marks=pytest.mark.slow),
     ("adam", ctrl_c, "SIGINT"),
   ],
 )

@@ -38,9 +38,12 @@ def one_cycle(step, total, start, peak, end):
   return end + (peak - end) / 2 * (1 + np.cos(np.pi * share))
 
 
-@pytest.mark.parametrize("schedule", ["constant", "one_cycle"])
-def test_adam_is_the_released_recipe(schedule, optimizer, float64):
-  """Coupled decay that skips biases; with one cycle, the first moment's decay too."""
+@pytest.mark.parametrize(
+  ("schedule", "biases"),
+  [("constant", False), ("constant", True), ("one_cycle", False)],
+)
+def test_adam_is_the_released_recipe(schedule, biases, optimizer, float64):
+  """Coupled decay, of biases where asked; in one cycle the first moment's decay too."""
   rng = np.random.default_rng(0)
   shapes = {"kernel": (3, 2), "bias": (2,)}
   start = {k: rng.standard_normal(shape) for k, shape in shapes.items()}
@@ -51,6 +54,7 @@ def test_adam_is_the_released_recipe(schedule, optimizer, float64):
     weight_decay=decay,
     schedule=schedule,
     total_steps=steps,
+    decay_biases=biases,
   )
   params = jax.tree.map(jnp.asarray, start)
   state = optimizer.init(params)
@@ -67,7 +71,7 @@ def test_adam_is_the_released_recipe(schedule, optimizer, float64):
       b1 = one_cycle(step, steps, 0.95, 0.85, 0.95)
       lr = one_cycle(step, steps, rate / 25, rate, rate / 25e4)
     for k, gradient in gradients.items():
-      if k == "kernel":
+      if k == "kernel" or biases:
         gradient = gradient + decay * expected[k]
       first[k] = b1 * first[k] + (1 - b1) * gradient
       second[k] = 0.999 * second[k] + 0.001 * gradient**2

@@ -29,7 +29,7 @@ KILLS = 8
   ("config", "overrides"),
   [
     ("semantic_softmax", ("optimizer.name=adam", "batch_size=64")),
-    ("msdn", ()),
+    pytest.param("msdn", (), marks=pytest.mark.slow),
     pytest.param("cosine", (), marks=pytest.mark.slow),
   ],
 )
@@ -51,6 +51,7 @@ def test_resident_epochs_have_the_bits_of_streamed_ones(tmp_path, config, overri
   assert len(resident) == int(states["device"].step)
 
 
+@pytest.mark.slow
 def test_watched_metrics_are_those_of_an_evaluation(tmp_path):
   overrides = (
     f"data.dir={tmp_path / 'data'}", "epochs=2", "data.train_split=train",

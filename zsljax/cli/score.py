@@ -1,13 +1,16 @@
 """Evaluates scores that any system made.
 
-SCORES.npz has `scores` [N, C], numbers, the higher the likelier; `labels` [N],
-the column of each image's class, or for several labels [N, C] of 1 (present),
--1 (absent), 0 (unannotated); and `seen` [C], true for the classes of training.
+The file of scores is of NumPy (.npz), HDF5 (.h5), PyTorch (.pt, a dict of
+tensors) or .safetensors. It has `scores` [N, C], numbers, the higher the likelier;
+`labels` [N], the column of each image's class, counted from 0, or for several
+labels [N, C] of 1 (present), -1 (absent), 0 (unannotated); `seen` [C], true for
+the classes of training; and, where they are known, `names` [C] of the classes.
 Metrics, calibration and intervals are those of `eval`; --dest adds them to a
-folder's results.jsonl as rows for `zsljax table`.
+folder's results.jsonl as rows for `zsljax table`, and the accuracy of each class.
 
-Example:
+Examples:
   zsljax score --scores=scores.npz --gamma=0.7 --system=tfvaegan --dest=W
+  zsljax score --scores=logits.pt --system=clip --dest=W
 """
 
 from zsljax.cli.common import add_choice, add_number, add_path, numbers
@@ -16,7 +19,7 @@ GROUP = "judge"
 
 
 def add_arguments(parser) -> None:
-  add_path(parser, "--scores", ".npz with scores, labels and seen")
+  add_path(parser, "--scores", "file with scores, labels and seen")
   parser.add_argument(
     "--protocol",
     default="xian",
@@ -58,6 +61,7 @@ def run(args) -> None:
     system=args.system,
     dataset=args.dataset or args.scores.stem,
     seed=args.seed,
+    dest=args.dest,
   )
   print(terminal_table(rows))
   for row in rows:

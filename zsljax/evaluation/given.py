@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from zsljax.errors import did_you_mean, require
@@ -43,6 +44,7 @@ def report_of(
   known = [name for name in PROTOCOLS if name not in (EMBEDDINGS, PAIRS)]
   require(protocol in known, "protocol", repr(protocol), did_you_mean(protocol, known))
   scores, labels, seen = map(np.asarray, (scores, labels, seen))
+  scores = scores.astype(np.float32) if scores.dtype == jnp.bfloat16 else scores
   numbers = scores.ndim == 2 and scores.size > 0 and scores.dtype.kind in "iuf"
   found = f"{scores.dtype} of shape {scores.shape}"
   require(numbers, "scores", found, "numbers [N, C], a row for each image")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import math
 import pathlib
 import re
+import textwrap
 from typing import Any
 
 from zsljax.data import StoredDataset
@@ -15,6 +16,7 @@ from zsljax.evaluation import PROTOCOLS
 from zsljax.io.files import write_text
 from zsljax.reporting.published import Published, Training, names, read_published
 from zsljax.reporting.rows import Summary, aligned, column_name, data_of, summarize
+from zsljax.reporting.tables import terminal_width
 from zsljax.runs.config import read_config
 from zsljax.runs.evaluate import evaluate
 from zsljax.runs.train import train
@@ -89,11 +91,20 @@ def check_metrics(paper: Published) -> None:
 
 def overview(data_dir: pathlib.Path | None) -> str:
   """All published results, and what is missing here to train each again."""
-  lines = [("paper", "published", "status", "here")]
+  width, parts = terminal_width(), []
   for paper in map(read_published, names()):
-    values = (f"{column_name(k)} {v:g}" for k, v in paper.metrics.items())
-    lines.append((paper.name, ", ".join(values), paper.status, _here(paper, data_dir)))
-  return aligned(lines, left=4)
+    values = ", ".join(f"{column_name(k)} {v:g}" for k, v in paper.metrics.items())
+    text = f"{paper.name} ({paper.status}): {values}; {_here(paper, data_dir)}"
+    parts.append(
+      textwrap.fill(
+        text,
+        width or len(text),
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+      )
+    )
+  return "\n".join(parts)
 
 
 def _here(paper: Published, data_dir: pathlib.Path | None) -> str:

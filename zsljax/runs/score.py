@@ -8,10 +8,13 @@ import pathlib
 
 import numpy as np
 
+from zsljax.encoders import tensor_files
+from zsljax.errors import require
 from zsljax.evaluation.calibration import UNCALIBRATED, Calibration
 from zsljax.evaluation.given import report_of
-from zsljax.io.arrays import read_arrays
+from zsljax.io.arrays import check_array, read_arrays, require_fields
 from zsljax.io.versions import library_versions
+from zsljax.reporting.class_accuracy import write_class_accuracy
 from zsljax.reporting.rows import Row, make_row
 
 
@@ -25,29 +28,34 @@ def score(
   system: str = "given",
   dataset: str = "given",
   seed: int = 0,
+  dest: pathlib.Path | None = None,
 ) -> list[Row]:
   """Evaluates a file of scores; rows without and, where given, with a gamma.
 
   Args:
-    path: ``.npz`` with ``scores``, ``labels`` and ``seen``, see ``report_of``.
+    path: of a kind in ``ENDINGS``, with ``scores``, ``labels`` and ``seen``, see
+      ``report_of``, and perhaps ``names`` of the classes.
     protocol: see ``report_of``, as ``top_k``.
     gamma: taken from seen classes' scores.
     calibration: ``additive`` or ``multiplicative``.
     system: name in the rows, as ``dataset`` and ``seed``.
+    dest: a folder for the accuracy of each class, of images with one label.
 
   Raises:
     ZsljaxError: the file or its arrays cannot be used.
   """
-  arrays = read_arrays(path, ("scores", "labels", "seen"), (), (".npz",))
-  scores, labels, seen = (np.asarray(arrays[x]) for x in ("scores", "labels", "seen"))
+  arrays = _read(path)
+  scores, labels, seen = (np.asarray(arrays[x]) for x in _NEEDED)
   digest = hashlib.sha256(b"".join(map(np.ascontiguousarray, (labels, seen))))
   data = {"name": dataset, **dict.fromkeys(_UNKNOWN, "given")}
-  rows = []
+  rows, hits = [], {}
   kinds = [UNCALIBRATED]
   if gamma is not None:
     kinds.append(Calibration(calibration, gamma))
   for kind in kinds:
     report = report_of(scores, labels, seen, protocol, kind, top_k)
+    if report.hits is not None:
+      hits[kind.text] = report.hits
     rows.append(
       make_row(
         data,
@@ -65,9 +73,25 @@ def score(
         },
       )
     )
+  if dest is not None and hits:
+    names = arrays.get("names", np.arange(len(seen)))
+    names = check_array(f"{path}: names", names, str(len(seen)), "text")
+    write_class_accuracy(dest, "given", hits, names, f"{system} on {dataset}")
   return rows
 
 
+def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
+  ending = path.suffix.lower()
+  require(ending in ENDINGS, str(path), f"ending {ending!r}", " ".join(ENDINGS))
+  if ending not in tensor_files.ENDINGS:
+    return read_arrays(path, _NEEDED, ("names",))
+  tensors = tensor_files.read_tensors(path)
+  require_fields(path, tensors, _NEEDED)
+  return tensors
+
+
+_NEEDED = ("scores", "labels", "seen")
+ENDINGS = (".npz", ".h5", ".hdf5", *tensor_files.ENDINGS)
 _UNKNOWN = ("features", "class_embedding", "split_version")
 # Fields of a config that tell methods apart, of which nothing is known.
 _CONFIG = {

@@ -99,6 +99,7 @@ def train(
   log: Callable[[int], MetricsLog | None],
   mesh: jax.sharding.Mesh,
   watch: PeriodicEval | None = None,
+  shown: bool = True,
 ) -> TrainState:
   """Trains to the end of the schedule, from the latest checkpoint if any.
 
@@ -117,6 +118,7 @@ def train(
       processes that write none.
     mesh: the devices.
     watch: an evaluation, at the steps that the schedule names.
+    shown: whether a bar shows the progress.
 
   Returns:
     The final state, saved as the latest checkpoint.
@@ -155,7 +157,7 @@ def train(
 
   # Step, and evaluate where the schedule says so, in one compiled call.
   signals, alarm = StopSignals(), Alarm(schedule.save_seconds)
-  bar = step_bar(schedule.total_steps, "training", start, shown=is_writer())
+  bar = step_bar(schedule.total_steps, "training", start, shown=shown and is_writer())
   steps = inputs.steps(make_train_step(system, optimizer, schedule.tolerance))
 
   def steps_and_outputs(state, piece, classes, images):

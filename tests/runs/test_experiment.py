@@ -1,0 +1,21 @@
+import itertools
+
+import numpy as np
+
+from zsljax.runs.config import read_config
+from zsljax.runs.experiment import Experiment
+
+
+def order(*fields):
+  config = read_config(
+    "msdn:digits", [f"--config.{field}" for field in ("mesh.data=1", *fields)]
+  )
+  rows = Experiment.build(config).training_data().rows()
+  return np.stack(list(itertools.islice(rows, 3)))
+
+
+def test_the_order_of_batches_can_have_a_seed_of_its_own():
+  given = order("seed=1", "data.seed=7")
+  np.testing.assert_array_equal(given, order("seed=2", "data.seed=7"))
+  np.testing.assert_array_equal(given, order("seed=7"))
+  assert (given != order("seed=1")).any()

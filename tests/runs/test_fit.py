@@ -1,0 +1,48 @@
+import pytest
+
+from zsljax.errors import ZsljaxError
+from zsljax.runs.fit import _usable, fit
+
+
+@pytest.mark.slow
+def test_the_best_on_the_folds_is_named(tmp_path):
+  fields = ["--config.selection.stops=1", "--config.mesh.data=1"]
+  text = fit("digits", tmp_path, None, 1e-6, "2", fields)
+  assert "nearest_mean" in text.splitlines()[1] and "AUSUC of folds" in text
+  assert "Take nearest_mean" in text
+  assert "Not begun within 1e-06 minutes: eszsl, sae, " in text
+  assert (tmp_path / "nearest_mean" / "seed_0" / "chosen.json").exists()
+
+
+def test_systems_that_fit_the_stored_forms(stand_in, tmp_path):
+  stand_in("cub", tmp_path, shape=(12,), features_kind="12")
+  pooled = [
+    "nearest_mean",
+    "eszsl",
+    "sae",
+    "semantic_softmax",
+    "normface",
+    "so_softmax",
+  ]
+  assert [system for system, _ in _usable("cub", tmp_path)] == pooled
+  stand_in("cub", tmp_path, shape=(4, 12), features_kind="4x12")
+  both = [system for system, _ in _usable("cub", tmp_path)]
+  assert both == [*pooled, "attended_autoencoder", "msdn"]
+
+
+@pytest.mark.parametrize(
+  ("dataset", "minutes", "message"),
+  [
+    ("birds", 1, "--data_dir: found nothing, expected the folder that has birds"),
+    ("digits", 0, "--minutes: found 0, expected more than 0"),
+  ],
+)
+def test_refusals(tmp_path, dataset, minutes, message):
+  with pytest.raises(ZsljaxError, match=message):
+    fit(dataset, tmp_path, None, minutes)
+
+
+def test_a_set_that_is_not_there(stand_in, tmp_path):
+  stand_in("cub", tmp_path)
+  with pytest.raises(ZsljaxError, match=r"cub"):
+    fit("cup", tmp_path / "w", tmp_path, 1)

@@ -1,0 +1,43 @@
+"""Compares systems on a dataset, and names the best.
+
+Sweeps every system that the stored set can use, the quickest first, and compares
+what they reach on class folds, which hold out some of the seen classes. Test
+images decide nothing. The same command again continues.
+
+Examples:
+  zsljax fit digits --workdir=W
+  zsljax fit birds --data_dir=DATA --workdir=W --minutes=30
+"""
+
+from zsljax.cli.common import add_folds, add_path
+
+GROUP = "train"
+
+
+def add_arguments(parser) -> None:
+  parser.add_argument("dataset", help="name of a stored set; digits is embedded")
+  add_path(parser, "--workdir", "where results and runs go", "DIR")
+  add_path(
+    parser, "--data_dir", "where datasets were imported to", "DIR", required=False
+  )
+  parser.add_argument(
+    "--minutes",
+    type=float,
+    default=10.0,
+    metavar="M",
+    help="after which no further system is begun (default: %(default)g)",
+  )
+  add_folds(parser)
+  parser.set_defaults(fields=[])
+
+
+def run(args) -> None:
+  from zsljax.cli.compiled import keep_compiled
+  from zsljax.runs.fit import fit
+
+  keep_compiled()
+  workdir = args.workdir.absolute()
+  print()
+  print(
+    fit(args.dataset, workdir, args.data_dir, args.minutes, args.folds, args.fields)
+  )
