@@ -408,7 +408,14 @@ def output(tower):
   return [tower.module.apply(tower.variables, tokens, np.ones_like(tokens))]
 
 
-@pytest.mark.parametrize("kind", SAME, ids=" ".join)
+@pytest.mark.parametrize(
+  "kind",
+  [
+    pytest.param(kind, marks=() if kind[1] == "CLIP" else pytest.mark.slow)
+    for kind in SAME
+  ],
+  ids=" ".join,
+)
 def test_names_of_other_libraries_make_the_same_features(kind):
   first, *others = (
     (name, getattr(recognise(tensors(), name, activation="gelu"), kind[0]))

@@ -96,7 +96,9 @@ def numpy_embeddings(system, params, features):
 @pytest.mark.parametrize("encoder", ["none", "mlp"])
 @pytest.mark.parametrize("prototypes", ["learned", "generated"])
 @pytest.mark.parametrize("normalization", [False, True])
-@pytest.mark.parametrize("nonnegative", [False, True])
+@pytest.mark.parametrize(
+  "nonnegative", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_scores_and_loss_equal_numpy(
   encoder, prototypes, normalization, nonnegative, float64
 ):
@@ -161,7 +163,10 @@ def test_new_classes_alone_have_no_statistics():
   assert np.isnan(system.scores(params, batch_of(classes()).features, space)).all()
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+  "preset",
+  [*(pytest.param(p, marks=pytest.mark.slow) for p in PRESETS[:-1]), PRESETS[-1]],
+)
 def test_unseen_and_masked_count_for_nothing(preset, padded, float64):
   system, params = make(preset)
   space = classes()
@@ -184,6 +189,7 @@ def test_learned_prototypes_are_rows_of_class_ids():
   assert system.task == CLOSED_SET and make("zero_shot")[0].task != CLOSED_SET
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILY)
 def test_zero_features_and_descriptions_are_finite(name):
   system, params = make(CLASS_NORM, loss_name=name, nonnegative=True)

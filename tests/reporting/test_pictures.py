@@ -11,7 +11,13 @@ from zsljax.data.files.images import Preprocessing
 from zsljax.errors import ZsljaxError
 from zsljax.reporting import html as report
 from zsljax.reporting.photos import find_photos, read_photo
-from zsljax.reporting.pictures import DPI, draw_overlay, draw_photo, new_figure
+from zsljax.reporting.pictures import (
+  DPI,
+  draw_overlay,
+  draw_photo,
+  new_figure,
+  save_figure,
+)
 
 
 @pytest.mark.parametrize(
@@ -107,3 +113,17 @@ def test_html_shows_texts_as_they_are(tmp_path):
   )
   assert text not in page and page.count(html.escape(text)) == 10
   assert 'width="240" height="120"' in page
+
+
+def test_pictures_for_papers_are_vectors_and_the_same_every_time(tmp_path):
+  def drawn(name):
+    (tmp_path / name).mkdir()
+    figure = new_figure(3, 2, "Seen and unseen")
+    figure.add_subplot().plot([0, 1], label="an unseen class")
+    save_figure(figure, tmp_path / name / "curve.png")
+    return {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+
+  first, again = drawn("a"), drawn("b")
+  assert first == again and first.keys() == {"curve.png", "curve.pdf", "curve.svg"}
+  assert b"Seen and unseen</text>" in first["curve.svg"]
+  assert first["curve.pdf"].startswith(b"%PDF") and b"/Type0" in first["curve.pdf"]

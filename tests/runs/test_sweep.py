@@ -89,14 +89,8 @@ CONFIGS = {
 }
 
 
-# Runs always.
-QUICK = "semantic softmax, minibatches"
-
-
-@pytest.mark.parametrize(
-  "name",
-  [n if n == QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CONFIGS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
 def test_runs_trained_together_are_those_trained_apart(name, tmp_path):
   make, values = CONFIGS[name]
   config = make()

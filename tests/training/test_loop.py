@@ -139,7 +139,8 @@ def logged(workdir):
   return read_lines(workdir / "metrics.jsonl")
 
 
-@pytest.mark.parametrize("at_once", [pytest.param(0, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("at_once", [0, 2])
 def test_watching_changes_nothing_and_is_of_the_state_after_the_step(
   run, toy, tmp_path, at_once
 ):

@@ -1,8 +1,8 @@
 """Draws what a run looks at, decides by and confuses.
 
 Attention laid over photographs, attributes that decided, a map of the test
-images, the seen-unseen curve and a confusion matrix: as .png files and in
-DEST/report.html, which needs no other file.
+images, the seen-unseen curve and a confusion matrix: as .png, .pdf and .svg files
+and in DEST/report.html, which needs no other file.
 
 Example:
   zsljax explain --workdir=W --images=photos --dest=report

@@ -81,7 +81,7 @@ def explain(
   chosen, photos = _chosen(scored, images, names, number)
   with explained(dest):
     dest.mkdir(parents=True, exist_ok=True)
-    for old in dest.glob("image_*.png"):  # Of a report before.
+    for old in dest.glob("image_*"):  # Of a report before.
       old.unlink()
   page = html.page(
     f"{run.system.name} on {metadata['name']}, explained",

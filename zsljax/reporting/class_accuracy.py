@@ -112,4 +112,4 @@ def draw_class_accuracy(
   axes.set_axisbelow(True)
   axes.spines[["top", "right"]].set_visible(False)
   figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=2)
-  save_figure(figure, path)
+  save_figure(figure, path, vector=False)

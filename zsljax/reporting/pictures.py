@@ -56,10 +56,22 @@ def new_figure(width: float, height: float, title: str = ""):
   return figure
 
 
-def save_figure(figure, path: pathlib.Path) -> None:
-  """Replaces the .png ``path`` by ``figure``, all at once."""
-  with replacing(path) as draft:
-    figure.savefig(draft, format="png")
+def save_figure(figure, path: pathlib.Path, vector: bool = True) -> None:
+  """Replaces the .png ``path`` by ``figure``, all at once.
+
+  ``vector`` adds .pdf and .svg beside it. Texts in them are texts, and the same figure
+  has the same files.
+  """
+  import matplotlib
+
+  kinds: dict[str, dict[str, None]] = {"png": {}}
+  if vector:
+    kinds |= {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
+  same = {"svg.fonttype": "none", "svg.hashsalt": path.name, "pdf.fonttype": 42}
+  with matplotlib.rc_context(same):
+    for kind, metadata in kinds.items():
+      with replacing(path.with_suffix(f".{kind}")) as draft:
+        figure.savefig(draft, format=kind, metadata=metadata)
 
 
 def draw_overlay(axes, photo: np.ndarray, weights: np.ndarray, limit: float) -> None:

@@ -34,6 +34,7 @@ from zsljax.evaluation.temperature import (
 from zsljax.models import MULTI_LABEL, build_system
 from zsljax.reporting.class_accuracy import write_class_accuracy
 from zsljax.reporting.curves import write_columns, write_curve
+from zsljax.reporting.metrics_log import add_evaluation
 from zsljax.reporting.rows import (
   Row,
   add_rows,
@@ -159,6 +160,10 @@ def evaluate(
   if pairs is not None:
     rows.append(_pair_row(scored, pairs))
   add_rows(workdir, rows)
+  for row in rows:
+    calibration = row["calibration"].split()[0]
+    name = f"{row['protocol']} {split}, {row['selection']}, {calibration}"
+    add_evaluation(workdir, name, row["step"], row["metrics"])
   return rows
 
 
@@ -394,6 +399,14 @@ def described(rows: list[Row], split: str) -> str:
         f"{chances['ece_before']:.1f} %, {chances['ece']:.1f} % with temperature "
         f"{chances['temperature']:.3g}\n"
       )
+  for name, ones, others in (("u", "unseen", "seen"), ("s", "seen", "unseen")):
+    if rows[-1]["metrics"].get(name) == 0:
+      text = (
+        f"{name.upper()} is 0: all images of {ones} classes are taken for {others} "
+        "ones. Another gamma moves the border between both: `zsljax sweep` chooses one "
+        "on class folds, `zsljax eval --gamma=G` tries one."
+      )
+      lines += f"\n{textwrap.fill(text, 88)}\n"
   if "conditions" in row:
     lines += f"\n{_densities(row)}\n"
   if row["protocol"].startswith(RETRIEVAL):

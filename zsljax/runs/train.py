@@ -127,7 +127,9 @@ def _train(
       save_seconds=60 * config["checkpoint"]["every_minutes"],
     ),
     checkpoints,
-    lambda start: MetricsLog(workdir, start) if distributed.is_writer() else None,
+    lambda start: (
+      MetricsLog(workdir, start, config) if distributed.is_writer() else None
+    ),
     mesh,
     watch,
   )
