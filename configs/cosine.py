@@ -22,6 +22,8 @@ deviation over seeds:
     the authors' code, 3 seeds       61.8        57.3        55.8        56.6
   flo, 2 seeds                       55.1 (1.9)  50.6 (1.3)  68.0 (0.8)  58.0 (0.6)
     the authors' code, 2 seeds       56.5 (0.8)  51.4 (1.3)  68.0 (0.9)  58.6 (1.2)
+  awa1, 3 seeds                      33.7 (1.2)  17.6 (0.6)  36.5 (0.3)  23.8 (0.6)
+    the authors' code, 1 seed        33.6        16.5        36.8        22.8
 
 From equal parameters and batches, losses of 30 steps agree with that code to 1e-6.
 """

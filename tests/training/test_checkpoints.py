@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zsljax.devices.mesh import make_mesh, replicated
+from zsljax.devices.mesh import make_mesh, over_batch, replicated
 from zsljax.errors import ZsljaxError
-from zsljax.training.checkpoints import Checkpoints, abstract
+from zsljax.training.checkpoints import Checkpoints, _sums, abstract
 
 PARAMS = {"kernel": jnp.arange(6.0).reshape(2, 3)}
 REST = {"step": jnp.int32(4), "rng": jax.random.key(1)}
@@ -92,3 +92,38 @@ def test_full_disk_is_said_and_spoils_nothing(tmp_path, shapes, full_disk):
   again = Checkpoints(tmp_path, {"system": "a"})
   assert again.latest_step() == 4
   chex.assert_trees_all_equal(again.restore_params(shapes[0]), PARAMS)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64", "int32", "uint8"])
+def test_other_numbers_are_refused(tmp_path, monkeypatch, dtype, float64):
+  """Data files of Orbax have no check sums of their own."""
+  params = {"kernel": jnp.arange(6, dtype=dtype).reshape(2, 3), "bias": jnp.ones(2)}
+  shapes = abstract(params, replicated(make_mesh(1)))
+  checkpoints = Checkpoints(tmp_path, {"system": "a"})
+  checkpoints.save(4, params, REST)
+  checkpoints.close()
+  chex.assert_trees_all_equal(
+    Checkpoints(tmp_path, {"system": "a"}).restore_params(shapes), params
+  )
+  changed = params | {"kernel": params["kernel"].at[1, 1].set(0)}
+  other = Checkpoints(tmp_path, {"system": "a"})
+  monkeypatch.setattr(other._manager, "restore", restoring(other._manager, changed))
+  with pytest.raises(ZsljaxError, match="checkpoints/4: params: found other numbers"):
+    other.restore_params(shapes)
+
+
+def restoring(manager, params):
+  restore = manager.restore
+
+  def restored(step, args):
+    found = restore(step, args=args)
+    return found if "run" in found else {"params": params}
+
+  return restored
+
+
+def test_sums_are_of_all_devices_together():
+  numbers = jnp.arange(64.0).reshape(8, 8)
+  layouts = (replicated(make_mesh(1)), over_batch(make_mesh(4)))
+  first, second = (jax.device_put(numbers, layout) for layout in layouts)
+  assert _sums(x=[first]) == _sums(x=[second]) != _sums(x=[numbers.T])

@@ -9,10 +9,12 @@ import shutil
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from orbax import checkpoint as ocp
 
 from zsljax.errors import ZsljaxError, line_of, require
 
+_SUMS = "check_sums"
 # Errors of Orbax and TensorStore when a write fails.
 _FAILURES = (OSError, ValueError, RuntimeError, KeyError, TypeError)
 
@@ -20,9 +22,10 @@ _FAILURES = (OSError, ValueError, RuntimeError, KeyError, TypeError)
 class Checkpoints:
   """The checkpoints of one run, each whole or absent.
 
-  A checkpoint holds the parameters, the rest of the training state, and a
-  description of the run that it belongs to. Writing goes on in the background;
-  a checkpoint gets its name when all of it is on disk.
+  A checkpoint holds the parameters, the rest of the training state, a description of
+  the run that it belongs to, and check sums of all arrays, which are compared when it
+  is read. Writing goes on in the background; a checkpoint gets its name when all of it
+  is on disk.
   """
 
   def __init__(
@@ -56,7 +59,7 @@ class Checkpoints:
     items = ocp.args.Composite(
       params=ocp.args.StandardSave(params),
       rest=ocp.args.StandardSave(rest),
-      run=ocp.args.JsonSave(self._run),
+      run=ocp.args.JsonSave(self._run | {_SUMS: _sums(params=params, rest=rest)}),
     )
     with self._writing():
       # Unforced, Orbax would ask JAX itself if a process is to end, by step numbers;
@@ -103,7 +106,13 @@ class Checkpoints:
         found = run.get(field)
         require(found == expected, f"{folder}: {field}", repr(found), repr(expected))
       items = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
-      return self._manager.restore(step, args=ocp.args.Composite(**items))
+      restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+      sums = run.get(_SUMS, {})  # A checkpoint of before has none.
+      for name, found in _sums(**{name: restored[name] for name in items}).items():
+        expected = sums.get(name, found)
+        whole = "those that were saved; remove the folder"
+        require(found == expected, f"{folder}: {name}", "other numbers", whole)
+      return restored
 
   @contextlib.contextmanager
   def _reading(self, folder: pathlib.Path) -> Iterator[None]:
@@ -137,6 +146,33 @@ class Checkpoints:
     """Waits for writes and frees the background threads."""
     self.wait()
     self._manager.close()
+
+
+def _sums(**trees: Any) -> dict[str, list[int]]:
+  """A check sum of each array of some trees."""
+  sums = {name: _sums_of(jax.tree.leaves(tree)) for name, tree in trees.items()}
+  return {name: [int(x) for x in of] for name, of in jax.device_get(sums).items()}
+
+
+@jax.jit
+def _sums_of(arrays: list[jax.Array]) -> list[jax.Array]:
+  """Sums modulo 2**32 of the arrays' bits, each word times an odd number of its own.
+
+  One word that is another changes the sum; however an array is divided over devices, it
+  is the same.
+  """
+
+  def of(array: jax.Array) -> jax.Array:
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+      array = jax.random.key_data(array)
+    if array.dtype == bool:
+      array = array.astype(jnp.uint8)
+    width = min(array.dtype.itemsize, 4)
+    bits = jax.lax.bitcast_convert_type(array, f"uint{8 * width}").astype(jnp.uint32)
+    words = bits.reshape(-1)
+    return jnp.sum(words * (2 * jnp.arange(words.size, dtype=jnp.uint32) + 1))
+
+  return [of(array) for array in arrays]
 
 
 def abstract(tree: Any, shardings: Any) -> Any:
