@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, precision_score, recall_score
 
+import zsljax
 from zsljax.errors import ZsljaxError
 from zsljax.evaluation import thresholds as thresholds_module
 from zsljax.evaluation.multilabel import (
@@ -250,6 +251,14 @@ def test_golden_metrics():
     return metrics(MULTI_LABEL_PROTOCOLS[name])
 
   lesa, sdl = named("lesa"), named("sdl")
+  # As a user's scores, with a label that is seen and on no image.
+  wider = [np.pad(x, ((0, 0), (0, 1)), constant_values=-1) for x in (scores, labels)]
+  seen = np.arange(scores.shape[1] + 1) == scores.shape[1]
+  for name, expected in (("lesa", lesa), ("sdl", sdl)):
+    given = zsljax.evaluate(wider[0], wider[1].astype(int), seen, name, top_k=(1, 3, 5))
+    zsl = {k: v for k, v in expected.items() if k.startswith("zsl_")}
+    for metric, value in zsl.items():
+      np.testing.assert_allclose(given[metric], value, rtol=1e-6, err_msg=metric)
   all_images = metrics(MultiLabelProtocol(False, "negative"))
   for found, expected in (
     (lesa["zsl_map"], golden["lesa_map"]),
