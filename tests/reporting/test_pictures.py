@@ -24,7 +24,7 @@ from zsljax.reporting.pictures import (
   ("grid", "shape"), [((7, 7), (140, 140)), ((3, 5), (120, 200)), ((4, 4), (90, 70))]
 )
 def test_hot_cell_lies_on_its_own_pixels(grid, shape):
-  """The centre of a cell is the brightest; neighbours' centres do not change."""
+  """The centre of a cell has the most colour; neighbours' centres do not change."""
 
   def drawn(weights):
     figure = new_figure(shape[1] / DPI, shape[0] / DPI)
@@ -41,7 +41,7 @@ def test_hot_cell_lies_on_its_own_pixels(grid, shape):
   for i, j in itertools.product(*map(range, grid)):
     weights = np.zeros(grid)
     weights[i, j] = 1
-    gained = (drawn(weights) - dark).sum(-1)
+    gained = np.abs(drawn(weights) - dark).sum(-1)
     own = gained[
       int(np.ceil(i * height)) : int((i + 1) * height),
       int(np.ceil(j * width)) : int((j + 1) * width),

@@ -196,8 +196,9 @@ def _photograph(
   draw_attention(path, image.photo, rows)
   shown = "; ".join(f"{row.title}: {', '.join(row.weights)}" for row in rows)
   caption += (
-    " Bright is much attention, black none; colours between the centres of regions are "
-    "interpolated. A region's features also depend on what surrounds it."
+    " Yellow is much attention; none leaves the photograph as it is. Colours between "
+    "the centres of regions are interpolated. A region's features also depend on what "
+    "surrounds it."
   )
   return html.picture(path, f"Attention on {image.name}: {shown}", caption)
 

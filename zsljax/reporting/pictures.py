@@ -15,11 +15,10 @@ from zsljax.io.files import replacing
 # A report shows pictures at 100 pixels an inch: enough of them for dense screens.
 DPI = 150
 INK, FAINT, SEEN, UNSEEN = "#222222", "#8a8a8a", "#1f5fa8", "#c8501e"
-_HEAT = "inferno"
-_OPACITY = 0.6
+_HEAT = "plasma"
+_OPACITY = 0.8
 _PANEL = 1.75  # Width of a photograph, inches.
 _ACROSS = 4
-_LUMINANCE = np.array([0.299, 0.587, 0.114])
 # With more classes their names would be too small to read.
 MOST_NAMES = 50
 _MOST_NUMBERS = 15
@@ -75,7 +74,9 @@ def save_figure(figure, path: pathlib.Path, vector: bool = True) -> None:
 
 
 def draw_overlay(axes, photo: np.ndarray, weights: np.ndarray, limit: float) -> None:
-  """Draws weights in colours over a grey photograph, bilinear between cell centres.
+  """Draws weights over a photograph, bilinear between cell centres.
+
+  The higher a weight, the less of the photograph shines through its colour.
 
   Args:
     axes: of matplotlib.
@@ -85,14 +86,16 @@ def draw_overlay(axes, photo: np.ndarray, weights: np.ndarray, limit: float) -> 
     limit: the weight that has the brightest colour.
   """
   height, width = photo.shape[:2]
-  axes.imshow(photo @ _LUMINANCE, "gray", vmin=0, vmax=255)
+  axes.imshow(photo)
+  shares = np.clip(weights / limit, 0, 1)
   axes.imshow(
-    weights,
+    shares,
     _HEAT,
     vmin=0,
-    vmax=limit,
-    alpha=_OPACITY,
+    vmax=1,
+    alpha=_OPACITY * shares,
     interpolation="bilinear",
+    interpolation_stage="rgba",
     extent=(-0.5, width - 0.5, height - 0.5, -0.5),
   )
 
