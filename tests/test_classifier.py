@@ -1,3 +1,5 @@
+import pickle
+
 import chex
 import numpy as np
 import pytest
@@ -56,16 +58,30 @@ def test_every_system_predicts_a_class_without_images(system, regions):
 
 
 @pytest.mark.slow
-def test_it_is_the_run_of_the_command(tmp_path):
-  config = read_config("baselines:digits,eszsl", ["--config.mesh.data=1"])
+@pytest.mark.parametrize(
+  ("config", "fields"),
+  [
+    ("baselines:digits,eszsl", {}),
+    (
+      "semantic_softmax:digits",
+      {"epochs": 9, "system.l2_weights": 0.1, "system.l2_prototypes": 1.0},
+    ),
+  ],
+)
+def test_it_is_the_run_of_the_command(tmp_path, config, fields):
+  system = config.split(",")[-1].split(":")[0]
+  flags = [f"--config.{field}={value}" for field, value in fields.items()]
+  config = read_config(config, ["--config.mesh.data=1", *flags])
   state = train(config, tmp_path)
   run = Experiment.of_run(tmp_path)
   stored = load(run.dataset, run.dataset.training_splits("trainval"))
   space = run.dataset.classes
   described = dict(zip(space.names, np.asarray(space.embeddings), strict=True))
   named = np.array(space.names)[space.columns(stored["labels"])]
-  model = ZeroShotClassifier("eszsl").fit(stored["features"], named, described)
-  chex.assert_trees_all_close(model.predictor_.params, state.params, rtol=1e-4)
+  model = ZeroShotClassifier(system, fields=fields)
+  model.fit(stored["features"], named, described)
+  assert_close = chex.assert_trees_all_close
+  assert_close(model.predictor_.params, state.params, rtol=1e-3, atol=1e-5)
 
 
 def test_descriptions_in_any_form_are_the_same():
@@ -91,6 +107,21 @@ def test_the_seed_and_the_settings_are_the_config_s():
   assert (chances(0) != chances(1)).any()
 
 
+def test_a_model_that_has_predicted_is_pickled():
+  X, y = images(SEEN)
+  model = ZeroShotClassifier().fit(X, y, ATTRIBUTES)
+  expected = model.predict_proba(X)
+  copy = pickle.loads(pickle.dumps(model))
+  np.testing.assert_array_equal(copy.predict_proba(X), expected)
+
+
+def test_scores_far_apart_have_a_best_unseen_class():
+  X, y = images(SEEN[:-1])
+  model = ZeroShotClassifier(gamma=-1e4).fit(X, y, ATTRIBUTES)
+  assert set(model.predict(X)) <= set(SEEN[:-1])
+  assert set(model.predict(X, unseen_alone=True)) == {"gnu", "hen"}
+
+
 def test_in_scikit_learn_s_tools():
   X, y = images(SEEN)
   model = sklearn.base.clone(ZeroShotClassifier("nearest_mean"))
@@ -114,7 +145,10 @@ def test_scikit_learn_s_checks():
       r"X for msdn: found shape \(105, 12\), expected \[N, R, D\]",
     ),
     ({"system": "similarity"}, {}, "found 12 features and 5 attributes, expected both"),
-    ({"fields": {"epoch": 3}}, {}, "--config.epoch"),
+    ({"fields": {"epoch": 3}}, {}, "fields: epoch: found a field without effect"),
+    ({"fields": {"data.seed": 3}}, {}, "fields: data.seed: found a field without"),
+    ({"fields": {"batch_size": 8}}, {}, "config.batch_size: found 8, expected 0"),
+    ({"system": "msdn", "fields": {"epochs": 0}}, {}, "config.epochs: found 0"),
     ({}, {"y": np.repeat("ape", 105)}, "y: found images of one class"),
     ({}, {"class_embeddings": {"ape": [1]}}, "class_embeddings: found none of"),
     ({}, {"class_embeddings": {**ATTRIBUTES, "cow": [1]}}, "vectors of one length"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+import contextlib
 import itertools
 import pathlib
 import tempfile
@@ -15,19 +16,23 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from zsljax import training
 from zsljax.classes import ClassSpace
+from zsljax.data import sampling
 from zsljax.data.folds import Fold
 from zsljax.devices.mesh import make_mesh
 from zsljax.devices.precision import computed_in
-from zsljax.errors import ZsljaxError, did_you_mean, require
+from zsljax.errors import Stopped, ZsljaxError, did_you_mean, require
 from zsljax.evaluation.calibration import Calibration
-from zsljax.models import AttendsToRegions, build_system
-from zsljax.predict import Predictor
+from zsljax.models import AttendsToRegions
+from zsljax.predict import Predictions, Predictor
 from zsljax.runs.config import read_config
-from zsljax.runs.experiment import spec_of
+from zsljax.runs.experiment import configured_system, spec_of
 from zsljax.runs.reproduce import SYSTEMS
 from zsljax.training.checkpoints import Checkpoints
 
 _SINGLE_LABEL = [name for name, (*_, form) in SYSTEMS.items() if form != "multi-label"]
+# Parts of a config that have an effect here.
+FIELDS = ("system", "optimizer", "epochs", "batch_size", "data.sampling")
+FIELDS += ("matmul_precision", "evaluation.calibration")
 # Steps in a compiled call.
 _AT_ONCE = 64
 
@@ -44,11 +49,13 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
   array(['horse', 'zebra'], dtype='<U5')
 
   Training is that of ``zsljax train`` with the settings of the config's dataset
-  ``own``; nothing is chosen on validation classes, which ``zsljax fit`` does.
+  ``own``, minibatches in another order; nothing is chosen on validation classes, which
+  ``zsljax fit`` does.
 
   Args:
     system: a system for images with one label, of ``zsljax list systems``.
-    fields: of its config, as ``{"epochs": 30, "optimizer.learning_rate": 1e-3}``.
+    fields: of its config, as ``{"epochs": 30, "optimizer.learning_rate": 1e-3}``;
+      those that start with one of ``FIELDS``.
     gamma: taken from the scores of classes with training images where both kinds are
       candidates (Chao et al. 2016); None takes nothing.
     random_state: seed of initial parameters and of the order of images.
@@ -56,7 +63,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
 
   Attributes:
     classes_: labels of all C classes, ascending.
-    n_features_in_: D, and ``feature_names_in_`` of a data frame.
+    n_features_in_: size of the second axis of X; ``feature_names_in_`` of a data frame.
     predictor_: the ``zsljax.predict.Predictor``, which classifies among new classes.
   """
 
@@ -109,7 +116,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
       attribute_vectors=attribute_vectors,
     )
     config = self._config()
-    system = build_system(config["system"])
+    system = configured_system(config)
     axes = 3 if isinstance(system, AttendsToRegions) else 2
     expected = "[N, R, D], as it attends to regions" if axes == 3 else "[N, D]"
     require(X.ndim == axes, f"X for {self.system}", f"shape {X.shape}", expected)
@@ -133,15 +140,8 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
     Args:
       X: features as those of ``fit``.
     """
-    check_is_fitted(self)
-    X = validate_data(self, X, dtype=np.float32, allow_nd=True, reset=False)
-    space, predictor = self.predictor_.classes, self.predictor_
-    found = predictor.predict(X, predictor.candidates(space), top_k=len(space))
-    place = {name: column for column, name in enumerate(space.names)}
-    columns = np.array([[place[name] for name in names] for names in found.classes])
-    chances = np.empty(found.scores.shape, found.scores.dtype)
-    np.put_along_axis(chances, columns, found.probabilities, 1)
-    return chances
+    found, columns = self._predictions(X)
+    return _in_columns(found.probabilities, columns)
 
   def predict(self, X: Any, unseen_alone: bool = False) -> np.ndarray:
     """The likeliest class of each image, ``[N]``.
@@ -150,20 +150,40 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
       X: features as those of ``fit``.
       unseen_alone: whether classes with training images are no candidates.
     """
-    chances = self.predict_proba(X)
+    found, columns = self._predictions(X)
+    scores = _in_columns(found.scores, columns)
     if unseen_alone:
       seen = np.asarray(self.predictor_.classes.seen)
       require(not seen.all(), "unseen_alone", "no unseen class", "one at least")
-      chances = np.where(seen, -1, chances)
-    return self.classes_[np.argmax(chances, 1)]
+      scores = np.where(seen, -np.inf, scores)
+    return self.classes_[np.argmax(scores, 1)]
+
+  def _predictions(self, X: Any) -> tuple[Predictions, np.ndarray]:
+    """All classes of each image, the best first, and their columns ``[N, C]``."""
+    check_is_fitted(self)
+    X = validate_data(self, X, dtype=np.float32, allow_nd=True, reset=False)
+    space, predictor = self.predictor_.classes, self.predictor_
+    found = predictor.predict(X, predictor.candidates(space), top_k=len(space))
+    place = {name: column for column, name in enumerate(space.names)}
+    return found, np.array([[place[name] for name in row] for row in found.classes])
 
   def _config(self) -> dict[str, Any]:
     expected = did_you_mean(str(self.system), _SINGLE_LABEL)
     require(self.system in _SINGLE_LABEL, "system", repr(self.system), expected)
+    for field in self.fields or ():
+      known = any(field == x or field.startswith(f"{x}.") for x in FIELDS)
+      require(known, f"fields: {field}", "a field without effect", ", ".join(FIELDS))
     name, argument, _ = SYSTEMS[self.system]
     fields = {"seed": self.random_state, **(self.fields or {})}
     flags = [f"--config.{field}={value}" for field, value in fields.items()]
     return read_config(f"{name}:own{argument}", flags)
+
+
+def _in_columns(values: Any, columns: np.ndarray) -> np.ndarray:
+  """Values ``[N, C]`` of classes in any order, each in its column."""
+  ordered = np.empty_like(values)
+  np.put_along_axis(ordered, columns, values, 1)
+  return ordered
 
 
 def _described(given: Any, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -202,10 +222,12 @@ def _trained(
   size = min(config["batch_size"], count)
   columns = {"features": features, "labels": labels}
   everything = np.arange(count)
-  steps = -(-count // size) * config["epochs"] if size else config["epochs"]
+  steps = config["epochs"]
   if size:
     fold = Fold(everything[:0], everything, everything[:0])
     drawn = config["data"]["sampling"]
+    per_epoch = sampling.steps_per_epoch(count, size, drawn)
+    steps = sampling.total_steps(steps, per_epoch, count, size, drawn)
 
     def rows(start: int) -> Iterator[np.ndarray]:
       batches = fold.batches(labels, drawn, size, config["seed"])
@@ -221,19 +243,21 @@ def _trained(
   with (
     tempfile.TemporaryDirectory() as folder,
     computed_in(config["matmul_precision"]),
+    contextlib.closing(Checkpoints(pathlib.Path(folder), {})) as checkpoints,
   ):
-    checkpoints = Checkpoints(pathlib.Path(folder), {})
-    state = training.train(
-      system,
-      optimizer,
-      lambda: training.init_state(system, optimizer, spec, config["seed"]),
-      inputs,
-      space.without_names(),
-      training.Schedule(steps, log_every=steps, save_every=steps, tolerance=tolerance),
-      checkpoints,
-      lambda start: None,
-      mesh,
-      shown=shown,
-    )
-    checkpoints.close()
+    try:
+      state = training.train(
+        system,
+        optimizer,
+        lambda: training.init_state(system, optimizer, spec, config["seed"]),
+        inputs,
+        space.without_names(),
+        training.Schedule(steps, steps, steps, tolerance),
+        checkpoints,
+        lambda start: None,
+        mesh,
+        shown=shown,
+      )
+    except Stopped as stopped:  # Its message speaks of a run that can go on.
+      raise KeyboardInterrupt from stopped
   return state.params

@@ -312,6 +312,13 @@ class Predictor:
     require(not bad.size, where, "NaN or infinity", "finite numbers")
     return features
 
+  def __getstate__(self) -> dict[str, Any]:
+    """Fields alone, with parameters as NumPy arrays: what is compiled has no copy."""
+    fields = {
+      field.name: getattr(self, field.name) for field in dataclasses.fields(self)
+    }
+    return fields | {"params": jax.device_get(self.params)}
+
   @functools.cached_property
   def _prepare(self):
     """The system's ``prepare``, jitted."""

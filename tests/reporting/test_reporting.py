@@ -9,7 +9,7 @@ import pytest
 from zsljax.errors import ZsljaxError
 from zsljax.evaluation import Calibration, Report
 from zsljax.io.files import read_lines
-from zsljax.reporting.metrics_log import MetricsLog, add_evaluation
+from zsljax.reporting.metrics_log import MetricsLog, add_evaluations
 from zsljax.reporting.rows import add_rows, make_row, read_rows, terminal_table
 
 DATASET = {
@@ -140,6 +140,6 @@ def test_tensorboard_has_the_config_and_evaluations(tmp_path):
   log = MetricsLog(tmp_path, 0, {"epochs": 7})
   log.write(0, {"loss": 1.0})
   log.close()
-  add_evaluation(tmp_path, "xian test", 9, {"h": 40.0})
+  add_evaluations(tmp_path, 9, {"xian test": {"h": 40.0}})
   events = b"".join(p.read_bytes() for p in (tmp_path / "tensorboard").iterdir())
   assert all(part in events for part in (b'"epochs": 7', b"loss", b"xian test/h"))

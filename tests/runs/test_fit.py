@@ -10,8 +10,17 @@ def test_the_best_on_the_folds_is_named(tmp_path):
   text = fit("digits", tmp_path, None, 1e-6, "2", fields)
   assert "nearest_mean" in text.splitlines()[1] and "AUSUC of folds" in text
   assert "Take nearest_mean" in text
-  assert "Not begun within 1e-06 minutes: eszsl, sae, " in text
+  assert "eszsl: not begun within 1e-06 minutes" in text
   assert (tmp_path / "nearest_mean" / "seed_0" / "chosen.json").exists()
+
+
+def test_a_system_that_cannot_be_trained_is_left_out(tmp_path, monkeypatch):
+  def refuse(*_):
+    raise ZsljaxError("no word vectors")
+
+  monkeypatch.setattr("zsljax.runs.fit.sweep", refuse)
+  with pytest.raises(ZsljaxError, match="no system.*; eszsl: no word vectors;"):
+    fit("digits", tmp_path, None, 1)
 
 
 def test_systems_that_fit_the_stored_forms(stand_in, tmp_path):
@@ -28,6 +37,9 @@ def test_systems_that_fit_the_stored_forms(stand_in, tmp_path):
   stand_in("cub", tmp_path, shape=(4, 12), features_kind="4x12")
   both = [system for system, _ in _usable("cub", tmp_path)]
   assert both == [*pooled, "attended_autoencoder", "msdn"]
+  stand_in("cub", tmp_path, shape=(13,), features_kind="13")
+  with pytest.raises(ZsljaxError, match="expected one form of it with regions and one"):
+    list(_usable("cub", tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -88,8 +88,8 @@ def test_other_files(given, tmp_path, ending, capsys):
   (row,) = read_rows(tmp_path)
   assert row["metrics"] == pytest.approx(zsljax.evaluate(**arrays), abs=1e-6)
   name = "bee" if ending == ".h5" else "1"
-  assert f"\n{name},unseen,4," in (tmp_path / "classes_given.csv").read_text()
-  assert (tmp_path / "classes_given.png").stat().st_size
+  assert f"\n{name},unseen,4," in (tmp_path / "classes_logits_given_0.csv").read_text()
+  assert (tmp_path / "classes_logits_given_0.png").stat().st_size
 
 
 def test_half_precision_of_accelerators(given):

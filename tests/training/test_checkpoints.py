@@ -126,4 +126,4 @@ def test_sums_are_of_all_devices_together():
   numbers = jnp.arange(64.0).reshape(8, 8)
   layouts = (replicated(make_mesh(1)), over_batch(make_mesh(4)))
   first, second = (jax.device_put(numbers, layout) for layout in layouts)
-  assert _sums(x=[first]) == _sums(x=[second]) != _sums(x=[numbers.T])
+  assert _sums([first]) == _sums([second]) != _sums([numbers.T])

@@ -4,7 +4,7 @@ The file of scores is of NumPy (.npz), HDF5 (.h5), PyTorch (.pt, a dict of
 tensors) or .safetensors. It has `scores` [N, C], numbers, the higher the likelier;
 `labels` [N], the column of each image's class, counted from 0, or for several
 labels [N, C] of 1 (present), -1 (absent), 0 (unannotated); `seen` [C], true for
-the classes of training; and, where they are known, `names` [C] of the classes.
+the classes of training; .npz and .h5 may have `names` [C] of the classes.
 Metrics, calibration and intervals are those of `eval`; --dest adds them to a
 folder's results.jsonl as rows for `zsljax table`, and the accuracy of each class.
 

@@ -51,7 +51,7 @@ class Fold:
     """
     rows = len(self.train)
     if drawn in sampling.IN_EPOCHS:
-      steps = -(-rows // size) if drawn == "whole_epochs" else rows // size
+      steps = sampling.steps_per_epoch(rows, size, drawn)
       for epoch in itertools.count():
         order = sampling.permuted(seed, epoch, 0, rows)
         for batch in sampling.cut(order, steps * size).reshape(steps, size):

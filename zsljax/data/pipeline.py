@@ -130,19 +130,14 @@ class TrainingData:
     if not self.batch_size:
       return 1
     size = self.batch_size // self.num_hosts
-    if self.sampling == "whole_epochs":
-      return -(-max(self._shares) // size)
-    return min(self._shares) // size
+    rows = (max if self.sampling == "whole_epochs" else min)(self._shares)
+    return sampling.steps_per_epoch(rows, size, self.sampling)
 
   def total_steps(self, epochs: int) -> int:
-    """Counts the batches in ``epochs`` passes.
-
-    When batches are drawn independently nothing ends with a pass, and the released
-    code's count is taken: images times epochs over the batch size, rounded down.
-    """
-    if self.sampling in sampling.IN_EPOCHS:
-      return epochs * self.steps_per_epoch
-    return epochs * self.num_examples // self.batch_size
+    """Counts the batches in ``epochs`` passes, see ``sampling.total_steps``."""
+    size = self.batch_size or self.num_examples
+    per_epoch, drawn = self.steps_per_epoch, self.sampling
+    return sampling.total_steps(epochs, per_epoch, self.num_examples, size, drawn)
 
   @property
   def host_rows(self) -> int:

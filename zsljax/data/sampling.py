@@ -11,6 +11,24 @@ IN_EPOCHS = ("epochs", "whole_epochs")
 SAMPLINGS = (*IN_EPOCHS, "independent", "class_balanced")
 
 
+def steps_per_epoch(rows: int, size: int, drawn: str) -> int:
+  """Counts the batches of ``size`` in one pass over ``rows`` images.
+
+  >>> [steps_per_epoch(105, 50, drawn) for drawn in ("epochs", "whole_epochs")]
+  [2, 3]
+  """
+  return -(-rows // size) if drawn == "whole_epochs" else rows // size
+
+
+def total_steps(epochs: int, per_epoch: int, rows: int, size: int, drawn: str) -> int:
+  """Counts the batches in ``epochs`` passes of ``per_epoch`` batches.
+
+  When batches are drawn independently nothing ends with a pass, and the released code's
+  count is taken: images times epochs over the batch size, rounded down.
+  """
+  return epochs * per_epoch if drawn in IN_EPOCHS else epochs * rows // size
+
+
 def cut(order: np.ndarray, length: int) -> np.ndarray:
   """Returns the first ``length`` rows of an order; -1 where it has no more.
 

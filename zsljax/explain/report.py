@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 import difflib
 import pathlib
+import re
 
 import numpy as np
 
@@ -82,7 +83,8 @@ def explain(
   with explained(dest):
     dest.mkdir(parents=True, exist_ok=True)
     for old in dest.glob("image_*"):  # Of a report before.
-      old.unlink()
+      if re.fullmatch(r"image_\d+(_attributes)?\.(png|pdf|svg)", old.name):
+        old.unlink()
   page = html.page(
     f"{run.system.name} on {metadata['name']}, explained",
     html.contents(_CURVE, _CONFUSION, IMAGES, _MAP),

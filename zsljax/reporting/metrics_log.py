@@ -52,13 +52,13 @@ class MetricsLog:
       self._events.close()
 
 
-def add_evaluation(
-  workdir: pathlib.Path, name: str, step: int, metrics: Mapping[str, float]
+def add_evaluations(
+  workdir: pathlib.Path, step: int, named: Mapping[str, Mapping[str, float]]
 ) -> None:
-  """Adds the metrics of an evaluation to TensorBoard, each as ``name/metric``."""
+  """Adds the metrics of evaluations to TensorBoard, each as ``name/metric``."""
   if events := _events(workdir):
-    named = {f"{name}/{metric}": value for metric, value in metrics.items()}
-    events.write_scalars(step, named)
+    for name, metrics in named.items():
+      events.write_scalars(step, {f"{name}/{k}": v for k, v in metrics.items()})
     events.flush()
     events.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Mapping, Sequence
+import os
 import pathlib
 from typing import Any
 
@@ -27,7 +28,8 @@ def find_photos(root: pathlib.Path, names: Sequence[str]) -> list[pathlib.Path |
   require(root.is_dir(), f"--images={root}", "no such folder", "that of photographs")
   spelt = [_endings(name) for name in names]
   found = [
-    next((root / end for end in ends if (root / end).is_file()), None) for ends in spelt
+    next((root / end for end in ends if os.path.isfile(root / end)), None)
+    for ends in spelt
   ]
   if None in found:
     files = {

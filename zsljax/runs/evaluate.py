@@ -34,10 +34,11 @@ from zsljax.evaluation.temperature import (
 from zsljax.models import MULTI_LABEL, build_system
 from zsljax.reporting.class_accuracy import write_class_accuracy
 from zsljax.reporting.curves import write_columns, write_curve
-from zsljax.reporting.metrics_log import add_evaluation
+from zsljax.reporting.metrics_log import add_evaluations
 from zsljax.reporting.rows import (
   Row,
   add_rows,
+  calibration_of,
   data_of,
   deciding_fields,
   read_chosen,
@@ -160,10 +161,13 @@ def evaluate(
   if pairs is not None:
     rows.append(_pair_row(scored, pairs))
   add_rows(workdir, rows)
-  for row in rows:
-    calibration = row["calibration"].split()[0]
-    name = f"{row['protocol']} {split}, {row['selection']}, {calibration}"
-    add_evaluation(workdir, name, row["step"], row["metrics"])
+  names = (
+    f"{row['dataset']} {split}, {row['protocol']}, {row['selection']}, "
+    f"{calibration_of(row)}"
+    for row in rows
+  )
+  metrics = {name: row["metrics"] for name, row in zip(names, rows, strict=True)}
+  add_evaluations(workdir, rows[0]["step"], metrics)
   return rows
 
 
@@ -399,12 +403,12 @@ def described(rows: list[Row], split: str) -> str:
         f"{chances['ece_before']:.1f} %, {chances['ece']:.1f} % with temperature "
         f"{chances['temperature']:.3g}\n"
       )
-  for name, ones, others in (("u", "unseen", "seen"), ("s", "seen", "unseen")):
-    if rows[-1]["metrics"].get(name) == 0:
+  for name, kind in (("u", "unseen"), ("s", "seen")):
+    if rows[-1]["metrics"].get(name) == 0 and rows[-1]["metrics"]["t1"] > 0:
       text = (
-        f"{name.upper()} is 0: all images of {ones} classes are taken for {others} "
-        "ones. Another gamma moves the border between both: `zsljax sweep` chooses one "
-        "on class folds, `zsljax eval --gamma=G` tries one."
+        f"{name.upper()} is 0: no image of {kind} classes is right among all classes. "
+        "Gamma moves the border between seen and unseen ones: `zsljax sweep` chooses "
+        "it on class folds, `zsljax eval --gamma=G` tries one."
       )
       lines += f"\n{textwrap.fill(text, 88)}\n"
   if "conditions" in row:

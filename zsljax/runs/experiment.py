@@ -41,6 +41,26 @@ _LOWEST = {
 }
 
 
+def configured_system(config: Mapping[str, Any]) -> System:
+  """The system of a config whose counts and batch size are possible.
+
+  Raises:
+    ZsljaxError: a field does not fit.
+  """
+  fields = flat(config)
+  for field, lowest in _LOWEST.items():
+    found = fields[field]
+    require(found >= lowest, f"config.{field}", found, f"{lowest} or more")
+  system = build_system(config["system"])
+  require(
+    not (system.full_batch and config["batch_size"]),
+    "config.batch_size",
+    config["batch_size"],
+    f"0: {system.name} is solved from all training images at once",
+  )
+  return system
+
+
 def spec_of(feature_shape: tuple[int, ...], classes: ClassSpace) -> Spec:
   """The spec of a dataset with these classes."""
   return Spec(
@@ -107,18 +127,8 @@ class Experiment:
     Raises:
       ZsljaxError: a field does not fit; the dataset is not there.
     """
-    fields = flat(config)
-    for field, lowest in _LOWEST.items():
-      found = fields[field]
-      require(found >= lowest, f"config.{field}", found, f"{lowest} or more")
     trained_in = nearest(config["matmul_precision"])
-    system = build_system(config["system"])
-    require(
-      not (system.full_batch and config["batch_size"]),
-      "config.batch_size",
-      config["batch_size"],
-      f"0: {system.name} is solved from all training images at once",
-    )
+    system = configured_system(config)
     axes = 2 if isinstance(system, AttendsToRegions) else 1
     dataset = open_dataset(config["data"], axes)
     check_labels(system, dataset)

@@ -11,10 +11,10 @@ from typing import Any
 
 from zsljax.data import StoredDataset
 from zsljax.data.store import find, variants
-from zsljax.errors import require
+from zsljax.errors import ZsljaxError, require
 from zsljax.reporting.rows import Row, aligned, column_name, read_chosen
 from zsljax.runs.config import read_config
-from zsljax.runs.reproduce import SYSTEMS
+from zsljax.runs.reproduce import SYSTEMS, stored_form
 from zsljax.runs.sweep import seconds_of, sweep
 
 # The quickest first.
@@ -33,8 +33,9 @@ def fit(
 ) -> str:
   """Sweeps every system that a dataset can use; a table, and which to take.
 
-  Systems are compared by what they reach on the class folds, the same for all. The one
-  with the most is trained on all training images, as ``workdir/<system>/seed_0``.
+  Systems are compared by the most that one of their settings reaches on the class
+  folds, which are the same for all. Each is trained on all training images with what
+  was chosen, in ``workdir/<system>``; test results decide nothing.
 
   Args:
     dataset: name of a stored set, or ``digits``.
@@ -45,46 +46,57 @@ def fit(
     fields: of all configs, as in ``--config.epochs=3``.
 
   Raises:
-    ZsljaxError: there is no such set, or no time for one system.
+    ZsljaxError: there is no such set, it has several forms of one kind, or no system
+      can use it.
   """
   require(minutes > 0, "--minutes", minutes, "more than 0")
   began, compared, left_out = time.monotonic(), [], []
   for system, stored in _usable(dataset, data_dir):
     if compared and time.monotonic() - began > 60 * minutes:
-      left_out.append(system)
+      left_out.append(f"{system}: not begun within {minutes:g} minutes")
       continue
     print(f"{system}:", flush=True)
     folder = workdir / system
-    config = _config(system, dataset, stored, data_dir, fields)
-    rows = sweep(config, 1, folder, folds)
+    try:
+      config = _config(system, dataset, stored, data_dir, fields)
+      rows = sweep(config, 1, folder, folds)
+    except ZsljaxError as error:
+      left_out.append(f"{system}: {error}")
+      continue
     chosen = read_chosen(folder)
     assert chosen is not None
     compared.append((system, chosen, _result(rows), seconds_of(folder)))
-  best, *others = sorted(compared, key=lambda one: -one[1]["value"])
-  metric = best[1]["metric"]
-  reached = f"{metric.upper()} of folds (s.e.)"
-  shown = [name for name in _SHOWN if name in best[2]["metrics"]]
-  lines = [("system", reached, *map(column_name, shown), "seconds")]
-  for system, chosen, row, seconds in (best, *others):
-    error = chosen.get("standard_error")
-    value = f"{chosen['value']:.1f}" + ("" if error is None else f" ({error:.1f})")
-    results = (f"{row['metrics'][name]:.1f}" for name in shown)
-    lines.append((system, value, *results, f"{seconds:.0f}"))
-  parts = [aligned(lines, left=1), _advice(best, others)]
-  if left_out:
-    parts.append(f"Not begun within {minutes:g} minutes: {', '.join(left_out)}.")
-  return "\n\n".join([*parts, f"The run: {workdir / best[0] / 'seed_0'}"])
+  found = "no system that can use it" + "".join(f"; {one}" for one in left_out)
+  require(len(compared) > 0, dataset, found, "one at least")
+  return "\n\n".join([*_compared(compared, workdir), *map(_wrapped, left_out)])
 
 
-def _advice(best: tuple, others: Sequence[tuple]) -> str:
-  """Sentences on which system to take."""
-  name, chosen, *_ = best
-  error = chosen.get("standard_error") or 0.0
-  near = [one for one, other, *_ in others if other["value"] > chosen["value"] - error]
+def _compared(
+  compared: Sequence[tuple[str, dict[str, Any], Row, float]], workdir: pathlib.Path
+) -> Iterator[str]:
+  """The table, and sentences on which system to take."""
+  best, *others = sorted(compared, key=lambda one: -one[1]["highest"])
+  name, chosen, row, _ = best
+  shown = [metric for metric in _SHOWN if metric in row["metrics"]]
+  reached = f"{chosen['metric'].upper()} of folds"
+  lines = [("system", "form", reached, *map(column_name, shown), "seconds")]
+  for system, own, result, seconds in (best, *others):
+    value = f"{own['highest']:.1f}"
+    if own["folds"] != "official":
+      value += f" ({own['standard_error']:.1f})"
+    results = (f"{result['metrics'][metric]:.1f}" for metric in shown)
+    lines.append((system, result["features"], value, *results, f"{seconds:.0f}"))
+  yield aligned(lines, left=2)
   text = f"Take {name}: it reaches most on the folds, where test images have no part."
-  if near:
-    text += f" Within a standard error: {', '.join(near)}."
-  return textwrap.fill(text, 80)
+  least = chosen["highest"] - chosen["standard_error"]
+  if near := [system for system, own, *_ in others if own["highest"] >= least]:
+    text += f" Within its standard error, in brackets: {', '.join(near)}."
+  yield _wrapped(text)
+  yield f"The run: {workdir / name}/seed_{row['seed']}"
+
+
+def _wrapped(text: str) -> str:
+  return textwrap.fill(text, 80, break_long_words=False, break_on_hyphens=False)
 
 
 def _usable(
@@ -99,20 +111,19 @@ def _usable(
     data_dir is not None, "--data_dir", "nothing", f"the folder that has {dataset}"
   )
   assert data_dir is not None
-  forms = variants(data_dir, dataset) or [find(data_dir, dataset, None)]  # Or an error.
+  if not variants(data_dir, dataset):
+    find(data_dir, dataset, None)  # Says what is there.
+  forms = {
+    regions: stored_form(data_dir, dataset, regions) for regions in (False, True)
+  }
   for system in _ORDER:
     kind = SYSTEMS[system][-1]
-    for stored in forms:
-      *regions, width = stored.feature_shape
-      if stored.multi_label or kind == "multi-label":
-        fits = stored.multi_label and kind == "multi-label" and not regions
-      else:
-        fits = (kind == "region") == bool(regions)
-      if kind == "shared-space":
-        fits = fits and width == stored.classes.embeddings.shape[1]
-      if fits:
-        yield system, stored
-        break
+    stored = forms[kind == "region"]
+    if stored is None or stored.multi_label != (kind == "multi-label"):
+      continue
+    width = stored.classes.embeddings.shape[1]
+    if kind != "shared-space" or stored.feature_shape == (width,):
+      yield system, stored
 
 
 def _config(

@@ -137,7 +137,7 @@ def _usable(
         if form != "shared-space":
           usable.append((system, "multidigit" if several else dataset, None))
       elif several == (dataset in _SEVERAL):
-        stored = _stored(data_dir, dataset, form == "region")
+        stored = stored_form(data_dir, dataset, form == "region")
         widths = (
           {}
           if stored is None
@@ -158,9 +158,14 @@ def _usable(
   return usable
 
 
-def _stored(
+def stored_form(
   data_dir: pathlib.Path | None, dataset: str, regions: bool
 ) -> StoredDataset | None:
+  """The stored form of a set with regions, or without; None where there is none.
+
+  Raises:
+    ZsljaxError: there are several.
+  """
   if data_dir is None:
     return None
   forms = variants(data_dir.expanduser(), dataset)

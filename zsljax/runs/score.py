@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 import hashlib
 import pathlib
+import re
 
 import numpy as np
 
@@ -45,7 +46,7 @@ def score(
     ZsljaxError: the file or its arrays cannot be used.
   """
   arrays = _read(path)
-  scores, labels, seen = (np.asarray(arrays[x]) for x in _NEEDED)
+  scores, labels, seen = (arrays[field][()] for field in _NEEDED)
   digest = hashlib.sha256(b"".join(map(np.ascontiguousarray, (labels, seen))))
   data = {"name": dataset, **dict.fromkeys(_UNKNOWN, "given")}
   rows, hits = [], {}
@@ -76,7 +77,8 @@ def score(
   if dest is not None and hits:
     names = arrays.get("names", np.arange(len(seen)))
     names = check_array(f"{path}: names", names, str(len(seen)), "text")
-    write_class_accuracy(dest, "given", hits, names, f"{system} on {dataset}")
+    split = re.sub(r"\W+", "_", f"{dataset}_{system}_{seed}")
+    write_class_accuracy(dest, split, hits, names, f"{system} on {dataset}")
   return rows
 
 

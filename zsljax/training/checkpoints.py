@@ -56,10 +56,11 @@ class Checkpoints:
     Raises:
       ZsljaxError: this one or the one before could not be written.
     """
+    sums = {"params": _sums(params), "rest": _sums(rest)}
     items = ocp.args.Composite(
       params=ocp.args.StandardSave(params),
       rest=ocp.args.StandardSave(rest),
-      run=ocp.args.JsonSave(self._run | {_SUMS: _sums(params=params, rest=rest)}),
+      run=ocp.args.JsonSave(self._run | {_SUMS: sums}),
     )
     with self._writing():
       # Unforced, Orbax would ask JAX itself if a process is to end, by step numbers;
@@ -108,10 +109,10 @@ class Checkpoints:
       items = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
       restored = self._manager.restore(step, args=ocp.args.Composite(**items))
       sums = run.get(_SUMS, {})  # A checkpoint of before has none.
-      for name, found in _sums(**{name: restored[name] for name in items}).items():
-        expected = sums.get(name, found)
-        whole = "those that were saved; remove the folder"
-        require(found == expected, f"{folder}: {name}", "other numbers", whole)
+      for name in sums.keys() & items.keys():
+        same = _sums(restored[name]) == sums[name]
+        expected = "those that were saved: remove the folder"
+        require(same, f"{folder}: {name}", "other numbers", expected)
       return restored
 
   @contextlib.contextmanager
@@ -148,10 +149,9 @@ class Checkpoints:
     self._manager.close()
 
 
-def _sums(**trees: Any) -> dict[str, list[int]]:
-  """A check sum of each array of some trees."""
-  sums = {name: _sums_of(jax.tree.leaves(tree)) for name, tree in trees.items()}
-  return {name: [int(x) for x in of] for name, of in jax.device_get(sums).items()}
+def _sums(tree: Any) -> list[int]:
+  """A check sum of each array of a tree."""
+  return [int(x) for x in jax.device_get(_sums_of(jax.tree.leaves(tree)))]
 
 
 @jax.jit
@@ -170,7 +170,8 @@ def _sums_of(arrays: list[jax.Array]) -> list[jax.Array]:
     width = min(array.dtype.itemsize, 4)
     bits = jax.lax.bitcast_convert_type(array, f"uint{8 * width}").astype(jnp.uint32)
     words = bits.reshape(-1)
-    return jnp.sum(words * (2 * jnp.arange(words.size, dtype=jnp.uint32) + 1))
+    odd = 2 * jnp.arange(words.size, dtype=jnp.uint32) + 1
+    return jnp.sum(words * odd, dtype=jnp.uint32)
 
   return [of(array) for array in arrays]
 

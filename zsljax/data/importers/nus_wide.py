@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import hashlib
+import os
 import pathlib
 from types import MappingProxyType
 
@@ -109,7 +110,7 @@ def read_nus_wide(
 def _found(source: pathlib.Path, names: Sequence[str]) -> dict[str, pathlib.Path]:
   """Paths of the files, all of which are there."""
   paths = {name: source / name for name in names}
-  missing = [name for name, path in paths.items() if not path.is_file()]
+  missing = [name for name, path in paths.items() if not os.path.isfile(path)]
   require(
     not missing,
     str(source),
