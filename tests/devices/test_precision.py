@@ -103,6 +103,7 @@ def precisions_in(program):
   }
 
 
+@pytest.mark.slow
 def test_a_run_says_what_was_asked_for_and_what_was_computed(tmp_path, capsys):
   config = semantic_softmax.get_config("digits")
   config.data.dir = str(tmp_path / "data")

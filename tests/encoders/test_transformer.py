@@ -124,7 +124,8 @@ def test_every_product_is_computed_in_full_precision(prefix):
   assert "DEFAULT" not in program
 
 
-@pytest.mark.parametrize("prefix", [0, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("prefix", [0, 1, 5])
 def test_images_do_not_see_each_other(prefix):
   module = VisionTransformer(Transformer(**TINY), 4, 3, prefix, 6)
   images = np.random.default_rng(0).standard_normal((3, 20, 20, 3), np.float32)

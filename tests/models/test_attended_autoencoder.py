@@ -125,6 +125,7 @@ def test_fused_form_equals_the_definition(region_problem, fields, float64):
   )
 
 
+@pytest.mark.slow
 def test_attention_sums_to_one_for_each_class(region_problem):
   system, params, batch, classes = make(region_problem())
   (maps,) = system.region_attention(params, batch.features, classes).values()

@@ -144,6 +144,7 @@ def test_masked_rows_count_for_nothing(form, padded, float64):
   chex.assert_trees_all_close((value, gradient), expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_minibatch_losses_average_to_the_full_objective(form, float64):
   system, params, batch, classes = make(form, images=12)
@@ -171,6 +172,7 @@ def reconstruction_error(inputs, layer):
   return np.mean((hidden @ np.linalg.lstsq(hidden, inputs)[0] - inputs) ** 2)
 
 
+@pytest.mark.slow
 def test_pretraining_makes_each_layer_encode_the_one_below(float64):
   system, params, batch, space = make(
     hidden=(4, 3), images=40, pretrain_steps=200, pretrain_l2=1e-5

@@ -25,12 +25,13 @@ ROOT = pathlib.Path(__file__).parents[2]
 KILLS = 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("config", "overrides"),
   [
     ("semantic_softmax", ("optimizer.name=adam", "batch_size=64")),
-    pytest.param("msdn", (), marks=pytest.mark.slow),
-    pytest.param("cosine", (), marks=pytest.mark.slow),
+    ("msdn", ()),
+    ("cosine", ()),
   ],
 )
 def test_resident_epochs_have_the_bits_of_streamed_ones(tmp_path, config, overrides):
