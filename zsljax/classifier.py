@@ -22,7 +22,7 @@ from zsljax.devices.mesh import make_mesh
 from zsljax.devices.precision import computed_in
 from zsljax.errors import Stopped, ZsljaxError, did_you_mean, require
 from zsljax.evaluation.calibration import Calibration
-from zsljax.models import AttendsToRegions
+from zsljax.models import AttendsToRegions, Spec, System
 from zsljax.predict import Predictions, Predictor
 from zsljax.runs.config import read_config
 from zsljax.runs.experiment import configured_system, spec_of
@@ -124,11 +124,12 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
       found = f"{X.shape[-1]} features and {embeddings.shape[1]} attributes"
       same = X.shape[-1] == embeddings.shape[1]
       require(same, f"X for {self.system}", found, "both in one space")
+    spec = spec_of(X.shape[1:], space)
     self.predictor_ = Predictor(
       system,
-      _trained(config, system, space, X, columns, self.verbose),
+      _trained(config, system, spec, space, X, columns, self.verbose),
       space,
-      spec_of(X.shape[1:], space),
+      spec,
       Calibration(config["evaluation"]["calibration"], self.gamma),
       precision=config["matmul_precision"],
     )
@@ -211,7 +212,8 @@ def _described(given: Any, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _trained(
   config: Mapping[str, Any],
-  system: Any,
+  system: System,
+  spec: Spec,
   space: ClassSpace,
   features: np.ndarray,
   labels: np.ndarray,
@@ -239,7 +241,6 @@ def _trained(
     inputs = training.HostInputs(lambda start: itertools.repeat(whole), mesh, count)
   optimizer = training.make_optimizer(config["optimizer"], size, steps)
   tolerance = 0.0 if size else config["optimizer"]["tolerance"]
-  spec = spec_of(features.shape[1:], space)
   with (
     tempfile.TemporaryDirectory() as folder,
     computed_in(config["matmul_precision"]),

@@ -66,11 +66,23 @@ def in_bytes(size: float) -> str:
   return f"{size / 1e3:.3g} kB"
 
 
-def paragraph(text: str) -> str:
-  """Breaks ``text`` into lines that fit a terminal, without orders to it."""
+def paragraph(text: str, width: int = 88, indent: str = "") -> str:
+  """Breaks ``text`` into lines that fit a terminal, without orders to it.
+
+  Args:
+    text: any.
+    width: letters in a line.
+    indent: stands before all lines but the first.
+  """
   text = " ".join(text.split())
   text = "".join(letter if letter.isprintable() else "?" for letter in text)
-  return textwrap.fill(text, width=88, break_long_words=False, break_on_hyphens=False)
+  return textwrap.fill(
+    text,
+    width,
+    subsequent_indent=indent,
+    break_long_words=False,
+    break_on_hyphens=False,
+  )
 
 
 def shown_to_user(main: Callable) -> Callable:

@@ -39,9 +39,11 @@ def test_scripts_train_and_evaluate(command, tmp_path, capsys):
     "classes_test.png",
   ):
     assert (tmp_path / "w" / file).exists()
-  with pytest.raises(SystemExit):
+  with pytest.raises(SystemExit) as ended:
     main([*TRAIN, work, "--config.epochs=4"])
-  assert "config.epochs is 4, there 3" in " ".join(capsys.readouterr().err.split())
+  told = " ".join(capsys.readouterr().err.split())
+  assert ended.value.code == 2 and "Traceback" not in told
+  assert "config.epochs is 4, there 3" in told
 
 
 @pytest.mark.slow

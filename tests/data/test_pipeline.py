@@ -96,7 +96,9 @@ def test_held_and_streamed_bfloat16_batches_are_equal(numbered, tmp_path):
 
 
 @pytest.mark.parametrize("cache", ["host", "none"])
-@pytest.mark.parametrize("buffer_rows", [1, 7])
+@pytest.mark.parametrize(
+  "buffer_rows", [1, 7, pytest.param(50, marks=pytest.mark.slow)]
+)
 def test_small_shuffle_buffer(stored, monkeypatch, cache, buffer_rows):
   monkeypatch.setattr(pipeline, "_SHUFFLE_BYTES", 8 * buffer_rows)
   data = training(stored, cache=cache)
@@ -230,7 +232,8 @@ def test_hosts_share_out_all_images(stored, numbered, num_hosts):
 
 @pytest.mark.parametrize("cache", ["host", "none"])
 @pytest.mark.parametrize(
-  ("num_hosts", "batch_size", "steps"), [(2, 16, 7), (7, 112, 1)]
+  ("num_hosts", "batch_size", "steps"),
+  [(2, 16, 7), pytest.param(7, 7, 16, marks=pytest.mark.slow), (7, 112, 1)],
 )
 def test_hosts_take_equal_and_disjoint_steps(
   stored, cache, num_hosts, batch_size, steps

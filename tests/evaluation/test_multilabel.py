@@ -100,7 +100,7 @@ def test_the_best_threshold_has_the_highest_f1(seed, ties):
 
 
 def test_thresholds_of_labels():
-  """Of a seen label where it is seen, one for all that were held out."""
+  """A seen label has its own; one is for all that were held out."""
   scores = np.array([[5.0, 1.0, 9.0], [4.0, 2.0, 8.0], [1.0, 3.0, 2.0]])
   labels = np.array([[1, -1, 1], [1, -1, -1], [-1, -1, 0]])
   one = scores, labels, ("a", "b", "c"), np.array([True, True, False])

@@ -193,7 +193,7 @@ def test_pretraining_makes_each_layer_encode_the_one_below(float64):
 
 
 def test_pretraining_has_the_gradient_of_the_released_auto_encoder(float64):
-  """Of sparseAutoencoderCost.m without its sparsity, whose images are columns."""
+  """As sparseAutoencoderCost.m without its sparsity, whose images are columns."""
   rng = np.random.default_rng(0)
   x, w1, w2 = (rng.uniform(0, 1, shape) for shape in ((7, 5), (5, 4), (4, 5)))
   b1, b2 = rng.standard_normal(4), rng.standard_normal(5)

@@ -96,7 +96,7 @@ def test_full_disk_is_said_and_spoils_nothing(tmp_path, shapes, full_disk):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64", "int32", "uint8"])
 def test_other_numbers_are_refused(tmp_path, monkeypatch, dtype, float64):
-  """Data files of Orbax have no check sums of their own."""
+  """Data files of Orbax have no checksums of their own."""
   params = {"kernel": jnp.arange(6, dtype=dtype).reshape(2, 3), "bias": jnp.ones(2)}
   shapes = abstract(params, replicated(make_mesh(1)))
   checkpoints = Checkpoints(tmp_path, {"system": "a"})

@@ -37,7 +37,5 @@ def run(args) -> None:
 
   keep_compiled()
   workdir = args.workdir.absolute()
-  print()
-  print(
-    fit(args.dataset, workdir, args.data_dir, args.minutes, args.folds, args.fields)
-  )
+  options = args.data_dir, args.minutes, args.folds, args.fields
+  print(f"\n{fit(args.dataset, workdir, *options)}")

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 import importlib
 import pathlib
-import textwrap
 import time
 from typing import Any
 
 from zsljax.data import StoredDataset
 from zsljax.data.store import find, variants
-from zsljax.errors import ZsljaxError, require
+from zsljax.errors import ZsljaxError, paragraph, require
 from zsljax.reporting.rows import Row, aligned, column_name, read_chosen
-from zsljax.runs.config import read_config
-from zsljax.runs.reproduce import SYSTEMS, stored_form
+from zsljax.runs.reproduce import SYSTEMS, config_of, stored_form
 from zsljax.runs.sweep import seconds_of, sweep
 
 # The quickest first.
@@ -58,7 +56,8 @@ def fit(
     print(f"{system}:", flush=True)
     folder = workdir / system
     try:
-      config = _config(system, dataset, stored, data_dir, fields)
+      argument, named = _argument(system, dataset)
+      config = config_of(system, argument, stored, data_dir, [*named, *fields])
       rows = sweep(config, 1, folder, folds)
     except ZsljaxError as error:
       left_out.append(f"{system}: {error}")
@@ -68,7 +67,7 @@ def fit(
     compared.append((system, chosen, _result(rows), seconds_of(folder)))
   found = "no system that can use it" + "".join(f"; {one}" for one in left_out)
   require(len(compared) > 0, dataset, found, "one at least")
-  return "\n\n".join([*_compared(compared, workdir), *map(_wrapped, left_out)])
+  return "\n\n".join([*_compared(compared, workdir), *map(paragraph, left_out)])
 
 
 def _compared(
@@ -91,12 +90,8 @@ def _compared(
   least = chosen["highest"] - chosen["standard_error"]
   if near := [system for system, own, *_ in others if own["highest"] >= least]:
     text += f" Within its standard error, in brackets: {', '.join(near)}."
-  yield _wrapped(text)
+  yield paragraph(text)
   yield f"The run: {workdir / name}/seed_{row['seed']}"
-
-
-def _wrapped(text: str) -> str:
-  return textwrap.fill(text, 80, break_long_words=False, break_on_hyphens=False)
 
 
 def _usable(
@@ -126,24 +121,12 @@ def _usable(
       yield system, stored
 
 
-def _config(
-  system: str,
-  dataset: str,
-  stored: StoredDataset | None,
-  data_dir: pathlib.Path | None,
-  fields: Sequence[str],
-) -> dict[str, Any]:
-  """The config of a system, with settings for the dataset where it has some."""
-  name, argument, _ = SYSTEMS[system]
-  known = importlib.import_module(f"zsljax.configs.{name}").DATASETS
-  of_data = []
-  if stored is not None:
-    of_data = [
-      f"--config.data.{field}"
-      for field in (f"name={dataset}", f"dir={data_dir}", f"features={stored.variant}")
-    ]
-  chosen = dataset if dataset in known else "own"
-  return read_config(f"{name}:{chosen}{argument}", [*of_data, *fields])
+def _argument(system: str, dataset: str) -> tuple[str, list[str]]:
+  """The dataset of a system's config, and a field where it is not that set's own."""
+  known = importlib.import_module(f"zsljax.configs.{SYSTEMS[system][0]}").DATASETS
+  if dataset in known:
+    return dataset, []
+  return "own", [f"--config.data.name={dataset}"]
 
 
 def _result(rows: Sequence[Row]) -> Row:

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 import math
 import pathlib
 import re
-import textwrap
 from typing import Any
 
 from zsljax.data import StoredDataset
 from zsljax.data.store import variants
-from zsljax.errors import did_you_mean, require
+from zsljax.errors import did_you_mean, paragraph, require
 from zsljax.evaluation import PROTOCOLS
 from zsljax.io.files import write_text
 from zsljax.reporting.published import Published, Training, names, read_published
@@ -95,15 +94,7 @@ def overview(data_dir: pathlib.Path | None) -> str:
   for paper in map(read_published, names()):
     values = ", ".join(f"{column_name(k)} {v:g}" for k, v in paper.metrics.items())
     text = f"{paper.name} ({paper.status}): {values}; {_here(paper, data_dir)}"
-    parts.append(
-      textwrap.fill(
-        text,
-        width or len(text),
-        subsequent_indent="    ",
-        break_long_words=False,
-        break_on_hyphens=False,
-      )
-    )
+    parts.append(paragraph(text, width or len(text), indent="    "))
   return "\n".join(parts)
 
 

@@ -83,7 +83,7 @@ def reproduce(
   require(len(usable) > 0, "--systems", systems, "systems that fit the datasets")
   dest = dest.expanduser().absolute()
   runs, rows = [], []
-  read = [_config(*pair, data_dir, fields) for pair in usable]
+  read = [config_of(*pair, data_dir, fields) for pair in usable]
   for (system, dataset, _), config in zip(usable, read, strict=True):
     name = f"{dataset}_{system}"
     print(f"{name}:", flush=True)
@@ -179,13 +179,22 @@ def stored_form(
   return forms[0] if forms else None
 
 
-def _config(
+def config_of(
   system: str,
   dataset: str,
   stored: StoredDataset | None,
   data_dir: pathlib.Path | None,
   fields: Sequence[str],
 ) -> dict[str, Any]:
+  """The config of a system for a dataset, on a stored form of it.
+
+  Args:
+    system: of ``SYSTEMS``.
+    dataset: as the config's argument names it.
+    stored: the form; None where the dataset is embedded.
+    data_dir: the folder of stored datasets.
+    fields: of the config, as in ``--config.epochs=3``.
+  """
   of_data = []
   if stored is not None:
     of_data += [f"--config.data.dir={data_dir}"]

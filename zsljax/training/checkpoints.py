@@ -14,7 +14,7 @@ from orbax import checkpoint as ocp
 
 from zsljax.errors import ZsljaxError, line_of, require
 
-_SUMS = "check_sums"
+_SUMS = "checksums"
 # Errors of Orbax and TensorStore when a write fails.
 _FAILURES = (OSError, ValueError, RuntimeError, KeyError, TypeError)
 
@@ -23,7 +23,7 @@ class Checkpoints:
   """The checkpoints of one run, each whole or absent.
 
   A checkpoint holds the parameters, the rest of the training state, a description of
-  the run that it belongs to, and check sums of all arrays, which are compared when it
+  the run that it belongs to, and checksums of all arrays, which are compared when it
   is read. Writing goes on in the background; a checkpoint gets its name when all of it
   is on disk.
   """
@@ -150,7 +150,7 @@ class Checkpoints:
 
 
 def _sums(tree: Any) -> list[int]:
-  """A check sum of each array of a tree."""
+  """A checksum of each array of a tree."""
   return [int(x) for x in jax.device_get(_sums_of(jax.tree.leaves(tree)))]
 
 

@@ -255,7 +255,7 @@ def _listed(
   places: np.ndarray,
   split: str,
 ) -> np.ndarray:
-  """Those of ``places`` whose image, in any of the ways, is among ``names``."""
+  """Keeps the ``places`` whose image, in any of the ways, is among ``names``."""
   known = {short_name(way[i]): i for way in reversed(images) for i in places}
   missing = [name for name in names if short_name(name) not in known]
   found = f"{len(missing)} of {len(names)} images that are not among them, "
