@@ -2,20 +2,27 @@
 
   python benchmarks/accelerator.py --out=OUT.json
   python benchmarks/accelerator.py --out=OUT.json --tiny     # small sizes, on any CPU
+  python benchmarks/accelerator.py --out=P.json --topology=h200   # compiles alone
+  python benchmarks/accelerator.py --out=OUT.json --predicted=P.json
 
-Needs neither data nor TensorFlow. OUT.json is written after every row, so that a run
-that is cut short loses one row; a row that fails is written with its error.
+The last prints what P.json predicts beside what is measured. Needs neither data nor
+TensorFlow. OUT.json is written after every row, so that a run that is cut short loses
+one row; a row that fails is written with its error.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import dataclasses
+import json
 import pathlib
 import traceback
+from typing import Any
 
 from zsljax.benchmark import PRESETS, Shapes, Variant, measure, table
+from zsljax.benchmark.topology import find_topology
+from zsljax.benchmark.topology import run as compiled
 from zsljax.devices.precision import supported
 from zsljax.io.files import write_json
 
@@ -30,19 +37,20 @@ SYSTEMS = (
 )
 
 
-def cases() -> Iterator[tuple[str, str, int | None, Variant]]:
-  """Yields system, preset, batch size (the preset's when None) and variant."""
-  for precision in supported():
-    for batch_size in (None, LARGE_BATCH):
+def cases(platform: str | None = None) -> Iterator[tuple[str, str, int, Variant]]:
+  """Yields system, preset, batch size and variant; of a platform, by default here."""
+  *exact, fastest = supported(platform)
+  for precision in (fastest, *exact[::-1]):
+    for batch_size in (PRESETS["cub14"].batch_size, LARGE_BATCH):
       yield "msdn", "cub14", batch_size, Variant(precision)
-  for precision in dict.fromkeys((supported()[0], supported()[-1])):
+  for precision in dict.fromkeys((fastest, *exact[:1])):
     for system, preset in SYSTEMS:
-      yield system, preset, None, Variant(precision)
+      yield system, preset, PRESETS[preset].batch_size, Variant(precision)
   for system, preset in (("semantic_softmax", "cub"), ("cosine", "cub")):
-    yield system, preset, None, Variant(seeds=SEEDS)
+    yield system, preset, PRESETS[preset].batch_size, Variant(seeds=SEEDS)
 
 
-def tiny(shapes: Shapes) -> Shapes:
+def small(shapes: Shapes) -> Shapes:
   """Shrinks sizes for a CPU."""
   return dataclasses.replace(
     shapes,
@@ -54,32 +62,53 @@ def tiny(shapes: Shapes) -> Shapes:
   )
 
 
+def figures_of(
+  system: str, preset: str, batch_size: int, variant: Variant, tiny: bool
+) -> dict[str, Any]:
+  """Measures one case."""
+  shapes = dataclasses.replace(PRESETS[preset], batch_size=batch_size)
+  shapes = small(shapes) if tiny else shapes
+  seconds = 0.0 if tiny else 1.0
+  return measure(shapes.system(system), shapes, variant, seconds, small=tiny)[0]
+
+
 def main(argv: list[str] | None = None) -> None:
-  """Measures all cases, writes them and prints a table."""
+  """Measures all cases, or compiles them; writes them and prints a table."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--out", type=pathlib.Path, required=True, metavar="FILE")
   parser.add_argument("--tiny", action="store_true", help="small sizes, for a CPU")
+  parser.add_argument("--topology", metavar="NAME", help="compile for these devices")
+  parser.add_argument("--predicted", type=pathlib.Path, metavar="FILE")
   args = parser.parse_args(argv)
-  rows = []
-  for system, preset, batch_size, variant in cases():
-    shapes = PRESETS[preset]
-    if args.tiny:
-      shapes = tiny(shapes)
-    elif batch_size:
-      shapes = dataclasses.replace(shapes, batch_size=batch_size)
-    row = {"system": system, "preset": preset}
+  predicted, rows = {}, []
+  if args.predicted:
+    written = json.loads(args.predicted.read_text())["rows"]
+    predicted = {key_of(row): row["training"]["predicted_seconds"] for row in written}
+  platform = args.topology and find_topology(args.topology).chip.platform
+  for system, preset, batch_size, variant in cases(platform):
+    row = {"system": system, "preset": preset, "batch_size": batch_size}
+    row |= dataclasses.asdict(variant)
+    if args.topology and variant.seeds > 1:
+      continue
+    if key_of(row) in predicted:
+      row["predicted_seconds"] = predicted[key_of(row)]
     try:
-      seconds = 0.0 if args.tiny else 2.0
-      figures, _ = measure(
-        shapes.system(system), shapes, variant, seconds, small=args.tiny
-      )
-      row |= figures
+      if args.topology:
+        row |= compiled(args.topology, system, preset, batch_size, variant.precision)
+      else:
+        row |= figures_of(system, preset, batch_size, variant, args.tiny)
     except Exception:  # Later rows may still be measured.
-      row |= {**dataclasses.asdict(variant), "error": traceback.format_exc()}
+      row["error"] = traceback.format_exc()
     rows.append(row)
     write_json(args.out, {"rows": rows})
     print(row.get("error", f"{len(rows)}: {system} {preset}"), flush=True)
-  print(table(row for row in rows if "error" not in row))
+  if not args.topology:
+    print(table(row for row in rows if "error" not in row))
+
+
+def key_of(row: Mapping[str, Any]) -> tuple:
+  """Names a case."""
+  return tuple(row[n] for n in ("system", "preset", "batch_size", "precision", "seeds"))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 from zsljax import benchmark
 from zsljax.benchmark import PRESETS, Variant, useful_flops
 from zsljax.benchmark.ceilings import Product, copy_call, products_in
-from zsljax.benchmark.step import _flops
+from zsljax.benchmark.step import TOGETHER, _flops
 from zsljax.errors import ZsljaxError
 from zsljax.models import Spec, build_system
 
@@ -168,3 +168,10 @@ def test_two_files_side_by_side(tmp_path):
   ):
     with pytest.raises(ZsljaxError, match=message):
       benchmark.compare([tmp_path / path for path in paths])
+
+
+def test_an_accelerator_takes_many_steps_in_one_call(monkeypatch):
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  figures, step = figures_of()
+  assert step.together().shape == (TOGETHER,)
+  assert figures["step_seconds_of_many_in_one_call"] > 0

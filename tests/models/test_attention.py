@@ -72,6 +72,30 @@ def test_fused_form_equals_the_definition(float64):
     )
 
 
+def test_products_in_bfloat16_are_kept_in_it_and_summed_in_float32():
+  regions, queries, readouts = data(images=40, dim=300)
+  weight = jax.random.normal(jax.random.key(0), (40, 5, 6))
+
+  def rounded(x):
+    return x.astype(jnp.bfloat16).astype(jnp.float32)
+
+  def total(queries, regions, readouts):
+    found = project(regions, queries, readouts)
+    assert {each.dtype for each in found} == {jnp.dtype("float32")}
+    return jnp.sum(weight * found[0]), found
+
+  arguments = [x.astype(jnp.float32) for x in (queries, regions, readouts)]
+  exact = jax.grad(total, has_aux=True)(*map(rounded, arguments))
+  with jax.default_matmul_precision("BF16_BF16_F32"):
+    found = jax.grad(total, has_aux=True)(*arguments)
+  products = [rounded(each) for each in exact[1]]
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=8e-3), found[1], products
+  )
+  expected = jnp.einsum("brq,brd->qd", rounded(weight), rounded(arguments[1]))
+  np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-4)
+
+
 def test_normalized_projection_takes_regions_at_unit_length(float64):
   regions, queries, readouts = data()
   regions = regions.at[1, 2].set(0.0)

@@ -276,7 +276,8 @@ def test_compiled_step_never_makes_attended_features(preset, regions, optimizer)
   step = jax.jit(make_train_step(system, optimizer))
   compiled = step.lower(state, batch, space).compile()
   text = compiled.as_text()
-  assert f"[{batch_size},{regions},{2 * attributes}]" in text  # How shapes look.
+  maps = 5 if preset == "paper" else 4
+  assert f"[{batch_size},{regions},{maps * attributes}]" in text  # How shapes look.
   for shape in itertools.permutations((batch_size, attributes, dim)):
     assert "[{},{},{}]".format(*shape) not in text
   attended = 4 * batch_size * attributes * dim

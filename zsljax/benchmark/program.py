@@ -7,7 +7,7 @@ of the arrays, without the padding of a TPU's tiles.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import math
@@ -31,6 +31,8 @@ _FREE = (
   "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all",
   "partition-id", "replica-id", "opt-barrier",
 )  # fmt: skip
+# Operations, of one operand each, whose slices are slices of the operand.
+_VIEWS = ("bitcast", "convert", "reshape")
 # Operations that read as much of their first operand as they return.
 _SLICES = ("slice", "dynamic-slice", "gather")
 
@@ -208,11 +210,9 @@ class Program:
       for one in inside
       if one.opcode == "parameter" and one.operands == (str(place),)
     )
-    users = [one for one in inside if name in one.operands]
-    sliced = all(
-      one.opcode in _SLICES and one.operands.index(name) == 0 for one in users
-    )
-    return sum(one.size() for one in users) if sliced else math.inf
+    parameter = self._computations[self._called(fusion)[0]][name]
+    numbers = _numbers_read(name, list(inside))
+    return numbers * _bits(parameter.arrays[0][0]) / 8
 
   def _flops(self, one: _Instruction, inside: Mapping[str, _Instruction]) -> float:
     """Operations of the products of an instruction and of all that it calls."""
@@ -248,6 +248,19 @@ class Program:
       # Counted from the first frame's, which has no parent.
       frame = str(int(parent) - int(re.findall(r"=(\d+)", self._frames["1"])[1]))
     return ""
+
+
+def _numbers_read(name: str, inside: Sequence[_Instruction]) -> float:
+  """Numbers of a slice, or of all slices, where only slices of an array are used."""
+  users, total = [one for one in inside if name in one.operands], 0.0
+  for one in users:
+    if one.opcode in _SLICES and one.operands.index(name) == 0:
+      total += math.prod(one.shape)
+    elif one.opcode in _VIEWS:
+      total += _numbers_read(one.name, inside)
+    else:
+      return math.inf
+  return total
 
 
 def _is_features(name: str, inside: Mapping[str, _Instruction]) -> bool:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from zsljax.benchmark.ceilings import copy_call, square_product
 from zsljax.benchmark.feeding import from_host, from_store
 from zsljax.benchmark.shapes import PRESETS, Shapes
-from zsljax.benchmark.step import Step, make_step, useful_flops
+from zsljax.benchmark.step import TOGETHER, Step, make_step, useful_flops
 from zsljax.benchmark.timing import time_calls
 from zsljax.devices.mesh import make_mesh
 from zsljax.devices.precision import computed_in, supported
@@ -134,6 +134,10 @@ def measure(
     largest = sorted(weight, key=weight.__getitem__, reverse=True)[:_OWN_PRODUCTS]
     products = [square_product(small), *largest]
     calls |= {str(product): product.call(product_dtype) for product in products}
+    # On a CPU starting a call costs little.
+    if jax.default_backend() != "cpu" and variant.seeds == mesh.size == 1:
+      jax.block_until_ready(step.together())
+      calls["together"] = step.together
   calls["copy"], copied = copy_call(small)
   timings = time_calls(calls, seconds)
   rates = {str(p): p.flops / timings[str(p)]["median"] for p in products}
@@ -171,6 +175,9 @@ def measure(
     # The least time that arithmetic and memory leave, were they to overlap fully.
     "floor_seconds": max(flops / ceiling, moved / copy_rate),
   }
+  if "together" in calls:
+    seconds = timings["together"]["median"] / TOGETHER
+    figures["step_seconds_of_many_in_one_call"] = seconds
   if variant.seeds > 1:
     one = shapes.batch_size / timings["one_seed"]["median"]
     figures["examples_per_second_of_one_seed"] = one

@@ -25,7 +25,10 @@ from zsljax.devices.mesh import over_classes, replicated
 from zsljax.errors import require
 from zsljax.models import MULTI_LABEL, Batch, Spec, System
 from zsljax.training import init_state, make_train_step, to_mesh
+from zsljax.training.inputs import DeviceInputs, DeviceTable
 
+# Steps in one call where the training set is on the device.
+TOGETHER = 32
 # Of all steps that are measured or compiled.
 OPTIMIZER = optax.with_extra_args_support(optax.adam(1e-4))
 
@@ -36,6 +39,8 @@ class Step:
 
   Attributes:
     call: takes one step, on a batch or on the random one, and returns its loss.
+    together: takes ``TOGETHER`` steps in one call, each on rows of the random batch, as
+      training does whose images are on the device.
     batch: the random batch.
     products: the matrix products of the step, and the number of each.
     figures: ``compile_seconds``; ``bytes_per_device`` that the compiler plans,
@@ -46,6 +51,7 @@ class Step:
   """
 
   call: Callable[..., jax.Array]
+  together: Callable[[], jax.Array]
   batch: Batch
   products: dict[Product, int]
   figures: dict[str, Any]
@@ -143,5 +149,18 @@ def make_step(
     state, metrics = compiled(state, batch, classes)
     return metrics["loss"]
 
+  inputs = DeviceInputs(dict, iter, mesh, NUM_EXAMPLES, TOGETHER)
+  columns = {"features": batch.features, "labels": batch.labels}
+  drawn = np.random.default_rng(0).integers(batch_size, size=(TOGETHER, batch_size))
+  piece = DeviceTable(columns, mesh, split=False), jnp.asarray(drawn, jnp.int32)
+  many = jax.jit(inputs.steps(train_step), donate_argnums=0)
+  # Compiled when first called, in the precision of that moment, and not again.
+  compiled_many = functools.cache(lambda: many.lower(state, piece, classes).compile())
+
+  def together() -> jax.Array:
+    nonlocal state
+    state, metrics = compiled_many()(state, piece, classes)
+    return metrics["loss"]
+
   products = products_in(train_step, state, batch, classes)
-  return Step(call, batch, products, figures)
+  return Step(call, together, batch, products, figures)

@@ -13,11 +13,24 @@ _COLUMNS = (
   "system", "shapes", "batch", "computed", "step ms", "(quartiles)", "floor ms",
   "examples/s", "GFLOP/s", "of matmul", "of copy",
 )  # fmt: skip
+_MORE = {
+  "step_seconds_of_many_in_one_call": "of many in one call",
+  "predicted_seconds": "predicted",
+}
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> str:
-  """Formats figures of several steps, a line each, as a Markdown table."""
-  return markdown(_COLUMNS, map(_cells, rows))
+  """Formats figures of several steps, a line each, as a Markdown table.
+
+  Columns that only accelerators have come last.
+  """
+  rows = list(rows)
+  more = [name for name in _MORE if any(name in row for row in rows)]
+  lines = [
+    [*_cells(row), *(f"{1e3 * row[n]:.4g}" if n in row else "" for n in more)]
+    for row in rows
+  ]
+  return markdown([*_COLUMNS, *(_MORE[name] for name in more)], lines)
 
 
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

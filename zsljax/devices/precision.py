@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import contextlib
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from zsljax.errors import ZsljaxError, did_you_mean
 
@@ -62,3 +64,39 @@ def note(precision: str) -> str:
   if found == precision:
     return ""
   return f"products in {found}: this {jax.default_backend()} has no {precision} ones"
+
+
+def large_product(rows: jax.Array, columns: jax.Array) -> jax.Array:
+  """Multiplies matrices ``[n, d]`` and ``[d, q]``, of which n is large.
+
+  Where products are computed in bfloat16 this one is kept in bfloat16 (its sums, and
+  the gradient of ``columns``, are float32): less is written and read again, and
+  features that are stored so are multiplied as they are.
+  """
+  # pyrefly: ignore[missing-attribute]
+  if jax.config.jax_default_matmul_precision != PRECISIONS["bfloat16"]:
+    return rows @ columns
+  return _kept_in_bfloat16(rows.astype(jnp.bfloat16), columns)
+
+
+@jax.custom_vjp
+def _kept_in_bfloat16(rows: jax.Array, columns: jax.Array) -> jax.Array:
+  return _multiplied(rows, columns.astype(jnp.bfloat16), jnp.bfloat16)
+
+
+def _product_and_sides(rows, columns):
+  return _kept_in_bfloat16(rows, columns), (rows, columns)
+
+
+def _gradients(sides, cotangent):
+  rows, columns = sides
+  to_rows = _multiplied(cotangent, columns.astype(jnp.bfloat16).T, jnp.bfloat16)
+  return to_rows, _multiplied(rows.T, cotangent, columns.dtype)
+
+
+_kept_in_bfloat16.defvjp(_product_and_sides, _gradients)
+
+
+def _multiplied(left: jax.Array, right: jax.Array, dtype: Any) -> jax.Array:
+  """Product of bfloat16 matrices, summed in float32, as ``dtype``."""
+  return jnp.matmul(left, right, precision="default", preferred_element_type=dtype)

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from zsljax.devices.precision import large_product
 from zsljax.errors import require
 from zsljax.numerics import inverse_length
 
@@ -94,12 +95,11 @@ def project(regions: Array, *maps: Array, normalize: bool = False) -> list[Array
   """
   # With all regions as rows of one matrix its gradient needs no transposed copy.
   rows = regions.reshape(-1, regions.shape[-1])
-  products = rows @ jnp.concatenate(maps).T
+  products = large_product(rows, jnp.concatenate(maps).T)
   products = products.reshape(*regions.shape[:-1], -1)
-  if normalize:
-    products *= inverse_length(regions)
   ends = np.cumsum([len(m) for m in maps])[:-1]
-  return jnp.split(products, ends, -1)
+  scale = inverse_length(regions) if normalize else 1.0
+  return [scale * each.astype(regions.dtype) for each in jnp.split(products, ends, -1)]
 
 
 def attended_scores(

@@ -236,9 +236,12 @@ class MSDN(System):
   def net_scores(self, features: Array, prepared: _Prepared) -> tuple[Array, Array]:
     """Class scores ``[B, C]`` of the attribute-to-visual and of the other net."""
     maps, descriptors, bias = prepared
+    # One product of the regions for both nets.
+    to_visual, to_attribute = maps["attribute_to_visual"], maps["visual_to_attribute"]
+    products = _project(features, [*to_visual, *to_attribute])
     # Attribute scores [B, A]: where attributes attend to regions, and the other way.
-    first = attended_scores(*_project(features, maps["attribute_to_visual"]))
-    affinities, scores, *mapped = _project(features, maps["visual_to_attribute"])
+    first = attended_scores(*products[:2])
+    affinities, scores, *mapped = products[2:]
     if mapped:
       attention = jax.nn.softmax(affinities, OVER_QUERIES)
       of_region = jnp.sum(attention * scores, OVER_QUERIES, keepdims=True)
