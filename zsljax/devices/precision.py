@@ -67,21 +67,23 @@ def note(precision: str) -> str:
 
 
 def large_product(rows: jax.Array, columns: jax.Array) -> jax.Array:
-  """Multiplies matrices ``[n, d]`` and ``[d, q]``, of which n is large.
+  """Multiplies ``[..., d]`` by a matrix ``[d, q]``, where rows are many.
 
   Where products are computed in bfloat16 this one is kept in bfloat16 (its sums, and
   the gradient of ``columns``, are float32): less is written and read again, and
   features that are stored so are multiplied as they are.
   """
   # pyrefly: ignore[missing-attribute]
-  if jax.config.jax_default_matmul_precision != PRECISIONS["bfloat16"]:
-    return rows @ columns
-  return _kept_in_bfloat16(rows.astype(jnp.bfloat16), columns)
+  if jax.config.jax_default_matmul_precision == PRECISIONS["bfloat16"]:
+    return _kept_in_bfloat16(rows.astype(jnp.bfloat16), columns)
+  # With all rows in one matrix its gradient needs no transposed copy.
+  product = rows.reshape(-1, rows.shape[-1]) @ columns
+  return product.reshape(*rows.shape[:-1], -1)
 
 
 @jax.custom_vjp
 def _kept_in_bfloat16(rows: jax.Array, columns: jax.Array) -> jax.Array:
-  return _multiplied(rows, columns.astype(jnp.bfloat16), jnp.bfloat16)
+  return _multiplied("...d,dq->...q", rows, columns, jnp.bfloat16)
 
 
 def _product_and_sides(rows, columns):
@@ -90,13 +92,14 @@ def _product_and_sides(rows, columns):
 
 def _gradients(sides, cotangent):
   rows, columns = sides
-  to_rows = _multiplied(cotangent, columns.astype(jnp.bfloat16).T, jnp.bfloat16)
-  return to_rows, _multiplied(rows.T, cotangent, columns.dtype)
+  to_rows = _multiplied("...q,dq->...d", cotangent, columns, jnp.bfloat16)
+  return to_rows, _multiplied("...q,...d->dq", cotangent, rows, columns.dtype)
 
 
 _kept_in_bfloat16.defvjp(_product_and_sides, _gradients)
 
 
-def _multiplied(left: jax.Array, right: jax.Array, dtype: Any) -> jax.Array:
-  """Product of bfloat16 matrices, summed in float32, as ``dtype``."""
-  return jnp.matmul(left, right, precision="default", preferred_element_type=dtype)
+def _multiplied(axes: str, left: jax.Array, right: jax.Array, dtype: Any) -> jax.Array:
+  """Product of two arrays rounded to bfloat16, summed in float32, as ``dtype``."""
+  sides = left.astype(jnp.bfloat16), right.astype(jnp.bfloat16)
+  return jnp.einsum(axes, *sides, precision="default", preferred_element_type=dtype)

@@ -93,10 +93,7 @@ def project(regions: Array, *maps: Array, normalize: bool = False) -> list[Array
   Returns:
     ``[B, R, Q]`` for each map.
   """
-  # With all regions as rows of one matrix its gradient needs no transposed copy.
-  rows = regions.reshape(-1, regions.shape[-1])
-  products = large_product(rows, jnp.concatenate(maps).T)
-  products = products.reshape(*regions.shape[:-1], -1)
+  products = large_product(regions, jnp.concatenate(maps).T)
   ends = np.cumsum([len(m) for m in maps])[:-1]
   scale = inverse_length(regions) if normalize else 1.0
   return [scale * each.astype(regions.dtype) for each in jnp.split(products, ends, -1)]
