@@ -23,7 +23,7 @@ KILLS = int(os.environ.get("ZSLJAX_KILLS", 3))
 
 
 def start(workdir, system, processes):
-  fields = (f"epochs={4 + 5 * KILLS}", "checkpoint.every_epochs=1", "log_every=5")
+  fields = (f"epochs={4 + 40 * KILLS}", "checkpoint.every_epochs=1", "log_every=5")
   test_processes.DATA.setdefault(system, "digits")
   return test_processes.start(workdir, *fields, processes=processes, config=system)
 

@@ -7,7 +7,7 @@ other features, follow in blocks of their own, each with its source.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 import dataclasses
 import json
 import math
@@ -42,9 +42,13 @@ _SHOWN = {"xian": ("t1", "u", "s", "h", "ausuc")}
 _WORDS = 3  # Columns of a block before its numbers.
 # Columns that go into the title where all lines share them.
 _SHARED = ("selection", "calibration", "seeds", "status")
+# The longest of all where there is no room.
+_KEPT = ("H", "T1", "U", "S")
 # Names of systems that are no plain words.
 _TITLES = {name: name.upper() for name in ("eszsl", "msdn", "sae", "sdl")}
-_NARROW = r"\setlength{\tabcolsep}{3pt}"
+# Of a LaTeX column: of the names, and points of its narrowest usual form (two columns
+# on letter paper), of the space beside a cell, and of a letter.
+_NAMES, _COLUMN, _BESIDE, _LETTER = 0.25, 229, 3, 4
 _IN_DOCUMENT = "% Needs \\usepackage{booktabs} in the preamble.\n"
 _DOCUMENT = (
   "\\documentclass[twocolumn]{article}\n\\usepackage{booktabs}\n\\begin{document}\n"
@@ -305,8 +309,10 @@ def _published_blocks(dataset: str, results: Sequence[Row]) -> Iterator[Block]:
     )
 
 
+# Identifiers and addresses may be broken.
 _IN_LATEX = str.maketrans(
-  {c: f"\\{c}" for c in "&%#_${}"}
+  {c: f"\\{c}" for c in "&%#${}"}
+  | {"_": r"\_\allowbreak{}", "/": r"/\allowbreak{}"}
   | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 )
 
@@ -355,8 +361,13 @@ def _terminal(block: Block, width: int | None) -> str:
       ]
   left_out: list[str] = []
   while too_wide() and len(lines[0]) > words + 1:
-    left_out.insert(0, lines[0][-1])
-    lines = [line[:-1] for line in lines]
+    heads = lines[0][words:]
+    last = max(
+      heads, key=lambda h: (_KEPT.index(h) if h in _KEPT else 4, heads.index(h))
+    )
+    left_out.insert(0, last)
+    place = words + heads.index(last)
+    lines = [(*line[:place], *line[place + 1 :]) for line in lines]
   if left_out:
     notes.append(f"no room for {', '.join(left_out)}: --columns chooses")
   texts = (textwrap.fill(text, min(room, 100)) for text in (block.title, *notes))
@@ -379,23 +390,62 @@ def _markdown(block: Block) -> str:
 
 
 def _latex(block: Block) -> str:
-  """A block as a LaTeX table, its notes in the caption."""
+  """A block as a LaTeX table that fits a column, its notes in the caption.
+
+  Words beside a name, such as the selection, stand above the lines that share them.
+  Metrics that have no room beside others follow below.
+  """
   block, words = _without_common(block)
-  columns = "l" * words + "r" * (len(block.header) - words)
-  header, *rows = (
-    " & ".join(
-      rf"\textbf{{{_escaped(cell)}}}" if (i, j) in block.best else _escaped(cell)
-      for j, cell in enumerate(line)
-    )
-    + r" \\"
-    for i, line in enumerate((block.header, *block.lines), -1)
-  )
-  caption = ". ".join(map(_escaped, (block.title, *block.notes)))
-  begin = [r"\begin{table}", r"\centering", r"\footnotesize", _NARROW]
-  begin.append(rf"\caption{{{caption}.}}")
-  begin += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", header, r"\midrule"]
-  end = [r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
-  return "\n".join([*begin, *rows, *end])
+  lines = [block.header, *block.lines]
+  room = (1 - _NAMES) * _COLUMN - _BESIDE
+  parts: list[list[int]] = [[]]
+  for column in range(words, len(block.header)):
+    parts[-1].append(column)
+    if sum(max(_points(line[i]) for line in lines) for i in parts[-1]) > room:
+      parts.append([parts[-1].pop()])
+  caption = "; ".join(map(_escaped, (block.title, *block.notes)))
+  begin = [r"\begin{table}", r"\centering", rf"\caption{{{caption}.}}", r"\scriptsize"]
+  begin.append(rf"\setlength{{\tabcolsep}}{{{_BESIDE / 2}pt}}")
+  tables = (_tabular(block, words, columns) for columns in parts)
+  return "\n".join([*begin, "\n\\smallskip\n\n".join(tables), r"\end{table}", ""])
+
+
+def _points(cell: str) -> float:
+  """About the width of a number in LaTeX, or of the head of its column."""
+  mean, _, deviation = cell.partition(" (")
+  return _LETTER * (len(mean) + 0.8 * len(deviation)) + _BESIDE
+
+
+def _tabular(block: Block, words: int, columns: Sequence[int]) -> str:
+  """The names of a block and some of its columns of numbers."""
+
+  def cells(line: Sequence[str], best: Container[int] = ()) -> str:
+    found = []
+    for i in columns:
+      mean, _, deviation = line[i].partition(" (")
+      text = rf"\textbf{{{_escaped(mean)}}}" if i in best else _escaped(mean)
+      found.append(text + (rf"$_{{\pm{deviation[:-1]}}}$" if deviation else ""))
+    return " & ".join([rf"\raggedright {_escaped(line[0])}", *found]) + r" \\"
+
+  def shared(line: tuple[int, Sequence[str]]) -> str:
+    said = (re.sub(r" \(.*", "", text) for text in line[1][1:words])  # No gamma.
+    return _escaped(", ".join(dict.fromkeys(said)))
+
+  form = rf"@{{}}p{{{_NAMES}\columnwidth}}{'r' * len(columns)}@{{}}"
+  text = [rf"\begin{{tabular}}{{{form}}}", r"\toprule", cells(block.header)]
+  groups: dict[str, list[tuple[int, Sequence[str]]]] = {}
+  for line in enumerate(block.lines):
+    groups.setdefault(shared(line), []).append(line)
+  for above, group in groups.items():
+    text.append(r"\midrule")
+    if above:
+      whole = r"p{0.96\columnwidth}" if _points(above) > _COLUMN else "l"
+      text.append(
+        rf"\multicolumn{{{len(columns) + 1}}}{{@{{}}{whole}@{{}}}}"
+        rf"{{\raggedright\emph{{{above}}}}} \\"
+      )
+    text += [cells(x, {j for j in columns if (i, j) in block.best}) for i, x in group]
+  return "\n".join([*text, r"\bottomrule", r"\end{tabular}"])
 
 
 def _escaped(text: str) -> str:
