@@ -19,7 +19,8 @@ KEPT = (
   "data describe", "data export-xlsa17", "data import-coco",
   "data import-multilabel",
   "data import-nus-wide", "data import-open-images", "data import-regions",
-  "data import-xlsa17", "data verify", "encode", "eval", "explain", "fit", "list",
+  "data import-xlsa17", "data verify", "encode", "ensemble", "eval", "explain", "fit",
+  "list",
   "plan", "predict", "reproduce", "score", "semantics", "sweep", "table", "train",
 )  # fmt: skip
 ALONE = """

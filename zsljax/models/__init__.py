@@ -3,6 +3,7 @@
 from zsljax.models.attended_autoencoder import AttendedAutoencoder
 from zsljax.models.closed_form import ESZSL, SAE, NearestMean, Similarity
 from zsljax.models.cosine import CosineClassifier
+from zsljax.models.ensemble import Ensemble
 from zsljax.models.msdn import MSDN
 from zsljax.models.sdl import SDL, label_scores
 from zsljax.models.semantic_softmax import SemanticSoftmax
@@ -33,6 +34,7 @@ __all__ = [
   "AttendedAutoencoder",
   "Batch",
   "CosineClassifier",
+  "Ensemble",
   "NearestMean",
   "SemanticSoftmax",
   "Similarity",

@@ -7,6 +7,7 @@ other features, follow in blocks of their own, each with its source.
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Container, Iterator, Sequence
 import dataclasses
 import json
@@ -245,7 +246,7 @@ def _by_name(rows: Sequence[Row]) -> dict[str, list[Row]]:
   for setting, group in zip(settings, groups.values(), strict=True):
     system = setting["system.name"]
     others = [other for other in settings if other["system.name"] == system]
-    parts = [_TITLES.get(system, system.replace("_", " "))]
+    parts = [title_of(system)]
     for field, value in sorted(setting.items()):
       if value is not None and any(other.get(field) != value for other in others):
         name = field.removeprefix("system.").removeprefix("data.")
@@ -254,9 +255,18 @@ def _by_name(rows: Sequence[Row]) -> dict[str, list[Row]]:
   return named
 
 
+def title_of(system: str) -> str:
+  """The name of a system in tables."""
+  return _TITLES.get(system, system.replace("_", " "))
+
+
 def _settings(row: Row) -> dict[str, Any]:
   """The fields of a row's config that tell one method from another."""
   config = row["provenance"]["config"]
+  if members := config["system"].get("members"):  # Of an ensemble.
+    count = collections.Counter(title_of(member["name"]) for member in members)
+    names = ", ".join(f"{number} {name}" for name, number in count.items())
+    config = config | {"system": {"name": f"ensemble of {names}"}}
   fields = deciding_fields(config) | {"trained on": config["data"]["train_split"]}
   computed = row["provenance"].get("products")  # Older rows have none.
   return fields | ({"matmul_precision": computed["training"]} if computed else {})

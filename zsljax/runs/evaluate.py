@@ -129,7 +129,7 @@ def evaluate(
   if gamma_from is not None:
     share, temperature_share, origin_of_share = chosen_share(gamma_from, run, kind)
   elsewhere = run if on is None else run.on(only_below(on))
-  scored = _Scored(evaluator, workdir, run, split, elsewhere)
+  scored = Scored(evaluator, workdir, run, split, elsewhere)
   report = scored.report(Calibration(kind))
   rows = [scored.row(report)]
   chosen = report
@@ -185,7 +185,7 @@ def write_classes(
   write_class_accuracy(workdir, split, hits, names, title)
 
 
-class _Scored:
+class Scored:
   """Outputs of a run's latest checkpoint for all N images of a split.
 
   Attributes:
@@ -208,7 +208,7 @@ class _Scored:
     self.run = elsewhere or run
     checkpoints = Checkpoints(workdir, run.identity())
     self.step = checkpoints.latest_step()
-    self._params = checkpoints.restore_params(run.param_shapes(), self.step)
+    self.params = checkpoints.restore_params(run.param_shapes(), self.step)
     checkpoints.close()
     chosen = read_chosen(workdir)
     self.selection = (
@@ -220,7 +220,7 @@ class _Scored:
       self.evaluator = evaluation.with_thresholds(evaluator, chosen, classes)
     with computed_in(run.config["matmul_precision"]):
       outputs, labels = evaluation.streamed_outputs(
-        evaluator, run.system, self._params, classes, batches, run.mesh
+        evaluator, run.system, self.params, classes, batches, run.mesh
       )
     source = self.run.dataset.source_rows(splits)
     if evaluator.protocol == RETRIEVAL:
@@ -238,7 +238,7 @@ class _Scored:
     evaluator = evaluation.make_evaluator(RETRIEVAL)
     with computed_in(self.run.config["matmul_precision"]):
       scores, labels = evaluation.streamed_outputs(
-        evaluator, self.run.system, self._params, classes, batches, self.run.mesh
+        evaluator, self.run.system, self.params, classes, batches, self.run.mesh
       )
     if calibration.kind != "additive":
       margin = self.mean_margin("additive")
@@ -260,7 +260,7 @@ class _Scored:
 
     with computed_in(run.config["matmul_precision"]):
       decisions, _ = evaluation.streamed_outputs(
-        self.evaluator, run.system, self._params, run.classes, batches(), run.mesh
+        self.evaluator, run.system, self.params, run.classes, batches(), run.mesh
       )
     return decisions.mean_margin(kind)
 
@@ -287,7 +287,7 @@ def rows_protocol(name: str, split: str) -> str:
   return name if split == "test" else f"{name}_{split}"
 
 
-def _pair_row(scored: _Scored, path: pathlib.Path) -> Row:
+def _pair_row(scored: Scored, path: pathlib.Path) -> Row:
   given = read_pairs(path)
   rows = scored.source_rows
   order = np.argsort(rows)

@@ -136,7 +136,7 @@ def sweep(
       others = {} if spread else _others(config, chosen, missing[0], stops)
       run = Experiment.build(with_values(config, chosen["point"]))
       final = _Final(run, stops, chosen)
-      for some in _pieces(missing, selection["together"]):
+      for some in pieces_of(missing, selection["together"]):
         spread = _test(final, some, chosen, others, spread, workdir)
       rows = read_rows(workdir)
       seconds = seconds_of(workdir) + time.perf_counter() - begin
@@ -157,7 +157,7 @@ def _stops(total: int, count: int) -> list[int]:
   return sorted({-(-total * (i + 1) // count) for i in range(count)})
 
 
-def _pieces(items: Sequence, size: int) -> Iterator[Sequence]:
+def pieces_of(items: Sequence, size: int) -> Iterator[Sequence]:
   """Parts of at most ``size`` items, as equal as they can be."""
   count = -(-len(items) // size)
   for i in range(count):
@@ -288,7 +288,7 @@ class _Search:
     config, step = runs.run.config, chosen["step"]
     together = config["selection"]["together"] if config["batch_size"] else 1
     with step_bar(len(drawn) * step, f"choosing {what} on the folds") as bar:
-      for some in _pieces(range(len(drawn)), together):
+      for some in pieces_of(range(len(drawn)), together):
         settings = [RunSettings(self.config["seed"], fold=drawn[f]) for f in some]
         ((_, state, _),) = runs.states(
           settings, [step], lambda n, some=some: bar.update(n * len(some))
@@ -319,7 +319,7 @@ class _Search:
     pieces = [
       piece
       for some in together
-      for piece in _pieces(
+      for piece in pieces_of(
         list(itertools.product(points, some, seeds)), selection["together"]
       )
     ]

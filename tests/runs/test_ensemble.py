@@ -1,0 +1,81 @@
+"""Runs that score as one are the average of their scores, in every command."""
+
+import numpy as np
+import pytest
+
+import zsljax
+from zsljax.cli.main import main
+from zsljax.configs import baselines, semantic_softmax
+from zsljax.errors import ZsljaxError
+from zsljax.reporting.rows import read_chosen, read_rows
+from zsljax.runs.ensemble import ensemble
+from zsljax.runs.evaluate import evaluate
+from zsljax.runs.sweep import sweep
+
+pytestmark = pytest.mark.slow
+
+
+def swept(folder, module, argument, seeds, folds="2", **fields):
+  config = module.get_config(argument)
+  config.mesh.data, config.grid = 1, {}
+  config.update(fields)
+  sweep(config.to_dict(), seeds, folder, folds)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def sweeps(tmp_path_factory):
+  root = tmp_path_factory.mktemp("sweeps")
+  return {
+    "softmax": swept(root / "a", semantic_softmax, "digits", 2, epochs=2),
+    "mean": swept(root / "b", baselines, "digits,nearest_mean", 1),
+    "patches": swept(root / "c", baselines, "digits,nearest_mean", 2, folds="3"),
+  }
+
+
+def test_an_ensemble_is_the_average_of_its_runs(sweeps, tmp_path, capsys):
+  workdir = tmp_path / "w"
+  main(
+    ["ensemble", str(sweeps["softmax"]), str(sweeps["mean"]), f"--workdir={workdir}"]
+  )
+  assert "ausuc on folds by what makes scores comparable" in capsys.readouterr().out
+  chosen = read_chosen(workdir)
+  rows = read_rows(workdir)
+  assert [row["calibration"] for row in rows] == ["none", "additive"]
+  again = evaluate(workdir, gamma=chosen["gamma"])
+  for row, same in zip(rows, again, strict=True):
+    assert row["metrics"] == same["metrics"]
+  joined = zsljax.load(workdir)
+  system = joined.system
+  assert len(system.members) == 3
+  np.testing.assert_allclose(system.weights, [0.25, 0.25, 0.5])
+  images = np.random.default_rng(0).random((5, *joined.spec.feature_shape), np.float32)
+  assert np.isfinite(joined.predict(images, seen=True).scores).all()
+
+
+@pytest.mark.parametrize(
+  ("of", "message"),
+  [
+    (("mean",), "b: found one run, expected two or more, as of sweep --seeds=8"),
+    (("softmax", "patches"), "c: folds: found 3, expected those of .*a"),
+    (("softmax", None), "no sweep.json, expected the --workdir"),
+  ],
+)
+def test_runs_that_do_not_belong_together_are_refused(sweeps, tmp_path, of, message):
+  folders = [sweeps.get(name, tmp_path / "none") for name in of]
+  with pytest.raises(ZsljaxError, match=message):
+    ensemble(folders, tmp_path / "w")
+  assert not (tmp_path / "w").exists()
+
+
+def test_an_ensemble_is_a_new_folder(sweeps, tmp_path):
+  with pytest.raises(ZsljaxError, match=r"--workdir=.*: found a folder, expected a"):
+    ensemble([sweeps["softmax"]], tmp_path)
+
+
+def test_a_sweep_that_has_not_ended_is_refused(sweeps, tmp_path):
+  folder = tmp_path / "s"
+  folder.mkdir()
+  (folder / "sweep.json").write_text((sweeps["softmax"] / "sweep.json").read_text())
+  with pytest.raises(ZsljaxError, match="no run, expected a sweep that has ended"):
+    ensemble([sweeps["softmax"], folder], tmp_path / "w")

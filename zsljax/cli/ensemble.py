@@ -1,0 +1,39 @@
+"""Joins runs of sweeps; their scores are averaged.
+
+The runs of a sweep are those of its --seeds; sweeps may be of different systems, also
+of regions and of their mean, on one dataset. How scores are made comparable, and the
+calibration of their average, are chosen on the sweeps' class folds. The workdir is as
+that of a run: eval, predict and table take it.
+
+Example:
+  zsljax sweep --config=cosine:flo --seeds=8 --workdir=S
+  zsljax ensemble S --workdir=W
+"""
+
+import pathlib
+
+from zsljax.cli.common import add_path
+
+GROUP = "train"
+
+
+def add_arguments(parser) -> None:
+  parser.add_argument("sweeps", nargs="+", type=pathlib.Path, metavar="SWEEP")
+  add_path(parser, "--workdir", "a new folder, of the ensemble", "DIR")
+
+
+def run(args) -> None:
+  from zsljax.cli.compiled import keep_compiled
+  from zsljax.reporting.rows import read_chosen
+  from zsljax.reporting.tables import make_blocks, render, terminal_width
+  from zsljax.runs.ensemble import ensemble
+
+  keep_compiled()
+  workdir = args.workdir.absolute()
+  rows = ensemble([path.absolute() for path in args.sweeps], workdir)
+  chosen = read_chosen(workdir)
+  assert chosen is not None
+  values = ", ".join(f"{name} {value:.2f}" for name, value in chosen["values"].items())
+  print(f"{chosen['metric']} on folds by what makes scores comparable: {values}\n")
+  print(render(make_blocks(rows), "terminal", terminal_width()))
+  print(f"predict and eval take --workdir={workdir}")

@@ -1,0 +1,120 @@
+"""Several trained runs of one dataset that score as one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from zsljax.classes import ClassSpace
+from zsljax.errors import ZsljaxError
+from zsljax.models.system import (
+  Array,
+  Batch,
+  Params,
+  Spec,
+  System,
+  build_system,
+  register,
+)
+from zsljax.numerics import pooled
+
+NORMALIZATIONS = ("margin", "standardized", "probabilities")
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Ensemble(System):
+  r"""Runs whose scores are made comparable and averaged, :math:`\sum_i w_i n_i(s_i)`.
+
+  ``zsljax ensemble`` makes it of trained runs; it is not trained itself.
+
+  Attributes:
+    members: the config of each run's system.
+    on_means: of each run, whether it takes the mean over regions, where others take
+      regions.
+    margins: of each run, the mean additive margin of its training images (see
+      ``evaluation.calibration``), the unit of its scores; 1 where it has none.
+    temperatures: of each run, the temperature of its probabilities in that unit.
+    weights: of each run, which sum to 1.
+    normalization: n: ``margin``, scores over the margin; ``standardized``, with mean 0
+      and deviation 1 over the classes of each image; ``probabilities``, a softmax over
+      classes of scores over margin and temperature.
+  """
+
+  name: ClassVar[str] = "ensemble"
+  presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}}
+
+  members: tuple[Mapping[str, Any], ...] = ()
+  on_means: tuple[bool, ...] = ()
+  margins: tuple[float, ...] = ()
+  temperatures: tuple[float, ...] = ()
+  weights: tuple[float, ...] = ()
+  normalization: str = "standardized"
+
+  def __post_init__(self):
+    self.check_fields(normalization=NORMALIZATIONS)
+
+  @functools.cached_property
+  def _systems(self) -> list[System]:
+    return [build_system(config) for config in self.members]
+
+  @property
+  def task(self) -> str:
+    return self._systems[0].task if self.members else super().task
+
+  def init(self, rng: Array, spec: Spec) -> Params:
+    on_means = dataclasses.replace(spec, feature_shape=spec.feature_shape[-1:])
+    specs = [on_means if mean else spec for mean in self.on_means]
+    return {
+      _key(i): system.init(rng, own)
+      for i, (system, own) in enumerate(zip(self._systems, specs, strict=True))
+    }
+
+  def prepare(self, params: Params, classes: ClassSpace) -> list[Any]:
+    systems = enumerate(self._systems)
+    return [system.prepare(params[_key(i)], classes) for i, system in systems]
+
+  def score(self, features: Array, prepared: list[Any]) -> Array:
+    total: Array | float = 0.0
+    for i, (system, own) in enumerate(zip(self._systems, prepared, strict=True)):
+      images = pooled(features) if self.on_means[i] else features
+      scores = system.score(images, own)
+      unit = self.margins[i], self.temperatures[i]
+      total += self.weights[i] * normalized(scores, self.normalization, *unit)
+    assert not isinstance(total, float)
+    return total
+
+  def loss(
+    self, params: Params, batch: Batch, classes: ClassSpace, rng: Array
+  ) -> tuple[Array, dict[str, Array]]:
+    raise ZsljaxError(
+      "config.system.name: found 'ensemble', expected a system that is trained; "
+      "`zsljax ensemble` joins its runs"
+    )
+
+
+def normalized(
+  scores: Array, normalization: str, margin: float, temperature: float
+) -> Array:
+  """Scores ``[B, C]`` as ``Ensemble`` averages them; its fields say what they are."""
+  if normalization == "standardized":
+    deviation = jnp.std(scores, 1, keepdims=True)
+    return (scores - jnp.mean(scores, 1, keepdims=True)) / jnp.maximum(deviation, 1e-12)
+  scores /= max(abs(margin), 1e-6)
+  if normalization == "probabilities":
+    return jax.nn.softmax(scores / temperature, 1)
+  return scores
+
+
+def joined(params: Sequence[Params]) -> Params:
+  """The parameters of an ensemble, of those of its runs."""
+  return {_key(i): own for i, own in enumerate(params)}
+
+
+def _key(run: int) -> str:
+  return f"run_{run:03d}"
