@@ -83,7 +83,11 @@ def main(argv: list[str] | None = None) -> None:
   predicted, rows = {}, []
   if args.predicted:
     written = json.loads(args.predicted.read_text())["rows"]
-    predicted = {key_of(row): row["training"]["predicted_seconds"] for row in written}
+    predicted = {
+      key_of(row): row["training"]["predicted_seconds"]
+      for row in written
+      if "error" not in row
+    }
   platform = args.topology and find_topology(args.topology).chip.platform
   for system, preset, batch_size, variant in cases(platform):
     row = {"system": system, "preset": preset, "batch_size": batch_size}

@@ -5,7 +5,7 @@ import pytest
 
 import zsljax
 from zsljax.cli.main import main
-from zsljax.configs import baselines, semantic_softmax
+from zsljax.configs import baselines, cosine, semantic_softmax
 from zsljax.errors import ZsljaxError
 from zsljax.reporting.rows import read_chosen, read_rows
 from zsljax.runs.ensemble import ensemble
@@ -29,6 +29,7 @@ def sweeps(tmp_path_factory):
   return {
     "softmax": swept(root / "a", semantic_softmax, "digits", 2, epochs=2),
     "mean": swept(root / "b", baselines, "digits,nearest_mean", 1),
+    "closed": swept(root / "d", cosine, "digits,arcface", 2, epochs=1),
     "patches": swept(root / "c", baselines, "digits,nearest_mean", 2, folds="3"),
   }
 
@@ -46,11 +47,28 @@ def test_an_ensemble_is_the_average_of_its_runs(sweeps, tmp_path, capsys):
   for row, same in zip(rows, again, strict=True):
     assert row["metrics"] == same["metrics"]
   joined = zsljax.load(workdir)
-  system = joined.system
-  assert len(system.members) == 3
+  system, how = joined.system, chosen["point"]["system.normalization"]
   np.testing.assert_allclose(system.weights, [0.25, 0.25, 0.5])
   images = np.random.default_rng(0).random((5, *joined.spec.feature_shape), np.float32)
-  assert np.isfinite(joined.predict(images, seen=True).scores).all()
+  seen, expected = np.asarray(joined.classes.seen), 0
+  runs = [sweeps["softmax"] / "seed_0", sweeps["softmax"] / "seed_1"]
+  for i, folder in enumerate([*runs, sweeps["mean"] / "seed_0"]):
+    run = zsljax.load(folder)
+    own = np.asarray(run.system.scores(run.params, images, run.classes), np.float64)
+    if how == "standardized":
+      among = own[:, seen]
+      own = (own - among.mean(1, keepdims=True)) / among.std(1, keepdims=True)
+    else:
+      own /= system.margins[i]
+    if how == "probabilities":
+      own = np.exp(own / system.temperatures[i])
+      own /= own[:, seen].sum(1, keepdims=True)
+    expected += system.weights[i] * own
+  found = system.scores(joined.params, images, joined.classes)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+  assert joined.predict(images, seen=True, attributes=2).attributes[0]
+  main(["eval", f"--workdir={workdir}"])
+  assert "ensemble of 2 semantic softmax, 1 nearest mean" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -59,6 +77,8 @@ def test_an_ensemble_is_the_average_of_its_runs(sweeps, tmp_path, capsys):
     (("mean",), "b: found one run, expected two or more, as of sweep --seeds=8"),
     (("softmax", "patches"), "c: folds: found 3, expected those of .*a"),
     (("softmax", None), "no sweep.json, expected the --workdir"),
+    (("softmax", "softmax"), "a: found a run twice, expected each once"),
+    (("closed",), "found learned class weights, expected scores of new classes"),
   ],
 )
 def test_runs_that_do_not_belong_together_are_refused(sweeps, tmp_path, of, message):

@@ -150,7 +150,7 @@ def make_step(
     return metrics["loss"]
 
   inputs = DeviceInputs(dict, iter, mesh, NUM_EXAMPLES, TOGETHER)
-  columns = {"features": batch.features, "labels": batch.labels}
+  columns = {name: getattr(batch, name) for name in table}
   drawn = np.random.default_rng(0).integers(batch_size, size=(TOGETHER, batch_size))
   piece = DeviceTable(columns, mesh, split=False), jnp.asarray(drawn, jnp.int32)
   many = jax.jit(inputs.steps(train_step), donate_argnums=0)

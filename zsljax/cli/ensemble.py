@@ -10,16 +10,17 @@ Example:
   zsljax ensemble S --workdir=W
 """
 
-import pathlib
-
-from zsljax.cli.common import add_path
+from zsljax.cli.common import add_path, path
 
 GROUP = "train"
 
 
 def add_arguments(parser) -> None:
-  parser.add_argument("sweeps", nargs="+", type=pathlib.Path, metavar="SWEEP")
+  parser.add_argument("sweeps", nargs="+", type=path, metavar="SWEEP")
   add_path(parser, "--workdir", "a new folder, of the ensemble", "DIR")
+  add_path(
+    parser, "--data_dir", "where the dataset is now, if moved", "DIR", required=False
+  )
 
 
 def run(args) -> None:
@@ -30,7 +31,8 @@ def run(args) -> None:
 
   keep_compiled()
   workdir = args.workdir.absolute()
-  rows = ensemble([path.absolute() for path in args.sweeps], workdir)
+  data_dir = None if args.data_dir is None else str(args.data_dir)
+  rows = ensemble([folder.absolute() for folder in args.sweeps], workdir, data_dir)
   chosen = read_chosen(workdir)
   assert chosen is not None
   values = ", ".join(f"{name} {value:.2f}" for name, value in chosen["values"].items())

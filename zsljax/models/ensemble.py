@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from zsljax.classes import ClassSpace
-from zsljax.errors import ZsljaxError
+from zsljax.errors import ZsljaxError, require
 from zsljax.models.system import (
   Array,
   Batch,
@@ -42,8 +42,9 @@ class Ensemble(System):
     temperatures: of each run, the temperature of its probabilities in that unit.
     weights: of each run, which sum to 1.
     normalization: n: ``margin``, scores over the margin; ``standardized``, with mean 0
-      and deviation 1 over the classes of each image; ``probabilities``, a softmax over
-      classes of scores over margin and temperature.
+      and deviation 1 over the seen classes of each image; ``probabilities``,
+      exponentials of scores over margin and temperature, over their sum over the seen
+      classes. So a class's score does not depend on which other classes are new.
   """
 
   name: ClassVar[str] = "ensemble"
@@ -58,6 +59,11 @@ class Ensemble(System):
 
   def __post_init__(self):
     self.check_fields(normalization=NORMALIZATIONS)
+    for field in ("on_means", "margins", "temperatures", "weights"):
+      found, expected = len(getattr(self, field)), len(self.members)
+      require(
+        found == expected, f"config.system.{field}", found, f"{expected}, one a member"
+      )
 
   @functools.cached_property
   def _systems(self) -> list[System]:
@@ -75,19 +81,22 @@ class Ensemble(System):
       for i, (system, own) in enumerate(zip(self._systems, specs, strict=True))
     }
 
-  def prepare(self, params: Params, classes: ClassSpace) -> list[Any]:
+  def prepare(self, params: Params, classes: ClassSpace) -> tuple[list[Any], Array]:
     systems = enumerate(self._systems)
-    return [system.prepare(params[_key(i)], classes) for i, system in systems]
+    prepared = [system.prepare(params[_key(i)], classes) for i, system in systems]
+    return prepared, jnp.asarray(classes.seen)
 
-  def score(self, features: Array, prepared: list[Any]) -> Array:
-    total: Array | float = 0.0
-    for i, (system, own) in enumerate(zip(self._systems, prepared, strict=True)):
-      images = pooled(features) if self.on_means[i] else features
-      scores = system.score(images, own)
-      unit = self.margins[i], self.temperatures[i]
-      total += self.weights[i] * normalized(scores, self.normalization, *unit)
-    assert not isinstance(total, float)
-    return total
+  def score(self, features: Array, prepared: tuple[list[Any], Array]) -> Array:
+    of_members, seen = prepared
+    scores = [
+      system.score(pooled(features) if mean else features, own)
+      for system, own, mean in zip(
+        self._systems, of_members, self.on_means, strict=True
+      )
+    ]
+    return average(
+      scores, seen, self.normalization, self.weights, self.margins, self.temperatures
+    )
 
   def loss(
     self, params: Params, batch: Batch, classes: ClassSpace, rng: Array
@@ -98,17 +107,29 @@ class Ensemble(System):
     )
 
 
-def normalized(
-  scores: Array, normalization: str, margin: float, temperature: float
+def average(
+  scores: Sequence[Array],
+  seen: Array,
+  normalization: str,
+  weights: Sequence[float],
+  margins: Sequence[float],
+  temperatures: Sequence[float],
 ) -> Array:
-  """Scores ``[B, C]`` as ``Ensemble`` averages them; its fields say what they are."""
-  if normalization == "standardized":
-    deviation = jnp.std(scores, 1, keepdims=True)
-    return (scores - jnp.mean(scores, 1, keepdims=True)) / jnp.maximum(deviation, 1e-12)
-  scores /= max(abs(margin), 1e-6)
-  if normalization == "probabilities":
-    return jax.nn.softmax(scores / temperature, 1)
-  return scores
+  """Averages the scores of runs, ``[B, C]`` each, as the fields of ``Ensemble`` say."""
+  total = jnp.zeros(())
+  runs = zip(scores, weights, margins, temperatures, strict=True)
+  for own, weight, margin, temperature in runs:
+    if normalization == "standardized":
+      mean = jnp.mean(own, 1, where=seen, keepdims=True)
+      deviation = jnp.std(own, 1, where=seen, keepdims=True)
+      own = (own - mean) / jnp.maximum(deviation, 1e-12)
+    else:
+      own = own / max(abs(margin), 1e-6)
+    if normalization == "probabilities":
+      own = own / temperature
+      own = jnp.exp(own - jax.nn.logsumexp(own, 1, where=seen, keepdims=True))
+    total += weight * own
+  return total
 
 
 def joined(params: Sequence[Params]) -> Params:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping, Sequence
 import dataclasses
 import json
@@ -25,6 +26,7 @@ from zsljax.io.json_files import (
 )
 
 SCHEMA = 3
+_ABBREVIATIONS = ("eszsl", "msdn", "sae", "sdl")
 SELECTIONS = ("val_selected", "last", "test_oracle")  # In the order of tables.
 # Rows that agree in these, in gamma, in K and in given pairs say the same thing; the
 # later one counts.
@@ -166,6 +168,17 @@ def system_name(row: Row) -> str:
   """The system of a row, with its loss where it has several."""
   loss = row["provenance"]["config"]["system"].get("loss_name")
   return f"{row['system']} ({loss})" if loss else row["system"]
+
+
+def system_title(system: Mapping[str, Any]) -> str:
+  """The name of a system in tables, from its config; of an ensemble with its runs."""
+  members = system.get("members")
+  if members:
+    count = collections.Counter(system_title(member) for member in members)
+    runs = ", ".join(f"{number} {name}" for name, number in count.items())
+    return f"ensemble of {runs}"
+  name = system["name"]
+  return name.upper() if name in _ABBREVIATIONS else name.replace("_", " ")
 
 
 def column_name(metric: str) -> str:

@@ -7,9 +7,9 @@ other features, follow in blocks of their own, each with its source.
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Container, Iterator, Sequence
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -33,6 +33,7 @@ from zsljax.reporting.rows import (
   read_rows,
   short,
   summarize,
+  system_title,
 )
 
 _BLOCK = ("dataset", "features", "class_embedding", "split_version", "protocol")
@@ -45,8 +46,6 @@ _WORDS = 3  # Columns of a block before its numbers.
 _SHARED = ("selection", "calibration", "seeds", "status")
 # The longest of all where there is no room.
 _KEPT = ("H", "T1", "U", "S")
-# Names of systems that are no plain words.
-_TITLES = {name: name.upper() for name in ("eszsl", "msdn", "sae", "sdl")}
 # Of a LaTeX column: of the names, and points of its narrowest usual form (two columns
 # on letter paper), of the space beside a cell, and of a letter.
 _NAMES, _COLUMN, _BESIDE, _LETTER = 0.25, 229, 3, 4
@@ -246,7 +245,7 @@ def _by_name(rows: Sequence[Row]) -> dict[str, list[Row]]:
   for setting, group in zip(settings, groups.values(), strict=True):
     system = setting["system.name"]
     others = [other for other in settings if other["system.name"] == system]
-    parts = [title_of(system)]
+    parts = [system_title({"name": system})]
     for field, value in sorted(setting.items()):
       if value is not None and any(other.get(field) != value for other in others):
         name = field.removeprefix("system.").removeprefix("data.")
@@ -255,18 +254,13 @@ def _by_name(rows: Sequence[Row]) -> dict[str, list[Row]]:
   return named
 
 
-def title_of(system: str) -> str:
-  """The name of a system in tables."""
-  return _TITLES.get(system, system.replace("_", " "))
-
-
 def _settings(row: Row) -> dict[str, Any]:
   """The fields of a row's config that tell one method from another."""
   config = row["provenance"]["config"]
-  if members := config["system"].get("members"):  # Of an ensemble.
-    count = collections.Counter(title_of(member["name"]) for member in members)
-    names = ", ".join(f"{number} {name}" for name, number in count.items())
-    config = config | {"system": {"name": f"ensemble of {names}"}}
+  if config["system"].get("members"):  # Of an ensemble.
+    digest = hashlib.sha256(json.dumps(config["system"], sort_keys=True).encode())
+    name = system_title(config["system"])
+    config = config | {"system": {"name": name, "runs": digest.hexdigest()[:8]}}
   fields = deciding_fields(config) | {"trained on": config["data"]["train_split"]}
   computed = row["provenance"].get("products")  # Older rows have none.
   return fields | ({"matmul_precision": computed["training"]} if computed else {})

@@ -7,7 +7,7 @@ the calibration of their average. Test images decide nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
 import pathlib
@@ -17,10 +17,16 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from zsljax.data.folds import Fold, class_folds, official_fold
+from zsljax.classes import ClassSpace
 from zsljax.devices.precision import computed_in
 from zsljax.errors import ZsljaxError, require
-from zsljax.evaluation import Calibration, decide, make_evaluator, protocols_for
+from zsljax.evaluation import (
+  Calibration,
+  Evaluator,
+  decide,
+  make_evaluator,
+  protocols_for,
+)
 from zsljax.evaluation.calibration import best_share, margin_rows, of_share
 from zsljax.evaluation.temperature import (
   ScoredImages,
@@ -30,119 +36,135 @@ from zsljax.evaluation.temperature import (
 from zsljax.evaluation.thresholds import choose_thresholds
 from zsljax.io.files import locked, write_json
 from zsljax.io.progress import step_bar
-from zsljax.models import MULTI_LABEL
-from zsljax.models.ensemble import NORMALIZATIONS, joined, normalized
-from zsljax.reporting.rows import CHOSEN, RULE, Row, add_rows, read_chosen
+from zsljax.models import CLOSED_SET, MULTI_LABEL
+from zsljax.models.ensemble import NORMALIZATIONS, average, joined
+from zsljax.numerics import pooled
+from zsljax.reporting.rows import CHOSEN, RULE, Row, add_rows, read_chosen, read_rows
 from zsljax.runs.evaluate import Scored
-from zsljax.runs.evaluation_set import EvaluationSet
 from zsljax.runs.experiment import Experiment
-from zsljax.runs.selection import with_values
-from zsljax.runs.sweep import OFFICIAL, pieces_of
+from zsljax.runs.sweep import drawn_folds, pieces_of
 from zsljax.runs.vmapped import RunSettings, VmappedRuns
 from zsljax.runs.workdir import open_workdir, read_manifest
 from zsljax.training.checkpoints import Checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
-class _Scores:
-  """Scores of one run on a fold: of validation images ``[N, C]``, and of training."""
+class _OnFold:
+  """Scores of one run on a fold.
+
+  Attributes:
+    val: of validation images, ``[N, C]``.
+    trained: of training images; of images with several labels None.
+    margin: mean additive margin of the training images.
+  """
 
   val: np.ndarray
-  trained: np.ndarray
+  trained: np.ndarray | None
   margin: float
 
 
 @dataclasses.dataclass(frozen=True)
-class _FoldImages:
-  """Images of a fold, which all runs score: for validation, and of training."""
+class _Fold:
+  """The validation images of a fold, as all runs score them."""
 
-  val: EvaluationSet
-  trained: EvaluationSet
+  evaluator: Evaluator
+  metric: str
+  calibration: Calibration
+  classes: ClassSpace
+  labels: np.ndarray
 
   @property
   def seen(self) -> np.ndarray:
-    return np.asarray(self.val.classes.seen)
-
-  @property
-  def several(self) -> bool:
-    """True where images have several labels."""
-    return self.val.labels.ndim == 2
+    return np.asarray(self.classes.seen)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Sweep:
-  """A sweep that has ended: its experiment with what it chose, and its runs."""
+  """A sweep that has ended.
+
+  Attributes:
+    folder: its own.
+    chosen: what it chose.
+    folders: of its runs.
+    runs: their experiments.
+  """
 
   folder: pathlib.Path
-  run: Experiment
   chosen: dict[str, Any]
-  runs: list[pathlib.Path]
+  folders: list[pathlib.Path]
+  runs: list[Experiment]
 
   @classmethod
-  def open(cls, folder: pathlib.Path) -> _Sweep:
+  def open(cls, folder: pathlib.Path, data_dir: str | None) -> _Sweep:
     """Reads a sweep.
 
     Raises:
-      ZsljaxError: the folder holds none, or one that has not ended.
+      ZsljaxError: the folder holds none, or one that has not ended; a dataset is
+        another, or not there.
     """
-    config = read_manifest(folder, sweep=True)["config"]
+    read_manifest(folder, sweep=True)
     chosen = read_chosen(folder)
-    runs = sorted(folder.glob("seed_*"), key=lambda path: int(path.name[5:]))
-    if chosen is None or not runs:
+    seeds = sorted({row["seed"] for row in read_rows(folder)})
+    folders = [folder / f"seed_{seed}" for seed in seeds]
+    if chosen is None or not folders:
       raise ZsljaxError(f"{folder}: no run, expected a sweep that has ended")
-    point = {"data.train_split": "trainval", **chosen["point"]}
-    return cls(folder, Experiment.build(with_values(config, point)), chosen, runs)
+    return cls(
+      folder, chosen, folders, [Experiment.of_run(f, data_dir) for f in folders]
+    )
 
   @property
-  def seeds(self) -> list[int]:
-    return [int(path.name.removeprefix("seed_")) for path in self.runs]
+  def run(self) -> Experiment:
+    return self.runs[0]
+
+  @property
+  def several_labels(self) -> bool:
+    return self.run.system.task == MULTI_LABEL
 
   @property
   def temperature(self) -> float:
     return self.chosen.get("temperature_share") or 1.0
 
-  def folds(self, labels: np.ndarray) -> list[Fold]:
-    folds, dataset = self.chosen["folds"], self.run.dataset
-    if folds == OFFICIAL:
-      return [official_fold(dataset)]
-    seed = self.run.config["selection"]["seed"]
-    return class_folds(labels, dataset.classes, int(folds), seed)
-
-  def on_folds(self) -> Iterator[tuple[_FoldImages, list[_Scores]]]:
+  def on_folds(self) -> Iterator[tuple[_Fold, list[_OnFold]]]:
     """Trains the runs on each fold; gives its images, and the scores of every run."""
-    config, step = self.run.config, self.chosen["step"]
+    config, step, name = self.run.config, self.chosen["step"], self.folder.name
     total = self.run.training_data().total_steps(config["epochs"])
     runs = VmappedRuns(self.run, total)
-    folds = self.folds(runs.labels)
+    folds = drawn_folds(self.run, runs.labels, self.chosen["folds"])
+    steps = len(folds) * len(self.runs) * step
     with (
       computed_in(config["matmul_precision"]),
-      step_bar(
-        len(folds) * len(self.runs) * step, f"{self.folder.name} on folds"
-      ) as bar,
+      step_bar(steps, f"{name} on the folds") as bar,
     ):
       for fold in folds:
         val = runs.images(fold, fold.val, len(fold.val))
         places = fold.train[margin_rows(len(fold.train))]
-        images = _FoldImages(val, runs.images(fold, places, len(places)))
-        found: list[_Scores] = []
-        for seeds in pieces_of(self.seeds, config["selection"]["together"]):
-          settings = [RunSettings(seed, fold=fold) for seed in seeds]
+        images = [val.of_scores()]
+        if not self.several_labels:
+          images.append(runs.images(fold, places, len(places)).of_scores())
+        own = _Fold(val.evaluator, val.metric, val.calibration, val.classes, val.labels)
+        found: list[_OnFold] = []
+        for some in pieces_of(self.runs, config["selection"]["together"]):
+          settings = [RunSettings(one.config["seed"], fold=fold) for one in some]
           ((_, state, _),) = runs.states(
-            settings, [step], lambda n, seeds=seeds: bar.update(n * len(seeds))
+            settings, [step], lambda n, some=some: bar.update(n * len(some))
           )
-          both = [
-            [out[x.mask] for out in runs.outputs(settings, [x.of_scores()], state)]
-            for x in (images.val, images.trained)
+          scores = [
+            [out[x.mask] for out in runs.outputs(settings, [x], state)] for x in images
           ]
-          for own, trained in zip(*both, strict=True):
-            margin = 1.0
-            if not images.several:
-              margin = decide(trained, images.seen).mean_margin()
-            found.append(_Scores(own, trained, margin))
-        yield images, found
+          found += [_of_run(own.seen, *parts) for parts in zip(*scores, strict=True)]
+        yield own, found
 
 
-def ensemble(sweeps: Sequence[pathlib.Path], workdir: pathlib.Path) -> list[Row]:
+def _of_run(
+  seen: np.ndarray, val: np.ndarray, trained: np.ndarray | None = None
+) -> _OnFold:
+  margin = 1.0 if trained is None else decide(trained, seen).mean_margin()
+  return _OnFold(val, trained, margin)
+
+
+def ensemble(
+  sweeps: Sequence[pathlib.Path], workdir: pathlib.Path, data_dir: str | None = None
+) -> list[Row]:
   """Joins the runs of sweeps into a run, and tests it.
 
   ``workdir`` is as that of a run: ``eval``, ``predict`` and ``table`` take it. Sweeps
@@ -151,6 +173,7 @@ def ensemble(sweeps: Sequence[pathlib.Path], workdir: pathlib.Path) -> list[Row]
   Args:
     sweeps: folders of sweeps of one dataset, in any of its forms.
     workdir: the folder of the ensemble, new.
+    data_dir: where the dataset is now, when it was moved.
 
   Returns:
     Rows without and, for images with one label, with the chosen calibration.
@@ -158,36 +181,48 @@ def ensemble(sweeps: Sequence[pathlib.Path], workdir: pathlib.Path) -> list[Row]
   Raises:
     ZsljaxError: sweeps do not belong together, or have one run in all.
   """
-  members = [_Sweep.open(folder) for folder in sweeps]
-  _check(members)
   require(not workdir.exists(), f"--workdir={workdir}", "a folder", "a new one")
+  members = [_Sweep.open(folder, data_dir) for folder in sweeps]
+  _check(members)
+  params, margins, step = _restored(members)
   found = [list(member.on_folds()) for member in members]
-  images = [own for own, _ in found[0]]
+  folds = [fold for fold, _ in found[0]]
   # Of each fold, the scores of all runs.
   scores = [
     [run for _, runs in of_sweeps for run in runs]
     for of_sweeps in zip(*found, strict=True)
   ]
-  shares = [1 / len(members) / len(m.runs) for m in members for _ in m.runs]
+  weights = [1 / len(members) / len(m.runs) for m in members for _ in m.runs]
   temperatures = [m.temperature for m in members for _ in m.runs]
-  choices = {}
-  for how in NORMALIZATIONS:
-    if how != "probabilities" or not images[0].several:
-      average = functools.partial(
-        _average, how, weights=shares, temperatures=temperatures
-      )
-      choices[how] = _values(images, scores, average)
+  choices = {
+    how: _tried(folds, scores, functools.partial(_averaged, how, weights, temperatures))
+    for how in NORMALIZATIONS
+    if how != "probabilities" or not members[0].several_labels
+  }
   how = max(choices, key=lambda name: choices[name]["value"])
+  runs, base = [run for m in members for run in m.runs], _base(members)
+  shape = base.spec.feature_shape
+  system = {
+    "name": "ensemble",
+    "members": [run.config["system"] for run in runs],
+    "on_means": [run.spec.feature_shape != shape for run in runs],
+    "margins": margins,
+    "temperatures": temperatures,
+    "weights": weights,
+    "normalization": how,
+  }
+  own = {"system": system, "evaluation": base.config["evaluation"] | {"gamma": None}}
+  run = Experiment.build(base.config | own)
   chosen = choices[how] | {
     "rule": RULE,
-    "metric": images[0].val.metric,
+    "metric": folds[0].metric,
     "settings": len(choices),
     "reselected": [],
     "folds": members[0].chosen["folds"],
     "values": {name: round(one["value"], 4) for name, one in choices.items()},
+    "step": step,
+    "point": {"system.normalization": how},
   }
-  run, params, step = _join(members, how, shares, temperatures)
-  chosen |= {"step": step, "point": {"system.normalization": how}}
   with locked(workdir / ".lock", f"{workdir}: another process writes there"):
     meta, classes = run.dataset.metadata, run.dataset.classes
     open_workdir(workdir, run.config, meta, classes)
@@ -197,109 +232,128 @@ def ensemble(sweeps: Sequence[pathlib.Path], workdir: pathlib.Path) -> list[Row]
     return _test(run, chosen, workdir)
 
 
+def _base(members: Sequence[_Sweep]) -> Experiment:
+  """The run whose form of the dataset all are scored on: regions where there are."""
+  return max((m.run for m in members), key=lambda run: len(run.spec.feature_shape))
+
+
 def _check(members: Sequence[_Sweep]) -> None:
   """Raises unless runs have the same images, classes and folds, and are several."""
-  first = members[0]
-  for one in members[1:]:
-    for what, of in (
-      ("dataset", lambda m: m.run.dataset.metadata["name"]),
-      ("split", lambda m: m.run.dataset.metadata["split_version"]),
-      ("classes", lambda m: list(m.run.classes.names)),
-      ("descriptions", lambda m: np.asarray(m.run.classes.embeddings).tolist()),
-      ("task", lambda m: m.run.system.task),
-      ("folds", lambda m: m.chosen["folds"]),
-      ("seed of folds", lambda m: m.run.config["selection"]["seed"]),
-      ("width of features", lambda m: m.run.spec.feature_shape[-1]),
-      ("images", lambda m: m.run.dataset.source_rows(_everything(m)).tolist()),
-    ):
+  first, base = members[0], _base(members)
+  for one in members:
+    where, run = f"{one.folder}", one.run
+    task = run.system.task
+    require(task != CLOSED_SET, where, "learned class weights", "scores of new classes")
+    for what, of in _EQUAL.items():
       found, expected = of(one), of(first)
       if found != expected:
-        shown = found if isinstance(found, str | int) else f"other {what}"
+        shown = found if isinstance(found, str | int) else "others"
         raise ZsljaxError(
-          f"{one.folder}: {what}: found {shown}, expected those of {first.folder}"
+          f"{where}: {what}: found {shown}, expected those of {first.folder}"
         )
-  count = sum(len(one.runs) for one in members)
-  require(count > 1, str(first.folder), "one run", "two or more, as of sweep --seeds=8")
+    if run.dataset.fingerprint != base.dataset.fingerprint:
+      require(
+        run.spec.feature_shape == base.spec.feature_shape[1:] and _are_means(run, base),
+        f"{where}: features",
+        f"other features than {base.dataset.variant}",
+        "the same, or their mean over regions",
+      )
+  folders = [folder.resolve() for one in members for folder in one.folders]
+  where, once = f"{first.folder}", len(set(folders)) == len(folders)
+  require(once, where, "a run twice", "each once")
+  require(len(folders) > 1, where, "one run", "two or more, as of sweep --seeds=8")
 
 
-def _everything(member: _Sweep) -> tuple[str, ...]:
-  dataset = member.run.dataset
-  return (*dataset.training_splits("trainval"), *dataset.test_splits)
+# In which sweeps of an ensemble agree.
+_EQUAL: dict[str, Callable[[_Sweep], Any]] = {
+  "dataset": lambda m: m.run.dataset.metadata["name"],
+  "split": lambda m: m.run.dataset.metadata["split_version"],
+  "classes": lambda m: list(m.run.dataset.classes.names),
+  "descriptions": lambda m: np.asarray(m.run.dataset.classes.embeddings).tolist(),
+  "task": lambda m: m.run.system.task,
+  "folds": lambda m: m.chosen["folds"],
+  "seed of folds": lambda m: m.run.config["selection"]["seed"],
+  "metric": lambda m: m.chosen["metric"],
+  "calibration": lambda m: m.run.config["evaluation"]["calibration"],
+  "top_k": lambda m: list(m.run.config["evaluation"]["top_k"]),
+  "precision": lambda m: m.run.config["matmul_precision"],
+  "images": lambda m: m.run.dataset.source_rows(_splits(m.run)).tolist(),
+}
 
 
-def _average(
+def _splits(run: Experiment) -> tuple[str, ...]:
+  return (*run.dataset.training_splits("trainval"), *run.dataset.test_splits)
+
+
+def _are_means(run: Experiment, base: Experiment) -> bool:
+  """True if some pooled features are the means of the base's regions."""
+  some, splits = np.arange(8), run.dataset.training_splits("trainval")
+  own = run.dataset.features_of(splits, some).astype(np.float32)
+  regions = base.dataset.features_of(splits, some).astype(np.float32)
+  return np.allclose(pooled(regions), own, rtol=0.02, atol=0.01 * np.abs(own).max())
+
+
+def _restored(members: Sequence[_Sweep]) -> tuple[Any, list[float], int]:
+  """Parameters and margins of all runs, and the steps of the longest."""
+  params, margins, steps = [], [], []
+  for member in members:
+    usual, *_ = protocols_for(member.run.system)
+    for folder, run in zip(member.folders, member.runs, strict=True):
+      scored = Scored(make_evaluator(usual), folder, run, "test")
+      params.append(scored.params)
+      margins.append(1.0 if member.several_labels else scored.mean_margin("additive"))
+      steps.append(scored.step)
+  return joined(params), margins, max(steps)
+
+
+def _averaged(
   how: str,
-  scores: Sequence[np.ndarray],
-  margins: Sequence[float],
   weights: Sequence[float],
   temperatures: Sequence[float],
+  scores: Sequence[np.ndarray],
+  margins: Sequence[float],
+  seen: np.ndarray,
 ) -> np.ndarray:
-  """Scores of several runs as ``Ensemble`` averages them."""
-  runs = zip(scores, margins, weights, temperatures, strict=True)
-  return sum(w * np.asarray(normalized(s, how, m, t)) for s, m, w, t in runs)
+  """Scores of several runs on a fold as ``Ensemble`` averages them."""
+  return np.asarray(average(scores, seen, how, weights, margins, temperatures))
 
 
-def _values(images, scores, average) -> dict[str, Any]:
-  """What one normalization reaches on the folds, and the calibration it wants."""
-  values, h, chances, labelled = [], [], [], []
-  for own, runs in zip(images, scores, strict=True):
-    margins = [run.margin for run in runs]
-    val = average([run.val for run in runs], margins)
-    seen, kind = own.seen, own.val.calibration.kind
-    if own.several:
-      report = own.val.evaluator.report(val, own.val.labels, seen)
-      labelled.append((val, own.val.labels, own.val.classes.names, seen))
+def _tried(
+  folds: Sequence[_Fold], scores: Sequence[Sequence[_OnFold]], averaged: Callable
+) -> dict[str, Any]:
+  """Value of one normalization on the folds, and the calibration that is best there."""
+  values, h, calibrated, labelled = [], [], [], []
+  for fold, runs in zip(folds, scores, strict=True):
+    margins, seen = [run.margin for run in runs], fold.seen
+    val = averaged([run.val for run in runs], margins, seen)
+    if runs[0].trained is None:
+      report = fold.evaluator.report(val, fold.labels, seen)
+      labelled.append((val, fold.labels, fold.classes.names, seen))
     else:
-      trained = decide(average([run.trained for run in runs], margins), seen)
-      report = own.val.evaluator.report(
-        decide(val, seen), own.val.labels, seen, own.val.calibration
+      trained = decide(averaged([run.trained for run in runs], margins, seen), seen)
+      kind = fold.calibration.kind
+      report = fold.evaluator.report(
+        decide(val, seen), fold.labels, seen, fold.calibration
       )
+      assert report.curve is not None
       h.append(report.curve.h_of_shares(trained.mean_margin(kind)))
-      chances.append((own, val, trained))
-    values.append(report.metrics[own.val.metric])
+      calibrated.append((fold, val, trained))
+    values.append(report.metrics[fold.metric])
+  mean = statistics.mean(values)
   error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-  chosen: dict[str, Any] = {"value": statistics.mean(values), "standard_error": error}
-  chosen |= {"highest": chosen["value"], "share": None, "h": None}
+  tried = {"value": mean, "highest": mean, "standard_error": error}
   if labelled:
-    return chosen | {"thresholds": dataclasses.asdict(choose_thresholds(labelled))}
+    thresholds = dataclasses.asdict(choose_thresholds(labelled))
+    return tried | {"share": None, "h": None, "thresholds": thresholds}
   share, best = best_share(np.array(h))
   scored = []
-  for own, val, trained in chances:
-    kind = own.val.calibration.kind
+  for fold, val, trained in calibrated:
+    kind = fold.calibration.kind
     gamma = of_share(share, trained.mean_margin(kind), kind)
-    lowered = np.asarray(gamma.lowered(val, own.seen))
-    scored.append(ScoredImages(lowered, own.val.labels, trained.mean_margin()))
+    lowered = np.asarray(gamma.lowered(val, fold.seen))
+    scored.append(ScoredImages(lowered, fold.labels, trained.mean_margin()))
   temperature = best_temperature_share(scored)
-  return chosen | {"share": share, "h": best, "temperature_share": temperature}
-
-
-def _join(members, how, weights, temperatures) -> tuple[Experiment, Any, int]:
-  """The ensemble's experiment, its parameters, and the steps of the longest run."""
-  base = max(members, key=lambda member: len(member.run.spec.feature_shape))
-  axes = len(base.run.spec.feature_shape)
-  params, margins, systems, on_means, steps = [], [], [], [], []
-  for member in members:
-    for folder in member.runs:
-      run = Experiment.of_run(folder)
-      usual, *_ = protocols_for(run.system)
-      scored = Scored(make_evaluator(usual), folder, run, "test")
-      several = run.system.task == MULTI_LABEL
-      margins.append(1.0 if several else scored.mean_margin("additive"))
-      params.append(scored.params)
-      systems.append(run.config["system"])
-      on_means.append(len(run.spec.feature_shape) < axes)
-      steps.append(scored.step)
-  system = {
-    "name": "ensemble",
-    "members": systems,
-    "on_means": on_means,
-    "margins": margins,
-    "temperatures": temperatures,
-    "weights": weights,
-    "normalization": how,
-  }
-  run = Experiment.build(base.run.config | {"system": system, "grid": {}})
-  return run, joined(params), max(steps)
+  return tried | {"share": share, "h": best, "temperature_share": temperature}
 
 
 def _test(run: Experiment, chosen: dict[str, Any], workdir: pathlib.Path) -> list[Row]:
@@ -315,8 +369,8 @@ def _test(run: Experiment, chosen: dict[str, Any], workdir: pathlib.Path) -> lis
   if chosen["share"] is not None:
     margin = scored.mean_margin(kind)
     calibration = of_share(chosen["share"], margin, kind)
-    share = chosen["temperature_share"]
-    said = probabilities(scored.images(calibration, margin), share)
+    images = scored.images(calibration, margin)
+    said = probabilities(images, chosen["temperature_share"])
     origin = f"{chosen['share']:g} of the mean training margin, highest H on folds"
     assert report.calibrated is not None
     report = report.calibrated(calibration)

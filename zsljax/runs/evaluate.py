@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 import hashlib
 import pathlib
 import textwrap
@@ -43,6 +44,7 @@ from zsljax.reporting.rows import (
   deciding_fields,
   read_chosen,
   read_rows,
+  system_title,
   terminal_table,
 )
 from zsljax.runs.experiment import Experiment
@@ -203,7 +205,7 @@ class Scored:
     split: str,
     elsewhere: Experiment | None = None,
   ):
-    """Restores the checkpoint of ``run`` and scores the images, its own or others."""
+    """Restores the checkpoint of ``run``, to score its own images or others."""
     self.evaluator, self.split, self.trained = evaluator, split, run
     self.run = elsewhere or run
     checkpoints = Checkpoints(workdir, run.identity())
@@ -214,19 +216,36 @@ class Scored:
     self.selection = (
       "val_selected" if chosen and chosen["step"] >= self.step else "last"
     )
-    classes, splits, batches = self.run.images(split)
+    classes, self._splits, _ = self.run.images(split)
     self.seen, self.names = np.asarray(classes.seen), classes.names
     if chosen and self.selection == "val_selected":
       self.evaluator = evaluation.with_thresholds(evaluator, chosen, classes)
-    with computed_in(run.config["matmul_precision"]):
+
+  @functools.cached_property
+  def _all(self) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Outputs, labels and source rows of all images."""
+    classes, _, batches = self.run.images(self.split)
+    with computed_in(self.run.config["matmul_precision"]):
       outputs, labels = evaluation.streamed_outputs(
-        evaluator, run.system, self.params, classes, batches, run.mesh
+        self.evaluator, self.run.system, self.params, classes, batches, self.run.mesh
       )
-    source = self.run.dataset.source_rows(splits)
-    if evaluator.protocol == RETRIEVAL:
+    source = self.run.dataset.source_rows(self._splits)
+    if self.evaluator.protocol == RETRIEVAL:
       order = np.argsort(source)
       outputs, labels, source = outputs[order], labels[order], source[order]
-    self.outputs, self.labels, self.source_rows = outputs, labels, source
+    return outputs, labels, source
+
+  @property
+  def outputs(self) -> Any:
+    return self._all[0]
+
+  @property
+  def labels(self) -> np.ndarray:
+    return self._all[1]
+
+  @property
+  def source_rows(self) -> np.ndarray:
+    return self._all[2]
 
   def report(self, calibration: Calibration) -> Report:
     """Metrics of all images."""
@@ -357,6 +376,8 @@ def chosen_share(
 def _described(provenance: dict) -> str:
   """The preset, and fields of the system with other values than the preset's."""
   config, preset = provenance["config"]["system"], provenance["preset"]
+  if config.get("members"):
+    return f"{system_title(config)}, {config['normalization']}"
   plain = dataclasses.asdict(build_system({"name": config["name"], "preset": preset}))
   changed = [
     f"{field}={config[field]}"

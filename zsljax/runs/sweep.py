@@ -152,6 +152,14 @@ def seconds_of(workdir: pathlib.Path) -> float:
   return read_json(path, object_of(seconds=NUMBER), "a sweep's seconds")["seconds"]
 
 
+def drawn_folds(run: Experiment, labels: np.ndarray, folds: str) -> list[Fold]:
+  """The folds of a sweep with ``--folds``, of training images with these labels."""
+  if folds == OFFICIAL:
+    return [official_fold(run.dataset)]
+  seed = run.config["selection"]["seed"]
+  return class_folds(labels, run.dataset.classes, int(folds), seed)
+
+
 def _stops(total: int, count: int) -> list[int]:
   """Up to ``count`` numbers of steps, evenly spaced, the last ``total``."""
   return sorted({-(-total * (i + 1) // count) for i in range(count)})
@@ -274,7 +282,7 @@ class _Search:
     """Runs of the chosen point, the folds, and their images."""
     run = Experiment.build(with_values(self.config, chosen["point"]))
     runs = VmappedRuns(run, self.stops[-1])
-    drawn = self._drawn(run, runs.labels)
+    drawn = drawn_folds(run, runs.labels, self.folds)
     return runs, drawn, _images(runs, drawn, [fold.val for fold in drawn])
 
   def _again(
@@ -298,12 +306,6 @@ class _Search:
   @property
   def _count(self) -> int:
     return 1 if self.folds == OFFICIAL else int(self.folds)
-
-  def _drawn(self, run: Experiment, labels: np.ndarray) -> list[Fold]:
-    if self.folds == OFFICIAL:
-      return [official_fold(run.dataset)]
-    seed = self.config["selection"]["seed"]
-    return class_folds(labels, run.dataset.classes, self._count, seed)
 
   def _try(self, run: Experiment, points: Sequence[Point], bar: tqdm.tqdm) -> None:
     """Trains the points on all folds, and writes their values to ``search.jsonl``.
@@ -336,7 +338,7 @@ class _Search:
     if not left:
       return
     runs = VmappedRuns(run, self.stops[-1])
-    drawn = self._drawn(run, runs.labels)
+    drawn = drawn_folds(run, runs.labels, self.folds)
     val = _images(runs, drawn, [fold.val for fold in drawn])
     trained = None
     if val[0].evaluator.protocol == XIAN:
