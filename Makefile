@@ -1,11 +1,12 @@
 # make demo      train and evaluate on the embedded digits
 # make test      style, types, doctests and the quick tests; make test-all: also the slow ones
+# make test-compilers  steps as compilers of TPUs and GPUs make them (6 GB, no device)
 # make test-pytorch  encoders against PyTorch, in an environment that has it
 # make lint      style and types; make format applies the style
 # make coverage  the quick tests, and which lines they reach
 # make versions  the quick tests with oldest and newest libraries on Python 3.11 to 3.13
 # make docs      guides and reference as pages in build/docs
-# make lock      new exact versions for requirements.lock and requirements-beam.lock
+# make lock      new exact versions for the files requirements*.lock
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -14,6 +15,7 @@ INSTALLED := $(VENV)/.installed
 # Apache Beam needs older versions of some packages, so it has a place of its own.
 BEAM := .venv-beam
 PYTORCH := .venv-pytorch
+COMPILERS := .venv-compilers
 DEMO := runs/demo
 
 # The quick tests take half as long with a compiler that optimises little; test-all
@@ -23,7 +25,7 @@ QUICKLY := XLA_FLAGS="--xla_backend_optimization_level=0 \
 # Modules whose docstrings have examples.
 DOCTESTS := zsljax/losses zsljax/evaluation zsljax/numerics.py zsljax/classifier.py
 
-.PHONY: demo test test-all test-pytorch lint format coverage versions docs lock clean
+.PHONY: demo test test-all test-compilers test-pytorch lint format coverage versions docs lock clean
 
 demo: $(INSTALLED)
 	$(BIN)/zsljax train --config=semantic_softmax:digits --workdir=$(DEMO)
@@ -36,6 +38,9 @@ test-all: $(INSTALLED) $(BEAM)/.installed lint
 	$(BIN)/python -m pytest -n 2 -m "" --hypothesis-profile=thorough \
 	  --doctest-modules tests $(DOCTESTS)
 	$(BEAM)/bin/python -m pytest -m "" tests/data/test_beam.py
+
+test-compilers: $(COMPILERS)/.installed
+	$(COMPILERS)/bin/python -m pytest -m "" tests/benchmark/test_compilers.py
 
 test-pytorch: $(PYTORCH)/.installed
 	$(PYTORCH)/bin/python -m pytest -m "" tests/encoders/test_against_pytorch.py
@@ -71,6 +76,12 @@ $(BEAM)/.installed: requirements-beam.lock setup.cfg pyproject.toml
 	$(BEAM)/bin/python -m pip install --quiet -c requirements-beam.lock -e ".[test,beam]"
 	touch $@
 
+$(COMPILERS)/.installed: requirements-compilers.lock setup.cfg
+	$(PYTHON) -m venv $(COMPILERS)
+	$(COMPILERS)/bin/python -m pip install --quiet -c requirements-compilers.lock \
+	  -e ".[test,tpu,cuda]"
+	touch $@
+
 $(PYTORCH)/.installed: requirements.lock setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(PYTORCH)
 	$(PYTORCH)/bin/python -m pip install --quiet -c requirements.lock -e ".[test]" tokenizers \
@@ -85,6 +96,8 @@ lock: $(INSTALLED)
 	$(COMPILE) --extra test --extra docs --extra text --extra images --upgrade -o requirements.lock setup.cfg
 	cp requirements.lock requirements-beam.lock
 	$(COMPILE) --extra test --extra beam -o requirements-beam.lock setup.cfg
+	cp requirements.lock requirements-compilers.lock
+	$(COMPILE) --extra test --extra tpu --extra cuda -o requirements-compilers.lock setup.cfg
 
 clean:
-	rm -rf $(VENV) $(BEAM) $(PYTORCH) runs build *.egg-info
+	rm -rf $(VENV) $(BEAM) $(COMPILERS) $(PYTORCH) runs build *.egg-info

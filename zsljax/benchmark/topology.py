@@ -87,6 +87,8 @@ def find_topology(name: str) -> Topology:
     f'it to be installed by pip install "zsljax[{extra}]"; no device is needed',
   )
   jax.config.update("jax_platforms", "cpu")  # No device is looked for.
+  # A kept program cannot be read without its device.
+  jax.config.update("jax_enable_compilation_cache", False)
   # All frames: a library's own are more than the usual ten.
   jax.config.update("jax_traceback_in_locations_limit", -1)
   # Neither metadata of a TPU's host, nor the lock by which one process has its TPUs.
