@@ -1,4 +1,4 @@
-"""Steps of all systems as the compilers of TPUs and GPUs make them, against stored ones.
+"""Steps of all systems as compilers of TPUs and GPUs make them, against stored ones.
 
 ``make test-compilers`` runs this with the compilers of requirements-compilers.lock, and
 ``ZSLJAX_COMPILED=1 make test-compilers`` stores what they make, after a look at it.
