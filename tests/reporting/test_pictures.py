@@ -13,6 +13,7 @@ from zsljax.reporting import html as report
 from zsljax.reporting.photos import find_photos, read_photo
 from zsljax.reporting.pictures import (
   DPI,
+  _label_clusters,
   draw_overlay,
   draw_photo,
   new_figure,
@@ -127,3 +128,11 @@ def test_pictures_for_papers_are_vectors_and_the_same_every_time(tmp_path):
   assert first == again and first.keys() == {"curve.png", "curve.pdf", "curve.svg"}
   assert b"Seen and unseen</text>" in first["curve.svg"]
   assert first["curve.pdf"].startswith(b"%PDF") and b"/Type0" in first["curve.pdf"]
+
+
+def test_names_of_clusters_stand_where_there_is_room():
+  axis = new_figure(4, 4, "").subplots()
+  points = np.repeat([[0.0, 0.0], [0.0, 0.01], [9.0, 9.0]], 3, 0)
+  points[3:6, 1] += [0.0, 0.3, -0.3]
+  _label_clusters(axis, points, np.repeat([0, 1, 2], 3), ["a", "b", "c"])
+  assert sorted(text.get_text() for text in axis.texts) == ["a", "c"]

@@ -7,6 +7,7 @@ import dataclasses
 import math
 import pathlib
 import textwrap
+from typing import Any
 
 import numpy as np
 
@@ -209,6 +210,31 @@ def draw_contributions(
   save_figure(figure, path)
 
 
+# Width and height of a name in a map, as shares of the map.
+_LABEL = (0.17, 0.03)
+
+
+def _label_clusters(
+  axis: Any, points: np.ndarray, classes: np.ndarray, names: Sequence[str]
+) -> None:
+  """Writes names in the middle of classes, the densest first, where there is room."""
+  from matplotlib.patheffects import withStroke
+
+  found = []
+  for place in np.unique(classes):
+    own = points[classes == place]
+    middle = np.median(own, 0)
+    found.append((float(np.abs(own - middle).mean()), names[place], middle))
+  room, taken = np.ptp(points, 0) * _LABEL, []
+  for _, name, middle in sorted(found, key=lambda one: one[0]):
+    if all((np.abs(middle - other) > room).any() for other in taken):
+      taken.append(middle)
+      axis.annotate(
+        name, middle, ha="center", va="center", fontsize=5.5, color=INK,
+        path_effects=[withStroke(linewidth=1.8, foreground="white")],
+      )  # fmt: skip
+
+
 def draw_map(
   path: pathlib.Path,
   points: np.ndarray,
@@ -257,6 +283,8 @@ def draw_map(
       fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), ncols=columns,
       frameon=False, markerscale=2, labelspacing=0.35, handletextpad=0.1,
     )  # fmt: skip
+  elif classes is not None:
+    _label_clusters(axes[1], points, classes, names)
   if classes is not None:
     axes[1].set_xlabel("by class: circles seen, triangles unseen", fontsize=8.5)
   save_figure(figure, path)
