@@ -13,7 +13,7 @@ from zsljax.errors import ZsljaxError
 from zsljax.evaluation import make_evaluator
 from zsljax.reporting.rows import read_rows
 from zsljax.runs.config import read_config
-from zsljax.runs.evaluate import _Scored, evaluate
+from zsljax.runs.evaluate import Scored, evaluate
 from zsljax.runs.experiment import Experiment
 from zsljax.runs.score import score
 from zsljax.runs.train import train
@@ -48,7 +48,7 @@ def test_same_numbers_as_eval(config, protocol, tmp_path, capsys):
   (row,) = read_rows(workdir)
   # The evaluators of these give all scores as they are.
   everything = make_evaluator("lesa" if protocol == "lesa" else "retrieval")
-  scored = _Scored(everything, workdir, Experiment.of_run(workdir, None), "test")
+  scored = Scored(everything, workdir, Experiment.of_run(workdir, None), "test")
   arrays = {"scores": scored.outputs, "labels": scored.labels, "seen": scored.seen}
   np.savez(tmp_path / "s.npz", **arrays)
   typed = ["score", f"--scores={tmp_path}/s.npz", f"--protocol={protocol}"]

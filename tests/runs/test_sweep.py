@@ -260,7 +260,7 @@ def test_a_shared_gamma_is_in_each_run_its_share_of_the_margin(swept, tmp_path):
     if (r["seed"], r["selection"], r["calibration"]) == (1, "val_selected", "additive")
   ]
   run = Experiment.of_run(workdir / "seed_1")
-  scored = eval_script._Scored(make_evaluator("xian"), workdir / "seed_1", run, "test")
+  scored = eval_script.Scored(make_evaluator("xian"), workdir / "seed_1", run, "test")
   share = row["provenance"]["chosen"]["share"]
   expected = share * scored.mean_margin("additive")
   assert row["provenance"]["gamma"] == pytest.approx(expected, rel=1e-3, abs=1e-4)
