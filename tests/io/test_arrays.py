@@ -211,11 +211,11 @@ def test_files_that_would_harm_the_process_are_refused(
 
 
 def _many_names(folder):
-  """A file of 1 MB whose one array has 2,000 names."""
+  """A file whose one array, which is small, has 20,000 names."""
   with h5py.File(folder / "m.h5", "w") as file:
-    numbers = np.random.default_rng(0).random(120_000)
+    numbers = np.random.default_rng(0).random(1000)
     file.create_dataset("x", data=numbers, chunks=True, compression="gzip")
-    for i in range(2000):
+    for i in range(20_000):
       file[f"x{i}"] = file["x"]
   return folder / "m.h5"
 
