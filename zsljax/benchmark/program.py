@@ -204,15 +204,14 @@ class Program:
 
   def _read_of_parameter(self, fusion: _Instruction, place: int) -> float:
     """The most bytes of its parameter that a fusion reads: less where it slices it."""
-    inside = self._computations[self._called(fusion)[0]].values()
-    (name,) = (
-      one.name
+    inside = list(self._computations[self._called(fusion)[0]].values())
+    (parameter,) = (
+      one
       for one in inside
       if one.opcode == "parameter" and one.operands == (str(place),)
     )
-    parameter = self._computations[self._called(fusion)[0]][name]
-    numbers = _numbers_read(name, list(inside))
-    return numbers * _bits(parameter.arrays[0][0]) / 8
+    bits = _bits(parameter.arrays[0][0])
+    return _numbers_read(parameter.name, inside) * bits / 8
 
   def _flops(self, one: _Instruction, inside: Mapping[str, _Instruction]) -> float:
     """Operations of the products of an instruction and of all that it calls."""

@@ -25,6 +25,8 @@ MOST_NAMES = 50
 _MOST_NUMBERS = 15
 _IN_A_COLUMN = 25
 _WIDEST = 10.6  # Room on a page, inches.
+# Width and height of a name in a map, as shares of the map.
+_LABEL = (0.17, 0.03)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,10 +210,6 @@ def draw_contributions(
   axes.tick_params(axis="y", length=0)
   axes.spines[["top", "right", "left"]].set_visible(False)
   save_figure(figure, path)
-
-
-# Width and height of a name in a map, as shares of the map.
-_LABEL = (0.17, 0.03)
 
 
 def _label_clusters(

@@ -195,7 +195,13 @@ def ensemble(
   weights = [1 / len(members) / len(m.runs) for m in members for _ in m.runs]
   temperatures = [m.temperature for m in members for _ in m.runs]
   choices = {
-    how: _tried(folds, scores, functools.partial(_averaged, how, weights, temperatures))
+    how: _tried(
+      folds,
+      scores,
+      functools.partial(
+        average, normalization=how, weights=weights, temperatures=temperatures
+      ),
+    )
     for how in NORMALIZATIONS
     if how != "probabilities" or not members[0].several_labels
   }
@@ -306,18 +312,6 @@ def _restored(members: Sequence[_Sweep]) -> tuple[Any, list[float], int]:
   return joined(params), margins, max(steps)
 
 
-def _averaged(
-  how: str,
-  weights: Sequence[float],
-  temperatures: Sequence[float],
-  scores: Sequence[np.ndarray],
-  margins: Sequence[float],
-  seen: np.ndarray,
-) -> np.ndarray:
-  """Scores of several runs on a fold as ``Ensemble`` averages them."""
-  return np.asarray(average(scores, seen, how, weights, margins, temperatures))
-
-
 def _tried(
   folds: Sequence[_Fold], scores: Sequence[Sequence[_OnFold]], averaged: Callable
 ) -> dict[str, Any]:
@@ -325,12 +319,13 @@ def _tried(
   values, h, calibrated, labelled = [], [], [], []
   for fold, runs in zip(folds, scores, strict=True):
     margins, seen = [run.margin for run in runs], fold.seen
-    val = averaged([run.val for run in runs], margins, seen)
+    val = np.asarray(averaged([run.val for run in runs], seen, margins=margins))
     if runs[0].trained is None:
       report = fold.evaluator.report(val, fold.labels, seen)
       labelled.append((val, fold.labels, fold.classes.names, seen))
     else:
-      trained = decide(averaged([run.trained for run in runs], margins, seen), seen)
+      trained = averaged([run.trained for run in runs], seen, margins=margins)
+      trained = decide(np.asarray(trained), seen)
       kind = fold.calibration.kind
       report = fold.evaluator.report(
         decide(val, seen), fold.labels, seen, fold.calibration
