@@ -1,5 +1,6 @@
 # make demo      train and evaluate on the embedded digits
 # make test      style, types, doctests and the quick tests; make test-all: also the slow ones
+#   and the pages
 # make test-compilers  steps as compilers of TPUs and GPUs make them (6 GB, no device)
 # make test-pytorch  encoders against PyTorch, in an environment that has it
 # make lint      style and types; make format applies the style
@@ -34,7 +35,7 @@ demo: $(INSTALLED)
 test: $(INSTALLED) lint
 	$(QUICKLY) $(BIN)/python -m pytest -n 2 --doctest-modules tests $(DOCTESTS)
 
-test-all: $(INSTALLED) $(BEAM)/.installed lint
+test-all: $(INSTALLED) $(BEAM)/.installed lint docs
 	$(BIN)/python -m pytest -n 2 -m "" --hypothesis-profile=thorough \
 	  --doctest-modules tests $(DOCTESTS)
 	$(BEAM)/bin/python -m pytest -m "" tests/data/test_beam.py

@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
   config.batch_size = 256
 
   config.data = ConfigDict()
+  # As `zsljax list datasets` shows it.
   config.data.name = "digits"
   # Where the dataset was imported to (--dest of `zsljax data`). The embedded digits
   # are made in ~/.cache/zsljax when this is empty.

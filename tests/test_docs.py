@@ -13,25 +13,28 @@ import PIL.Image
 import pytest
 import scipy.io
 
-from zsljax.cli.main import parse
+from zsljax.cli.main import parse, verbs
 from zsljax.errors import ZsljaxError
+from zsljax.runs.config import config_names
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+_MADE = DOCS / "reference"  # By `make docs`.
+PAGES = [p for p in sorted(DOCS.rglob("*.md")) if _MADE not in p.parents]
+PAGES.append(ROOT / "README.md")
 GUIDE = {path.stem: path for path in sorted((DOCS / "guides").glob("*.md"))}
 ATTRIBUTES = 6
 CLASSES = ("coast", "livingroom", "industrial", "forest", "kitchen", "office", "street")
 
 
-def load_refresh():
-  spec = importlib.util.spec_from_file_location("refresh", DOCS / "refresh.py")
+def load(name):
+  spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module
 
 
-refresh = load_refresh()
+refresh, generate = load("refresh"), load("generate")
 
 
 def written_commands(text):
@@ -64,6 +67,22 @@ def test_the_readme_is_short_and_has_commands():
   text = (ROOT / "README.md").read_text()
   assert len(text.splitlines()) <= 150
   assert len(written_commands(text)) >= 6
+
+
+def test_reference_has_all_commands_and_fields(tmp_path, monkeypatch):
+  monkeypatch.setenv("COLUMNS", "80")
+  generate.write(tmp_path / "reference")
+  commands, configs = (
+    (tmp_path / "reference" / f"{name}.md").read_text()
+    for name in ("commands", "configs")
+  )
+  for verb in verbs():
+    assert f"\n### {verb}\n" in commands and f"usage: zsljax {verb} " in commands
+  for name in config_names():
+    assert f"\n## {name}\n\n- `system.name = " in configs
+  assert "- `epochs = 50`: Passes over the training set" in configs
+  assert "- `system.lambda_ = 0.1`: on the descriptors' side." in configs
+  assert configs.count("`data.seed = None`") == 1
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())

@@ -206,8 +206,18 @@ def test_best_is_bold_but_not_the_oracle():
     tables.make_blocks(rows, columns=["hh"])
 
 
+def test_many_metrics_follow_below_in_markdown():
+  header = ("system", "selection", "calibration", *"abcdefghi")
+  block = tables.Block("many", header, (("sae", "last", "none", *"123456789"),))
+  lines = tables.render([block], "markdown").splitlines()
+  assert lines[4] == "| sae | last | none | 1 | 2 | 3 | 4 | 5 | 6 | 7 |"
+  assert lines[6] == "| system | selection | calibration | h | i |"
+  assert lines[8] == "| sae | last | none | 8 | 9 |"
+
+
 def test_texts_stay_texts():
-  block = tables.Block("a|b", ("system",), ((r"x|\input{/etc/passwd}^~",),), ())
+  header = ("system", "selection", "calibration", "H")
+  block = tables.Block("a|b", header, ((r"x|\input{/etc/passwd}^~", "", "", "1"),), ())
   assert r"| x\|\input{/etc/passwd}^~ |" in tables.render([block], "markdown")
   expected = (
     r"x|\textbackslash{}input\{/\allowbreak{}etc/\allowbreak{}passwd\}"

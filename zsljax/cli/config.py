@@ -19,17 +19,12 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-  from zsljax.runs.config import explained_fields, flat, read_config
+  from zsljax.runs.config import explained_fields
 
-  values = flat(read_config(args.config, args.fields))
-  comments = explained_fields(args.config)
   width = min(shutil.get_terminal_size().columns, 88)
-  places = {field: i for i, field in enumerate(comments)}
-  order = sorted(
-    values, key=lambda x: (not x.startswith("system."), places.get(x, len(places)))
-  )
-  for comment, fields in itertools.groupby(order, lambda x: comments.get(x, "")):
-    for field in fields:
-      print(f"{field} = {values[field]!r}")
+  fields = explained_fields(args.config, args.fields)
+  for comment, together in itertools.groupby(fields, lambda x: x[2]):
+    for field, value, _ in together:
+      print(f"{field} = {value!r}")
     if text := textwrap.wrap(comment.replace("`", ""), width - 4):
       print(textwrap.indent("\n".join(text), "    "))

@@ -41,7 +41,10 @@ _BLOCK = ("dataset", "features", "class_embedding", "split_version", "protocol")
 _RARE = re.compile("sample_|macro_|weighted_|_[pr]@threshold")
 # Of the usual protocol; others show all their metrics but those.
 _SHOWN = {"xian": ("t1", "u", "s", "h", "ausuc")}
+# Of which the highest is not the best.
+_UNRANKED = ("eer", "intra", "inter")
 _WORDS = 3  # Columns of a block before its numbers.
+_IN_MARKDOWN = 7  # Columns of numbers beside each other.
 # Columns that go into the title where all lines share them.
 _SHARED = ("selection", "calibration", "seeds", "status")
 # The longest of all where there is no room.
@@ -215,6 +218,8 @@ def _best(
   """Places of the best line of each metric, see ``Block.best``."""
   results = [i for i, s in enumerate(summaries) if s.row["selection"] != SELECTIONS[-1]]
   for column, metric in enumerate(metrics, _WORDS + 1):
+    if metric in _UNRANKED:
+      continue
     means = {i: summaries[i].mean.get(metric, math.nan) for i in results}
     if len(means) > 1 and all(map(math.isfinite, means.values())):
       highest = max(means.values())
@@ -380,17 +385,20 @@ def _terminal(block: Block, width: int | None) -> str:
 
 
 def _markdown(block: Block) -> str:
-  """A block as a Markdown table."""
-  rule = ["---"] * _WORDS + ["---:"] * (len(block.header) - _WORDS)
+  """A block as a Markdown table; metrics that would make it too wide follow below."""
   lines = [
-    tuple(f"**{c}**" if (i, j) in block.best else c for j, c in enumerate(line))
+    [f"**{c}**" if (i, j) in block.best else c for j, c in enumerate(line)]
     for i, line in enumerate(block.lines)
   ]
-  rows = [block.header, rule, *lines]
-  cells = ([text.replace("|", r"\|") for text in row] for row in rows)
-  table = ["| " + " | ".join(row) + " |" for row in cells]
+  count = len(block.header)
+  rows = [block.header, ["---"] * _WORDS + ["---:"] * (count - _WORDS), *lines]
+  tables = []
+  for first in range(_WORDS, count, _IN_MARKDOWN):
+    places = [*range(_WORDS), *range(first, min(first + _IN_MARKDOWN, count))]
+    cells = ([row[i].replace("|", r"\|") for i in places] for row in rows)
+    tables += [*("| " + " | ".join(row) + " |" for row in cells), ""]
   notes = [f"- {note}" for note in block.notes]
-  return "\n".join([f"**{block.title}**", "", *table, "", *notes, ""])
+  return "\n".join([f"**{block.title}**", "", *tables, *notes, ""])
 
 
 def _latex(block: Block) -> str:

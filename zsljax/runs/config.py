@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import difflib
+import inspect
 import pathlib
 import re
 import sys
@@ -99,14 +100,36 @@ def config_names() -> list[str]:
   return sorted(p.stem for p in _SHIPPED.glob("*.py") if p.stem not in _NO_CONFIGS)
 
 
-def explained_fields(argument: str) -> dict[str, str]:
-  """Comments that stand above the fields of a config in its files, by field.
-
-  Fields of one section that follow one another share the comment above them. A config's
-  own comment follows that of ``base.py``.
+def explained_fields(
+  argument: str, overrides: Sequence[str] = ()
+) -> list[tuple[str, Any, str]]:
+  """Fields of a config with their values and comments, those of the system first.
 
   Args:
     argument: see ``read_config``.
+    overrides: see ``read_config``.
+  """
+  config = read_config(argument, overrides)
+  comments = {"system.name": "", "system.preset": ""} | _comments(argument)
+  for field, text in _attributes(config["system"]["name"]).items():
+    comments[field] = comments.get(field) or text
+  values = flat(config)
+  places = {field: place for place, field in enumerate(comments)}
+  order = sorted(
+    values, key=lambda x: (not x.startswith("system."), places.get(x, len(places)))
+  )
+  section = comments["grid"]
+  return [
+    (x, values[x], section if x.startswith("grid.") else comments.get(x, ""))
+    for x in order
+  ]
+
+
+def _comments(argument: str) -> dict[str, str]:
+  """Comments above the fields of a config in its files, by field.
+
+  Fields of one section that follow one another share the comment above them. A config's
+  own comment follows that of ``base.py``.
   """
   found: dict[str, str] = {}
   for path in (_SHIPPED / "base.py", _config_file(argument.partition(":")[0])):
@@ -127,6 +150,16 @@ def explained_fields(argument: str) -> dict[str, str]:
         above = section = ""
       comment = []
   return found
+
+
+def _attributes(system: str) -> dict[str, str]:
+  """Lines on the fields of a system in its docstring, by field of the config."""
+  import zsljax.models  # noqa: F401  They register themselves.
+  from zsljax.models.system import registered
+
+  text = (inspect.getdoc(registered()[system]) or "").partition("Attributes:\n")[2]
+  lines = re.findall(r"^  (\w+): (.*(?:\n    .*)*)", text, re.MULTILINE)
+  return {f"system.{field}": " ".join(line.split()) for field, line in lines}
 
 
 def _config_file(name: str) -> pathlib.Path:

@@ -309,6 +309,7 @@ def _draw_gaps(block: Block, path: pathlib.Path) -> None:
   axes = figure.add_subplot()
   chosen = [float(line[4].split()[0]) for line in block.lines]
   gap = [float(line[7]) for line in block.lines]
+  axes.margins(y=0.01)
   axes.barh(names, chosen, color="#4477aa", label="chosen on class folds")
   axes.barh(names, gap, left=chosen, color="#ee6677", label="gap to the test's choice")
   axes.invert_yaxis()
