@@ -1,5 +1,6 @@
 import chex
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -72,6 +73,13 @@ def test_damaged_files_of_a_checkpoint_are_one_sentence(
     assert len(str(error).splitlines()) == 1
   else:  # Files that only describe.
     chex.assert_trees_all_equal(found, PARAMS)
+
+
+def test_saving_does_not_ask_by_step_if_the_run_is_to_end(tmp_path, monkeypatch):
+  asked = []
+  monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
+  save(tmp_path)
+  assert asked == []
 
 
 def test_half_written_checkpoint_does_not_count(tmp_path):

@@ -19,6 +19,17 @@ _SUMS = "checksums"
 _FAILURES = (OSError, ValueError, RuntimeError, KeyError, TypeError)
 
 
+class _Manager(ocp.CheckpointManager):
+  def reached_preemption(self, step: int) -> bool:
+    """False: ``StopSignals`` asks JAX, by numbers of calls.
+
+    Several processes agree to end at the number after the highest that any of them
+    asked by. Orbax asks by steps, far beyond all calls.
+    """
+    del step
+    return False
+
+
 class Checkpoints:
   """The checkpoints of one run, each whole or absent.
 
@@ -43,7 +54,7 @@ class Checkpoints:
     self._run = run
     options = ocp.CheckpointManagerOptions(max_to_keep=keep)
     with self._reading(self.folder):
-      self._manager = ocp.CheckpointManager(self.folder, options=options)
+      self._manager = _Manager(self.folder, options=options)
 
   def latest_step(self) -> int | None:
     """The step of the newest complete checkpoint."""
@@ -63,8 +74,6 @@ class Checkpoints:
       run=ocp.args.JsonSave(self._run | {_SUMS: sums}),
     )
     with self._writing():
-      # Unforced, Orbax would ask JAX itself if a process is to end, by step numbers;
-      # `StopSignals` asks by numbers of calls.
       self._manager.save(step, args=items, force=True)
 
   def wait(self) -> None:
