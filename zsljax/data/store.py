@@ -80,7 +80,15 @@ def tensorflow():
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   # It only reads files here, and would announce its faster arithmetic.
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+  # Else it imports all of Keras, and with that scikit-learn and matplotlib.
+  asked = os.environ.get("TF_USE_LEGACY_KERAS")
+  os.environ["TF_USE_LEGACY_KERAS"] = "1"
   import tensorflow as tf
+
+  if asked is None:
+    del os.environ["TF_USE_LEGACY_KERAS"]
+  else:
+    os.environ["TF_USE_LEGACY_KERAS"] = asked
   import tensorflow_datasets as tfds
 
   tf.config.set_visible_devices([], "GPU")

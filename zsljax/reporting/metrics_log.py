@@ -7,6 +7,7 @@ import json
 import pathlib
 from typing import Any
 
+from zsljax.data.store import tensorflow
 from zsljax.io.files import append_line, read_lines, write_text
 from zsljax.io.json_files import COUNT, object_of
 
@@ -36,19 +37,19 @@ class MetricsLog:
     write_text(self._path, "".join(json.dumps(r) + "\n" for r in kept))
     self._events = _events(workdir)
     if self._events and config:
-      text = json.dumps(config, indent=2)
-      self._events.write_texts(start_step, {"config": f"```\n{text}\n```"})
+      text = f"```\n{json.dumps(config, indent=2)}\n```"
+      with self._events.as_default(start_step):
+        tensorflow()[0].summary.text("config", text)
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:
     """Writes one line, and one TensorBoard point for each metric."""
     append_line(self._path, {"step": step, **metrics})
     if self._events:
-      self._events.write_scalars(step, metrics)
+      _add(self._events, step, metrics)
 
   def close(self) -> None:
     """Writes out buffered events."""
     if self._events:
-      self._events.flush()
       self._events.close()
 
 
@@ -58,14 +59,20 @@ def add_evaluations(
   """Adds the metrics of evaluations to TensorBoard, each as ``name/metric``."""
   if events := _events(workdir):
     for name, metrics in named.items():
-      events.write_scalars(step, {f"{name}/{k}": v for k, v in metrics.items()})
-    events.flush()
+      _add(events, step, {f"{name}/{k}": v for k, v in metrics.items()})
     events.close()
 
 
 def _events(workdir: pathlib.Path):
+  """TensorFlow's writer of events; None where TensorFlow is not installed."""
   try:
-    from clu import metric_writers
+    tf, _ = tensorflow()
   except ImportError:
     return None
-  return metric_writers.SummaryWriter(str(workdir / "tensorboard"))
+  return tf.summary.create_file_writer(str(workdir / "tensorboard"))
+
+
+def _add(events, step: int, metrics: Mapping[str, float]) -> None:
+  with events.as_default(step):
+    for name, value in metrics.items():
+      tensorflow()[0].summary.scalar(name, value)
