@@ -11,7 +11,13 @@ import itertools
 import numpy as np
 
 from zsljax.data import placement, sampling
-from zsljax.data.store import Piece, StoredDataset, record_at, tensorflow
+from zsljax.data.store import (
+  Piece,
+  StoredDataset,
+  arrays_of,
+  record_at,
+  tensorflow,
+)
 from zsljax.errors import ZsljaxError, in_bytes, line_of, require
 from zsljax.io.progress import task_bar
 
@@ -300,7 +306,7 @@ class TrainingData:
     def rows(order, seed):
       return self._shuffled(_indices, order, seed).batch(self.num_examples)
 
-    yield from draws.flat_map(rows).prefetch(1).as_numpy_iterator()
+    yield from arrays_of(draws.flat_map(rows).prefetch(1))
 
   @functools.cached_property
   def _pieces(self) -> list[Piece]:
@@ -402,7 +408,7 @@ def _numpy(dataset, store: StoredDataset) -> Iterator[Columns]:
   tf, _ = tensorflow()
   names = {"label": "labels", "labels": "labels", "absent": "absent"}
   try:
-    for example in dataset.as_numpy_iterator():
+    for example in arrays_of(dataset):
       ids = {names[k]: v.astype(np.int32) for k, v in example.items() if k in names}
       yield {"features": example["features"], **ids}
   except tf.errors.OpError as error:

@@ -330,7 +330,7 @@ def _write_index(folder: pathlib.Path) -> None:
   index = {}
   for path in sorted(folder.glob("*.tfrecord-*")):
     batches = tf.data.TFRecordDataset(str(path)).batch(_INDEXED_TOGETHER).map(entries)
-    parts = zip(*batches.as_numpy_iterator(), strict=True)
+    parts = zip(*arrays_of(batches), strict=True)
     lengths, rows, labels = map(np.concatenate, parts)
     ends = np.cumsum(lengths.astype(np.int64) + _RECORD_OVERHEAD)
     index[f"{path.name}:offset"] = np.append(0, ends[:-1])
@@ -496,7 +496,7 @@ class StoredDataset:
     places = tensorflow()[0].data.Dataset.from_tensor_slices(
       (paths[images], offsets[images])
     )
-    records = list(places.flat_map(record_at).as_numpy_iterator())
+    records = list(arrays_of(places.flat_map(record_at)))
     return self.decode(records)["features"].numpy()
 
   def single_records(
@@ -554,6 +554,17 @@ class StoredDataset:
     features = tf.io.decode_raw(examples["features"], tf.as_dtype(self.storage_dtype))
     examples["features"] = tf.reshape(features, (-1, *self.feature_shape))
     return examples
+
+
+def arrays_of(dataset) -> Iterator[Any]:
+  """Iterates over a tf.data dataset as NumPy arrays.
+
+  Nothing is tuned while it runs: the thread that would do so looks up to a minute late
+  for the end.
+  """
+  options = tensorflow()[0].data.Options()
+  options.autotune.enabled = False
+  return dataset.with_options(options).as_numpy_iterator()
 
 
 def record_at(path, offset):
