@@ -54,6 +54,16 @@ def get_config() -> ConfigDict:
   # Width of the features, to be checked against the dataset's; any when None.
   config.data.num_channels = placeholder(int)
 
+  # What features and class descriptions go through before the system.
+  config.stage = ConfigDict()
+  # `as_is`; `unit` length; `square_root` of every number; `standardized` by mean and
+  # deviation of the training features; or `whitened` by their mean and covariance.
+  config.stage.features = "as_is"
+  # whitened: what is added to the variance in every direction, in mean variances.
+  config.stage.shrinkage = 1.0
+  # `as_is`; `unit` length; or `standardized` over the seen classes.
+  config.stage.descriptors = "as_is"
+
   config.optimizer = ConfigDict()
   # `adam`, `rmsprop` (as PyTorch defines it), or `lbfgs` (needs batch_size 0).
   config.optimizer.name = "adam"

@@ -15,7 +15,7 @@ from zsljax.errors import ZsljaxError
 if TYPE_CHECKING:
   from zsljax.classifier import ZeroShotClassifier
   from zsljax.evaluation.given import evaluate
-  from zsljax.models.system import register
+  from zsljax.models.registry import register
   from zsljax.predict import load
   from zsljax.training.check_system import check_system
 
@@ -34,7 +34,7 @@ _MODULES = {
   "check_system": "zsljax.training.check_system",
   "evaluate": "zsljax.evaluation.given",
   "load": "zsljax.predict",
-  "register": "zsljax.models.system",
+  "register": "zsljax.models.registry",
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 from zsljax.cli.main import main
 from zsljax.data import open_dataset
 from zsljax.errors import ZsljaxError
-from zsljax.models import system as registry
+from zsljax.models import registry
 from zsljax.reporting.rows import read_chosen, read_rows
 
 GUIDE = pathlib.Path(__file__).parents[2] / "docs" / "guides" / "own_system.md"

@@ -5,7 +5,7 @@ import pytest
 
 from zsljax.classes import ClassSpace
 from zsljax.models import Batch, Spec
-from zsljax.models.system import registered
+from zsljax.models.registry import registered
 
 
 @pytest.fixture

@@ -111,7 +111,9 @@ def test_a_class_that_lacks_a_part_is_told_all_of_them():
   with pytest.raises(ZsljaxError, match=r"Nameless: found no loss\(\), expected"):
     register(nameless)
   alone = dataclasses.make_dataclass("Alone", [])
-  with pytest.raises(ZsljaxError, match=r"name, presets, init\(\).* scores, task"):
+  with pytest.raises(
+    ZsljaxError, match=r"name, presets, init\(\).* scores, with_fields, task"
+  ):
     register(alone)
 
 

@@ -4,12 +4,18 @@ import importlib
 import json
 
 import chex
-import jax
 import numpy as np
 import pytest
 
 import zsljax
-from zsljax.configs import attended_autoencoder, cosine, msdn, sdl, semantic_softmax
+from zsljax.configs import (
+  attended_autoencoder,
+  baselines,
+  cosine,
+  msdn,
+  sdl,
+  semantic_softmax,
+)
 from zsljax.errors import ZsljaxError
 from zsljax.evaluation import make_evaluator
 from zsljax.io.files import read_lines
@@ -17,7 +23,7 @@ from zsljax.reporting.rows import summarize
 from zsljax.runs.experiment import Experiment
 from zsljax.runs.selection import with_values
 from zsljax.runs.sweep import sweep
-from zsljax.runs.vmapped import RunSettings, VmappedRuns, vmappable_fields
+from zsljax.runs.vmapped import RunSettings, VmappedRuns, one_of, vmappable_fields
 
 train = importlib.import_module("zsljax.runs.train")
 eval_script = importlib.import_module("zsljax.runs.evaluate")
@@ -59,6 +65,18 @@ CONFIGS = {
   "generated prototypes": (
     lambda: zero_shot(batch_size=250, data__sampling="independent"),
     {"system.scale": (10.0, 20.0), "optimizer.learning_rate": (1e-3, 1e-2)},
+  ),
+  "generated prototypes, whitened": (
+    lambda: zero_shot(
+      batch_size=250,
+      optimizer__weight_decay=1e-2,
+      stage={"features": "whitened", "shrinkage": 0.1, "descriptors": "standardized"},
+    ),
+    {"system.scale": (10.0, 20.0)},
+  ),
+  "nearest mean, whitened": (
+    lambda: shortened(baselines, "digits,nearest_mean", stage__features="whitened"),
+    {"system.ridge": (0.1, 1e3)},
   ),
   "semantic softmax, minibatches": (
     lambda: shortened(
@@ -105,9 +123,9 @@ def test_runs_trained_together_are_those_trained_apart(name, tmp_path):
   for i, variant in enumerate(variants):
     alone = with_values(config, {**variant.numbers, "seed": variant.seed})
     state = train.train(alone, tmp_path / str(i))
-    together = jax.tree.map(lambda x, i=i: x[i], states.params)
+    together = one_of(states, i).params
     chex.assert_trees_all_close(together, state.params, rtol=1e-3, atol=2e-4)
-  first, last = (jax.tree.map(lambda x, i=i: x[i], states.params) for i in (0, -1))
+  first, last = (one_of(states, i).params for i in (0, -1))
   with pytest.raises(AssertionError):
     chex.assert_trees_all_close(first, last, rtol=1e-3, atol=2e-4)
 

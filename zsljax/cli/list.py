@@ -34,7 +34,7 @@ def run(args) -> None:
 
 def _systems(args):
   import zsljax.models  # noqa: F401  They register themselves.
-  from zsljax.models.system import registered
+  from zsljax.models.registry import registered
 
   for name, system in sorted(registered().items()):
     if system is None:

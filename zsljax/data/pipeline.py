@@ -33,6 +33,7 @@ _LARGE_ROW = 2**18
 _AHEAD_BYTES, _AHEAD = 2**28, 4
 _FILES_AT_ONCE = 4
 _BLOCK = 16
+_READ_TOGETHER = 256  # Images whose moments are added at once.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +175,19 @@ class TrainingData:
       f"none: {in_bytes(free)} are free in this host's memory",
     )
     return load(self.store, *self._share)
+
+  def moments(self) -> tuple[np.ndarray, np.ndarray]:
+    """Reads mean ``[D]`` and covariance ``[D, D]`` of the features, of all hosts."""
+    width = self.store.feature_shape[-1]
+    count, total, products = 0, np.zeros(width), np.zeros((width, width))
+    pieces = self.store.check(self.store.pieces(self._splits))
+    for batch in _stored_order(self.store, pieces, _READ_TOGETHER):
+      rows = batch["features"].reshape(-1, width).astype(np.float64)
+      count += len(rows)
+      total += rows.sum(0)
+      products += rows.T @ rows
+    mean = total / count
+    return mean, products / count - np.outer(mean, mean)
 
   def rows(self, start_step: int = 0) -> Iterator[np.ndarray]:
     """Yields each batch's rows of the table from ``start_step`` on, without end.

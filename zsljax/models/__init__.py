@@ -5,8 +5,10 @@ from zsljax.models.closed_form import ESZSL, SAE, NearestMean, Similarity
 from zsljax.models.cosine import CosineClassifier
 from zsljax.models.ensemble import Ensemble
 from zsljax.models.msdn import MSDN
+from zsljax.models.registry import build_system, register
 from zsljax.models.sdl import SDL, label_scores
 from zsljax.models.semantic_softmax import SemanticSoftmax
+from zsljax.models.stage import Stage, Staged, moments, staged, to_fit
 from zsljax.models.system import (
   CLOSED_SET,
   MULTI_LABEL,
@@ -16,9 +18,6 @@ from zsljax.models.system import (
   Embeds,
   Spec,
   System,
-  build_system,
-  register,
-  with_fields,
 )
 
 __all__ = [
@@ -39,9 +38,13 @@ __all__ = [
   "SemanticSoftmax",
   "Similarity",
   "Spec",
+  "Stage",
+  "Staged",
   "System",
   "build_system",
   "label_scores",
+  "moments",
   "register",
-  "with_fields",
+  "staged",
+  "to_fit",
 ]

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from zsljax.classes import ClassSpace
 from zsljax.devices.precision import computed_in
 from zsljax.errors import require
-from zsljax.models.system import Array, Batch, Params, Spec, System, register
+from zsljax.models.registry import register
+from zsljax.models.system import Array, Batch, Params, Spec, System
 from zsljax.numerics import l2_normalize, pooled, unit_rows
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from zsljax.classes import ClassSpace
 from zsljax.errors import require
 from zsljax.losses import FAMILY, GeneralizedSoftmax, make_loss
+from zsljax.models.registry import register
 from zsljax.models.system import (
   CLOSED_SET,
   SINGLE_LABEL,
@@ -23,7 +24,6 @@ from zsljax.models.system import (
   Params,
   Spec,
   System,
-  register,
 )
 from zsljax.numerics import PYTORCH_LINEAR, l2_normalize, masked_mean, pooled
 

@@ -12,14 +12,13 @@ import jax.numpy as jnp
 
 from zsljax.classes import ClassSpace
 from zsljax.errors import ZsljaxError, require
+from zsljax.models.registry import build_system, register
 from zsljax.models.system import (
   Array,
   Batch,
   Params,
   Spec,
   System,
-  build_system,
-  register,
 )
 from zsljax.numerics import pooled
 

@@ -28,7 +28,8 @@ from zsljax.models.attention import (
   check_regions,
   project,
 )
-from zsljax.models.system import Array, Batch, Params, Spec, System, register
+from zsljax.models.registry import register
+from zsljax.models.system import Array, Batch, Params, Spec, System
 from zsljax.numerics import l2_normalize, masked_log_mean, masked_mean
 
 _CHOICES = {

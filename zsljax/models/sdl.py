@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from zsljax.classes import ClassSpace
 from zsljax.losses import matrix_variance, pairwise_ranking, semantic_diversity
+from zsljax.models.registry import register
 from zsljax.models.system import (
   MULTI_LABEL,
   Array,
@@ -18,7 +19,6 @@ from zsljax.models.system import (
   Params,
   Spec,
   System,
-  register,
 )
 from zsljax.numerics import PYTORCH_LINEAR, masked_mean, pooled
 

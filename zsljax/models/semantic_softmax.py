@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from zsljax.classes import ClassSpace
 from zsljax.losses import class_cross_entropy
-from zsljax.models.system import Array, Batch, Params, Spec, System, register
+from zsljax.models.registry import register
+from zsljax.models.system import Array, Batch, Params, Spec, System
 from zsljax.numerics import masked_mean, minimize, pooled, unit_rows
 
 

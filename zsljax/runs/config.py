@@ -155,7 +155,7 @@ def _comments(argument: str) -> dict[str, str]:
 def _attributes(system: str) -> dict[str, str]:
   """Lines on the fields of a system in its docstring, by field of the config."""
   import zsljax.models  # noqa: F401  They register themselves.
-  from zsljax.models.system import registered
+  from zsljax.models.registry import registered
 
   text = (inspect.getdoc(registered()[system]) or "").partition("Attributes:\n")[2]
   lines = re.findall(r"^  (\w+): (.*(?:\n    .*)*)", text, re.MULTILINE)

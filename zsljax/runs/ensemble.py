@@ -36,7 +36,7 @@ from zsljax.evaluation.temperature import (
 from zsljax.evaluation.thresholds import choose_thresholds
 from zsljax.io.files import locked, write_json
 from zsljax.io.progress import step_bar
-from zsljax.models import CLOSED_SET, MULTI_LABEL
+from zsljax.models import CLOSED_SET, MULTI_LABEL, Stage
 from zsljax.models.ensemble import NORMALIZATIONS, average, joined
 from zsljax.numerics import pooled
 from zsljax.reporting.rows import CHOSEN, RULE, Row, add_rows, read_chosen, read_rows
@@ -217,7 +217,11 @@ def ensemble(
     "weights": weights,
     "normalization": how,
   }
-  own = {"system": system, "evaluation": base.config["evaluation"] | {"gamma": None}}
+  own = {
+    "system": system,
+    "stage": dataclasses.asdict(Stage()),  # Each run has its own.
+    "evaluation": base.config["evaluation"] | {"gamma": None},
+  }
   run = Experiment.build(base.config | own)
   chosen = choices[how] | {
     "rule": RULE,

@@ -21,8 +21,15 @@ from zsljax.devices.precision import nearest
 from zsljax.errors import in_bytes, require
 from zsljax.evaluation import Calibration, Report
 from zsljax.io.versions import library_versions
-from zsljax.models import MULTI_LABEL, AttendsToRegions, Spec, System, build_system
-from zsljax.models.system import check_shapes, outside_module
+from zsljax.models import (
+  MULTI_LABEL,
+  AttendsToRegions,
+  Spec,
+  Staged,
+  System,
+  build_system,
+)
+from zsljax.models.registry import check_shapes, outside_module
 from zsljax.reporting.rows import Row, make_row
 from zsljax.runs.config import flat
 from zsljax.runs.workdir import read_manifest, run_identity
@@ -51,7 +58,7 @@ def configured_system(config: Mapping[str, Any]) -> System:
   for field, lowest in _LOWEST.items():
     found = fields[field]
     require(found >= lowest, f"config.{field}", found, f"{lowest} or more")
-  system = build_system(config["system"])
+  system = build_system({**config["system"], "stage": config.get("stage")})
   require(
     not (system.full_batch and config["batch_size"]),
     "config.batch_size",
@@ -141,12 +148,15 @@ class Experiment:
     )
     Calibration(config["evaluation"]["calibration"])  # Or it raises.
     classes = dataset.training_classes(config["data"]["train_split"])
+    plain = system.system if isinstance(system, Staged) else system
     resolved = {
       "name": system.name,
       "preset": config["system"].get("preset", "paper"),
-      **dataclasses.asdict(system),
+      **dataclasses.asdict(plain),
     }
-    if module := config["system"].get("module") or outside_module(system):
+    if isinstance(system, Staged):
+      resolved["stage"] = dataclasses.asdict(system.stage)
+    if module := config["system"].get("module") or outside_module(plain):
       check_shapes(system, spec_of(dataset.feature_shape, dataset.classes), classes)
       resolved["module"] = module
     data = {**config["data"], "features": dataset.variant}

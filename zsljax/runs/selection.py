@@ -32,14 +32,14 @@ def grid_points(config: Mapping[str, Any]) -> list[Point]:
   """All combinations of the grid's values, each by its dotted fields.
 
   Raises:
-    ZsljaxError: a field is not the system's or the optimizer's, or has no values.
+    ZsljaxError: a field is not the stage's, system's or optimizer's, or has no values.
   """
   grid, fields = flat(config["grid"]), flat(config)
-  known = [field for field in fields if field.startswith(("system.", "optimizer."))]
+  known = [x for x in fields if x.startswith(("stage.", "system.", "optimizer."))]
   for field, values in grid.items():
     if field not in known:
       raise ZsljaxError(
-        f"config.grid.{field}: no field of the system or the optimizer. "
+        f"config.grid.{field}: no field of the stage, the system or the optimizer. "
         f"{did_you_mean(field, known)}"
       )
     require(

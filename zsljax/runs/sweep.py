@@ -21,7 +21,6 @@ import pathlib
 import time
 from typing import Any
 
-import jax
 import numpy as np
 import tqdm
 
@@ -58,7 +57,7 @@ from zsljax.runs.evaluate import write_classes
 from zsljax.runs.evaluation_set import EvaluationSet
 from zsljax.runs.experiment import Experiment
 from zsljax.runs.selection import Point, choose, grid_points, point_key, with_values
-from zsljax.runs.vmapped import RunSettings, VmappedRuns, vmappable_fields
+from zsljax.runs.vmapped import RunSettings, VmappedRuns, one_of, vmappable_fields
 from zsljax.runs.workdir import open_workdir
 from zsljax.training.checkpoints import Checkpoints
 
@@ -650,7 +649,7 @@ def _save(
 ) -> None:
   """The runs as ``train.py`` leaves them, each with what it was chosen by."""
   for i, seed in enumerate(seeds):
-    own = jax.tree.map(lambda x, i=i: x[i], state)
+    own = one_of(state, i)
     one = run.with_seed(seed)
     folder = workdir / f"seed_{seed}"
     meta, classes = one.dataset.metadata, one.dataset.classes

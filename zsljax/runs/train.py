@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import pathlib
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+import jax.numpy as jnp
 import optax
 
 from zsljax import training
@@ -17,7 +19,7 @@ from zsljax.devices.precision import computed_in, note
 from zsljax.errors import in_bytes, require
 from zsljax.io.files import locked
 from zsljax.io.versions import library_versions
-from zsljax.models import MULTI_LABEL
+from zsljax.models import MULTI_LABEL, to_fit
 from zsljax.reporting.metrics_log import MetricsLog
 from zsljax.runs.config import flat
 from zsljax.runs.evaluation_set import EvaluationSet
@@ -111,10 +113,15 @@ def _train(
   every = config["evaluation"]["every_epochs"]
   watch = _watch(run) if every else None
   checkpoints = Checkpoints(workdir, run.identity(), config["checkpoint"]["keep"])
+  spec = run.spec
+  stage = to_fit(run.system)
+  if stage and checkpoints.latest_step() is None:
+    numbers = stage.fitted(*map(jnp.asarray, data.moments()))
+    spec = dataclasses.replace(spec, stage=numbers)
   state = training.train(
     run.system,
     optimizer,
-    lambda: training.init_state(run.system, optimizer, run.spec, config["seed"]),
+    lambda: training.init_state(run.system, optimizer, spec, config["seed"]),
     inputs,
     run.classes,
     training.Schedule(

@@ -20,7 +20,8 @@ from zsljax.data import sampling
 from zsljax.data.folds import Fold
 from zsljax.devices.mesh import over_batch, replicated
 from zsljax.errors import require
-from zsljax.models import Batch, System, with_fields
+from zsljax.models import Batch, Stage, Staged, System, moments, to_fit
+from zsljax.models.stage import STAGE, apart, together
 from zsljax.runs.evaluation_set import EvaluationSet
 from zsljax.runs.experiment import Experiment
 from zsljax.training import TrainState
@@ -59,10 +60,20 @@ class _Inputs:
   which: jax.Array  # [R]: each run's place among the sources of rows.
   classes: ClassSpace  # Its ``seen`` is [C], or [R, C].
   num_examples: jax.Array  # Scalar, or [R].
+  stage: dict[str, jax.Array] | None  # Fitted to what a fold trains on; [R, ...] each.
   mask: jax.Array | None  # Rows of the one batch of everything, [N].
+  one_fold: bool = dataclasses.field(metadata={"static": True})
 
 
 jax.tree_util.register_dataclass(_Inputs)
+
+
+def one_of(state: TrainState, run: int) -> TrainState:
+  """Takes a run's state from those of runs of one fold."""
+  stage, trained = apart(state.params)
+  own = dataclasses.replace(state, params=trained)
+  own = jax.tree.map(lambda x: x[run], own)
+  return dataclasses.replace(own, params=together(stage, own.params))
 
 
 class VmappedRuns:
@@ -109,7 +120,7 @@ class VmappedRuns:
     self._pauses_always = tolerance > 0
     self._start = jax.jit(self._initial)
     self._advance = jax.jit(functools.partial(self._step, tolerance), donate_argnums=0)
-    self._outputs: dict[tuple[str, bool], Callable] = {}
+    self._outputs: dict[tuple[str, bool, bool], Callable] = {}
 
   def classes(self, fold: Fold | None) -> ClassSpace:
     """The class space of runs on a fold."""
@@ -198,7 +209,8 @@ class VmappedRuns:
       state: one of ``states``.
     """
     shared, protocol = len(images) == 1, images[0].evaluator.protocol
-    key = protocol, shared
+    one_fold = len({one.fold for one in settings}) == 1
+    key = protocol, shared, one_fold
     if key not in self._outputs:
 
       def over_runs(params, numbers, seen, places, placed, classes):
@@ -209,7 +221,8 @@ class VmappedRuns:
           return images[0].outputs(self._system(numbers), params, own, among)
 
         axes = None if shared else 0
-        return jax.vmap(one, in_axes=(0, 0, axes, axes))(params, numbers, seen, places)
+        in_axes = self._axes(one_fold).params, 0, axes, axes
+        return jax.vmap(one, in_axes=in_axes)(params, numbers, seen, places)
 
       self._outputs[key] = jax.jit(over_runs)
     placed, classes = images[0].inputs
@@ -259,8 +272,26 @@ class VmappedRuns:
     else:
       for rows in trained_on.values():
         self._check_batch(rows)
-    inputs = _Inputs(numbers, which, classes, jnp.asarray(size), mask)
+    stage = None
+    if fits := to_fit(self.run.system):
+      found = {fold: self._fitted(fits, rows) for fold, rows in trained_on.items()}
+      stage = found[folds[0]]
+      if len(folds) > 1:
+        runs = [found[fold] for _, fold in sources]
+        stage = jax.tree.map(lambda *x: jnp.stack(x), *runs)
+    inputs = _Inputs(
+      numbers, which, classes, jnp.asarray(size), stage, mask, len(folds) == 1
+    )
     return inputs, self._rows(distinct)
+
+  def _fitted(self, stage: Stage, trained_on: np.ndarray) -> dict[str, jax.Array]:
+    """The stage's numbers for some training images."""
+    columns = self.table.columns
+    mask = np.zeros(len(columns["labels"]), bool)
+    mask[trained_on] = True
+    mask = jax.device_put(mask, replicated(self.run.mesh))
+    fit = jax.jit(lambda *images: stage.fitted(*moments(*images)))
+    return fit(columns["features"], mask)
 
   def _check_batch(self, trained_on: np.ndarray) -> None:
     """Raises unless the rows of a fold have the images, or classes, of a batch."""
@@ -295,8 +326,7 @@ class VmappedRuns:
 
   def _system(self, numbers) -> System:
     prefix = "system."
-    return with_fields(
-      self.run.system,
+    return self.run.system.with_fields(
       {
         field.removeprefix(prefix): value
         for field, value in numbers.items()
@@ -312,7 +342,7 @@ class VmappedRuns:
       config, self.run.config["batch_size"], self._total_steps
     )
 
-  def _over_runs(self, function, runs, rows, inputs: _Inputs, table):
+  def _over_runs(self, function, runs, rows, inputs: _Inputs, table, axes, out_axes):
     """Maps ``function(of_run, numbers, batch, classes)`` over R runs."""
 
     def one(of_run, numbers, which, seen, num_examples):
@@ -325,17 +355,23 @@ class VmappedRuns:
 
     seen = inputs.classes.seen
     axis = 0 if seen.ndim == 2 else None
-    return jax.vmap(one, in_axes=(0, 0, 0, axis, axis))(
+    in_axes = axes, 0, 0, axis, axis
+    return jax.vmap(one, in_axes=in_axes, out_axes=out_axes)(
       runs, inputs.numbers, inputs.which, seen, inputs.num_examples
     )
 
   def _initial(self, seeds, rows, inputs, table) -> TrainState:
-    def one(seed, numbers, batch, classes):
+    def one(start, numbers, batch, classes):
+      seed, stage = start
       system, optimizer = self._system(numbers), self._optimizer(numbers)
-      state = training.init_state(system, optimizer, self.run.spec, seed)
+      spec = dataclasses.replace(self.run.spec, stage=stage)
+      state = training.init_state(system, optimizer, spec, seed)
       return training.warm_start(system, optimizer, state, batch, classes)
 
-    return self._over_runs(one, seeds, rows, inputs, table)
+    axes = 0, None if inputs.one_fold else 0
+    out = self._axes(inputs.one_fold)
+    start = seeds, inputs.stage
+    return self._over_runs(one, start, rows, inputs, table, axes, out)
 
   def _step(self, tolerance, state, rows, inputs, table):
     def one(state, numbers, batch, classes):
@@ -344,4 +380,12 @@ class VmappedRuns:
       )
       return step(state, batch, classes)
 
-    return self._over_runs(one, state, rows, inputs, table)
+    axes = self._axes(inputs.one_fold)
+    return self._over_runs(one, state, rows, inputs, table, axes, (axes, 0))
+
+  def _axes(self, one_fold: bool) -> TrainState:
+    """Axes of the runs in states: a stage is the same for all runs of a fold."""
+    params: Any = 0
+    if isinstance(self.run.system, Staged) and one_fold:
+      params = {STAGE: None, "system": 0}
+    return TrainState(step=0, params=params, opt_state=0, rng=0)

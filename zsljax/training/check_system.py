@@ -15,7 +15,7 @@ from zsljax.classes import ClassSpace
 from zsljax.devices.mesh import make_mesh, over_batch, replicated
 from zsljax.errors import require
 from zsljax.models import MULTI_LABEL, AttendsToRegions, Batch, Spec, System
-from zsljax.models.system import check_shapes, where_written
+from zsljax.models.registry import check_shapes, where_written
 from zsljax.training.checkpoints import Checkpoints, abstract
 from zsljax.training.state import init_state, warm_start, without_params
 from zsljax.training.step import make_train_step

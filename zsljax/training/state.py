@@ -11,6 +11,7 @@ import optax
 
 from zsljax.classes import ClassSpace
 from zsljax.models import Batch, Spec, System
+from zsljax.models.stage import apart
 
 Array = jax.Array
 
@@ -42,7 +43,8 @@ def init_state(
   """The state before the first step, a pure function of ``seed``."""
   init_rng, rng = jax.random.split(jax.random.key(seed))
   params = system.init(init_rng, spec)
-  return TrainState(jnp.int32(0), params, optimizer.init(params), rng)
+  _, trained = apart(params)
+  return TrainState(jnp.int32(0), params, optimizer.init(trained), rng)
 
 
 def warm_start(
@@ -55,7 +57,8 @@ def warm_start(
   """The state to begin training with, given the run's first batch."""
   rng = jax.random.fold_in(state.rng, 2**32 - 1)  # No step has this number.
   params = system.warm_start(state.params, batch.astype(jnp.float32), classes, rng)
-  return dataclasses.replace(state, params=params, opt_state=optimizer.init(params))
+  _, trained = apart(params)
+  return dataclasses.replace(state, params=params, opt_state=optimizer.init(trained))
 
 
 def without_params(state: TrainState) -> dict[str, Any]:

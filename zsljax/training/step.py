@@ -11,6 +11,7 @@ import optax
 
 from zsljax.classes import ClassSpace
 from zsljax.models import System
+from zsljax.models.stage import apart, together
 from zsljax.training.state import TrainState
 
 Array = jax.Array
@@ -36,19 +37,21 @@ def make_train_step(
     batch = batch.astype(jnp.float32)
     rng = jax.random.fold_in(state.rng, state.step)
 
-    def objective(params):
-      return system.loss(params, batch, classes, rng)
+    fixed, trained = apart(state.params)
 
-    (loss, parts), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+    def objective(trained):
+      return system.loss(together(fixed, trained), batch, classes, rng)
+
+    (loss, parts), grads = jax.value_and_grad(objective, has_aux=True)(trained)
     updates, opt_state = optimizer.update(
       grads,
       state.opt_state,
-      state.params,
+      trained,
       value=loss,
       grad=grads,
-      value_fn=lambda params: objective(params)[0],
+      value_fn=lambda trained: objective(trained)[0],
     )
-    params = optax.apply_updates(state.params, updates)
+    params = together(fixed, optax.apply_updates(trained, updates))
     new = TrainState(state.step + 1, params, opt_state, state.rng)
     metrics = {"loss": loss, **parts, "grad_norm": optax.tree.norm(grads)}
     metrics["update_norm"] = optax.tree.norm(updates)

@@ -1,0 +1,23 @@
+"""Begin here: nearest class means of whitened features, one label an image.
+
+  zsljax sweep --config=recommended:awa1 --config.data.dir=DATA --workdir=S
+
+Solved in closed form in seconds. The sweep chooses how far the covariance is shrunk and
+the weight of the ridge regression that predicts the means of unseen classes.
+"""
+
+from ml_collections import ConfigDict
+
+from zsljax.configs import base, baselines
+
+DATASETS = baselines.DATASETS
+
+
+def get_config(dataset: str = "digits") -> ConfigDict:
+  """The config for one dataset."""
+  base.choose(dataset, DATASETS, "recommended", "argument")
+  config = baselines.get_config(f"{dataset},nearest_mean")
+  config.stage.features = "whitened"
+  config.grid.stage = ConfigDict({"shrinkage": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)})
+  config.grid.system.ridge = (1e-2, 1e-1, 1.0, 1e1)
+  return config
