@@ -237,6 +237,10 @@ def test_word_vectors_from_a_file(tmp_path):
   made = read_multilabel(source, word_vectors=words, unknown="known_words")
   assert made.class_embedding == "tiny"
   assert made.classes.names == NAMES[:-1]
+  left_out = [note for note in made.notes if "left out" in note]
+  assert left_out == [
+    "Labels that are left out (1 of 6), as no word of them is in tiny.txt: 'boat'."
+  ]
   np.testing.assert_allclose(made.classes.embeddings[1], [1, 2, 0.5])
 
 

@@ -67,19 +67,21 @@ def label_vectors(
   parts = {name: _known_parts(name, known) for name in names}
   lacking = [repr(name) for name, found in parts.items() if None in found]
   used = {name: [w for w in found if w is not None] for name, found in parts.items()}
+  bare = [repr(name) for name, found in used.items() if not found]
   require(
     unknown == "known_words" or not lacking,
     str(path),
-    f"no vector for words of {len(lacking)} of {len(names)} labels: "
+    f"no vector for words of {len(lacking)} of {len(names)} names: "
     f"{', '.join(lacking)}",
-    "every word of every label (or unknown: known_words)",
+    "every word of every name (or --unknown=known_words)",
   )
   used = {name: found for name, found in used.items() if found}
-  require(bool(used), str(path), "no word of any label", "one at least")
+  require(bool(used), str(path), "no word of any name", "one at least")
   vectors = np.stack([np.mean([known[w] for w in found], 0) for found in used.values()])
   notes = {
     "follow the rows, which have no names, of": ["all"] * _is_unnamed(path),
-    "are made of their known words alone, or left out without one, in": lacking,
+    "are made of their known words alone, in": [x for x in lacking if x not in bare],
+    f"are left out ({len(bare)} of {len(names)}), as no word of them is in": bare,
     "have nothing but zeros in": [
       repr(name) for name, vector in zip(used, vectors, strict=True) if not vector.any()
     ],
