@@ -3,6 +3,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
+from zsljax.data.files.class_table import write_class_table
 from zsljax.data.files.word_vectors import label_vectors, read_word_vectors
 from zsljax.errors import ZsljaxError
 
@@ -10,7 +11,7 @@ WORDS = ("polar", "bear", "Turkey", "grizzly_bear", "Flügel", "void")
 VECTORS = np.float32(
   [[1, 0.5, -2], [3, 1e-4, 0.25], [-1, 7, 8], [0.1, 0.2, 0.3], [4, 5, 6], [0, 0, 0]]
 )
-FILES = ("glove.txt", "head.txt", "fast.vec", "words.npz", "rows.npy")
+FILES = ("glove.txt", "head.txt", "fast.vec", "words.npz", "rows.npy", "table.csv")
 
 
 def lines(words, vectors, end="\n"):
@@ -28,6 +29,8 @@ def write(path, words=WORDS, vectors=VECTORS):
     path.with_suffix(".txt").write_text("\n".join(words) + "\n", "utf-8")
   elif path.suffix == ".npz":
     np.savez(path, embedding=vectors.astype(np.float64), vocabulary=np.array(words))
+  elif path.suffix == ".csv":
+    write_class_table(path, words, ["x", "y", "z"], vectors)
   else:
     text = lines(words, vectors, " \r\n" if path.suffix == ".vec" else "\n")
     path.write_bytes(text if path.name == "glove.txt" else head + text)

@@ -179,7 +179,8 @@ def add_word_vectors(
   add_path(
     parser,
     "--word_vectors",
-    f"vectors of the {of}: GloVe, fastText or word2vec text, .npz, .npy{usual}",
+    f"vectors of the {of}: GloVe, fastText or word2vec text, .npz, .npy, or the .csv "
+    f"of semantics{usual}",
     required=default is None,
   )
   add_choice(

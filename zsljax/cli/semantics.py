@@ -4,7 +4,8 @@ Encodes names (in prompts, by --templates) or sentences with a text encoder: the
 mean direction of a class's sentences. Or looks names up in a file of word
 vectors: as they stand, with _ for spaces, in lower case, then word by word; or
 takes the rows of a matrix from any other text encoder. Writes CLASSES.csv,
-which `data build` and `predict` take.
+which `data build` and `predict` take; for names of attributes, --word_vectors
+takes it.
 
 Examples:
   zsljax semantics --names=classes.txt --dest=classes.csv

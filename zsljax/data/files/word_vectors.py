@@ -9,13 +9,14 @@ import re
 
 import numpy as np
 
+from zsljax.data.files.class_table import read_class_table
 from zsljax.data.files.text import check_distinct, read_names
 from zsljax.errors import require
 from zsljax.io.arrays import check_array, read_arrays, readable, require_file
 from zsljax.io.progress import task_bar
 
 UNKNOWN = ("refuse", "known_words")
-_ENDINGS = (".npy", ".npz", ".txt", ".vec")
+_ENDINGS = (".npy", ".npz", ".txt", ".vec", ".csv")
 _NUMBER = re.compile(rb"[+-]?\d*\.?\d+(e[+-]?\d+)?", re.IGNORECASE)
 
 # Words, each with its vector: a row of a matrix, or the text of its numbers.
@@ -108,6 +109,7 @@ def read_word_vectors(
 
   * ``.txt``, ``.vec``: lines of a word and its numbers (GloVe), perhaps below a line
     with their count and width (fastText, word2vec).
+  * ``.csv``: a class table, as `semantics` writes it.
   * ``.npz``: a row of texts and a matrix with a row for each, by any names.
   * ``.npy``: such a matrix; ``FILE.txt`` beside ``FILE.npy`` has the words, one a line.
 
@@ -178,7 +180,10 @@ def _text(path: pathlib.Path) -> _Pairs:
 
 
 def _rows(path: pathlib.Path, rows: Sequence[str]) -> _Pairs:
-  """Names and rows of the matrix in an array file."""
+  """Names and rows of the matrix in an array file or a class table."""
+  if path.suffix.lower() == ".csv":
+    table = read_class_table(path)
+    return zip(table.names, table.values, strict=True)
   arrays = read_arrays(path, endings=(".npy", ".npz"))
   texts = [a for a in arrays.values() if a.ndim == 1 and a.dtype.kind == "U"]
   names = [np.asarray(a).tolist() for a in texts]
