@@ -11,6 +11,7 @@ from zsljax.data.data_warnings import data_warnings
 from zsljax.data.describe import describe
 from zsljax.data.export import export_xlsa17
 from zsljax.data.importers.xlsa17 import read_xlsa17
+from zsljax.data.semantics import write_sources
 from zsljax.errors import ZsljaxError
 from zsljax.io.checksums import sha256_of
 
@@ -84,6 +85,14 @@ def test_images_features_and_classes_come_together(own):
     )
     folder = name.split("/")[0].lower().replace("_", " ")
     assert feature_set.classes.names[feature_set.labels[row]] == folder
+
+
+def test_what_descriptions_were_made_of_is_kept(own):
+  weights = own.write().listed("text encoder")
+  write_sources(own.folder / "classes.csv", [weights])
+  sources = own.build()[0].sources
+  assert sources[f"{own.folder.name}/names.txt"] == sha256_of(weights)
+  assert [*sources][1:] == ["classes.csv", "features.h5"]
 
 
 def test_the_proposed_split_is_seeded_and_stratified(own):

@@ -25,11 +25,15 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TextEncoder:
-  """A text tower, its parameters, and its tokenizer of the library ``tokenizers``."""
+  """A text tower, its parameters, and its tokenizer of the library ``tokenizers``.
+
+  ``files`` are those that they were read from.
+  """
 
   module: TextTransformer
   variables: Mapping[str, Any]
   tokenizer: Any
+  files: tuple[pathlib.Path, ...] = ()
 
   def tokens(self, sentences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Ids of tokens ``[N, L]`` and their mask, both int32.
@@ -129,7 +133,7 @@ def load_text_encoder(
   found = f"ids up to {highest}, and {last} at the end of a sentence"
   expected = f"those of {tower.family} with {module.vocabulary} tokens"
   require(ends and highest < module.vocabulary, str(tokenizer), found, expected)
-  return TextEncoder(module, tower.variables, ids)
+  return TextEncoder(module, tower.variables, ids, (weights, tokenizer))
 
 
 def encode_classes(

@@ -17,6 +17,7 @@ from zsljax.data.files.images import list_images
 from zsljax.data.files.text import read_csv, read_names
 from zsljax.data.files.word_vectors import label_vectors
 from zsljax.data.importers.published import dataset_name
+from zsljax.data.semantics import sources_of
 from zsljax.errors import ZsljaxError, did_you_mean, require, some
 
 SPLITS = ("trainval", "test_seen", "test_unseen")
@@ -206,7 +207,8 @@ def build_set(
     notes=notes,
     image_files=np.array(images.names, np.str_),
     encoder=encoder,
-    sources=digests(*(path for path in files if path and path.is_file())),
+    sources=sources_of(class_file)
+    | digests(*(path for path in files if path and path.is_file())),
     **splits,
   )
   return feature_set, left_out
