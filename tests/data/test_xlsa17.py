@@ -143,6 +143,9 @@ def test_versions_of_matlab_read_alike(xlsa17, save):
 def test_missing_files(xlsa17):
   with pytest.raises(ZsljaxError, match="small: found no such folder, expected.*res1"):
     xlsa17.read()
+  hint = f"other.mat: found no such file, .*--features=FILE.*holds {SPLIT}, {IMAGES}"
+  with pytest.raises(ZsljaxError, match=hint):
+    xlsa17.write().read(features="other.mat")
   (xlsa17.write().folder / SPLIT).unlink()
   with pytest.raises(ZsljaxError, match=f"{SPLIT}: found no such file.*{IMAGES}"):
     xlsa17.read()
@@ -245,6 +248,15 @@ LOC = "trainval_loc"
     (
       changed("features", lambda x: np.zeros((5, 66), [("a", "f4")])),
       (IMAGES, "features", "expected numbers or texts"),
+    ),
+    (
+      changed("att", np.transpose),
+      (
+        SPLIT,
+        "att: found 6 rows and 8 columns",
+        "column for each of the 6 cl",
+        "trans",
+      ),
     ),
     (changed("att", lambda x: x + 1j), (SPLIT, "att", "found complex128")),
     (changed("att", lambda x: x[:0]), (SPLIT, "att", "of shape (0, 6)")),
