@@ -431,12 +431,12 @@ def predict_files(
   skip_bad: bool = False,
   dest: pathlib.Path | None = None,
 ) -> str:
-  """Classifies the images of a file of features or of a folder, as ``zsljax predict``.
+  """Classifies images or the features of some, as ``zsljax predict``.
 
   Args:
     workdir: the run's folder.
-    features: file with features of images; or else ``images``, a folder, and
-      ``weights``, see ``load_encoder``.
+    features: file with features of images; or else ``images``, an image or a folder,
+      and ``weights``, see ``load_encoder``.
     classes: CSV file of candidates; with ``seen``, see ``Predictor.candidates``.
     gamma: see ``load``; ``top_k`` and ``attributes``: see ``Predictor.predict``.
     skip_bad: leaves out classes and images that cannot be used.
@@ -498,7 +498,7 @@ def _encoded(
   weights: pathlib.Path | None,
   skip_bad: bool,
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-  """Features of a folder of images, their names, and names of undecodable images."""
+  """Features of an image or a folder, their names, and names of undecodable images."""
   made_by = predictor.encoder
   if made_by is None or "precision" not in made_by:  # Before 0.2.
     raise ZsljaxError(
@@ -509,7 +509,10 @@ def _encoded(
   encoder = load_encoder(weights, **options)
   name = encoder.description["weights"]
   require_same(encoder.description, made_by, name, _TRAINED_ON)
-  features, names, bad = encode_images(encoder, images, skip_bad=skip_bad)
+  images = images.expanduser()
+  alone = [images.name] if images.is_file() else None
+  folder = images.parent if alone else images
+  features, names, bad = encode_images(encoder, folder, alone, skip_bad)
   return features, np.array(names), bad
 
 
