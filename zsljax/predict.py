@@ -19,7 +19,7 @@ from zsljax.data.files.features import finite_rows, read_features
 from zsljax.devices.mesh import make_mesh
 from zsljax.devices.precision import computed_in
 from zsljax.encoders import encode_images, load_encoder, require_same
-from zsljax.errors import ZsljaxError, line_of, require, some
+from zsljax.errors import ZsljaxError, counted, line_of, require, some
 from zsljax.evaluation.calibration import UNCALIBRATED, Calibration
 from zsljax.evaluation.thresholds import Thresholds
 from zsljax.io.arrays import readable
@@ -266,7 +266,7 @@ class Predictor:
       require(isinstance(classes, ClassSpace), "classes", found, expected)
       names, values, where = classes.names, np.asarray(classes.embeddings), "classes"
       width = self.spec.num_attributes
-      found = f"{values.shape[1]} attributes"
+      found = counted(values.shape[1], "attribute", "attributes")
       require(values.shape[1] == width, where, found, f"{width}")
     own = np.asarray(self.classes.embeddings)
     known = dict(zip(self.classes.names, own, strict=True))
@@ -481,10 +481,11 @@ def predict_files(
   )
   if dest:
     _write(dest.expanduser(), names, predictions)
-    best = f"the best {predictions.scores.shape[1]} classes of each"
+    top_k = predictions.scores.shape[1]
+    best = f"the best {counted(top_k, 'class', 'classes')} of each"
     if predictions.given is not None:
       best = "the labels of each whose scores reach their thresholds"
-    lines = [f"{len(names)} images, {best}, in {dest}"]
+    lines = [f"{counted(len(names), 'image', 'images')}, {best}, in {dest}"]
   else:
     lines = [_table(names, predictions)]
   if predictions.probabilities is not None:

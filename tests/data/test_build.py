@@ -171,7 +171,7 @@ def test_what_cannot_be_used_is_an_error_or_left_out_and_listed(own):
     (lambda o: o.feature_names.__setitem__(0, "x.jpg"), "no features of 1 of the 50"),
     (
       lambda o: o.features.__setitem__((3, 0), np.inf),
-      "features not finite: found 1 such images",
+      "features not finite: found 1 such image,",
     ),
     (lambda o: o.classes.clear(), "no class"),
   ],
@@ -262,7 +262,7 @@ def test_stored_set_is_described_and_exported(own, tmp_path):
   page = describe(stored, odd)
   for text in (
     "ape and bat",
-    "1 images have the very features of another",
+    "1 image has the very features of another",
     "1 of 4 feature dimensions never change",
     "fewer than 5 test images",
   ):

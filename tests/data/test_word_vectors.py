@@ -185,8 +185,8 @@ def test_wrong_labels_and_options(glove, labels, options, message):
   [
     ("a.gz", b"", r"a.gz: found ending '.gz', expected one of .npy .npz .txt"),
     ("a.txt", b"", "a.txt: found no words"),
-    ("a.txt", b"3 2\na 1 2\n", "found 1 words, expected 3, as its first line says"),
-    ("a.txt", b"a 1 2\nb 1\n", "line 2: found 1 numbers, expected a word and 2"),
+    ("a.txt", b"3 2\na 1 2\n", "found 1 word, expected 3, as its first line says"),
+    ("a.txt", b"a 1 2\nb 1\n", "line 2: found 1 number, expected a word and 2"),
     ("a.txt", b"a 1 2\nb 1 2 3\n", "line 2: found 3 numbers, expected a word and 2"),
     (
       "a.txt",

@@ -52,7 +52,7 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
   from zsljax.data import semantics
-  from zsljax.errors import require
+  from zsljax.errors import counted, require
 
   encodes = not args.word_vectors
   for flag, fits, expected in (
@@ -81,7 +81,8 @@ def run(args) -> None:
     files = [args.templates, *encoder.files]
   semantics.write_sources(args.dest, [args.names, args.sentences, *files])
   count, width = vectors.shape
-  print(f"{count} classes, {width} numbers each, in {args.dest}")
+  classes = counted(count, "class", "classes")
+  print(f"{classes}, {width} numbers each, in {args.dest}")
   for note in notes:
     note = note.replace("Labels", "Names", 1)
     print(textwrap.fill(f"note: {note}", 88, subsequent_indent="      "))

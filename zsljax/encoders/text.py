@@ -17,7 +17,7 @@ import numpy as np
 from zsljax.encoders.layouts import recognise
 from zsljax.encoders.tensor_files import packaged, read_tensors
 from zsljax.encoders.transformer import TextTransformer
-from zsljax.errors import ZsljaxError, line_of, require
+from zsljax.errors import ZsljaxError, counted, line_of, require
 
 _BATCH = 64  # Sentences.
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -161,7 +161,8 @@ def encode_classes(
   cut, most = encoder.too_long(flat), encoder.module.length
   notes = []
   if cut:
-    notes = [f"{len(cut)} sentences are cut to {most} tokens, first {cut[0]!r}."]
+    cut_are = counted(len(cut), "sentence is", "sentences are")
+    notes = [f"{cut_are} cut to {most} tokens, first {cut[0]!r}."]
   return _unit(np.stack(means)), notes
 
 

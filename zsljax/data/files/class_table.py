@@ -11,7 +11,7 @@ import numpy as np
 
 from zsljax.classes import ClassSpace
 from zsljax.data.files.text import quoted, read_csv
-from zsljax.errors import ZsljaxError, did_you_mean, require
+from zsljax.errors import ZsljaxError, counted, did_you_mean, require
 from zsljax.io.files import write_csv
 
 _FIRST = "class"
@@ -79,7 +79,10 @@ class ClassTable:
     embeddings = np.asarray(classes.embeddings)
     count, width = values.shape[1], embeddings.shape[1]
     require(
-      count == width, where, f"{count} attributes", f"{width}, as the dataset has"
+      count == width,
+      where,
+      counted(count, "attribute", "attributes"),
+      f"{width}, as the dataset has",
     )
     problems = _other_units(values, embeddings)
     for i, problem in problems.items():
@@ -149,7 +152,8 @@ def read_class_table(path: pathlib.Path, skip_bad: bool = False) -> ClassTable:
       values[name] = [float(cell) for cell in line[1:]]
   if bad and not skip_bad:
     raise ZsljaxError(
-      f"{path}: {bad[0]} ({len(bad)} such lines; --skip_bad leaves them out), expected "
+      f"{path}: {bad[0]} ({counted(len(bad), 'such line', 'such lines')}; --skip_bad "
+      "leaves such out), expected "
       f"a distinct name and {len(attributes)} numbers"
     )
   require(len(values) > 0, str(path), "no class", "at least one")
@@ -172,7 +176,7 @@ def _problem(line: Sequence[str], attributes: Sequence[str]) -> str:
   if not line[0].strip():
     return "it has no name"
   if len(line) != len(attributes) + 1:
-    return f"found {len(line) - 1} numbers"
+    return f"found {counted(len(line) - 1, 'number', 'numbers')}"
   for attribute, cell in zip(attributes, line[1:], strict=True):
     try:
       finite = np.isfinite(float(cell))

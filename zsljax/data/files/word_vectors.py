@@ -11,7 +11,7 @@ import numpy as np
 
 from zsljax.data.files.class_table import read_class_table
 from zsljax.data.files.text import check_distinct, read_names
-from zsljax.errors import require
+from zsljax.errors import counted, require
 from zsljax.io.arrays import check_array, read_arrays, readable, require_file
 from zsljax.io.progress import task_bar
 
@@ -166,7 +166,7 @@ def _text(path: pathlib.Path) -> _Pairs:
       require(
         0 < width <= spaces and not beyond,
         f"{path}: line {line_number}",
-        f"{spaces} numbers",
+        counted(spaces, "number", "numbers"),
         f"a word and {width or 'its'} numbers, with spaces between",
       )
       yield parts[0].decode("utf-8", errors="replace"), line[len(parts[0]) + 1 :]
@@ -174,7 +174,7 @@ def _text(path: pathlib.Path) -> _Pairs:
   require(
     count == found,
     str(path),
-    f"{found} words",
+    counted(found, "word", "words"),
     f"{count}, as its first line says (was the download cut off?)",
   )
 
