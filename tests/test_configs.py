@@ -486,6 +486,11 @@ def test_validation_chooses_gamma_for_the_test(small, digits_run, tmp_path):
     chances = row["provenance"]["probabilities"]
     assert chances["temperature"] > 0 and 0 <= chances["ece"] <= 100
   assert calibrated["metrics"]["t1"] == plain["metrics"]["t1"]
+  path = tmp_path / "train" / "results.jsonl"
+  split = f'"split_version": "{chosen["split_version"]}"'
+  path.write_text(path.read_text().replace(split, '"split_version": "v1"'))
+  with pytest.raises(ZsljaxError, match=": split: found v1, expected .* as here"):
+    evaluate(workdir, gamma_from=tmp_path / "train")
   train(small(*fields, "system.l2_weights=9.0"), tmp_path / "other")
   evaluate(tmp_path / "other", split="val")
   message = "config.system.l2_weights: found 9.0, expected 0.01"

@@ -52,6 +52,11 @@ def some(names: Sequence[str]) -> str:
   return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
+def counted(number: int, one: str, many: str) -> str:
+  """A number and what it counts, perhaps with a verb: ``1 class has``, ``2 have``."""
+  return f"{number} {one if number == 1 else many}"
+
+
 def line_of(error: object, longest: int = 200) -> str:
   """The first line of an error, shortened where it quotes much of a file."""
   line, *_ = str(error).strip().splitlines() or [type(error).__name__]

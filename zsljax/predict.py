@@ -19,7 +19,7 @@ from zsljax.data.files.features import finite_rows, read_features
 from zsljax.devices.mesh import make_mesh
 from zsljax.devices.precision import computed_in
 from zsljax.encoders import encode_images, load_encoder, require_same
-from zsljax.errors import ZsljaxError, line_of, require, some
+from zsljax.errors import ZsljaxError, counted, line_of, require, some
 from zsljax.evaluation.calibration import UNCALIBRATED, Calibration
 from zsljax.evaluation.thresholds import Thresholds
 from zsljax.io.arrays import readable
@@ -266,7 +266,7 @@ class Predictor:
       require(isinstance(classes, ClassSpace), "classes", found, expected)
       names, values, where = classes.names, np.asarray(classes.embeddings), "classes"
       width = self.spec.num_attributes
-      found = f"{values.shape[1]} attributes"
+      found = counted(values.shape[1], "attribute", "attributes")
       require(values.shape[1] == width, where, found, f"{width}")
     own = np.asarray(self.classes.embeddings)
     known = dict(zip(self.classes.names, own, strict=True))
@@ -431,12 +431,12 @@ def predict_files(
   skip_bad: bool = False,
   dest: pathlib.Path | None = None,
 ) -> str:
-  """Classifies the images of a file of features or of a folder, as ``zsljax predict``.
+  """Classifies images or the features of some, as ``zsljax predict``.
 
   Args:
     workdir: the run's folder.
-    features: file with features of images; or else ``images``, a folder, and
-      ``weights``, see ``load_encoder``.
+    features: file with features of images; or else ``images``, an image or a folder,
+      and ``weights``, see ``load_encoder``.
     classes: CSV file of candidates; with ``seen``, see ``Predictor.candidates``.
     gamma: see ``load``; ``top_k`` and ``attributes``: see ``Predictor.predict``.
     skip_bad: leaves out classes and images that cannot be used.
@@ -481,10 +481,11 @@ def predict_files(
   )
   if dest:
     _write(dest.expanduser(), names, predictions)
-    best = f"the best {predictions.scores.shape[1]} classes of each"
+    top_k = predictions.scores.shape[1]
+    best = f"the best {counted(top_k, 'class', 'classes')} of each"
     if predictions.given is not None:
       best = "the labels of each whose scores reach their thresholds"
-    lines = [f"{len(names)} images, {best}, in {dest}"]
+    lines = [f"{counted(len(names), 'image', 'images')}, {best}, in {dest}"]
   else:
     lines = [_table(names, predictions)]
   if predictions.probabilities is not None:
@@ -498,7 +499,7 @@ def _encoded(
   weights: pathlib.Path | None,
   skip_bad: bool,
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-  """Features of a folder of images, their names, and names of undecodable images."""
+  """Features of an image or a folder, their names, and names of undecodable images."""
   made_by = predictor.encoder
   if made_by is None or "precision" not in made_by:  # Before 0.2.
     raise ZsljaxError(
@@ -509,7 +510,10 @@ def _encoded(
   encoder = load_encoder(weights, **options)
   name = encoder.description["weights"]
   require_same(encoder.description, made_by, name, _TRAINED_ON)
-  features, names, bad = encode_images(encoder, images, skip_bad=skip_bad)
+  images = images.expanduser()
+  alone = [images.name] if images.is_file() else None
+  folder = images.parent if alone else images
+  features, names, bad = encode_images(encoder, folder, alone, skip_bad)
   return features, np.array(names), bad
 
 

@@ -11,6 +11,7 @@ from zsljax.data.data_warnings import data_warnings
 from zsljax.data.describe import describe
 from zsljax.data.export import export_xlsa17
 from zsljax.data.importers.xlsa17 import read_xlsa17
+from zsljax.data.semantics import write_sources
 from zsljax.errors import ZsljaxError
 from zsljax.io.checksums import sha256_of
 
@@ -84,6 +85,14 @@ def test_images_features_and_classes_come_together(own):
     )
     folder = name.split("/")[0].lower().replace("_", " ")
     assert feature_set.classes.names[feature_set.labels[row]] == folder
+
+
+def test_what_descriptions_were_made_of_is_kept(own):
+  weights = own.write().listed("text encoder")
+  write_sources(own.folder / "classes.csv", [weights])
+  sources = own.build()[0].sources
+  assert sources[f"{own.folder.name}/names.txt"] == sha256_of(weights)
+  assert [*sources][1:] == ["classes.csv", "features.h5"]
 
 
 def test_the_proposed_split_is_seeded_and_stratified(own):
@@ -162,7 +171,7 @@ def test_what_cannot_be_used_is_an_error_or_left_out_and_listed(own):
     (lambda o: o.feature_names.__setitem__(0, "x.jpg"), "no features of 1 of the 50"),
     (
       lambda o: o.features.__setitem__((3, 0), np.inf),
-      "features not finite: found 1 such images",
+      "features not finite: found 1 such image,",
     ),
     (lambda o: o.classes.clear(), "no class"),
   ],
@@ -253,7 +262,7 @@ def test_stored_set_is_described_and_exported(own, tmp_path):
   page = describe(stored, odd)
   for text in (
     "ape and bat",
-    "1 images have the very features of another",
+    "1 image has the very features of another",
     "1 of 4 feature dimensions never change",
     "fewer than 5 test images",
   ):

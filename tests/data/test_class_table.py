@@ -85,15 +85,22 @@ def test_columns_are_put_in_the_dataset_s_order(write):
     (["class,striped,wing,size", "a,1,0,1"], "Did you mean 'wings'"),
     (
       [HEADER, "a,100,0,70"],
-      "class 'a': found 100 for 'striped'.*same units",
+      "class 'a': found a description of length 122, expected 1.02 to .*same units",
     ),
-    ([HEADER, "a,1,0,7"], "found 7 for 'size', expected at most 0.5"),
     ([HEADER, "a,0,0,0"], "class 'a': found a description of length 0"),
   ],
 )
 def test_tables_that_do_not_fit_a_dataset_are_refused(lines, message, write):
   with pytest.raises(ZsljaxError, match=message):
     read_class_table(write(lines)).fitted(known())
+
+
+def test_a_class_may_be_the_first_that_has_an_attribute(write):
+  attributes = ("striped", "wings", "size", "horns")
+  embeddings = [[1, 0, 0.5, 0.01], [0, 1, 0.2, 0]]
+  classes = ClassSpace.create(["cat", "bird"], embeddings, attribute_names=attributes)
+  table = read_class_table(write([f"{HEADER},horns", "ram,0,0,0.6,1"]))
+  assert table.fitted(classes).names == ("ram",)
 
 
 def test_what_does_not_fit_can_be_left_out(write):

@@ -72,7 +72,7 @@ def test_classes_without_test_image_are_named(feature_set):
   rows = whole.splits["test_seen"]
   found = feature_set(test_seen=rows[whole.labels[rows] != 1])
   (note,) = [note for note in found.notes if "no test image" in note]
-  assert note.startswith("1 seen classes have no test image")
+  assert note.startswith("1 seen class has no test image")
   assert note.endswith(": bat.")
 
 
@@ -97,7 +97,7 @@ ONE_SEEN = {
     ({"features": np.zeros((66, 0))}, r"features: found shape \(66, 0\)"),
     ({"features": np.zeros((66, 2, 2, 2))}, r"features: found shape \(66, 2, 2, 2\)"),
     *(
-      ({part: np.array([0, row])}, f"{part}: found 1 rows outside the 66 images .{row}")
+      ({part: np.array([0, row])}, f"{part}: found 1 row outside the 66 images .{row}")
       for part in ("trainval", "test_seen", "test_unseen")
       for row in (-1, 66)
     ),
@@ -112,7 +112,7 @@ ONE_SEEN = {
     ),
     (
       ONE_SEEN | {"labels": np.repeat(0, 20)},
-      "1 classes .'ape'. with images in both trainval and test_unseen",
+      "1 class .'ape'. with images in both trainval and test_unseen",
     ),
   ],
 )
@@ -126,4 +126,4 @@ def test_constant_images_are_counted_across_blocks(feature_set):
   features = rng.random((6 * 1000, 2), np.float32)
   features[[4095, 4096, 5999]] = 1
   found = feature_set(per_class=1000, features=features)
-  assert "of 3 images are constant (first at image 4095," in found.notes[0]
+  assert "3 images have constant features (first at image 4095," in found.notes[0]

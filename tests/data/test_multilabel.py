@@ -93,7 +93,7 @@ def test_splits_and_validation():
     ),
     ({"vectors": np.ones((5, 4))}, r"found shape \(5, 4\), expected one row for each"),
     ({"seen": np.ones(6, bool)}, "unseen labels: found 0 of 6, expected some"),
-    ({"test": np.arange(29, 40)}, "train and test: found 1 images in both"),
+    ({"test": np.arange(29, 40)}, "train and test: found 1 image in both"),
     (
       {
         "labels": scipy.sparse.csr_array(np.r_[random_labels()[:30], np.zeros((10, 6))])
@@ -122,8 +122,8 @@ def test_oddities_are_noted():
   labels[1] = 0
   made = make_multilabel_set(**parts(labels=scipy.sparse.csr_array(labels)))
   notes = " ".join(made.notes)
-  assert "1 seen labels have no training image: sky." in notes
-  assert "1 unseen labels have no test image (their AP is 0): bear." in notes
+  assert "1 seen label has no training image: sky." in notes
+  assert "1 unseen label has no test image (their AP is 0): bear." in notes
   assert "training images have no seen label" in notes
 
 
@@ -237,6 +237,10 @@ def test_word_vectors_from_a_file(tmp_path):
   made = read_multilabel(source, word_vectors=words, unknown="known_words")
   assert made.class_embedding == "tiny"
   assert made.classes.names == NAMES[:-1]
+  left_out = [note for note in made.notes if "left out" in note]
+  assert left_out == [
+    "Labels that are left out (1 of 6), as no word of them is in tiny.txt: 'boat'."
+  ]
   np.testing.assert_allclose(made.classes.embeddings[1], [1, 2, 0.5])
 
 

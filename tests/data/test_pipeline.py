@@ -458,7 +458,7 @@ def test_pad_keeps_full_batches():
       "batch_size: found 121, .*at most 120, the images of tr",
     ),
     ({"batch_size": -1}, "batch_size: found -1, expected 0"),
-    ({"batch_size": 15, "num_hosts": 2}, "found 15, expected.*multiple of the 2 hosts"),
+    ({"batch_size": 15, "num_hosts": 2}, "found 15, expected.*multiple of 2, the num"),
     ({"batch_size": 119, "num_hosts": 7}, "found 119, .*at most 112"),
     ({"split": "test"}, "train_split: found 'test'"),
     ({"seed": -1}, "config.data.seed: found -1, expected 0 or more"),

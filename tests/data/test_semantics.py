@@ -3,8 +3,9 @@ import pytest
 
 from zsljax.__main__ import main
 from zsljax.data.files.class_table import read_class_table
-from zsljax.data.semantics import prompts, read_sentences
+from zsljax.data.semantics import prompts, read_sentences, sources_of, write_sources
 from zsljax.errors import ZsljaxError
+from zsljax.io.checksums import sha256_of
 
 
 def test_names_become_a_class_table(tmp_path, capsys):
@@ -18,6 +19,24 @@ def test_names_become_a_class_table(tmp_path, capsys):
   np.testing.assert_array_equal(table.values, [[2, 4], [0, 1]])
   said = capsys.readouterr().out
   assert "2 classes, 2 numbers each" in said and "zorse" in said
+  assert [*sources_of(tmp_path / "c.csv")] == [
+    f"{tmp_path.name}/{name}" for name in ("names.txt", "glove.txt")
+  ]
+
+
+def test_a_table_has_hashes_of_what_it_was_made_of(tmp_path):
+  table, weights = tmp_path / "c.csv", tmp_path / "model.safetensors"
+  table.write_text("class,x\nape,1\n")
+  weights.write_bytes(b"weights")
+  assert sources_of(table) == {}
+  write_sources(table, [None, weights])
+  hashes = {f"{tmp_path.name}/model.safetensors": sha256_of(weights)}
+  assert sources_of(table) == hashes
+  table.write_text("class,x\nape,2\n")
+  assert sources_of(table) == {}
+  (tmp_path / "c.sources.json").write_text("[]")
+  with pytest.raises(ZsljaxError, match="c.sources.json: .*as semantics writes them"):
+    sources_of(table)
 
 
 def test_rows_of_a_text_encoder_become_a_class_table(tmp_path):

@@ -2,6 +2,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import re
 import shutil
 import types
 
@@ -166,6 +167,31 @@ def test_storing_twice_writes_once(feature_set, tmp_path):
   second = prepare(feature_set(), tmp_path)
   assert files_of(tmp_path) == before
   assert second.metadata == first.metadata
+  assert describe(second).endswith(
+    f"nothing was written: already stored in {second.folder}"
+  )
+  assert "already" not in describe(first)
+
+
+@pytest.mark.parametrize(
+  ("field", "old", "new"),
+  [
+    ("split_version", "xlsa17-v2", "xlsa17-v1"),
+    ("validation_classes", (4,), (0, 1)),
+  ],
+)
+def test_another_split_of_the_same_content_needs_overwrite(
+  feature_set, tmp_path, field, old, new
+):
+  prepare(feature_set(), tmp_path)
+  other = dataclasses.replace(feature_set(), **{field: new})
+  assert other.fingerprint() == feature_set().fingerprint()
+  shown = [str(x if isinstance(x, str) else list(x)) for x in (old, new)]
+  message = f"{field}: found {shown[0]}, expected {shown[1]}, as imported now"
+  with pytest.raises(ZsljaxError, match=re.escape(message)):
+    prepare(other, tmp_path)
+  stored = prepare(other, tmp_path, overwrite=True)
+  assert str(stored.metadata[field]) == shown[1] and not stored.was_there
 
 
 def test_same_content_is_stored_in_the_same_order(feature_set, one, tmp_path):
@@ -181,7 +207,9 @@ def test_same_content_is_stored_in_the_same_order(feature_set, one, tmp_path):
 def test_other_content_needs_overwrite(feature_set, tmp_path):
   first = prepare(feature_set(), tmp_path)
   other = feature_set(seed=1, per_class=15)
-  with pytest.raises(ZsljaxError, match=r"found another dataset.*--overwrite"):
+  with pytest.raises(
+    ZsljaxError, match=r"fingerprint: found .*, expected .*--overwrite"
+  ):
     prepare(other, tmp_path)
   check_content(StoredDataset.open(first.folder), feature_set(), np.float32)
   stored = prepare(other, tmp_path, overwrite=True)

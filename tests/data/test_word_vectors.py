@@ -3,6 +3,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
+from zsljax.data.files.class_table import write_class_table
 from zsljax.data.files.word_vectors import label_vectors, read_word_vectors
 from zsljax.errors import ZsljaxError
 
@@ -10,7 +11,7 @@ WORDS = ("polar", "bear", "Turkey", "grizzly_bear", "Flügel", "void")
 VECTORS = np.float32(
   [[1, 0.5, -2], [3, 1e-4, 0.25], [-1, 7, 8], [0.1, 0.2, 0.3], [4, 5, 6], [0, 0, 0]]
 )
-FILES = ("glove.txt", "head.txt", "fast.vec", "words.npz", "rows.npy")
+FILES = ("glove.txt", "head.txt", "fast.vec", "words.npz", "rows.npy", "table.csv")
 
 
 def lines(words, vectors, end="\n"):
@@ -28,6 +29,8 @@ def write(path, words=WORDS, vectors=VECTORS):
     path.with_suffix(".txt").write_text("\n".join(words) + "\n", "utf-8")
   elif path.suffix == ".npz":
     np.savez(path, embedding=vectors.astype(np.float64), vocabulary=np.array(words))
+  elif path.suffix == ".csv":
+    write_class_table(path, words, ["x", "y", "z"], vectors)
   else:
     text = lines(words, vectors, " \r\n" if path.suffix == ".vec" else "\n")
     path.write_bytes(text if path.name == "glove.txt" else head + text)
@@ -136,8 +139,8 @@ def test_unknown_refused_by_name(glove):
   with pytest.raises(ZsljaxError) as error:
     label_vectors(LABELS, glove)
   assert str(error.value) == (
-    f"{glove}: found no vector for words of 2 of 4 labels: 'Polar yak', 'gnu', "
-    "expected every word of every label (or unknown: known_words)"
+    f"{glove}: found no vector for words of 2 of 4 names: 'Polar yak', 'gnu', "
+    "expected every word of every name (or --unknown=known_words)"
   )
 
 
@@ -147,11 +150,14 @@ def test_known_words(glove):
   assert found.names == tuple(labels)
   np.testing.assert_array_equal(found.vectors, VECTORS[[1, 0]])
   assert found.notes == (
-    "Labels that are made of their known words alone, or left out without one, in "
-    "glove.txt: 'Polar yak'.",
+    "Labels that are made of their known words alone, in glove.txt: 'Polar yak'.",
   )
   found = label_vectors(LABELS, glove, unknown="known_words")
-  assert "gnu" not in found.names and "'gnu'" in " ".join(found.notes)
+  assert found.names == ("bear", "Polar yak", "void")
+  assert found.notes[:2] == (
+    "Labels that are made of their known words alone, in glove.txt: 'Polar yak'.",
+    "Labels that are left out (1 of 4), as no word of them is in glove.txt: 'gnu'.",
+  )
 
 
 @pytest.mark.parametrize(
@@ -162,10 +168,10 @@ def test_known_words(glove):
     (
       ["gnu", "gnat yak"],
       {"unknown": "known_words"},
-      "no word of any label, expected",
+      "no word of any name, expected",
     ),
-    ([""], {}, "of 1 of 1 labels: '', "),
-    (["-"], {}, "of 1 of 1 labels: '-', "),
+    ([""], {}, "of 1 of 1 names: '', "),
+    (["-"], {}, "of 1 of 1 names: '-', "),
     (["bear"], {"unknown": "drop"}, "unknown: found 'drop', expected refuse or known"),
   ],
 )
@@ -179,8 +185,8 @@ def test_wrong_labels_and_options(glove, labels, options, message):
   [
     ("a.gz", b"", r"a.gz: found ending '.gz', expected one of .npy .npz .txt"),
     ("a.txt", b"", "a.txt: found no words"),
-    ("a.txt", b"3 2\na 1 2\n", "found 1 words, expected 3, as its first line says"),
-    ("a.txt", b"a 1 2\nb 1\n", "line 2: found 1 numbers, expected a word and 2"),
+    ("a.txt", b"3 2\na 1 2\n", "found 1 word, expected 3, as its first line says"),
+    ("a.txt", b"a 1 2\nb 1\n", "line 2: found 1 number, expected a word and 2"),
     ("a.txt", b"a 1 2\nb 1 2 3\n", "line 2: found 3 numbers, expected a word and 2"),
     (
       "a.txt",

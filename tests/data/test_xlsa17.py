@@ -83,7 +83,7 @@ def test_version_unknown_without_locations(xlsa17, field):
   assert found.split_version == "xlsa17-unknown"
   assert noted(found, "lacks train_loc or val_loc")
   assert found.classes.seen[list(found.validation_classes)].all()
-  assert noted(found, "1 seen classes were drawn with seed 0") == (field == "val_loc")
+  assert noted(found, "1 seen class was drawn with seed 0") == (field == "val_loc")
 
 
 def test_validation_class_must_not_be_a_test_class(xlsa17):
@@ -128,7 +128,7 @@ def test_odd_content_is_noted(xlsa17):
   found = xlsa17.write().read()
   assert noted(found, "att is not original_att with columns scaled to length one")
   assert noted(found, "The class embeddings in att have lengths 2 to 2, not 1")
-  assert noted(found, "vectors of 1 images are constant (first at image 7,")
+  assert noted(found, "1 image has constant features (first at image 7,")
 
 
 def test_versions_of_matlab_read_alike(xlsa17, save):
@@ -143,6 +143,9 @@ def test_versions_of_matlab_read_alike(xlsa17, save):
 def test_missing_files(xlsa17):
   with pytest.raises(ZsljaxError, match="small: found no such folder, expected.*res1"):
     xlsa17.read()
+  hint = f"other.mat: found no such file, .*--features=FILE.*holds {SPLIT}, {IMAGES}"
+  with pytest.raises(ZsljaxError, match=hint):
+    xlsa17.write().read(features="other.mat")
   (xlsa17.write().folder / SPLIT).unlink()
   with pytest.raises(ZsljaxError, match=f"{SPLIT}: found no such file.*{IMAGES}"):
     xlsa17.read()
@@ -221,12 +224,12 @@ LOC = "trainval_loc"
     (changed("labels", lambda x: x - 1), (IMAGES, "labels", "found 0", "from 1")),
     (with_value("labels", 4, 1.5), (IMAGES, "labels", "found 1.5", "whole")),
     (with_value("labels", 4, 7), (IMAGES, "1 outside the list of 6 cl", "image 4,")),
-    (with_value(LOC, 1, 1), (SPLIT, "trainval", "1 images more than once")),
+    (with_value(LOC, 1, 1), (SPLIT, "trainval", "1 image more than once")),
     (changed("test_seen_loc", lambda x: x[:0]), (SPLIT, "test_seen_loc", "(0,)")),
-    (shared("trainval", "test_seen"), ("trainval and test_seen", "1 images in both")),
-    (shared("val", "train"), (SPLIT, "train_loc and val_loc", "1 images in both")),
-    (of_two_kinds, (SPLIT, "1 classes", "both trainval and test_unseen")),
-    (without_class(LOC, 3), ("test_seen", "1 classes", "'dog'", "trainval lacks")),
+    (shared("trainval", "test_seen"), ("trainval and test_seen", "1 image in both")),
+    (shared("val", "train"), (SPLIT, "train_loc and val_loc", "1 image in both")),
+    (of_two_kinds, (SPLIT, "1 class (", "both trainval and test_unseen")),
+    (without_class(LOC, 3), ("test_seen", "1 class (", "'dog'", "trainval lacks")),
     (without_class("test_unseen_loc", 5), ("1 of 6 classes", "'fox'", "no image")),
     (with_value("features", (2, 7), np.nan), ("features", "in 1 of 66", "image 7,")),
     (with_value("att", (0, 3), np.nan), (SPLIT, "embedding", "NaN, inf", "'dog'")),
@@ -245,6 +248,15 @@ LOC = "trainval_loc"
     (
       changed("features", lambda x: np.zeros((5, 66), [("a", "f4")])),
       (IMAGES, "features", "expected numbers or texts"),
+    ),
+    (
+      changed("att", np.transpose),
+      (
+        SPLIT,
+        "att: found 6 rows and 8 columns",
+        "column for each of the 6 cl",
+        "trans",
+      ),
     ),
     (changed("att", lambda x: x + 1j), (SPLIT, "att", "found complex128")),
     (changed("att", lambda x: x[:0]), (SPLIT, "att", "of shape (0, 6)")),

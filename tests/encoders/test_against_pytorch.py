@@ -369,6 +369,7 @@ def test_sentences_of_minilm(minilm, tmp_path, record_property):
   with zipfile.ZipFile(minilm) as archive:
     archive.extractall(tmp_path)
   encoder = load_text_encoder(minilm)
+  assert encoder.files == (minilm, minilm)
   tokenizer = transformers.BertTokenizerFast.from_pretrained(tmp_path)
   model = transformers.BertModel.from_pretrained(tmp_path)
   sentences = [*SENTENCES, "cut off " * 600]

@@ -56,6 +56,9 @@ def test_a_set_records_what_made_its_features(tiny, photos, tmp_path, monkeypatc
   features, names, bad = _encoded(predictor, photos, tiny, skip_bad=False)
   np.testing.assert_allclose(features, encode_images(encoder, photos)[0], 1e-5, 1e-5)
   assert names[0] == "ape/0.png" and bad == []
+  alone, names, _ = _encoded(predictor, photos / "cow" / "2.png", tiny, skip_bad=False)
+  np.testing.assert_allclose(alone, features[10:11], 1e-5, 1e-5)
+  assert names.tolist() == ["2.png"]
 
   described = read_features([tmp_path / "f.h5"]).encoder
   require_same(described, predictor.encoder, "f.h5", "")

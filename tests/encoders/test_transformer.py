@@ -602,7 +602,7 @@ def test_descriptions_are_mean_directions(text_encoder):
   vectors = (vectors / np.linalg.norm(vectors, axis=1)[:, None]).reshape(2, 2, 8)
   expected = vectors.sum(1) / np.linalg.norm(vectors.sum(1), axis=1)[:, None]
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-  assert notes == ["1 sentences are cut to 6 tokens, first 'h h h h h h h h h '."]
+  assert notes == ["1 sentence is cut to 6 tokens, first 'h h h h h h h h h '."]
 
 
 def test_the_library_of_tokenizers_may_be_missing(monkeypatch, tmp_path):

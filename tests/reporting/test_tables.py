@@ -114,6 +114,14 @@ def test_unlike_rows_are_not_averaged():
 def test_other_data_or_protocols_are_not_mixed():
   with pytest.raises(ZsljaxError, match="2 different data sets of this name"):
     tables.make_blocks([row(fingerprint="a"), row(1, fingerprint="b")])
+  first, second = row(fingerprint="a"), row(1, fingerprint="b")
+  for one, digest in ((first, "1"), (second, "2")):
+    sources = {"photos.h5": "0", "unseen.txt": digest}
+    one["provenance"]["data"] |= {"sources": sources, "storage_dtype": "float32"}
+  with pytest.raises(
+    ZsljaxError, match="fingerprints a, b, made of other unseen.txt, e"
+  ):
+    tables.make_blocks([first, second])
   other = row() | {"split_version": "v2"}
   counted = [row() | {"conditions": {"top_k": [k]}, "protocol": "l"} for k in (3, 5)]
   blocks = tables.make_blocks([row(), other, *counted])

@@ -1,7 +1,10 @@
 import itertools
+import json
 
 import numpy as np
+import pytest
 
+from zsljax.errors import ZsljaxError
 from zsljax.runs.config import read_config
 from zsljax.runs.experiment import Experiment
 
@@ -19,3 +22,12 @@ def test_the_order_of_batches_can_have_a_seed_of_its_own():
   np.testing.assert_array_equal(given, order("seed=2", "data.seed=7"))
   np.testing.assert_array_equal(given, order("seed=7"))
   assert (given != order("seed=1")).any()
+
+
+def test_a_run_keeps_to_the_version_of_its_split(short_run, tmp_path):
+  manifest = json.loads((short_run("semantic_softmax") / "manifest.json").read_text())
+  manifest["dataset"]["split_version"] = "v1"
+  (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+  message = "split_version: found .*, expected v1, as in the training run"
+  with pytest.raises(ZsljaxError, match=message):
+    Experiment.of_run(tmp_path)

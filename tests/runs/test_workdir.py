@@ -13,6 +13,8 @@ CONFIG = json.loads(base.get_config().to_json()) | {
 CONFIG["data"] |= {"dir": "/a", "name": "toy"}
 DATASET = {
   "name": "toy",
+  "split_version": "v1",
+  "validation_classes": [],
   "fingerprint": "1" * 64,
   "feature_shape": [3],
   "encoder": None,
@@ -30,7 +32,12 @@ def test_same_config_continues_wherever_the_data_lie(tmp_path):
   [
     (CONFIG | {"seed": 1}, DATASET, "config.seed is 1, there 0"),
     (CONFIG | {"extra": 1}, DATASET, "config.extra is 1, there None"),
-    (CONFIG, DATASET | {"fingerprint": "2" * 64}, "other data"),
+    (CONFIG, DATASET | {"fingerprint": "2" * 64}, "dataset: fingerprint: found 22.*11"),
+    (
+      CONFIG,
+      DATASET | {"split_version": "v2"},
+      "dataset: split_version: found v2, expected v1, with which the run was begun, or",
+    ),
   ],
 )
 def test_other_config_or_data_is_refused(tmp_path, config, dataset, message):

@@ -179,7 +179,8 @@ def add_word_vectors(
   add_path(
     parser,
     "--word_vectors",
-    f"vectors of the {of}: GloVe, fastText or word2vec text, .npz, .npy{usual}",
+    f"vectors of the {of}: GloVe, fastText or word2vec text, .npz, .npy, or the .csv "
+    f"of semantics{usual}",
     required=default is None,
   )
   add_choice(
@@ -187,7 +188,7 @@ def add_word_vectors(
     "--unknown",
     ["refuse", "known_words"],
     "names with a word that has no vector: an error that lists them; or the mean of "
-    "their known words, left out without one",
+    "their known words (labels and classes without one are left out)",
   )
 
 

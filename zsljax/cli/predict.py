@@ -25,8 +25,9 @@ def add_arguments(parser) -> None:
   add_path(
     source,
     "--images",
-    "images, which are encoded first, by the network that the dataset records",
-    "DIR",
+    "image or folder of images, which are encoded first, by the network that the "
+    "dataset records",
+    "PATH",
     required=False,
   )
   add_path(

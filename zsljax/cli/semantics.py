@@ -4,7 +4,9 @@ Encodes names (in prompts, by --templates) or sentences with a text encoder: the
 mean direction of a class's sentences. Or looks names up in a file of word
 vectors: as they stand, with _ for spaces, in lower case, then word by word; or
 takes the rows of a matrix from any other text encoder. Writes CLASSES.csv,
-which `data build` and `predict` take.
+which `data build` and `predict` take; for names of attributes, --word_vectors
+takes it. CLASSES.sources.json has the hashes of the files that it was made of,
+which `data build` keeps.
 
 Examples:
   zsljax semantics --names=classes.txt --dest=classes.csv
@@ -50,7 +52,7 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
   from zsljax.data import semantics
-  from zsljax.errors import require
+  from zsljax.errors import counted, require
 
   encodes = not args.word_vectors
   for flag, fits, expected in (
@@ -64,7 +66,7 @@ def run(args) -> None:
     found = semantics.describe_names(
       args.names, args.word_vectors, args.dest, args.unknown
     )
-    vectors, notes = found.vectors, found.notes
+    vectors, notes, files = found.vectors, found.notes, [args.word_vectors]
   else:
     from zsljax.encoders.text import encode_classes, load_text_encoder
 
@@ -76,8 +78,11 @@ def run(args) -> None:
     encoder = load_text_encoder(args.text_weights, args.tokenizer, args.activation)
     vectors, notes = encode_classes(sentences, encoder)
     semantics.write_vectors(args.dest, list(sentences), vectors)
+    files = [args.templates, *encoder.files]
+  semantics.write_sources(args.dest, [args.names, args.sentences, *files])
   count, width = vectors.shape
-  print(f"{count} classes, {width} numbers each, in {args.dest}")
+  classes = counted(count, "class", "classes")
+  print(f"{classes}, {width} numbers each, in {args.dest}")
   for note in notes:
     note = note.replace("Labels", "Names", 1)
     print(textwrap.fill(f"note: {note}", 88, subsequent_indent="      "))

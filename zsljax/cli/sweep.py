@@ -13,6 +13,7 @@ Example:
 import pathlib
 
 from zsljax.cli.common import add_sweep
+from zsljax.errors import counted
 
 GROUP = "train"
 
@@ -50,6 +51,7 @@ def _choice(workdir: pathlib.Path) -> str:
     where = f"{chosen['folds']} class folds"
     value += f" (standard error {chosen['standard_error']:.2f})"
   return (
-    f"chosen on {where}, of {chosen['settings']} settings after {chosen['stops']} "
-    f"numbers of steps each, for {value} there: {point}; {chosen['step']} steps{gamma}"
+    f"chosen on {where}, of {chosen['settings']} settings after "
+    f"{counted(chosen['stops'], 'number', 'numbers')} of steps each, for {value} "
+    f"there: {point}; {counted(chosen['step'], 'step', 'steps')}{gamma}"
   )

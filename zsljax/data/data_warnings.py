@@ -10,7 +10,7 @@ import numpy as np
 from zsljax.classes import ClassSpace
 from zsljax.data.pipeline import evaluation_batches
 from zsljax.data.store import StoredDataset
-from zsljax.errors import some
+from zsljax.errors import counted, some
 
 _ALIKE = 0.999
 _FEW = 5
@@ -38,8 +38,9 @@ def _of_classes(classes: ClassSpace) -> Iterator[str]:
   if len(pairs):
     first = " and ".join(classes.names[i] for i in pairs[0])
     yield (
-      f"{len(pairs)} pairs of classes have almost the same description (cosine above "
-      f"{_ALIKE}; the first: {first}): no system can tell them apart."
+      f"{counted(len(pairs), 'pair of classes has', 'pairs of classes have')} almost "
+      f"the same description (cosine above {_ALIKE}; the first: {first}): no system "
+      "can tell them apart."
     )
   attributes = classes.attributes
   seen = np.asarray(classes.seen)
@@ -47,7 +48,8 @@ def _of_classes(classes: ClassSpace) -> Iterator[str]:
     same = np.flatnonzero(np.ptp(rows, axis=0) == 0)
     if same.size:
       yield (
-        f"{same.size} attributes are the same for {of}, and say nothing of them: "
+        f"{counted(same.size, 'attribute is', 'attributes are')} the same for {of}, "
+        "which says nothing of them: "
         f"{some([attributes[i] for i in same])}."
       )
       break
@@ -94,8 +96,9 @@ def _of_features(dataset: StoredDataset) -> Iterator[str]:
           contradicting += first[1] != own[1]
   if doubles:
     yield (
-      f"{doubles} images have the very features of another: {across} of them a test "
-      f"image those of a training image, {contradicting} with another label."
+      f"{counted(doubles, 'image has', 'images have')} the very features of another: "
+      f"{across} of them a test image those of a training image, {contradicting} with "
+      "another label."
     )
   if (dead := np.flatnonzero(low == high)).size:
     yield f"{dead.size} of {len(low)} feature dimensions never change."

@@ -69,7 +69,8 @@ def describe(dataset: StoredDataset, odd: Sequence[str] = ()) -> str:
     for sentence in sentences:
       indent = " " * (len(head) + 2)
       lines += textwrap.wrap(f"{head}: {sentence}", 88, subsequent_indent=indent)
-  lines.append(f"stored in {dataset.folder}")
+  kept = "nothing was written: already " if dataset.was_there else ""
+  lines.append(f"{kept}stored in {dataset.folder}")
   return "\n".join(lines)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse
 
 from zsljax.classes import ClassSpace
-from zsljax.errors import ZsljaxError, require, some
+from zsljax.errors import ZsljaxError, counted, require, some
 from zsljax.io.checksums import sha256_of
 from zsljax.io.progress import task_bar
 
@@ -166,7 +166,8 @@ def make_feature_set(
   absent = np.setdiff1d(seen, labels[test_seen])
   if absent.size:
     notes.append(
-      f"{absent.size} seen classes have no test image, S is the mean over the others: "
+      f"{counted(absent.size, 'seen class has', 'seen classes have')} no test image, S "
+      "is the mean over the others: "
       f"{some([classes.names[i] for i in absent])}."
     )
   train, val = hold_out_validation(labels, trainval, validation_classes, split_seed)
@@ -243,7 +244,7 @@ def check_disjoint(
     require(
       not shared.size,
       f"{where}: {first} and {second}",
-      f"{shared.size} images in both",
+      f"{counted(shared.size, 'image', 'images')} in both",
       "disjoint splits",
     )
 
@@ -272,7 +273,8 @@ def checked_validation(
     number = max(1, len(seen) // 5)
     given = np.random.default_rng(seed).choice(seen, number, replace=False)
     notes.append(
-      f"{NONE_PUBLISHED}: {number} seen classes were drawn with seed {seed}."
+      f"{NONE_PUBLISHED}: {counted(number, 'seen class was', 'seen classes were')} "
+      f"drawn with seed {seed}."
     )
   strangers = [classes.names[i] for i in np.setdiff1d(given, seen)]
   require(
@@ -327,8 +329,8 @@ def _scan(features: Rows, where: str, notes: list[str]) -> tuple[str, float]:
   )
   if constant.size:
     notes.append(
-      f"The feature vectors of {constant.size} images are constant (first at "
-      f"image {constant[0]}, counted from 0): did their encoding fail?"
+      f"{counted(constant.size, 'image has', 'images have')} constant features (first "
+      f"at image {constant[0]}, counted from 0): did their encoding fail?"
     )
   return digest.hexdigest(), float(max(high.max(), -low.min()))
 
@@ -341,14 +343,15 @@ def check_rows(parts: Mapping[str, np.ndarray], count: int, where: str) -> None:
     require(
       not bad.size,
       f"{where}: {name}",
-      f"{bad.size} rows outside the {count} images ({_some(bad)}, counted from 0)",
+      f"{counted(bad.size, 'row', 'rows')} outside the {count} images ({_some(bad)}, "
+      "counted from 0)",
       "every row to be an image",
     )
     again = len(rows) - len(np.unique(rows))
     require(
       again == 0,
       f"{where}: {name}",
-      f"{again} images more than once",
+      f"{counted(again, 'image', 'images')} more than once",
       "each image once",
     )
   check_disjoint(parts, itertools.combinations(parts, 2), where)
@@ -370,10 +373,12 @@ def _check_classes(
 
   both = np.intersect1d(seen, unseen)
   found = "with images in both trainval and test_unseen"
-  check(both, f"{both.size} classes", found, "unseen classes to have no training image")
+  number = counted(both.size, "class", "classes")
+  check(both, number, found, "unseen classes to have no training image")
   strangers = np.setdiff1d(labels[parts["test_seen"]], seen)
   found = "with images in test_seen that trainval lacks"
-  check(strangers, f"{strangers.size} classes", found, "seen classes only")
+  number = counted(strangers.size, "class", "classes")
+  check(strangers, number, found, "seen classes only")
   empty = np.setdiff1d(np.arange(len(names)), np.union1d(seen, unseen))
   found, number = "that have no image in trainval or test_unseen", len(names)
   expected = "every class to be seen or unseen"

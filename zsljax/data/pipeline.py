@@ -109,8 +109,8 @@ class TrainingData:
       0 <= self.batch_size <= most and self.batch_size % self.num_hosts == 0,
       "config.batch_size",
       self.batch_size,
-      f"0 (everything at once) or a multiple of the {self.num_hosts} hosts, at most "
-      f"{most}, the images of {self.train_split}",
+      f"0 (everything at once) or a multiple of {self.num_hosts}, the number of "
+      f"hosts, and at most {most}, the images of {self.train_split}",
     )
 
   @property

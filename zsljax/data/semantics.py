@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import pathlib
 
 import numpy as np
@@ -11,6 +11,12 @@ from zsljax.data.files.class_table import write_class_table
 from zsljax.data.files.text import read_csv, read_names
 from zsljax.data.files.word_vectors import LabelVectors, label_vectors
 from zsljax.errors import require
+from zsljax.io.checksums import sha256_of
+from zsljax.io.files import write_json
+from zsljax.io.json_files import TEXT, read_json
+
+# Ending of the file beside a class table that says what the table was made of.
+_SOURCES = ".sources.json"
 
 
 def describe_names(
@@ -39,6 +45,30 @@ def write_vectors(
   width = vectors.shape[1]
   columns = [f"dimension_{i:0{len(str(width))}d}" for i in range(width)]
   write_class_table(dest, names, columns, vectors)
+
+
+def write_sources(table: pathlib.Path, files: Iterable[pathlib.Path | None]) -> None:
+  """Writes the SHA-256 of a class table and of the files that it was made of."""
+  paths = [path.expanduser().absolute() for path in (table, *files) if path]
+  hashes = {f"{path.parent.name}/{path.name}": sha256_of(path) for path in paths}
+  write_json(paths[0].with_suffix(_SOURCES), hashes)
+
+
+def sources_of(table: pathlib.Path) -> dict[str, str]:
+  """SHA-256 of the files that a class table was made of, where it is known.
+
+  Raises:
+    ZsljaxError: the file beside it is none of ``write_sources``.
+  """
+  path = table.with_suffix(_SOURCES)
+  if not path.exists():
+    return {}
+  schema = {"type": "object", "additionalProperties": TEXT}
+  hashes = read_json(path, schema, "SHA-256 by name, as semantics writes them")
+  own = sha256_of(table)
+  if own not in hashes.values():  # It was changed since.
+    return {}
+  return {name: digest for name, digest in hashes.items() if digest != own}
 
 
 def prompts(

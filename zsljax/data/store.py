@@ -49,6 +49,9 @@ STORAGE = {
 _CLASSES_FILE = "classes.npz"
 _METADATA_FILE = "metadata.json"
 _DESCRIPTION = (_METADATA_FILE, "dataset_info.json", "features.json")
+# Fields that tell a set from others of its name: the fingerprint alone knows neither
+# the version of a split nor the validation classes.
+_IDENTITY = ("split_version", "validation_classes", "fingerprint")
 # Label, source row and place of every record, in stored order.
 _INDEX_FILE = "index.npz"
 # The images' names by source row, where they have names.
@@ -143,14 +146,14 @@ def prepare(
     if folder.exists():
       try:
         stored = StoredDataset.open(folder)
-        require(
-          stored.fingerprint == fingerprint,
-          str(folder),
-          f"another dataset of the same name (fingerprint {stored.fingerprint[:12]})",
-          f"{fingerprint[:12]} or an empty place: choose another --dest, or replace it "
-          "with --overwrite",
-        )
-        return stored
+        imported = {
+          "split_version": feature_set.split_version,
+          "validation_classes": list(feature_set.validation_classes),
+          "fingerprint": fingerprint,
+        }
+        hint = "as imported now: choose another --dest, or replace it with --overwrite"
+        require_same(str(folder), stored.metadata, imported, hint)
+        return dataclasses.replace(stored, was_there=True)
       except ZsljaxError:
         if not overwrite:
           raise
@@ -163,6 +166,15 @@ def prepare(
     with _replaced(folder):
       _write(feature_set, folder, dtype, fingerprint, beam_options)
     return StoredDataset.open(folder)
+
+
+def require_same(
+  where: str, found: Mapping[str, Any], expected: Mapping[str, Any], hint: str
+) -> None:
+  """Raises unless the metadata of two sets are of the same data and split."""
+  for field in _IDENTITY:
+    same = found[field] == expected[field]
+    require(same, f"{where}: {field}", found[field], f"{expected[field]}, {hint}")
 
 
 @contextlib.contextmanager
@@ -360,6 +372,7 @@ class StoredDataset:
     metadata: as written by ``prepare``.
     classes: all classes.
     checksums: of all files.
+    was_there: ``prepare`` found it, and wrote nothing.
   """
 
   folder: pathlib.Path
@@ -367,6 +380,7 @@ class StoredDataset:
   classes: ClassSpace = dataclasses.field(repr=False)
   _info: Any = dataclasses.field(repr=False)
   checksums: Checksums = dataclasses.field(repr=False)
+  was_there: bool = False
 
   @classmethod
   def open(cls, folder: pathlib.Path) -> StoredDataset:

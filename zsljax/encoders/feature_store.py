@@ -21,7 +21,7 @@ import numpy as np
 
 from zsljax.data.files.images import list_images
 from zsljax.encoders.encoder import Encoder, encode_images, require_same
-from zsljax.errors import ZsljaxError, in_bytes, require
+from zsljax.errors import ZsljaxError, counted, in_bytes, require
 from zsljax.io.arrays import readable
 from zsljax.io.files import locked, replacing, write_json
 from zsljax.io.json_files import OBJECT, read_json
@@ -182,7 +182,8 @@ def _complete(
   require(
     skip_bad or not left_out,
     str(dest),
-    f"{len(left_out)} images left out, which cannot be decoded (first {left_out[:1]})",
+    f"{counted(len(left_out), 'image', 'images')} left out, as not decodable (first "
+    f"{left_out[:1]})",
     "none, or --skip_bad",
   )
   return Written(shape, left_out, 0)
@@ -192,7 +193,8 @@ def described(encoder: Encoder, dest: pathlib.Path, written: Written) -> str:
   """Lines on what was written, and what was left out."""
   (count, *shape), about = written.shape, encoder.description
   told = (
-    f"{dest}: {about['output']} features of {about['network']} for {count} images, "
+    f"{dest}: {about['output']} features of {about['network']} for "
+    f"{counted(count, 'image', 'images')}, "
     f"{' x '.join(map(str, shape))}"
   )
   left_out = [f"left out, as it cannot be decoded: {name}" for name in written.left_out]

@@ -17,7 +17,7 @@ import numpy as np
 from zsljax.encoders.layouts import recognise
 from zsljax.encoders.tensor_files import packaged, read_tensors
 from zsljax.encoders.transformer import TextTransformer
-from zsljax.errors import ZsljaxError, line_of, require
+from zsljax.errors import ZsljaxError, counted, line_of, require
 
 _BATCH = 64  # Sentences.
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -25,11 +25,15 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TextEncoder:
-  """A text tower, its parameters, and its tokenizer of the library ``tokenizers``."""
+  """A text tower, its parameters, and its tokenizer of the library ``tokenizers``.
+
+  ``files`` are those that they were read from.
+  """
 
   module: TextTransformer
   variables: Mapping[str, Any]
   tokenizer: Any
+  files: tuple[pathlib.Path, ...] = ()
 
   def tokens(self, sentences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Ids of tokens ``[N, L]`` and their mask, both int32.
@@ -129,7 +133,7 @@ def load_text_encoder(
   found = f"ids up to {highest}, and {last} at the end of a sentence"
   expected = f"those of {tower.family} with {module.vocabulary} tokens"
   require(ends and highest < module.vocabulary, str(tokenizer), found, expected)
-  return TextEncoder(module, tower.variables, ids)
+  return TextEncoder(module, tower.variables, ids, (weights, tokenizer))
 
 
 def encode_classes(
@@ -157,7 +161,8 @@ def encode_classes(
   cut, most = encoder.too_long(flat), encoder.module.length
   notes = []
   if cut:
-    notes = [f"{len(cut)} sentences are cut to {most} tokens, first {cut[0]!r}."]
+    cut_are = counted(len(cut), "sentence is", "sentences are")
+    notes = [f"{cut_are} cut to {most} tokens, first {cut[0]!r}."]
   return _unit(np.stack(means)), notes
 
 

@@ -169,12 +169,17 @@ def terminal_width() -> int | None:
 def _block(rows: Sequence[Row], columns: Sequence[str] = ()) -> Block:
   """The block of rows that compare."""
   first = rows[0]
-  fingerprints = {row["provenance"]["data"]["fingerprint"] for row in rows}
+  data = [row["provenance"]["data"] for row in rows]
+  fingerprints = {one["fingerprint"] for one in data}
+  parts = [{"storage": d.get("storage_dtype")} | d.get("sources", {}) for d in data]
+  names = dict.fromkeys(name for part in parts for name in part)
+  differing = [x for x in names if len({part.get(x) for part in parts}) > 1]
   require(
     len(fingerprints) == 1,
     f"rows of {first['dataset']} ({first['features']}, {first['class_embedding']})",
     f"{len(fingerprints)} different data sets of this name: fingerprints "
-    f"{', '.join(sorted(f[:12] for f in fingerprints))}",
+    f"{', '.join(sorted(f[:12] for f in fingerprints))}"
+    + (f", made of other {', '.join(differing)}" if differing else ""),
     "rows of one import of the data, which alone compare",
   )
   every = dict.fromkeys(name for row in rows for name in row["metrics"])

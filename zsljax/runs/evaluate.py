@@ -359,10 +359,10 @@ def chosen_share(
   row = rows[-1]
   of_row = row["provenance"]
   there, here = (
-    {"config": deciding_fields(config), "fingerprint of the data": fingerprint}
-    for config, fingerprint in (
-      (of_row["config"], of_row["data"]["fingerprint"]),
-      (run.config, run.dataset.fingerprint),
+    {"config": deciding_fields(config), "split": split, "fingerprint": fingerprint}
+    for config, split, fingerprint in (
+      (of_row["config"], row["split_version"], of_row["data"]["fingerprint"]),
+      (run.config, run.dataset.metadata["split_version"], run.dataset.fingerprint),
     )
   )
   for field, found, expected in changes(there, here):

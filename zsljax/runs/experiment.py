@@ -15,7 +15,7 @@ from zsljax.classes import ClassSpace
 from zsljax.data import StoredDataset, TrainingData, evaluation_batches, open_dataset
 from zsljax.data.pipeline import Columns, load
 from zsljax.data.placement import CACHE_LIMIT, available_memory
-from zsljax.data.store import variants
+from zsljax.data.store import require_same, variants
 from zsljax.devices.mesh import free_memory, make_mesh, over_classes
 from zsljax.devices.precision import nearest
 from zsljax.errors import in_bytes, require
@@ -190,12 +190,8 @@ class Experiment:
       config["data"]["dir"] = data_dir
     config["mesh"] = {"data": -1, "model": 1}
     run = cls.build(config)
-    require(
-      run.dataset.fingerprint == manifest["dataset"]["fingerprint"],
-      f"{run.dataset.folder}: fingerprint",
-      run.dataset.fingerprint[:12],
-      f"{manifest['dataset']['fingerprint'][:12]}, the data of the training run",
-    )
+    where, own = str(run.dataset.folder), run.dataset.metadata
+    require_same(where, own, manifest["dataset"], "as in the training run")
     return dataclasses.replace(run, trained_in=manifest["products"])
 
   def on(self, other: StoredDataset) -> Experiment:

@@ -10,6 +10,7 @@ import warnings
 import jax
 
 from zsljax.classes import ClassSpace
+from zsljax.data.store import require_same
 from zsljax.devices.precision import nearest
 from zsljax.errors import ZsljaxError
 from zsljax.io.files import explained, write_json
@@ -56,8 +57,8 @@ _MANIFEST = object_of(
     **dict.fromkeys(("seed", "epochs", "batch_size", "log_every"), COUNT),
   ),
   dataset=object_of(
-    name=TEXT,
-    fingerprint=TEXT,
+    **dict.fromkeys(("name", "split_version", "fingerprint"), TEXT),
+    validation_classes=list_of(COUNT),
     feature_shape=list_of(COUNT),
     encoder=or_none(OBJECT),
   ),
@@ -127,12 +128,8 @@ def open_workdir(
       f"{workdir}: made by another config ({'; '.join(differing)}), expected the "
       "same config to continue the run, or another --workdir"
     )
-  old, new = before["dataset"]["fingerprint"], dataset["fingerprint"]
-  if old != new:
-    raise ZsljaxError(
-      f"{workdir}: made with other data (fingerprint {old[:12]}), found "
-      f"{new[:12]}: expected the same dataset, or another --workdir"
-    )
+  hint = "with which the run was begun, or another --workdir"
+  require_same(f"{workdir}: dataset", dataset, before["dataset"], hint)
   changed = [
     f"{field} {old} -> {now}"
     for part in ("versions", "processes", "products")

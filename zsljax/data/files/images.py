@@ -186,8 +186,8 @@ def refuse_bad(folder: pathlib.Path, bad: Sequence[str]) -> None:
   if bad:
     raise ZsljaxError(
       f"{folder}: found images that cannot be decoded: {len(bad)}, the first is "
-      f"{bad[0]}; expected whole files of the kinds {' '.join(ENDINGS)} (with skip_bad "
-      "others are left out)"
+      f"{bad[0]}; expected whole files of the kinds {' '.join(ENDINGS)} (--skip_bad "
+      "leaves others out)"
     )
 
 

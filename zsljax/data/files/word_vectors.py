@@ -9,13 +9,14 @@ import re
 
 import numpy as np
 
+from zsljax.data.files.class_table import read_class_table
 from zsljax.data.files.text import check_distinct, read_names
-from zsljax.errors import require
+from zsljax.errors import counted, require
 from zsljax.io.arrays import check_array, read_arrays, readable, require_file
 from zsljax.io.progress import task_bar
 
 UNKNOWN = ("refuse", "known_words")
-_ENDINGS = (".npy", ".npz", ".txt", ".vec")
+_ENDINGS = (".npy", ".npz", ".txt", ".vec", ".csv")
 _NUMBER = re.compile(rb"[+-]?\d*\.?\d+(e[+-]?\d+)?", re.IGNORECASE)
 
 # Words, each with its vector: a row of a matrix, or the text of its numbers.
@@ -67,19 +68,21 @@ def label_vectors(
   parts = {name: _known_parts(name, known) for name in names}
   lacking = [repr(name) for name, found in parts.items() if None in found]
   used = {name: [w for w in found if w is not None] for name, found in parts.items()}
+  bare = [repr(name) for name, found in used.items() if not found]
   require(
     unknown == "known_words" or not lacking,
     str(path),
-    f"no vector for words of {len(lacking)} of {len(names)} labels: "
+    f"no vector for words of {len(lacking)} of {len(names)} names: "
     f"{', '.join(lacking)}",
-    "every word of every label (or unknown: known_words)",
+    "every word of every name (or --unknown=known_words)",
   )
   used = {name: found for name, found in used.items() if found}
-  require(bool(used), str(path), "no word of any label", "one at least")
+  require(bool(used), str(path), "no word of any name", "one at least")
   vectors = np.stack([np.mean([known[w] for w in found], 0) for found in used.values()])
   notes = {
     "follow the rows, which have no names, of": ["all"] * _is_unnamed(path),
-    "are made of their known words alone, or left out without one, in": lacking,
+    "are made of their known words alone, in": [x for x in lacking if x not in bare],
+    f"are left out ({len(bare)} of {len(names)}), as no word of them is in": bare,
     "have nothing but zeros in": [
       repr(name) for name, vector in zip(used, vectors, strict=True) if not vector.any()
     ],
@@ -106,6 +109,7 @@ def read_word_vectors(
 
   * ``.txt``, ``.vec``: lines of a word and its numbers (GloVe), perhaps below a line
     with their count and width (fastText, word2vec).
+  * ``.csv``: a class table, as `semantics` writes it.
   * ``.npz``: a row of texts and a matrix with a row for each, by any names.
   * ``.npy``: such a matrix; ``FILE.txt`` beside ``FILE.npy`` has the words, one a line.
 
@@ -162,7 +166,7 @@ def _text(path: pathlib.Path) -> _Pairs:
       require(
         0 < width <= spaces and not beyond,
         f"{path}: line {line_number}",
-        f"{spaces} numbers",
+        counted(spaces, "number", "numbers"),
         f"a word and {width or 'its'} numbers, with spaces between",
       )
       yield parts[0].decode("utf-8", errors="replace"), line[len(parts[0]) + 1 :]
@@ -170,13 +174,16 @@ def _text(path: pathlib.Path) -> _Pairs:
   require(
     count == found,
     str(path),
-    f"{found} words",
+    counted(found, "word", "words"),
     f"{count}, as its first line says (was the download cut off?)",
   )
 
 
 def _rows(path: pathlib.Path, rows: Sequence[str]) -> _Pairs:
-  """Names and rows of the matrix in an array file."""
+  """Names and rows of the matrix in an array file or a class table."""
+  if path.suffix.lower() == ".csv":
+    table = read_class_table(path)
+    return zip(table.names, table.values, strict=True)
   arrays = read_arrays(path, endings=(".npy", ".npz"))
   texts = [a for a in arrays.values() if a.ndim == 1 and a.dtype.kind == "U"]
   names = [np.asarray(a).tolist() for a in texts]

@@ -27,7 +27,7 @@ from zsljax.data.files.text import check_distinct, read_image_list
 from zsljax.data.files.word_vectors import label_vectors
 from zsljax.data.importers.published import dataset_name
 from zsljax.data.labels import ABSENT, PRESENT
-from zsljax.errors import require, some
+from zsljax.errors import counted, require, some
 
 
 def make_multilabel_set(
@@ -151,11 +151,13 @@ def _warnings(
   ):
     if odd.any():
       names = some([classes.names[i] for i in np.flatnonzero(odd)])
-      notes.append(f"{odd.sum()} {of} labels have {what}: {names}.")
+      labels_have = counted(odd.sum(), f"{of} label has", f"{of} labels have")
+      notes.append(f"{labels_have} {what}: {names}.")
   bare = int((present[trainval][:, seen].sum(1) == 0).sum())
   if bare:
     notes.append(
-      f"{bare} training images have no seen label; training passes over them."
+      f"{counted(bare, 'training image has', 'training images have')} no seen label, "
+      "which training passes over."
     )
   return notes
 

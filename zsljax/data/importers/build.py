@@ -17,7 +17,8 @@ from zsljax.data.files.images import list_images
 from zsljax.data.files.text import read_csv, read_names
 from zsljax.data.files.word_vectors import label_vectors
 from zsljax.data.importers.published import dataset_name
-from zsljax.errors import ZsljaxError, did_you_mean, require, some
+from zsljax.data.semantics import sources_of
+from zsljax.errors import ZsljaxError, counted, did_you_mean, require, some
 
 SPLITS = ("trainval", "test_seen", "test_unseen")
 # The proposed split: shares of the classes, and of each seen class's images.
@@ -107,7 +108,9 @@ def read_labels(path: pathlib.Path, skip_bad: bool = False) -> LabelledImages:
     else:
       good[line[0]] = line
   if bad and not skip_bad:
-    raise ZsljaxError(f"{path}: {bad[0]} ({len(bad)} such lines)")
+    raise ZsljaxError(
+      f"{path}: {bad[0]} ({counted(len(bad), 'such line', 'such lines')})"
+    )
   require(len(good) > 0, str(path), "no images", "a line for each image")
   return LabelledImages(
     str(path), *zip(*good.values(), strict=True), left_out=tuple(bad)
@@ -168,7 +171,7 @@ def build_set(
   require(
     skip_bad or not bad,
     f"{features.where}: {bad[0] if bad else ''}",
-    f"{len(bad)} such images",
+    counted(len(bad), "such image", "such images"),
     "finite numbers (--skip_bad leaves them out)",
   )
   left_out += bad
@@ -178,7 +181,7 @@ def build_set(
   described = [i for i, known in enumerate(table.names) if known in present]
   if absent := [c for c in table.names if c not in present]:
     notes.append(
-      f"{len(absent)} described classes have no image and are left out: "
+      f"Left out, {counted(len(absent), 'class', 'classes')} without an image: "
       f"{some(absent)}. `predict` takes descriptions without images."
     )
   names = tuple(table.names[i] for i in described)
@@ -206,7 +209,8 @@ def build_set(
     notes=notes,
     image_files=np.array(images.names, np.str_),
     encoder=encoder,
-    sources=digests(*(path for path in files if path and path.is_file())),
+    sources=sources_of(class_file)
+    | digests(*(path for path in files if path and path.is_file())),
     **splits,
   )
   return feature_set, left_out
@@ -231,8 +235,8 @@ def _with_known_classes(
   unknown = [c for c, found in known.items() if found is None]
   if unknown and not skip_bad:
     raise ZsljaxError(
-      f"{images.where}: found {len(unknown)} classes (first {unknown[0]!r}) that "
-      f"{table.path} does not describe, expected all. "
+      f"{images.where}: found {counted(len(unknown), 'class', 'classes')} (first "
+      f"{unknown[0]!r}) that {table.path} does not describe, expected all. "
       f"{did_you_mean(unknown[0], table.names)} --skip_bad leaves their images out."
     )
   left_out += [
@@ -270,7 +274,7 @@ def _splits(
     require(
       len(names) >= 3,
       images.where,
-      f"{len(names)} classes",
+      counted(len(names), "class", "classes"),
       "at least 3, of which one can be unseen",
     )
     number = max(1, round(_UNSEEN * len(names)))

@@ -84,7 +84,7 @@ def read_coco(
   only_seen = [bool(ids) and max(ids) < num_seen for ids in train_present]
   some = [bool(ids) for ids in test_present]
   notes = [
-    f"{kept.count(False)} of {len(kept)} {split} images are left out: they have {why}."
+    f"Left out: {kept.count(False)} of {len(kept)} {split} images, with {why}."
     for split, kept, why in (
       ("training", only_seen, "an unseen class, or none of the seen"),
       ("test", some, f"none of the {len(label_names)} classes"),

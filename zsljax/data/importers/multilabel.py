@@ -70,12 +70,11 @@ def read_multilabel(
     notes += found.notes
   else:
     names, vectors, embedding = _own_vectors(source, arrays, all_names)
-  left_out = sorted(set(all_names) - set(names))
-  if left_out:
-    notes.append(
-      f"{len(left_out)} of {len(all_names)} labels have no vector and are left out: "
-      f"{', '.join(left_out)}."
-    )
+    if left_out := sorted(set(all_names) - set(names)):
+      notes.append(
+        f"{len(left_out)} of {len(all_names)} labels have no vector and are left out: "
+        f"{', '.join(left_out)}."
+      )
   columns = [all_names.index(label) for label in names]
   labels = np.concatenate([y_train, y_test])[:, columns]
   features = np.concatenate([x_train, x_test])

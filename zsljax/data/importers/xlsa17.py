@@ -21,7 +21,7 @@ from zsljax.data.importers.published import (
   located_set,
 )
 from zsljax.errors import require
-from zsljax.io.arrays import as_floats, check_field, read_arrays
+from zsljax.io.arrays import as_floats, check_field, read_arrays, require_file
 
 _TEXTS = "allclasses_names"
 _FROM_1 = ": MATLAB counts from 1"
@@ -63,6 +63,8 @@ def read_xlsa17(
   )
   name = dataset_name(name or source.resolve().name)
   image_path, split_path = source / features, source / splits
+  require_file(image_path, "it, or another by --features=FILE")
+  require_file(split_path, "it, or another by --splits=FILE")
   notes: list[str] = []
 
   image = read_arrays(image_path, ("features", "labels"), ("image_files",), (".mat",))
@@ -94,6 +96,13 @@ def read_xlsa17(
     for field in ("att", "original_att")
     if field in split
   }
+  (rows, columns), num_classes = described[attributes].shape, labels.max()
+  require(
+    columns == num_classes or rows != num_classes,
+    f"{split_path}: {attributes}",
+    f"{rows} rows and {columns} columns",
+    f"a column for each of the {num_classes} classes of labels: is it transposed?",
+  )
   embeddings = described[attributes].T
   class_names = check_field(split_path, split, _TEXTS, f"{len(embeddings)}", "text")
   if class_names is not None:
