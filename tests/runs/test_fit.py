@@ -26,6 +26,7 @@ def test_a_system_that_cannot_be_trained_is_left_out(tmp_path, monkeypatch):
 def test_systems_that_fit_the_stored_forms(stand_in, tmp_path):
   stand_in("cub", tmp_path, shape=(12,), features_kind="12")
   pooled = [
+    "recommended",
     "nearest_mean",
     "eszsl",
     "sae",

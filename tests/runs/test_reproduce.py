@@ -26,6 +26,7 @@ def test_report_of_embedded_data(command, tmp_path):
   for file in re.findall(r"\((curves/.*?)\)", report):
     assert (tmp_path / "r" / file).exists()
   manifest = json.loads((tmp_path / "r" / "manifest.json").read_text())
+  assert manifest["hardware"].keys() >= {"devices", "cpu_cores", "machine"}
   assert [run["name"] for run in manifest["runs"]] == [
     "digits_eszsl",
     "digits_so_softmax",

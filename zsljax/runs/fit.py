@@ -16,8 +16,15 @@ from zsljax.runs.reproduce import SYSTEMS, config_of, stored_form
 from zsljax.runs.sweep import seconds_of, sweep
 
 # The quickest first.
-_ORDER = ("similarity", "nearest_mean", "eszsl", "sae", "semantic_softmax", "normface")
-_ORDER += ("so_softmax", "attended_autoencoder", "msdn", "sdl")
+_ORDER = ("similarity", "recommended", "nearest_mean", "eszsl", "sae")
+_ORDER += (
+  "semantic_softmax",
+  "normface",
+  "so_softmax",
+  "attended_autoencoder",
+  "msdn",
+  "sdl",
+)
 _SHOWN = ("t1", "u", "s", "h", "zsl_map", "gzsl_map")
 
 

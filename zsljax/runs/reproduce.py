@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import json
-import os
 import pathlib
-import platform
 import shlex
 import shutil
 import sys
@@ -23,6 +21,7 @@ from zsljax.data.store import variants
 from zsljax.errors import ZsljaxError, did_you_mean, require
 from zsljax.evaluation import PROTOCOLS
 from zsljax.io.files import write_json, write_text
+from zsljax.io.versions import hardware
 from zsljax.reporting.pictures import new_figure, save_figure
 from zsljax.reporting.rows import Row, column_name, summarize, system_name
 from zsljax.reporting.tables import Block, make_blocks, render
@@ -40,6 +39,7 @@ SYSTEMS = {
   "so_softmax": ("cosine", ",so_softmax", "pooled"),
   "sdl": ("sdl", "", "multi-label"),
   "normface": ("cosine", ",normface", "pooled"),
+  "recommended": ("recommended", "", "pooled"),
   "eszsl": ("baselines", ",eszsl", "pooled"),
   "sae": ("baselines", ",sae", "pooled"),
   "nearest_mean": ("baselines", ",nearest_mean", "pooled"),
@@ -96,11 +96,7 @@ def reproduce(
     "command": shlex.join(["python", "-m", "zsljax", *sys.argv[1:]]),
     "seeds": seeds,
     "seconds": round(sum(run["seconds"] for run in runs), 1),
-    "hardware": {
-      "devices": [d.device_kind for d in jax.devices()],
-      "cpu_cores": os.cpu_count(),
-      "machine": platform.machine(),
-    },
+    "hardware": {"devices": [d.device_kind for d in jax.devices()], **hardware()},
     "runs": runs,
   }
   write_json(dest / "manifest.json", manifest)
@@ -221,7 +217,7 @@ def _copy_curve(dest: pathlib.Path, name: str, seed: int) -> None:
 
 
 def _report(dest: pathlib.Path, rows: Sequence[Row], manifest: dict[str, Any]) -> str:
-  seeds, hardware = manifest["seeds"], manifest["hardware"]
+  seeds, machine = manifest["seeds"], manifest["hardware"]
   gaps = _gaps(rows)
   same = compared([dest / "runs" / run["name"] for run in manifest["runs"]])
   _draw_gaps(gaps, dest / "gaps.png")
@@ -229,7 +225,7 @@ def _report(dest: pathlib.Path, rows: Sequence[Row], manifest: dict[str, Any]) -
     "# Results",
     "",
     f"Made by `{manifest['command']}` in {manifest['seconds'] / 60:.0f} minutes on "
-    f"{hardware['cpu_cores']} cores and {', '.join(hardware['devices'])}; "
+    f"{machine['cpu_cores']} cores and {', '.join(machine['devices'])}; "
     f"{seeds} seeds each. Versions, data hashes and settings are in `manifest.json`, "
     "all rows in `results.jsonl`.",
     "",
