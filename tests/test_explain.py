@@ -238,7 +238,8 @@ def test_report_of_the_attended_autoencoder(trained, drawn, tmp_path):
 
 
 def test_report_without_photographs_says_why(trained, tmp_path):
-  explain(trained("msdn"), tmp_path, number=1, mapped_by="pca")
+  explain(trained("msdn"), tmp_path, number=1, mapped_by="pca", map_features=True)
+  assert "of stored features" in (tmp_path / "report.html").read_text()
   report = Report(tmp_path / "report.html")
   assert len(report.images) == 1 + 3
   assert "nor attention on them: no folder of photographs was given" in report.text

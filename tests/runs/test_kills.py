@@ -24,7 +24,7 @@ KILLS = int(os.environ.get("ZSLJAX_KILLS", 3))
 
 def start(workdir, system, processes):
   # One process takes many epochs until the next signal, several wait for each other.
-  epochs = 4 + (40 if processes == 1 else 12) * KILLS
+  epochs = 4 + (40 if processes == 1 else 5) * KILLS
   fields = (f"epochs={epochs}", "checkpoint.every_epochs=1", "log_every=5")
   test_processes.DATA.setdefault(system, "digits")
   return test_processes.start(workdir, *fields, processes=processes, config=system)

@@ -38,6 +38,11 @@ def add_arguments(parser) -> None:
     parser, "--map", ["tsne", "pca"], "how test images become points", dest="mapped_by"
   )
   parser.add_argument(
+    "--map_features",
+    action="store_true",
+    help="map the stored features, not the embeddings or scores of the run",
+  )
+  parser.add_argument(
     "--data_dir", metavar="DIR", help="where the dataset is now, when it was moved"
   )
 

@@ -23,6 +23,7 @@ from zsljax.evaluation.metrics import require_numbers
 from zsljax.io.progress import task_bar
 from zsljax.models import CLOSED_SET, MULTI_LABEL, AttendsToRegions, Embeds
 from zsljax.models.attention import AttentionMaps
+from zsljax.numerics import pooled
 from zsljax.predict import Predictor
 from zsljax.runs.experiment import Experiment
 
@@ -41,7 +42,8 @@ class Scored:
     predicted: place of the best class, with the run's calibration, ``[N]``.
     unseen: whether one of the true classes is unseen, ``[N]``.
     decisions: of images with one label, by systems that know unseen classes.
-    mapped: embeddings (or else class scores) of the images on the map, ``[n, d]``.
+    mapped: of the images on the map, ``[n, d]``: the means of their features, or their
+      embeddings or else class scores.
     on_map: places of these images, ``[n]``.
   """
 
@@ -59,8 +61,15 @@ class Scored:
     return (self.labels == self.predicted[:, None]).any(1)
 
 
-def score_test_images(run: Experiment, predictor: Predictor) -> Scored:
+def score_test_images(
+  run: Experiment, predictor: Predictor, features: bool = False
+) -> Scored:
   """Scores the test images in one pass.
+
+  Args:
+    run: that is explained.
+    predictor: its parameters.
+    features: whether features are mapped, not what the run makes of them.
 
   Raises:
     ZsljaxError: a score is NaN.
@@ -72,6 +81,8 @@ def score_test_images(run: Experiment, predictor: Predictor) -> Scored:
 
   def outputs(params, batch, classes):
     found = evaluator.outputs(system, params, batch, classes)
+    if features:
+      return found, pooled(batch.features)
     if isinstance(system, Embeds):
       return found, system.embed(params, batch.features)
     return found, system.scores(params, batch.features, classes)

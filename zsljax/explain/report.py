@@ -45,6 +45,7 @@ def explain(
   number: int = 6,
   attributes: int = 4,
   mapped_by: str = "tsne",
+  map_features: bool = False,
   data_dir: str | None = None,
 ) -> pathlib.Path:
   """Writes pictures about the test images of a run, and a report with all of them.
@@ -57,6 +58,7 @@ def explain(
     number: of images to choose.
     attributes: how many of them are shown on an image.
     mapped_by: how vectors become points, of ``MAPS``.
+    map_features: maps stored features, not embeddings or scores.
     data_dir: where the dataset is now, when it was moved.
 
   Returns:
@@ -78,7 +80,7 @@ def explain(
     "none in this dataset",
     "names by which to find the photographs of --images",
   )
-  scored = score_test_images(run, predictor)
+  scored = score_test_images(run, predictor, map_features)
   chosen, photos = _chosen(scored, images, names, number)
   with explained(dest):
     dest.mkdir(parents=True, exist_ok=True)
@@ -92,7 +94,7 @@ def explain(
     _curve(run, predictor, scored, dest / "curve.png"),
     _confusion(run, predictor, scored, dest / "confusion.png"),
     images_section(run, predictor, scored, chosen, photos, dest, attributes),
-    _map(run, scored, dest / "map.png", mapped_by),
+    _map(run, scored, dest / "map.png", mapped_by, map_features),
   )
   write_text(dest / REPORT, page)
   return dest / REPORT
@@ -176,11 +178,15 @@ def _calibration(run: Experiment, predictor: Predictor) -> str:
   return f"{predictor.calibration.kind}, gamma {predictor.calibration.gamma:.4g}"
 
 
-def _map(run: Experiment, scored: Scored, path: pathlib.Path, how: str) -> str:
+def _map(
+  run: Experiment, scored: Scored, path: pathlib.Path, how: str, features: bool
+) -> str:
   """The section with the test images as points."""
   points, made_by = on_plane(scored.mapped, how)
   what = "class scores, without gamma"
-  if isinstance(run.system, Embeds):
+  if features:
+    what = "stored features"
+  elif isinstance(run.system, Embeds):
     what = "embeddings"
   title = (
     f"{made_by} of {what} ({scored.mapped.shape[1]} numbers), "
