@@ -153,8 +153,10 @@ def evaluate(
     if test_oracle:
       wanted.append((report.curve.best(), "test_oracle", "highest H on test"))
     for given, selection, origin in wanted:
-      chosen = report.calibrated(given)
-      rows.append(scored.row(chosen, selection, gamma_from=origin))
+      calibrated = report.calibrated(given)
+      rows.append(scored.row(calibrated, selection, gamma_from=origin))
+      if selection != "test_oracle":  # No result: not in the file of classes.
+        chosen = calibrated
   if report.curve is not None and on is None:
     write_curve(workdir, split, report.curve, rows)
     write_classes(workdir, split, run, scored.names, [report, chosen])
