@@ -12,8 +12,9 @@ from zsljax.data import StoredDataset
 from zsljax.data.store import find, variants
 from zsljax.errors import ZsljaxError, paragraph, require
 from zsljax.reporting.rows import Row, aligned, column_name, read_chosen
+from zsljax.runs.experiment import Experiment
 from zsljax.runs.reproduce import SYSTEMS, config_of, stored_form
-from zsljax.runs.sweep import seconds_of, sweep
+from zsljax.runs.sweep import drawn_folds, seconds_of, sweep
 
 # The quickest first.
 _ORDER = ("similarity", "nearest_mean", "eszsl", "sae", "semantic_softmax", "normface")
@@ -58,7 +59,7 @@ def fit(
     try:
       argument, named = _argument(system, dataset)
       config = config_of(system, argument, stored, data_dir, [*named, *fields])
-      rows = sweep(config, 1, folder, folds)
+      rows = sweep(_with_small_batches(config, folds), 1, folder, folds)
     except ZsljaxError as error:
       left_out.append(f"{system}: {error}")
       continue
@@ -127,6 +128,21 @@ def _argument(system: str, dataset: str) -> tuple[str, list[str]]:
   if dataset in known:
     return dataset, []
   return "own", [f"--config.data.name={dataset}"]
+
+
+def _with_small_batches(config: dict[str, Any], folds: str) -> dict[str, Any]:
+  """The config, with batches of no more images than the smallest fold trains on."""
+  run = Experiment.build(config)
+  labels = run.dataset.labels(run.dataset.training_splits("trainval"))
+  if run.dataset.multi_label:  # Folds depend on the number of images alone.
+    labels = labels[:, None]
+  most = min(len(fold.train) for fold in drawn_folds(run, labels, folds))
+  most -= most % run.mesh.shape["data"]
+  size = config["batch_size"]
+  if size <= most:
+    return config
+  print(f"config.batch_size={most}, not {size}: a fold has no more images", flush=True)
+  return config | {"batch_size": most}
 
 
 def _result(rows: Sequence[Row]) -> Row:
