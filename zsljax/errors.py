@@ -66,6 +66,11 @@ def in_bytes(size: float) -> str:
   return f"{size / 1e3:.3g} kB"
 
 
+def counted(number: int, thing: str) -> str:
+  """A number of things: ``1 step``, ``3 steps``."""
+  return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def paragraph(text: str, width: int = 88, indent: str = "") -> str:
   """Breaks ``text`` into lines that fit a terminal, without orders to it.
 

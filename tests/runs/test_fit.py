@@ -11,7 +11,7 @@ def test_the_best_on_the_folds_is_named(tmp_path):
   text = fit("digits", tmp_path, None, 1e-6, "2", fields)
   assert "nearest_mean" in text.splitlines()[1] and "AUSUC of folds" in text
   assert "Take nearest_mean" in text
-  assert "eszsl: not begun within 1e-06 minutes" in text
+  assert "eszsl: not begun, as --minutes=1e-06 were over" in text
   assert (tmp_path / "nearest_mean" / "seed_0" / "chosen.json").exists()
 
 

@@ -381,7 +381,8 @@ def test_commands(command, tmp_path):
     *("-m", "zsljax", "sweep", "--config=configs/cosine.py:digits,softmax"),
     *(f"--workdir={tmp_path / 's'}", "--seeds=2", *fields),
   )
-  assert "of 1 settings" in done.stdout and "test_oracle" in done.stdout
+  assert "of 1 setting after 1 number of steps each" in done.stdout
+  assert "test_oracle" in done.stdout
   done = command(
     *("-m", "zsljax", "compare", "--config=configs/cosine.py:digits"),
     *(f"--workdir={tmp_path / 'c'}", "--losses=normface,so_softmax", "--seeds=1"),

@@ -34,6 +34,7 @@ def run(args) -> None:
 
 
 def _choice(workdir: pathlib.Path) -> str:
+  from zsljax.errors import counted
   from zsljax.reporting.rows import read_chosen
 
   chosen = read_chosen(workdir)
@@ -50,6 +51,7 @@ def _choice(workdir: pathlib.Path) -> str:
     where = f"{chosen['folds']} class folds"
     value += f" (standard error {chosen['standard_error']:.2f})"
   return (
-    f"chosen on {where}, of {chosen['settings']} settings after {chosen['stops']} "
-    f"numbers of steps each, for {value} there: {point}; {chosen['step']} steps{gamma}"
+    f"chosen on {where}, of {counted(chosen['settings'], 'setting')} after "
+    f"{counted(chosen['stops'], 'number')} of steps each, for {value} there: {point}; "
+    f"{counted(chosen['step'], 'step')}{gamma}"
   )

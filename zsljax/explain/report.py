@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 
-from zsljax.errors import ZsljaxError, require
+from zsljax.errors import ZsljaxError, counted, require
 from zsljax.evaluation import Calibration, seen_unseen_curve, single_label_metrics
 from zsljax.explain.attribution import (
   MAPS,
@@ -144,7 +144,7 @@ def _head(
     "unseen class",
     "Classes": f"{seen.sum()} seen, {(~seen).sum()} unseen",
     "Trained on": f"{config['data']['train_split']}, seed {config['seed']}, "
-    f"{step} steps",
+    f"{counted(step, 'step')}",
     "Calibration": _calibration(run, predictor),
   }
   rows = [

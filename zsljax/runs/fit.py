@@ -52,7 +52,7 @@ def fit(
   began, compared, left_out = time.monotonic(), [], []
   for system, stored in _usable(dataset, data_dir):
     if compared and time.monotonic() - began > 60 * minutes:
-      left_out.append(f"{system}: not begun within {minutes:g} minutes")
+      left_out.append(f"{system}: not begun, as --minutes={minutes:g} were over")
       continue
     print(f"{system}:", flush=True)
     folder = workdir / system

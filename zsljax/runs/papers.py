@@ -10,7 +10,7 @@ from typing import Any
 
 from zsljax.data import StoredDataset
 from zsljax.data.store import variants
-from zsljax.errors import did_you_mean, paragraph, require
+from zsljax.errors import counted, did_you_mean, paragraph, require
 from zsljax.evaluation import PROTOCOLS
 from zsljax.io.files import write_text
 from zsljax.reporting.published import Published, Training, names, read_published
@@ -201,8 +201,8 @@ def _described(
     f"{paper.name}: {paper.paper}\n"
     f"numbers: {paper.source} ({paper.status}), selected on: {paper.selection}\n"
     f"published on: {split}{paper.split}\n"
-    f"here: {data_of(summary.row)}; the last step of {seeds} "
-    f"seed{'s' if seeds > 1 else ''}, mean (standard deviation), in percent\n"
+    f"here: {data_of(summary.row)}; the last step of {counted(seeds, 'seed')}, mean "
+    "(standard deviation), in percent\n"
     f"{changed}\n"
     + "".join(f"{a}  {b}\n" for a, b in zip(table, verdicts, strict=True))
     + f"\nreproduced: within {paper.tolerance:g} of what is published\n"
