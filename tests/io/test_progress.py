@@ -16,6 +16,17 @@ def test_a_run_without_progress_says_so(monkeypatch, capsys):
   assert not capsys.readouterr().err
 
 
+def test_a_log_file_tells_that_a_task_has_ended(monkeypatch, capsys):
+  monkeypatch.setattr(progress, "_DELAY", 0.01)
+  with progress.task_bar(2, "drawing", "images") as bar:
+    time.sleep(0.02)
+    bar.mininterval = 0
+    bar.update(1)
+    bar.mininterval = 10
+    bar.update(1)
+  assert "2/2" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_log_file_gets_lines_and_compiling_is_not_waited_for(capsys):
   with progress.step_bar(4, "training") as bar:
     bar.set_postfix_str("compiling")

@@ -83,4 +83,5 @@ class _Lines:
 def _bar(**options) -> tqdm.tqdm:
   if sys.stderr.isatty():
     return tqdm.tqdm(**options)
+  options["leave"] = True  # The last line says how it ended.
   return tqdm.tqdm(file=_Lines(), mininterval=10, ncols=80, **options)
