@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from unittest import mock
 
 import chex
 import jax
@@ -12,6 +13,7 @@ import zsljax
 from zsljax.configs import attended_autoencoder, cosine, msdn, sdl, semantic_softmax
 from zsljax.errors import ZsljaxError
 from zsljax.evaluation import make_evaluator
+from zsljax.explain.report import _head
 from zsljax.io.files import read_lines
 from zsljax.reporting.rows import summarize
 from zsljax.runs.experiment import Experiment
@@ -231,6 +233,17 @@ def test_runs_of_a_sweep_are_runs(swept):
     ]
     assert row["metrics"] == pytest.approx(own, abs=0.5)
     assert row["provenance"]["config"]["seed"] == seed
+
+
+def test_a_report_on_a_run_of_a_sweep_has_its_rows(swept):
+  workdir, rows = swept
+  own = workdir / "seed_1"
+  scored = mock.Mock(names=[], unseen=np.zeros(0, bool))
+  page = _head(Experiment.of_run(own), zsljax.load(own), scored, own)
+  for row in rows:
+    if row["selection"] == "val_selected" and row["protocol"] == "xian":
+      shown = f"U {row['metrics']['u']:.2f}, S {row['metrics']['s']:.2f}" in page
+      assert shown == (row["seed"] == 1)
 
 
 @pytest.mark.slow
