@@ -497,6 +497,11 @@ def test_validation_chooses_gamma_for_the_test(small, digits_run, tmp_path):
   for row in (chosen, calibrated):
     chances = row["provenance"]["probabilities"]
     assert chances["temperature"] > 0 and 0 <= chances["ece"] <= 100
+    chances |= {"temperature": 0.07, "ece_before": 2.6, "ece": 2.5}
+    assert "2.6 %, 2.5 % with temperature 0.07\n" in evaluation.described([row], "val")
+    chances["ece"] = 2.7
+    said = evaluation.described([row], "val")
+    assert "2.6 %, which temperature 0.07 does not lower (2.7 %)\n" in said
   assert calibrated["metrics"]["t1"] == plain["metrics"]["t1"]
   train(small(*fields, "system.l2_weights=9.0"), tmp_path / "other")
   evaluate(tmp_path / "other", split="val")

@@ -75,15 +75,17 @@ def paragraph(text: str, width: int = 88, indent: str = "") -> str:
   """Breaks ``text`` into lines that fit a terminal, without orders to it.
 
   Args:
-    text: any.
+    text: any; spaces at its beginning stay.
     width: letters in a line.
     indent: stands before all lines but the first.
   """
+  begin = text[: len(text) - len(text.lstrip())]
   text = " ".join(text.split())
   text = "".join(letter if letter.isprintable() else "?" for letter in text)
   return textwrap.fill(
     text,
     width,
+    initial_indent=begin,
     subsequent_indent=indent,
     break_long_words=False,
     break_on_hyphens=False,

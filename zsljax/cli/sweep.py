@@ -22,15 +22,15 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-  from zsljax.reporting.tables import make_blocks, render, terminal_width
+  from zsljax.reporting.tables import fitted, make_blocks, render, terminal_width
   from zsljax.runs.config import read_config
   from zsljax.runs.sweep import sweep
 
   workdir = args.workdir.absolute()
   rows = sweep(read_config(args.config, args.fields), args.seeds, workdir, args.folds)
   table = render(make_blocks(rows), "terminal", terminal_width())
-  print(f"{_choice(workdir)}\n\n{table}")
-  print(f"rows in {workdir / 'results.jsonl'}, runs in {workdir}/seed_*")
+  print(f"{fitted(_choice(workdir))}\n\n{table}")
+  print(fitted(f"rows in {workdir / 'results.jsonl'}, runs in {workdir}/seed_*"))
 
 
 def _choice(workdir: pathlib.Path) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 
 from zsljax.data import StoredDataset
 from zsljax.data.store import find, variants
-from zsljax.errors import ZsljaxError, paragraph, require
+from zsljax.errors import ZsljaxError, require
 from zsljax.reporting.rows import Row, aligned, column_name, read_chosen
+from zsljax.reporting.tables import fitted
 from zsljax.runs.experiment import Experiment
 from zsljax.runs.reproduce import SYSTEMS, config_of, stored_form
 from zsljax.runs.sweep import drawn_folds, seconds_of, sweep
@@ -68,7 +69,7 @@ def fit(
     compared.append((system, chosen, _result(rows), seconds_of(folder)))
   found = "no system that can use it" + "".join(f"; {one}" for one in left_out)
   require(len(compared) > 0, dataset, found, "one at least")
-  return "\n\n".join([*_compared(compared, workdir), *map(paragraph, left_out)])
+  return "\n\n".join([*_compared(compared, workdir), *map(fitted, left_out)])
 
 
 def _compared(
@@ -85,13 +86,14 @@ def _compared(
     if own["folds"] != "official":
       value += f" ({own['standard_error']:.1f})"
     results = (f"{result['metrics'][metric]:.1f}" for metric in shown)
-    lines.append((system, result["features"], value, *results, f"{seconds:.0f}"))
+    form = "regions" if SYSTEMS[system][-1] == "region" else "pooled"
+    lines.append((system, form, value, *results, f"{seconds:.0f}"))
   yield aligned(lines, left=2)
   text = f"Take {name}: it reaches most on the folds, where test images have no part."
   least = chosen["highest"] - chosen["standard_error"]
   if near := [system for system, own, *_ in others if own["highest"] >= least]:
     text += f" Within its standard error, in brackets: {', '.join(near)}."
-  yield paragraph(text)
+  yield fitted(text)
   yield f"The run: {workdir / name}/seed_{row['seed']}"
 
 

@@ -26,7 +26,7 @@ from zsljax.io.files import write_json, write_text
 from zsljax.reporting import published
 from zsljax.reporting.pictures import new_figure, save_figure
 from zsljax.reporting.rows import Row, column_name, summarize, system_name
-from zsljax.reporting.tables import Block, make_blocks, render
+from zsljax.reporting.tables import Block, fitted, make_blocks, render
 from zsljax.runs.comparison import compared
 from zsljax.runs.config import read_config
 from zsljax.runs.sweep import RESELECTIONS, seconds_of, sweep
@@ -160,7 +160,7 @@ def _usable(
       f"an import of it{_import_of(systems, dataset)}, see docs/importing.md",
     )
     if left_out:
-      print(f"left out: {', '.join(left_out)}")
+      print(fitted(f"left out: {', '.join(left_out)}"))
   return usable
 
 
