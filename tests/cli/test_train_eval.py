@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import pathlib
 
 import pytest
 
@@ -20,9 +22,11 @@ def test_scripts_train_and_evaluate(command, tmp_path, capsys):
   assert f"step 3; now: zsljax eval {work}" in done.stdout
   assert "3/3" in done.stderr
   assert len(done.stdout.splitlines()[0]) <= 80
-  done = command("eval.py", work, env=narrow)
+  relative = os.path.relpath(tmp_path / "w", pathlib.Path(__file__).parents[2])
+  done = command("eval.py", f"--workdir={relative}", env=narrow)
   assert "protocol xian, selection last, calibration none\n" in done.stdout
-  assert max(map(len, done.stdout.splitlines()[:-1])) <= 80  # But the path of rows.
+  *lines, last = done.stdout.splitlines()
+  assert max(map(len, lines)) <= 80 and last == f"rows in {relative}/results.jsonl"
   (row,) = map(json.loads, (tmp_path / "w" / "results.jsonl").read_text().splitlines())
   assert tuple(row["metrics"]) == PROTOCOLS["xian"].metrics
   assert row["provenance"]["data"]["sources"]

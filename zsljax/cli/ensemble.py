@@ -39,4 +39,4 @@ def run(args) -> None:
   told = f"{chosen['metric']} on folds by what makes scores comparable: {values}"
   print(f"{fitted(told)}\n")
   print(render(make_blocks(rows), "terminal", terminal_width()))
-  print(f"predict and eval take --workdir={workdir}")
+  print(f"predict and eval take --workdir={args.workdir}")

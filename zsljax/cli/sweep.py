@@ -30,7 +30,8 @@ def run(args) -> None:
   rows = sweep(read_config(args.config, args.fields), args.seeds, workdir, args.folds)
   table = render(make_blocks(rows), "terminal", terminal_width())
   print(f"{fitted(_choice(workdir))}\n\n{table}")
-  print(fitted(f"rows in {workdir / 'results.jsonl'}, runs in {workdir}/seed_*"))
+  written = args.workdir / "results.jsonl"
+  print(fitted(f"rows in {written}, runs in {args.workdir}/seed_*"))
 
 
 def _choice(workdir: pathlib.Path) -> str:

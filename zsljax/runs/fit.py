@@ -56,7 +56,7 @@ def fit(
       left_out.append(f"{system}: not begun, as --minutes={minutes:g} were over")
       continue
     print(f"{system}:", flush=True)
-    folder = workdir / system
+    folder = workdir.absolute() / system
     try:
       argument, named = _argument(system, dataset)
       config = config_of(system, argument, stored, data_dir, [*named, *fields])
