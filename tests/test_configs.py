@@ -1,5 +1,6 @@
 """Every config builds; one a shape of data trains, resumes and evaluates."""
 
+import csv
 import pathlib
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from zsljax.configs import (
 )
 from zsljax.data import make_multilabel_set, open_dataset, prepare
 from zsljax.errors import ZsljaxError
+from zsljax.evaluation import Calibration
 from zsljax.evaluation.multilabel import population
 from zsljax.io.checksums import Checksums
 from zsljax.losses import FAMILY
@@ -477,14 +479,29 @@ def test_validation_chooses_gamma_for_the_test(small, digits_run, tmp_path):
   train(small(*fields), tmp_path / "train")
   chosen = evaluate(tmp_path / "train", split="val")[1]
   assert chosen["protocol"] == "xian_val" and chosen["selection"] == "val_selected"
-  plain, calibrated = evaluate(workdir, gamma_from=tmp_path / "train")
+  plain, calibrated, oracle = evaluate(
+    workdir, gamma_from=tmp_path / "train", test_oracle=True
+  )
   assert plain["selection"] == "last" and plain["calibration"] == "none"
   assert calibrated["selection"] == "val_selected"
+  assert oracle["selection"] == "test_oracle"
+  with (workdir / "classes_test.csv").open() as file:
+    lines = list(csv.DictReader(file))
+  gamma = Calibration("additive", calibrated["provenance"]["gamma"])
+  heads = [f"accuracy ({text})" for text in ("none", gamma.text)]
+  assert [head for head in lines[0] if head.startswith("accuracy (")] == heads
+  of_seen = [float(line[heads[1]]) for line in lines if line["kind"] == "seen"]
+  assert np.mean(of_seen) == pytest.approx(calibrated["metrics"]["s"], abs=0.01)
   for field in ("share", "temperature_share"):
     assert calibrated["provenance"][field] == chosen["provenance"][field]
   for row in (chosen, calibrated):
     chances = row["provenance"]["probabilities"]
     assert chances["temperature"] > 0 and 0 <= chances["ece"] <= 100
+    chances |= {"temperature": 0.07, "ece_before": 2.6, "ece": 2.5}
+    assert "2.6 %, 2.5 % with temperature 0.07\n" in evaluation.described([row], "val")
+    chances["ece"] = 2.7
+    said = evaluation.described([row], "val")
+    assert "2.6 %, which temperature 0.07 does not lower (2.7 %)\n" in said
   assert calibrated["metrics"]["t1"] == plain["metrics"]["t1"]
   path = tmp_path / "train" / "results.jsonl"
   split = f'"split_version": "{chosen["split_version"]}"'

@@ -219,6 +219,7 @@ def test_report_of_a_system_that_attends(trained, drawn, tmp_path):
   assert "stretched to the regions' grid" in report.text
   assert "seed 0, 300 steps" in report.text and "PCA" in report.images[-1]["alt"]
   assert len(re.findall(r"a lead of [+-][\d.]+, to which the bars", report.text)) == 2
+  assert "'seen or unseen, by the system' is all else" in report.text  # No gamma.
 
 
 @pytest.mark.slow
@@ -286,7 +287,7 @@ def test_what_cannot_be_explained_is_told(trained, tmp_path, options, message):
       "semantic_softmax",
       "digits",
       2 + 3,
-      ["not attend to regions", "has no names of images", "No result of eval.py"],
+      ["not attend to regions", "has no names of images", "No result of zsljax eval"],
       marks=pytest.mark.slow,
     ),
     pytest.param(

@@ -52,9 +52,12 @@ def some(names: Sequence[str]) -> str:
   return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def counted(number: int, one: str, many: str) -> str:
-  """A number and what it counts, perhaps with a verb: ``1 class has``, ``2 have``."""
-  return f"{number} {one if number == 1 else many}"
+def counted(number: int, one: str, many: str | None = None) -> str:
+  """A number and what it counts, perhaps with a verb: ``1 class has``, ``2 have``.
+
+  Several are called ``one`` with an s, if not ``many``.
+  """
+  return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
 def line_of(error: object, longest: int = 200) -> str:
@@ -75,15 +78,17 @@ def paragraph(text: str, width: int = 88, indent: str = "") -> str:
   """Breaks ``text`` into lines that fit a terminal, without orders to it.
 
   Args:
-    text: any.
+    text: any; spaces at its beginning stay.
     width: letters in a line.
     indent: stands before all lines but the first.
   """
+  begin = text[: len(text) - len(text.lstrip())]
   text = " ".join(text.split())
   text = "".join(letter if letter.isprintable() else "?" for letter in text)
   return textwrap.fill(
     text,
     width,
+    initial_indent=begin,
     subsequent_indent=indent,
     break_long_words=False,
     break_on_hyphens=False,

@@ -27,6 +27,7 @@ from zsljax.io.files import write_csv
 from zsljax.io.progress import task_bar
 from zsljax.models import CLOSED_SET, MULTI_LABEL, Spec, System, build_system
 from zsljax.reporting.rows import aligned, read_chosen
+from zsljax.reporting.tables import fitted
 from zsljax.runs.experiment import param_shapes, spec_of
 from zsljax.runs.workdir import CLASSES, read_manifest, run_identity
 from zsljax.training.checkpoints import Checkpoints
@@ -553,7 +554,7 @@ def _table(names: Sequence[str], found: Predictions) -> str:
     of_image = list(itertools.islice(lines, found.count(i)))
     parts += of_image or [f"{names[i]}  no label"]
     if because := _because(attributes):
-      parts.append(f"  because of {because}")
+      parts.append(fitted(f"  because of {because}", "    "))
   return "\n".join(parts)
 
 

@@ -88,7 +88,8 @@ def test_a_verb_imports_no_other():
     (["tarin", "--workdir=W"], "unknown verb 'tarin'. Did you mean 'train'?"),
     (["data", "biuld"], "unknown verb 'data biuld'. Did you mean 'data build'?"),
     (["--verson"], "unknown verb"),
-    (["list", "sytems"], "argument what: invalid choice: 'sytems'"),
+    (["list"], "are required: systems|datasets|configs|protocols (see zsljax list"),
+    (["list", "sytems"], "protocols: invalid choice: 'sytems'"),
     (["list", "systems", "--dir=D"], "--dir: found D, expected none but with"),
     (["config", "msdn:cup"], "unknown argument 'cup'. Did you mean 'cub'?"),
     (
@@ -138,6 +139,7 @@ def test_list(what, line, capsys):
   said = capsys.readouterr().out
   assert " ".join(line.split()[:4]) in " ".join(said.split())
   assert max(map(len, said.splitlines())) <= 100
+  assert ":math:" not in said and "`" not in said
 
 
 @pytest.mark.parametrize("argument", CONFIGS)

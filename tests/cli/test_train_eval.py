@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import pathlib
 
 import pytest
 
@@ -15,12 +17,16 @@ def test_scripts_train_and_evaluate(command, tmp_path, capsys):
   work = f"--workdir={tmp_path / 'w'}"
   config = ("--config", "configs/semantic_softmax.py:digits")
   fields = ("--config.epochs", "3", "--config.optimizer.tolerance=0")
-  done = command("train.py", *config, work, *fields)
+  narrow = {"COLUMNS": "80"}
+  done = command("train.py", *config, work, *fields, env=narrow)
   assert f"step 3; now: zsljax eval {work}" in done.stdout
   assert "3/3" in done.stderr
-  done = command("eval.py", work)
+  assert len(done.stdout.splitlines()[0]) <= 80
+  relative = os.path.relpath(tmp_path / "w", pathlib.Path(__file__).parents[2])
+  done = command("eval.py", f"--workdir={relative}", env=narrow)
   assert "protocol xian, selection last, calibration none\n" in done.stdout
-  assert max(map(len, done.stdout.splitlines())) <= 110
+  *lines, last = done.stdout.splitlines()
+  assert max(map(len, lines)) <= 80 and last == f"rows in {relative}/results.jsonl"
   (row,) = map(json.loads, (tmp_path / "w" / "results.jsonl").read_text().splitlines())
   assert tuple(row["metrics"]) == PROTOCOLS["xian"].metrics
   assert row["provenance"]["data"]["sources"]

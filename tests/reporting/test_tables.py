@@ -232,3 +232,13 @@ def test_texts_stay_texts():
     r"\textasciicircum{}\textasciitilde{}"
   )
   assert expected in tables.render([block], "latex")
+
+
+def test_text_fits_the_terminal_where_there_is_one(monkeypatch):
+  text = f"  because of {'attribute ' * 20}"
+  monkeypatch.setenv("COLUMNS", "40")
+  lines = tables.fitted(text, "    ").splitlines()
+  assert lines[0].startswith("  because") and lines[1].startswith("    attribute")
+  assert 30 < max(map(len, lines)) <= 40
+  monkeypatch.delenv("COLUMNS")
+  assert tables.fitted(text) == text.rstrip()

@@ -49,7 +49,9 @@ def test_systems_on_the_same_images_are_compared(sweeps):
   for line in block.lines:
     low, high = map(float, line[4].split(" to "))
     assert low < float(line[3]) < high
-  assert "Holm" in render([block], "markdown")
+  assert "like the best: the difference" in render([block], "markdown")
+  (block,) = compared([sweeps[0], sweeps[2]])
+  assert "like the best" not in render([block], "markdown")
 
 
 def test_damaged_decisions_are_refused(sweeps):

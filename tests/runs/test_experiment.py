@@ -31,3 +31,18 @@ def test_a_run_keeps_to_the_version_of_its_split(short_run, tmp_path):
   message = "split_version: found .*, expected v1, as in the training run"
   with pytest.raises(ZsljaxError, match=message):
     Experiment.of_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("argument", "told"),
+  [
+    ("msdn:cub", ""),  # It looks at regions.
+    ("baselines:cub,eszsl", " (--config.data.features may be 4x12_att)"),
+  ],
+)
+def test_forms_that_a_system_can_use_are_offered(stand_in, tmp_path, argument, told):
+  stand_in("cub", tmp_path, features_kind="12")
+  stand_in("cub", tmp_path, shape=(4, 12), features_kind="4x12")
+  fields = ["data.num_channels=12", "mesh.data=1", f"data.dir={tmp_path}"]
+  config = read_config(argument, [f"--config.{field}" for field in fields])
+  assert Experiment.build(config).other_forms(config) == told

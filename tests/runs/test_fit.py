@@ -1,7 +1,8 @@
 import pytest
 
 from zsljax.errors import ZsljaxError
-from zsljax.runs.fit import _usable, fit
+from zsljax.runs.config import read_config
+from zsljax.runs.fit import _usable, _with_small_batches, fit
 
 
 @pytest.mark.slow
@@ -10,7 +11,7 @@ def test_the_best_on_the_folds_is_named(tmp_path):
   text = fit("digits", tmp_path, None, 1e-6, "2", fields)
   assert "nearest_mean" in text.splitlines()[1] and "AUSUC of folds" in text
   assert "Take nearest_mean" in text
-  assert "eszsl: not begun within 1e-06 minutes" in text
+  assert "eszsl: not begun, as --minutes=1e-06 were over" in text
   assert (tmp_path / "nearest_mean" / "seed_0" / "chosen.json").exists()
 
 
@@ -21,6 +22,26 @@ def test_a_system_that_cannot_be_trained_is_left_out(tmp_path, monkeypatch):
   monkeypatch.setattr("zsljax.runs.fit.sweep", refuse)
   with pytest.raises(ZsljaxError, match="no system.*; eszsl: no word vectors;"):
     fit("digits", tmp_path, None, 1)
+
+
+@pytest.mark.parametrize(
+  ("argument", "size", "most"),
+  [
+    # A fold holds out 2 of 6 classes of 8 images, and one image of each other class.
+    ("cosine:cub,normface", 64, 28),
+    ("cosine:cub,normface", 20, 20),
+    ("baselines:cub,eszsl", 0, 0),
+  ],
+)
+def test_batches_are_no_larger_than_folds(
+  stand_in, tmp_path, capsys, argument, size, most
+):
+  stand_in("cub", tmp_path)
+  fields = [f"--config.data.dir={tmp_path}", f"--config.batch_size={size}"]
+  config = read_config(argument, fields)
+  assert _with_small_batches(config, "5") == config | {"batch_size": most}
+  said = f"config.batch_size={most}, not {size}: " in capsys.readouterr().out
+  assert said == (most < size)
 
 
 def test_systems_that_fit_the_stored_forms(stand_in, tmp_path):

@@ -36,6 +36,11 @@ def test_report_of_embedded_data(command, tmp_path):
     assert run["data"]["fingerprint"] and run["seconds"] > 0 and run["config"]
   rows = read_lines(tmp_path / "r" / "results.jsonl")
   assert {row["seed"] for row in rows} == {0, 1}
+  manifest["runs"] = manifest["runs"][:1]
+  of_eszsl = [row for row in rows if row["system"] == "eszsl"]
+  without = reproduce._report(tmp_path / "r", of_eszsl, manifest)
+  assert "SO-softmax" in report and "SO-softmax" not in without
+  assert "; 2 seeds each." in report
   assert str(tmp_path) not in json.dumps(manifest["runs"]) + json.dumps(rows)
 
 
@@ -59,5 +64,8 @@ def test_systems_get_the_features_that_they_want(stand_in, tmp_path, capsys):
 
 
 def test_missing_data_are_described(tmp_path):
-  with pytest.raises(ZsljaxError, match="no cub that .* expected an import of it, see"):
+  with pytest.raises(ZsljaxError, match="no flo that .* expected an import of it, see"):
+    reproduce._usable(["eszsl"], ["flo"], tmp_path)
+  commands = "import-xlsa17 --source=xlsa17/data/CUB.* import-regions .*ResNet_101_CUB"
+  with pytest.raises(ZsljaxError, match=f"no cub that .* by `.*{commands}"):
     reproduce._usable(["eszsl", "msdn"], ["digits", "cub"], tmp_path)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from unittest import mock
 
 import chex
 import numpy as np
@@ -18,6 +19,7 @@ from zsljax.configs import (
 )
 from zsljax.errors import ZsljaxError
 from zsljax.evaluation import make_evaluator
+from zsljax.explain.report import _head
 from zsljax.io.files import read_lines
 from zsljax.reporting.rows import summarize
 from zsljax.runs.experiment import Experiment
@@ -251,6 +253,17 @@ def test_runs_of_a_sweep_are_runs(swept):
     assert row["provenance"]["config"]["seed"] == seed
 
 
+def test_a_report_on_a_run_of_a_sweep_has_its_rows(swept):
+  workdir, rows = swept
+  own = workdir / "seed_1"
+  scored = mock.Mock(names=[], unseen=np.zeros(0, bool))
+  page = _head(Experiment.of_run(own), zsljax.load(own), scored, own)
+  for row in rows:
+    if row["selection"] == "val_selected" and row["protocol"] == "xian":
+      shown = f"U {row['metrics']['u']:.2f}, S {row['metrics']['s']:.2f}" in page
+      assert shown == (row["seed"] == 1)
+
+
 @pytest.mark.slow
 def test_a_fold_is_judged_as_eval_judges_a_run(tmp_path):
   config = shortened(semantic_softmax, "digits", epochs=4, selection__stops=1)
@@ -399,7 +412,8 @@ def test_commands(command, tmp_path):
     *("-m", "zsljax", "sweep", "--config=configs/cosine.py:digits,softmax"),
     *(f"--workdir={tmp_path / 's'}", "--seeds=2", *fields),
   )
-  assert "of 1 settings" in done.stdout and "test_oracle" in done.stdout
+  assert "of 1 setting after 1 number of steps each" in done.stdout
+  assert "test_oracle" in done.stdout
   done = command(
     *("-m", "zsljax", "compare", "--config=configs/cosine.py:digits"),
     *(f"--workdir={tmp_path / 'c'}", "--losses=normface,so_softmax", "--seeds=1"),

@@ -28,7 +28,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-  from zsljax.errors import ZsljaxError, did_you_mean
+  from zsljax.errors import ZsljaxError, counted, did_you_mean
   from zsljax.losses import FAMILY, RECONSTRUCTIONS
   from zsljax.reporting.rows import aligned, column_name, data_of, summarize
   from zsljax.runs.config import read_config
@@ -55,7 +55,7 @@ def run(args) -> None:
   row = rows[losses[0]][0]
   print(
     f"\n{row['system']} on {row['dataset']} ({data_of(row)}), test images; percent, "
-    f"mean (standard deviation) of {args.seeds} seed{'s' if args.seeds > 1 else ''}\n\n"
+    f"mean (standard deviation) of {counted(args.seeds, 'seed')}\n\n"
     f"{aligned(lines, left=1)}\n"
   )
   if not closed_set:
@@ -81,10 +81,11 @@ def _cells(summaries: Sequence, columns: Sequence[str]) -> list[str]:
 
 
 def _settings(workdir: pathlib.Path) -> str:
+  from zsljax.errors import counted
   from zsljax.reporting.rows import read_chosen, short
 
   chosen = read_chosen(workdir)
   fields = [f"{k.split('.')[-1]} {short(v)}" for k, v in chosen["point"].items()]
   if chosen["share"] is not None:
     fields.append(f"share {chosen['share']:g}")
-  return ", ".join([*fields, f"{chosen['step']} steps"])
+  return ", ".join([*fields, counted(chosen["step"], "step")])

@@ -26,7 +26,7 @@ def add_arguments(parser) -> None:
 def run(args) -> None:
   from zsljax.cli.compiled import keep_compiled
   from zsljax.reporting.rows import read_chosen
-  from zsljax.reporting.tables import make_blocks, render, terminal_width
+  from zsljax.reporting.tables import fitted, make_blocks, render, terminal_width
   from zsljax.runs.ensemble import ensemble
 
   keep_compiled()
@@ -36,6 +36,7 @@ def run(args) -> None:
   chosen = read_chosen(workdir)
   assert chosen is not None
   values = ", ".join(f"{name} {value:.2f}" for name, value in chosen["values"].items())
-  print(f"{chosen['metric']} on folds by what makes scores comparable: {values}\n")
+  told = f"{chosen['metric']} on folds by what makes scores comparable: {values}"
+  print(f"{fitted(told)}\n")
   print(render(make_blocks(rows), "terminal", terminal_width()))
-  print(f"predict and eval take --workdir={workdir}")
+  print(f"predict and eval take --workdir={args.workdir}")

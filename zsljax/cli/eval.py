@@ -95,7 +95,8 @@ def run(args) -> None:
   tasks = processes.launched_tasks()
   require(tasks == 1, "zsljax eval", f"{tasks} processes", "one, without srun")
   keep_compiled()
+  written = args.workdir / "results.jsonl"
   args.workdir = args.workdir.absolute()
   rows = evaluate(**vars(args))
   print(described(rows, args.split))
-  print(f"rows in {args.workdir / 'results.jsonl'}")
+  print(f"rows in {written}")

@@ -36,6 +36,5 @@ def run(args) -> None:
   from zsljax.runs.fit import fit
 
   keep_compiled()
-  workdir = args.workdir.absolute()
   options = args.data_dir, args.minutes, args.folds, args.fields
-  print(f"\n{fit(args.dataset, workdir, *options)}")
+  print(f"\n{fit(args.dataset, args.workdir, *options)}")

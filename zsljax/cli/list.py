@@ -6,6 +6,7 @@ Example:
   zsljax list datasets --dir=DATA
 """
 
+import re
 import shutil
 import textwrap
 
@@ -15,7 +16,9 @@ GROUP = "use"
 
 
 def add_arguments(parser) -> None:
-  parser.add_argument("what", choices=list(_LISTS), help="what to list")
+  parser.add_argument(
+    "what", choices=list(_LISTS), metavar="|".join(_LISTS), help="what to list"
+  )
   add_path(parser, "--dir", "of stored datasets", "DIR", required=False)
 
 
@@ -41,6 +44,7 @@ def _systems(args):
       yield name, "of an installed package"
     else:
       text = " ".join((system.__doc__ or "").split("\n\n")[0].split())
+      text = re.sub(r":\w+:`([^`]*)`|`", r"\1", text)  # Marks of reStructuredText.
       yield name, f"{text} Presets: {', '.join(system.presets)}."
 
 

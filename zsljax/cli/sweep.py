@@ -23,15 +23,16 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-  from zsljax.reporting.tables import make_blocks, render, terminal_width
+  from zsljax.reporting.tables import fitted, make_blocks, render, terminal_width
   from zsljax.runs.config import read_config
   from zsljax.runs.sweep import sweep
 
   workdir = args.workdir.absolute()
   rows = sweep(read_config(args.config, args.fields), args.seeds, workdir, args.folds)
   table = render(make_blocks(rows), "terminal", terminal_width())
-  print(f"{_choice(workdir)}\n\n{table}")
-  print(f"rows in {workdir / 'results.jsonl'}, runs in {workdir}/seed_*")
+  print(f"{fitted(_choice(workdir))}\n\n{table}")
+  written = args.workdir / "results.jsonl"
+  print(fitted(f"rows in {written}, runs in {args.workdir}/seed_*"))
 
 
 def _choice(workdir: pathlib.Path) -> str:
@@ -51,7 +52,7 @@ def _choice(workdir: pathlib.Path) -> str:
     where = f"{chosen['folds']} class folds"
     value += f" (standard error {chosen['standard_error']:.2f})"
   return (
-    f"chosen on {where}, of {chosen['settings']} settings after "
-    f"{counted(chosen['stops'], 'number', 'numbers')} of steps each, for {value} "
-    f"there: {point}; {counted(chosen['step'], 'step', 'steps')}{gamma}"
+    f"chosen on {where}, of {counted(chosen['settings'], 'setting')} after "
+    f"{counted(chosen['stops'], 'number')} of steps each, for {value} there: {point}; "
+    f"{counted(chosen['step'], 'step')}{gamma}"
   )

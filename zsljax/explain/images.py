@@ -24,7 +24,8 @@ from zsljax.runs.experiment import Experiment
 
 IMAGES = "Images"  # Title of the section.
 _BEST = 4  # Classes shown of an image: the predicted one and its rivals.
-_BESIDE = "gamma, and seen or unseen"  # Differences of scores beside attributes.
+# Differences of scores beside attributes, with a gamma and without.
+_BESIDE = {True: "gamma, and seen or unseen", False: "seen or unseen, by the system"}
 _SIDE = 448  # Of a photograph, pixels.
 _NETS = {
   "attribute_to_visual": "Attribute-to-visual net: where each attribute looks (in "
@@ -237,13 +238,14 @@ def _contributions(
   leads = ours - theirs
   beside = leads - sum(share for _, share in image.shares)
   title = f"What {own} leads by: {leads:+.3g}"
-  draw_contributions(path, image.shares, bars, title, (_BESIDE, beside))
+  name = _BESIDE[predictor.calibration.penalty != 0]
+  draw_contributions(path, image.shares, bars, title, (name, beside))
   return html.picture(
     path,
     f"Bars: contributions of attributes to {own} against {rivals}",
     f"{own} has a score of {ours:.3g}, {rivals} one of {theirs:.3g} on average: a lead "
     f"of {leads:+.3g}, to which the bars add up. Integrated gradients share what "
-    f"attributes do, all classes scored as unseen ones; {_BESIDE!r} is all else. "
+    f"attributes do, all classes scored as unseen ones; {name!r} is all else. "
     "Negative bars speak against the class; 'not': it has less of the attribute than "
     "the others.",
   )

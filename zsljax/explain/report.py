@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 
-from zsljax.errors import ZsljaxError, require
+from zsljax.errors import ZsljaxError, counted, require
 from zsljax.evaluation import Calibration, seen_unseen_curve, single_label_metrics
 from zsljax.explain.attribution import (
   MAPS,
@@ -27,7 +27,7 @@ from zsljax.reporting import html
 from zsljax.reporting.curves import draw_curve
 from zsljax.reporting.photos import find_photos
 from zsljax.reporting.pictures import MOST_NAMES, draw_confusion, draw_map
-from zsljax.reporting.rows import calibration_of, read_rows
+from zsljax.reporting.rows import calibration_of, read_chosen, read_rows
 from zsljax.runs.experiment import Experiment
 from zsljax.training.checkpoints import Checkpoints
 
@@ -146,23 +146,22 @@ def _head(
     "unseen class",
     "Classes": f"{seen.sum()} seen, {(~seen).sum()} unseen",
     "Trained on": f"{config['data']['train_split']}, seed {config['seed']}, "
-    f"{step} steps",
+    f"{counted(step, 'step')}",
     "Calibration": _calibration(run, predictor),
   }
-  rows = [
-    (
-      row["protocol"],
-      row["selection"],
-      calibration_of(row),
-      ", ".join(f"{k.upper()} {v:.2f}" for k, v in row["metrics"].items()),
+  of_sweep = read_rows(workdir.absolute().parent) if read_chosen(workdir) else []
+  rows = {
+    (row["protocol"], row["selection"], calibration_of(row)): ", ".join(
+      f"{k.upper()} {v:.2f}" for k, v in row["metrics"].items()
     )
-    for row in read_rows(workdir)
-    if row["step"] == step and not row["protocol"].endswith("_val")
-  ]
-  results = html.paragraph("No result of eval.py at this step is on file.")
+    for row in [*of_sweep, *read_rows(workdir)]
+    if (row["seed"], row["step"]) == (config["seed"], step)
+    and not row["protocol"].endswith("_val")
+  }
+  results = html.paragraph("No result of zsljax eval at this step is on file.")
   if rows:
     head = ["Protocol", "Selection", "Calibration", "In percent on the test images"]
-    results = html.table(head, rows)
+    results = html.table(head, [(*key, found) for key, found in rows.items()])
   return f"{html.table([], list(facts.items()))}\n{results}"
 
 

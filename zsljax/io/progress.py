@@ -18,18 +18,29 @@ def step_bar(
 ) -> tqdm.tqdm:
   """A bar that stays when all is done; a line now and then in a log file.
 
-  A line says so when no step is done for three minutes.
+  A line says so when no step is done for three minutes. The time left is estimated
+  without what JAX compiles meanwhile.
   """
   bar = _bar(total=total, initial=initial, unit=unit, desc=what, disable=not shown)
+  _leave_out_compiling(bar)
   threading.Thread(target=_watch, args=(weakref.ref(bar),), daemon=True).start()
   return bar
 
 
-def leave_out(bar: tqdm.tqdm, seconds: float) -> None:
-  """Lets a bar estimate the time left without ``seconds`` in which no step was done."""
-  if not bar.disable:
-    bar.start_t += seconds
-    bar.last_print_t += seconds
+def _leave_out_compiling(bar: tqdm.tqdm) -> None:
+  """Sets the clock of a bar back by what JAX compiles, for as long as the bar lives."""
+  from jax import monitoring
+
+  reference = weakref.ref(bar)
+
+  def compiled(event: str, seconds: float, **_) -> None:
+    bar = reference()
+    if event.startswith("/jax/core/compile/") and bar is not None and not bar.disable:
+      bar.start_t += seconds
+      bar.last_print_t += seconds
+
+  monitoring.register_event_duration_secs_listener(compiled)
+  weakref.finalize(bar, monitoring.unregister_event_duration_listener, compiled)
 
 
 def _watch(reference: weakref.ref) -> None:
@@ -83,4 +94,5 @@ class _Lines:
 def _bar(**options) -> tqdm.tqdm:
   if sys.stderr.isatty():
     return tqdm.tqdm(**options)
+  options["leave"] = True  # The last line says how it ended.
   return tqdm.tqdm(file=_Lines(), mininterval=10, ncols=80, **options)

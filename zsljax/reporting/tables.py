@@ -20,7 +20,7 @@ import sys
 import textwrap
 from typing import Any
 
-from zsljax.errors import ZsljaxError, did_you_mean, require
+from zsljax.errors import ZsljaxError, did_you_mean, paragraph, require
 from zsljax.reporting.published import Published, names, read_published
 from zsljax.reporting.rows import (
   SELECTIONS,
@@ -164,6 +164,14 @@ def terminal_width() -> int | None:
   """The terminal's width; None where the output is not shown on one."""
   shown = sys.stdout.isatty() or "COLUMNS" in os.environ
   return shutil.get_terminal_size().columns if shown else None
+
+
+def fitted(text: str, indent: str = "") -> str:
+  """Breaks ``text`` into lines that fit the terminal; one line where there is none.
+
+  ``indent`` stands before all lines but the first.
+  """
+  return paragraph(text, terminal_width() or sys.maxsize, indent)
 
 
 def _block(rows: Sequence[Row], columns: Sequence[str] = ()) -> Block:

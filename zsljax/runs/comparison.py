@@ -98,6 +98,7 @@ def _block(dataset: str, systems: dict[str, Hits]) -> Block:
     mark = mark if name in alike else "lower"
     runs = len(systems[name].among_all)
     lines.append((name, mark, str(runs), f"{mean[name]:.1f}", *cells))
+  told = ("like the best", "cannot") if len(alike) > 1 else ("lower", "can")
   return Block(
     f"{dataset}: systems on the same test images",
     ("system", "compared", "seeds", "H", "H, 95 %", "T1, 95 %"),
@@ -105,8 +106,8 @@ def _block(dataset: str, systems: dict[str, Hits]) -> Block:
     (
       "95 %: bootstrap over test images within classes, of the mean over seeds; it "
       "says nothing of other seeds, folds or classes",
-      "like the best: the difference in H, in pairs on equal draws of test images, "
-      "cannot be told from none (5 %, Holm's correction for all comparisons)",
+      f"{told[0]}: the difference in H, in pairs on equal draws of test images, "
+      f"{told[1]} be told from none (5 %, Holm's correction for all comparisons)",
     ),
   )
 

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
-import textwrap
 from typing import Any
 
 import numpy as np
@@ -47,6 +46,7 @@ from zsljax.reporting.rows import (
   system_title,
   terminal_table,
 )
+from zsljax.reporting.tables import fitted
 from zsljax.runs.experiment import Experiment
 from zsljax.runs.workdir import changes
 from zsljax.training.checkpoints import Checkpoints
@@ -153,8 +153,10 @@ def evaluate(
     if test_oracle:
       wanted.append((report.curve.best(), "test_oracle", "highest H on test"))
     for given, selection, origin in wanted:
-      chosen = report.calibrated(given)
-      rows.append(scored.row(chosen, selection, gamma_from=origin))
+      calibrated = report.calibrated(given)
+      rows.append(scored.row(calibrated, selection, gamma_from=origin))
+      if selection != "test_oracle":  # No result: not in the file of classes.
+        chosen = calibrated
   if report.curve is not None and on is None:
     write_curve(workdir, split, report.curve, rows)
     write_classes(workdir, split, run, scored.names, [report, chosen])
@@ -402,7 +404,7 @@ def _densities(row: Row) -> str:
   told = (
     f"population: {counted}; do not compare with tables, whose densities are {known}"
   )
-  return f"{density}\n{textwrap.fill(told, 88)}"
+  return f"{density}\n{fitted(told)}"
 
 
 def described(rows: list[Row], split: str) -> str:
@@ -410,20 +412,24 @@ def described(rows: list[Row], split: str) -> str:
   row = rows[0]
   trained_on = row["provenance"]["config"]["data"]["train_split"]
   per_class = row["protocol"].startswith(XIAN)
-  lines = (
+  run = (
     f"{row['system']} ({_described(row['provenance'])}), seed {row['seed']}, step "
-    f"{row['step']}, trained on {trained_on}\n"
-    f"{row['dataset']}: {data_of(row)}; "
-    f"{'mean per-class accuracy ' if per_class else ''}in percent on {split} "
-    f"images\n\n{terminal_table(rows)}\n"
+    f"{row['step']}, trained on {trained_on}"
   )
+  data = (
+    f"{row['dataset']}: {data_of(row)}; "
+    f"{'mean per-class accuracy ' if per_class else ''}in percent on {split} images"
+  )
+  lines = f"{fitted(run)}\n{fitted(data)}\n\n{terminal_table(rows)}\n"
   for one in rows:
     if chances := one["provenance"].get("probabilities"):
-      lines += (
-        f"\nprobabilities ({one['selection']}): expected calibration error "
-        f"{chances['ece_before']:.1f} %, {chances['ece']:.1f} % with temperature "
-        f"{chances['temperature']:.3g}\n"
-      )
+      before, after = chances["ece_before"], chances["ece"]
+      temperature = f"temperature {chances['temperature']:.3g}"
+      told = f"{after:.1f} % with {temperature}"
+      if after >= before:
+        told = f"which {temperature} does not lower ({after:.1f} %)"
+      head = f"probabilities ({one['selection']}): expected calibration error"
+      lines += f"\n{fitted(f'{head} {before:.1f} %, {told}')}\n"
   for name, kind in (("u", "unseen"), ("s", "seen")):
     if rows[-1]["metrics"].get(name) == 0 and rows[-1]["metrics"]["t1"] > 0:
       text = (
@@ -431,9 +437,9 @@ def described(rows: list[Row], split: str) -> str:
         "Gamma moves the border between seen and unseen ones: `zsljax sweep` chooses "
         "it on class folds, `zsljax eval --gamma=G` tries one."
       )
-      lines += f"\n{textwrap.fill(text, 88)}\n"
+      lines += f"\n{fitted(text)}\n"
   if "conditions" in row:
     lines += f"\n{_densities(row)}\n"
   if row["protocol"].startswith(RETRIEVAL):
-    lines += f"\n{textwrap.fill(DEFINITION, 88)}\n"
+    lines += f"\n{fitted(DEFINITION)}\n"
   return lines

@@ -219,12 +219,17 @@ class Experiment:
     return dataclasses.replace(self, dataset=dataset)
 
   def other_forms(self, config: Mapping[str, Any]) -> str:
-    """The stored forms of the set that ``config`` might have named instead, as text."""
+    """Other stored forms of the set that the system can use, as text.
+
+    Empty where ``config`` names the form.
+    """
     data = config["data"]
     if data["features"] or not data["dir"]:
       return ""
     root = pathlib.Path(data["dir"]).expanduser()
-    forms = [one.variant for one in variants(root, data["name"])]
+    axes = 2 if isinstance(self.system, AttendsToRegions) else 1
+    forms = variants(root, data["name"])
+    forms = [form.variant for form in forms if len(form.feature_shape) >= axes]
     others = [form for form in forms if form != self.dataset.variant]
     return f" (--config.data.features may be {' or '.join(others)})" if others else ""
 

@@ -10,10 +10,12 @@ from typing import Any
 
 from zsljax.data import StoredDataset
 from zsljax.data.store import find, variants
-from zsljax.errors import ZsljaxError, paragraph, require
+from zsljax.errors import ZsljaxError, require
 from zsljax.reporting.rows import Row, aligned, column_name, read_chosen
+from zsljax.reporting.tables import fitted
+from zsljax.runs.experiment import Experiment
 from zsljax.runs.reproduce import SYSTEMS, config_of, stored_form
-from zsljax.runs.sweep import seconds_of, sweep
+from zsljax.runs.sweep import drawn_folds, seconds_of, sweep
 
 # The quickest first.
 _ORDER = ("similarity", "recommended", "nearest_mean", "eszsl", "sae")
@@ -58,14 +60,14 @@ def fit(
   began, compared, left_out = time.monotonic(), [], []
   for system, stored in _usable(dataset, data_dir):
     if compared and time.monotonic() - began > 60 * minutes:
-      left_out.append(f"{system}: not begun within {minutes:g} minutes")
+      left_out.append(f"{system}: not begun, as --minutes={minutes:g} were over")
       continue
     print(f"{system}:", flush=True)
-    folder = workdir / system
+    folder = workdir.absolute() / system
     try:
       argument, named = _argument(system, dataset)
       config = config_of(system, argument, stored, data_dir, [*named, *fields])
-      rows = sweep(config, 1, folder, folds)
+      rows = sweep(_with_small_batches(config, folds), 1, folder, folds)
     except ZsljaxError as error:
       left_out.append(f"{system}: {error}")
       continue
@@ -74,7 +76,7 @@ def fit(
     compared.append((system, chosen, _result(rows), seconds_of(folder)))
   found = "no system that can use it" + "".join(f"; {one}" for one in left_out)
   require(len(compared) > 0, dataset, found, "one at least")
-  return "\n\n".join([*_compared(compared, workdir), *map(paragraph, left_out)])
+  return "\n\n".join([*_compared(compared, workdir), *map(fitted, left_out)])
 
 
 def _compared(
@@ -91,13 +93,14 @@ def _compared(
     if own["folds"] != "official":
       value += f" ({own['standard_error']:.1f})"
     results = (f"{result['metrics'][metric]:.1f}" for metric in shown)
-    lines.append((system, result["features"], value, *results, f"{seconds:.0f}"))
+    form = "regions" if SYSTEMS[system][-1] == "region" else "pooled"
+    lines.append((system, form, value, *results, f"{seconds:.0f}"))
   yield aligned(lines, left=2)
   text = f"Take {name}: it reaches most on the folds, where test images have no part."
   least = chosen["highest"] - chosen["standard_error"]
   if near := [system for system, own, *_ in others if own["highest"] >= least]:
     text += f" Within its standard error, in brackets: {', '.join(near)}."
-  yield paragraph(text)
+  yield fitted(text)
   yield f"The run: {workdir / name}/seed_{row['seed']}"
 
 
@@ -134,6 +137,21 @@ def _argument(system: str, dataset: str) -> tuple[str, list[str]]:
   if dataset in known:
     return dataset, []
   return "own", [f"--config.data.name={dataset}"]
+
+
+def _with_small_batches(config: dict[str, Any], folds: str) -> dict[str, Any]:
+  """The config, with batches of no more images than the smallest fold trains on."""
+  run = Experiment.build(config)
+  labels = run.dataset.labels(run.dataset.training_splits("trainval"))
+  if run.dataset.multi_label:  # Folds depend on the number of images alone.
+    labels = labels[:, None]
+  most = min(len(fold.train) for fold in drawn_folds(run, labels, folds))
+  most -= most % run.mesh.shape["data"]
+  size = config["batch_size"]
+  if size <= most:
+    return config
+  print(f"config.batch_size={most}, not {size}: a fold has no more images", flush=True)
+  return config | {"batch_size": most}
 
 
 def _result(rows: Sequence[Row]) -> Row:

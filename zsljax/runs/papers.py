@@ -10,12 +10,12 @@ from typing import Any
 
 from zsljax.data import StoredDataset
 from zsljax.data.store import variants
-from zsljax.errors import did_you_mean, paragraph, require
+from zsljax.errors import counted, did_you_mean, require
 from zsljax.evaluation import PROTOCOLS
 from zsljax.io.files import write_text
 from zsljax.reporting.published import Published, Training, names, read_published
 from zsljax.reporting.rows import Summary, aligned, column_name, data_of, summarize
-from zsljax.reporting.tables import terminal_width
+from zsljax.reporting.tables import fitted
 from zsljax.runs.config import read_config
 from zsljax.runs.evaluate import evaluate
 from zsljax.runs.train import train
@@ -90,11 +90,11 @@ def check_metrics(paper: Published) -> None:
 
 def overview(data_dir: pathlib.Path | None) -> str:
   """All published results, and what is missing here to train each again."""
-  width, parts = terminal_width(), []
+  parts = []
   for paper in map(read_published, names()):
     values = ", ".join(f"{column_name(k)} {v:g}" for k, v in paper.metrics.items())
     text = f"{paper.name} ({paper.status}): {values}; {_here(paper, data_dir)}"
-    parts.append(paragraph(text, width or len(text), indent="    "))
+    parts.append(fitted(text, "    "))
   return "\n".join(parts)
 
 
@@ -201,8 +201,8 @@ def _described(
     f"{paper.name}: {paper.paper}\n"
     f"numbers: {paper.source} ({paper.status}), selected on: {paper.selection}\n"
     f"published on: {split}{paper.split}\n"
-    f"here: {data_of(summary.row)}; the last step of {seeds} "
-    f"seed{'s' if seeds > 1 else ''}, mean (standard deviation), in percent\n"
+    f"here: {data_of(summary.row)}; the last step of {counted(seeds, 'seed')}, mean "
+    "(standard deviation), in percent\n"
     f"{changed}\n"
     + "".join(f"{a}  {b}\n" for a, b in zip(table, verdicts, strict=True))
     + f"\nreproduced: within {paper.tolerance:g} of what is published\n"

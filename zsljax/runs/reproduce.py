@@ -18,13 +18,14 @@ import jax
 
 from zsljax.data import StoredDataset
 from zsljax.data.store import variants
-from zsljax.errors import ZsljaxError, did_you_mean, require
+from zsljax.errors import ZsljaxError, counted, did_you_mean, require
 from zsljax.evaluation import PROTOCOLS
 from zsljax.io.files import write_json, write_text
 from zsljax.io.versions import hardware
+from zsljax.reporting import published
 from zsljax.reporting.pictures import new_figure, save_figure
 from zsljax.reporting.rows import Row, column_name, summarize, system_name
-from zsljax.reporting.tables import Block, make_blocks, render
+from zsljax.reporting.tables import Block, fitted, make_blocks, render
 from zsljax.runs.comparison import compared
 from zsljax.runs.config import read_config
 from zsljax.runs.sweep import RESELECTIONS, seconds_of, sweep
@@ -49,6 +50,11 @@ _SEVERAL = ("corel5k", "corel5k_lite2", "nus_wide", "coco", "open_images")
 DATASETS = (
   *("digits", "cub", "sun", "awa2", "awa1", "apy", "flo", "scene15"),
   *_SEVERAL,
+)
+
+_RECONSTRUCTED = (
+  "SO-softmax is a reconstruction: the published formula was not at hand.",
+  "",
 )
 
 
@@ -147,11 +153,22 @@ def _usable(
       len(usable) > before,
       f"--data_dir={data_dir}",
       f"no {dataset} that one of the systems can use",
-      "an import of it, see docs/importing.md",
+      f"an import of it{_import_of(systems, dataset)}, see docs/importing.md",
     )
     if left_out:
-      print(f"left out: {', '.join(left_out)}")
+      print(fitted(f"left out: {', '.join(left_out)}"))
   return usable
+
+
+def _import_of(systems: Sequence[str], dataset: str) -> str:
+  """The commands that published results of such systems name, and files they read."""
+  configs = tuple(f"{SYSTEMS[system][0]}:" for system in systems)
+  commands = dict.fromkeys(
+    f"`{paper.imported_by}`"
+    for paper in map(published.read_published, published.names())
+    if paper.dataset == dataset and (paper.config or "").startswith(configs)
+  )
+  return f" by {' or '.join(commands)}" if commands else ""
 
 
 def stored_form(
@@ -219,22 +236,23 @@ def _copy_curve(dest: pathlib.Path, name: str, seed: int) -> None:
 def _report(dest: pathlib.Path, rows: Sequence[Row], manifest: dict[str, Any]) -> str:
   seeds, machine = manifest["seeds"], manifest["hardware"]
   gaps = _gaps(rows)
-  same = compared([dest / "runs" / run["name"] for run in manifest["runs"]])
+  names = [run["name"] for run in manifest["runs"]]
+  same = compared([dest / "runs" / name for name in names])
   _draw_gaps(gaps, dest / "gaps.png")
   lines = [
     "# Results",
     "",
-    f"Made by `{manifest['command']}` in {manifest['seconds'] / 60:.0f} minutes on "
-    f"{machine['cpu_cores']} cores and {', '.join(machine['devices'])}; "
-    f"{seeds} seeds each. Versions, data hashes and settings are in `manifest.json`, "
-    "all rows in `results.jsonl`.",
+    f"Made by `{manifest['command']}` in "
+    f"{counted(round(manifest['seconds'] / 60), 'minute')} on "
+    f"{counted(machine['cpu_cores'], 'core')} and {', '.join(machine['devices'])}; "
+    f"{counted(seeds, 'seed')} each. Versions, data hashes and settings are in "
+    "`manifest.json`, all rows in `results.jsonl`.",
     "",
     "`val_selected` is the result: settings, number of steps and gamma were chosen on "
     "class folds. `test_oracle` chose steps and gamma on the test images, as many "
     "published tables do; the gap says what that is worth.",
     "",
-    "SO-softmax is a reconstruction: the published formula was not at hand.",
-    "",
+    *(_RECONSTRUCTED if any("so_softmax" in name for name in names) else ()),
     render([gaps], "markdown"),
     "![Gaps](gaps.png)",
     "",
@@ -243,7 +261,6 @@ def _report(dest: pathlib.Path, rows: Sequence[Row], manifest: dict[str, Any]) -
     "",
     render(make_blocks(rows), "markdown"),
   ]
-  names = [run["name"] for run in manifest["runs"]]
   drawn = [name for name in names if (dest / "curves" / f"{name}.png").exists()]
   lines += ["## Seen-unseen curves", "", "Of the first seed.", ""]
   lines += [f"![{name}](curves/{name}.png)" for name in drawn]

@@ -27,7 +27,7 @@ import tqdm
 from zsljax import training
 from zsljax.data.folds import Fold, class_folds, official_fold
 from zsljax.devices.precision import computed_in
-from zsljax.errors import ZsljaxError, require
+from zsljax.errors import ZsljaxError, counted, require
 from zsljax.evaluation import Report, make_evaluator, with_thresholds
 from zsljax.evaluation.calibration import Calibration, margin_rows, of_share
 from zsljax.evaluation.protocols import EMBEDDINGS, XIAN
@@ -434,11 +434,16 @@ class _Final:
       self.trained = self.runs.images(None, places, len(places))
 
   def scored(
-    self, settings: Sequence[RunSettings]
+    self, settings: Sequence[RunSettings], what: str = "run"
   ) -> Iterator[tuple[int, training.TrainState, list[Report | None], list[float]]]:
-    """Yields each stop with the states, the reports and the mean training margins."""
+    """Yields each stop with the states, the reports and the mean training margins.
+
+    ``what`` is one of the runs, as the progress names it.
+    """
     everyone, trained = len(settings), self.trained
-    with step_bar(everyone * self.stops[-1], f"training {everyone} runs") as bar:
+    with step_bar(
+      everyone * self.stops[-1], f"training {counted(everyone, what)}"
+    ) as bar:
       for stop, state, finite in self.runs.states(
         settings, self.stops, lambda n: bar.update(n * everyone)
       ):
@@ -462,7 +467,9 @@ def _others(
   results: _ByPoint = {}
   for run, group in _groups(config, list(points.values())):
     settings = [_settings(run, point, seed) for point in group]
-    for stop, _, reports, margins in _Final(run, stops, chosen).scored(settings):
+    for stop, _, reports, margins in _Final(run, stops, chosen).scored(
+      settings, "other setting"
+    ):
       for point, report, margin in zip(group, reports, margins, strict=True):
         if report is not None:
           results.setdefault(point_key(point), {})[stop] = report, margin

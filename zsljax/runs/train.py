@@ -21,6 +21,7 @@ from zsljax.io.files import locked
 from zsljax.io.versions import library_versions
 from zsljax.models import MULTI_LABEL, to_fit
 from zsljax.reporting.metrics_log import MetricsLog
+from zsljax.reporting.tables import fitted
 from zsljax.runs.config import flat
 from zsljax.runs.evaluation_set import EvaluationSet
 from zsljax.runs.experiment import Experiment
@@ -88,15 +89,16 @@ def _train(
   config, mesh = run.config, run.mesh
   meta = run.dataset.metadata
   of = "labels" if run.system.task == MULTI_LABEL else "classes"
-  print_on_writer(
+  about = (
     f"{run.system.name} on {meta['name']} ({meta['features']}, "
     f"{meta['class_embedding']}){other_forms}: {data.num_examples} images of "
     f"{int(run.classes.seen.sum())} {of}, "
     f"{_PLACES[data.placement].format(in_bytes(data.size_bytes))}; "
     f"{mesh.size} {jax.devices()[0].platform} device(s)"
     + (f" of {jax.process_count()} processes" if jax.process_count() > 1 else "")
-    + (f"; {about}" if (about := note(config["matmul_precision"])) else "")
+    + (f"; {products}" if (products := note(config["matmul_precision"])) else "")
   )
+  print_on_writer(fitted(about))
   per_epoch = data.steps_per_epoch
 
   if data.placement in ("device", "split"):

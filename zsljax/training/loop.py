@@ -17,7 +17,7 @@ from zsljax.classes import ClassSpace
 from zsljax.devices.mesh import over_classes, replicated
 from zsljax.devices.processes import Alarm, StopSignals, is_writer
 from zsljax.errors import Stopped, ZsljaxError
-from zsljax.io.progress import leave_out, step_bar
+from zsljax.io.progress import step_bar
 from zsljax.reporting.metrics_log import MetricsLog
 from zsljax.training.checkpoints import Checkpoints, abstract
 from zsljax.training.inputs import DeviceInputs, HostInputs
@@ -185,7 +185,6 @@ def train(
       began = time.perf_counter()
       compiled[count, watched] = traced.lower(*arguments).compile()
       seconds = time.perf_counter() - began
-      leave_out(bar, seconds)
       bar.set_postfix_str(f"compiled in {seconds:.1f} s")
     return compiled[count, watched](*arguments)
 
