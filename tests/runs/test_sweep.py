@@ -381,7 +381,7 @@ def test_sweeps_of_other_protocols(tmp_path):
 @pytest.mark.parametrize(
   ("grid", "message"),
   [
-    ({"system": {"scal": (1.0,)}}, "config.grid.system.scal: no field of the system"),
+    ({"system": {"scal": (1.0,)}}, "config.grid.system.scal: no field of the stage"),
     ({"data": {"train_split": ("train",)}}, "config.grid.data.train_split: no field"),
     ({"system": {"scale": ()}}, "config.grid.system.scale: found"),
     ({"system": {"scale": 3.0}}, "expected values to try"),
