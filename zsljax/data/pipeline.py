@@ -105,12 +105,15 @@ class TrainingData:
       "epochs, or a batch_size",
     )
     most = min(self._shares) * self.num_hosts
+    hosts = ""
+    if self.num_hosts > 1:
+      hosts = f", and a multiple of {self.num_hosts}, the number of hosts"
     require(
       0 <= self.batch_size <= most and self.batch_size % self.num_hosts == 0,
       "config.batch_size",
       self.batch_size,
-      f"0 (everything at once) or a multiple of {self.num_hosts}, the number of "
-      f"hosts, and at most {most}, the images of {self.train_split}",
+      f"0 (everything at once) or at most {most}, the images of {self.train_split}"
+      f"{hosts}",
     )
 
   @property
