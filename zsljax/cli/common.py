@@ -188,7 +188,8 @@ def add_word_vectors(
     "--unknown",
     ["refuse", "known_words"],
     "names with a word that has no vector: an error that lists them; or the mean of "
-    "their known words (labels and classes without one are left out)",
+    "their known words (labels and classes without one are left out, attributes need "
+    "one)",
   )
 
 

@@ -327,7 +327,9 @@ def _vectors(
   found = label_vectors(table.attributes, path, unknown)
   notes += [note.replace("Labels", "Attributes", 1) for note in found.notes]
   missing = [a for a in table.attributes if a not in set(found.names)]
-  require(not missing, str(path), f"no vector for {some(missing)}", "one for each")
+  found_none = f"no vector for {some(missing)}"
+  expected = f"one for each attribute, or no such columns in {table.path}"
+  require(not missing, str(path), found_none, expected)
   return found.vectors
 
 
