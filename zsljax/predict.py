@@ -267,7 +267,7 @@ class Predictor:
       require(isinstance(classes, ClassSpace), "classes", found, expected)
       names, values, where = classes.names, np.asarray(classes.embeddings), "classes"
       width = self.spec.num_attributes
-      found = counted(values.shape[1], "attribute", "attributes")
+      found = counted(values.shape[1], "attribute")
       require(values.shape[1] == width, where, found, f"{width}")
     own = np.asarray(self.classes.embeddings)
     known = dict(zip(self.classes.names, own, strict=True))
@@ -486,7 +486,7 @@ def predict_files(
     best = f"the best {counted(top_k, 'class', 'classes')} of each"
     if predictions.given is not None:
       best = "the labels of each whose scores reach their thresholds"
-    lines = [f"{counted(len(names), 'image', 'images')}, {best}, in {dest}"]
+    lines = [f"{counted(len(names), 'image')}, {best}, in {dest}"]
   else:
     lines = [_table(names, predictions)]
   if predictions.probabilities is not None:

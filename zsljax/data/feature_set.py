@@ -244,7 +244,7 @@ def check_disjoint(
     require(
       not shared.size,
       f"{where}: {first} and {second}",
-      f"{counted(shared.size, 'image', 'images')} in both",
+      f"{counted(shared.size, 'image')} in both",
       "disjoint splits",
     )
 
@@ -343,7 +343,7 @@ def check_rows(parts: Mapping[str, np.ndarray], count: int, where: str) -> None:
     require(
       not bad.size,
       f"{where}: {name}",
-      f"{counted(bad.size, 'row', 'rows')} outside the {count} images ({_some(bad)}, "
+      f"{counted(bad.size, 'row')} outside the {count} images ({_some(bad)}, "
       "counted from 0)",
       "every row to be an image",
     )
@@ -351,7 +351,7 @@ def check_rows(parts: Mapping[str, np.ndarray], count: int, where: str) -> None:
     require(
       again == 0,
       f"{where}: {name}",
-      f"{counted(again, 'image', 'images')} more than once",
+      f"{counted(again, 'image')} more than once",
       "each image once",
     )
   check_disjoint(parts, itertools.combinations(parts, 2), where)

@@ -182,7 +182,7 @@ def _complete(
   require(
     skip_bad or not left_out,
     str(dest),
-    f"{counted(len(left_out), 'image', 'images')} left out, as not decodable (first "
+    f"{counted(len(left_out), 'image')} left out, as not decodable (first "
     f"{left_out[:1]})",
     "none, or --skip_bad",
   )
@@ -194,7 +194,7 @@ def described(encoder: Encoder, dest: pathlib.Path, written: Written) -> str:
   (count, *shape), about = written.shape, encoder.description
   told = (
     f"{dest}: {about['output']} features of {about['network']} for "
-    f"{counted(count, 'image', 'images')}, "
+    f"{counted(count, 'image')}, "
     f"{' x '.join(map(str, shape))}"
   )
   left_out = [f"left out, as it cannot be decoded: {name}" for name in written.left_out]

@@ -147,13 +147,13 @@ def read_chosen(workdir: pathlib.Path) -> dict[str, Any] | None:
 
 def deciding_fields(config: Mapping[str, Any]) -> dict[str, Any]:
   """The fields of a config that make runs those of one method, by their dots."""
-  parts = {part: config[part] for part in ("system", "optimizer")}
-  parts["stage"] = config["system"].get("stage", {})
+  system = dict(config["system"])
+  stage = system.pop("stage", {})
+  parts = {"system": system, "optimizer": config["optimizer"], "stage": stage}
   fields = {
     f"{part}.{field}": value
     for part, values in parts.items()
     for field, value in values.items()
-    if field != "stage"
   }
   fields |= {k: config[k] for k in ("epochs", "batch_size", "matmul_precision")}
   return fields | {"data.sampling": config["data"]["sampling"]}

@@ -18,14 +18,9 @@ from zsljax.runs.reproduce import SYSTEMS, config_of, stored_form
 from zsljax.runs.sweep import drawn_folds, seconds_of, sweep
 
 # The quickest first.
-_ORDER = ("similarity", "recommended", "nearest_mean", "eszsl", "sae")
-_ORDER += (
-  "semantic_softmax",
-  "normface",
-  "so_softmax",
-  "attended_autoencoder",
-  "msdn",
-  "sdl",
+_ORDER = (
+  *("similarity", "recommended", "nearest_mean", "eszsl", "sae", "semantic_softmax"),
+  *("normface", "so_softmax", "attended_autoencoder", "msdn", "sdl"),
 )
 _SHOWN = ("t1", "u", "s", "h", "zsl_map", "gzsl_map")
 
@@ -141,6 +136,8 @@ def _argument(system: str, dataset: str) -> tuple[str, list[str]]:
 
 def _with_small_batches(config: dict[str, Any], folds: str) -> dict[str, Any]:
   """The config, with batches of no more images than the smallest fold trains on."""
+  if not config["batch_size"]:
+    return config
   run = Experiment.build(config)
   labels = run.dataset.labels(run.dataset.training_splits("trainval"))
   if run.dataset.multi_label:  # Folds depend on the number of images alone.

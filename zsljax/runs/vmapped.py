@@ -20,7 +20,7 @@ from zsljax.data import sampling
 from zsljax.data.folds import Fold
 from zsljax.devices.mesh import over_batch, replicated
 from zsljax.errors import require
-from zsljax.models import Batch, Stage, Staged, System, moments, to_fit
+from zsljax.models import Batch, Staged, System, moments, to_fit
 from zsljax.models.stage import STAGE, apart, together
 from zsljax.runs.evaluation_set import EvaluationSet
 from zsljax.runs.experiment import Experiment
@@ -118,6 +118,7 @@ class VmappedRuns:
     if self._full_batch:
       tolerance = run.config["optimizer"]["tolerance"]
     self._pauses_always = tolerance > 0
+    self._fit = jax.jit(self._fitted)
     self._start = jax.jit(self._initial)
     self._advance = jax.jit(functools.partial(self._step, tolerance), donate_argnums=0)
     self._outputs: dict[tuple[str, bool, bool], Callable] = {}
@@ -266,15 +267,17 @@ class VmappedRuns:
     classes = jax.device_put(classes, replicated(self.run.mesh))
     mask = None
     if self._full_batch:
-      mask = np.zeros(len(self.table.columns["labels"]), bool)
-      mask[trained_on[folds[0]]] = True
-      mask = jax.device_put(mask, over_batch(self.run.mesh))
+      mask = self._mask(trained_on[folds[0]], over_batch(self.run.mesh))
     else:
       for rows in trained_on.values():
         self._check_batch(rows)
     stage = None
-    if fits := to_fit(self.run.system):
-      found = {fold: self._fitted(fits, rows) for fold, rows in trained_on.items()}
+    if to_fit(self.run.system):
+      features, everywhere = self.table.columns["features"], replicated(self.run.mesh)
+      found = {
+        fold: self._fit(features, self._mask(rows, everywhere))
+        for fold, rows in trained_on.items()
+      }
       stage = found[folds[0]]
       if len(folds) > 1:
         runs = [found[fold] for _, fold in sources]
@@ -284,14 +287,17 @@ class VmappedRuns:
     )
     return inputs, self._rows(distinct)
 
-  def _fitted(self, stage: Stage, trained_on: np.ndarray) -> dict[str, jax.Array]:
-    """The stage's numbers for some training images."""
-    columns = self.table.columns
-    mask = np.zeros(len(columns["labels"]), bool)
+  def _mask(self, trained_on: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """True for the rows of the table that are trained on."""
+    mask = np.zeros(len(self.table.columns["labels"]), bool)
     mask[trained_on] = True
-    mask = jax.device_put(mask, replicated(self.run.mesh))
-    fit = jax.jit(lambda *images: stage.fitted(*moments(*images)))
-    return fit(columns["features"], mask)
+    return jax.device_put(mask, sharding)
+
+  def _fitted(self, features: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
+    """The stage's numbers for some training images."""
+    stage = to_fit(self.run.system)
+    assert stage is not None
+    return stage.fitted(*moments(features, mask))
 
   def _check_batch(self, trained_on: np.ndarray) -> None:
     """Raises unless the rows of a fold have the images, or classes, of a batch."""

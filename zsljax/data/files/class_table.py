@@ -81,7 +81,7 @@ class ClassTable:
     require(
       count == width,
       where,
-      counted(count, "attribute", "attributes"),
+      counted(count, "attribute"),
       f"{width}, as the dataset has",
     )
     problems = _other_units(values, embeddings)
@@ -152,7 +152,7 @@ def read_class_table(path: pathlib.Path, skip_bad: bool = False) -> ClassTable:
       values[name] = [float(cell) for cell in line[1:]]
   if bad and not skip_bad:
     raise ZsljaxError(
-      f"{path}: {bad[0]} ({counted(len(bad), 'such line', 'such lines')}; --skip_bad "
+      f"{path}: {bad[0]} ({counted(len(bad), 'such line')}; --skip_bad "
       "leaves such out), expected "
       f"a distinct name and {len(attributes)} numbers"
     )
@@ -176,7 +176,7 @@ def _problem(line: Sequence[str], attributes: Sequence[str]) -> str:
   if not line[0].strip():
     return "it has no name"
   if len(line) != len(attributes) + 1:
-    return f"found {counted(len(line) - 1, 'number', 'numbers')}"
+    return f"found {counted(len(line) - 1, 'number')}"
   for attribute, cell in zip(attributes, line[1:], strict=True):
     try:
       finite = np.isfinite(float(cell))

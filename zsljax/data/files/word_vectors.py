@@ -166,7 +166,7 @@ def _text(path: pathlib.Path) -> _Pairs:
       require(
         0 < width <= spaces and not beyond,
         f"{path}: line {line_number}",
-        counted(spaces, "number", "numbers"),
+        counted(spaces, "number"),
         f"a word and {width or 'its'} numbers, with spaces between",
       )
       yield parts[0].decode("utf-8", errors="replace"), line[len(parts[0]) + 1 :]
@@ -174,7 +174,7 @@ def _text(path: pathlib.Path) -> _Pairs:
   require(
     count == found,
     str(path),
-    counted(found, "word", "words"),
+    counted(found, "word"),
     f"{count}, as its first line says (was the download cut off?)",
   )
 

@@ -108,9 +108,7 @@ def read_labels(path: pathlib.Path, skip_bad: bool = False) -> LabelledImages:
     else:
       good[line[0]] = line
   if bad and not skip_bad:
-    raise ZsljaxError(
-      f"{path}: {bad[0]} ({counted(len(bad), 'such line', 'such lines')})"
-    )
+    raise ZsljaxError(f"{path}: {bad[0]} ({counted(len(bad), 'such line')})")
   require(len(good) > 0, str(path), "no images", "a line for each image")
   return LabelledImages(
     str(path), *zip(*good.values(), strict=True), left_out=tuple(bad)
@@ -171,7 +169,7 @@ def build_set(
   require(
     skip_bad or not bad,
     f"{features.where}: {bad[0] if bad else ''}",
-    counted(len(bad), "such image", "such images"),
+    counted(len(bad), "such image"),
     "finite numbers (--skip_bad leaves them out)",
   )
   left_out += bad
