@@ -107,6 +107,23 @@ def test_the_seed_and_the_settings_are_the_config_s():
   assert (chances(0) != chances(1)).any()
 
 
+def test_a_stage_is_fitted_to_the_images():
+  X, y = images(SEEN)
+  centred = X - X.mean(0)
+  covariance = centred.T @ centred / len(X)
+  root = np.linalg.cholesky(covariance + np.trace(covariance) / 12 * np.eye(12))
+  fields = {"system.ridge": 0.1}
+  behind = ZeroShotClassifier("recommended", fields=fields).fit(X, y, ATTRIBUTES)
+  alone = ZeroShotClassifier("nearest_mean", fields=fields)
+  whitened = np.linalg.solve(root, centred.T).T
+  expected = alone.fit(whitened, y, ATTRIBUTES).predict_proba(whitened)
+  np.testing.assert_allclose(behind.predict_proba(X), expected, rtol=1e-3)
+  plain = ZeroShotClassifier(
+    "recommended", fields=fields | {"stage.features": "as_is"}
+  ).fit(X, y, ATTRIBUTES)
+  assert not np.allclose(plain.predict_proba(X), expected, rtol=0.1)
+
+
 def test_a_model_that_has_predicted_is_pickled():
   X, y = images(SEEN)
   model = ZeroShotClassifier().fit(X, y, ATTRIBUTES)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 import contextlib
+import dataclasses
 import itertools
 import pathlib
 import tempfile
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
@@ -22,7 +24,7 @@ from zsljax.devices.mesh import make_mesh
 from zsljax.devices.precision import computed_in
 from zsljax.errors import Stopped, ZsljaxError, did_you_mean, require
 from zsljax.evaluation.calibration import Calibration
-from zsljax.models import AttendsToRegions, Spec, System
+from zsljax.models import AttendsToRegions, Spec, System, moments, to_fit
 from zsljax.predict import Predictions, Predictor
 from zsljax.runs.config import read_config
 from zsljax.runs.experiment import configured_system, spec_of
@@ -31,7 +33,7 @@ from zsljax.training.checkpoints import Checkpoints
 
 _SINGLE_LABEL = [name for name, (*_, form) in SYSTEMS.items() if form != "multi-label"]
 # Parts of a config that have an effect here.
-FIELDS = ("system", "optimizer", "epochs", "batch_size", "data.sampling")
+FIELDS = ("system", "stage", "optimizer", "epochs", "batch_size", "data.sampling")
 FIELDS += ("matmul_precision", "evaluation.calibration")
 # Steps in a compiled call.
 _AT_ONCE = 64
@@ -239,6 +241,9 @@ def _trained(
   else:
     whole = columns | {"mask": np.ones(count, bool)}
     inputs = training.HostInputs(lambda start: itertools.repeat(whole), mesh, count)
+  if stage := to_fit(system):
+    numbers = stage.fitted(*moments(jnp.asarray(features), jnp.ones(count, bool)))
+    spec = dataclasses.replace(spec, stage=numbers)
   optimizer = training.make_optimizer(config["optimizer"], size, steps)
   tolerance = 0.0 if size else config["optimizer"]["tolerance"]
   with (
