@@ -17,6 +17,7 @@ from zsljax.configs import (
   baselines,
   cosine,
   msdn,
+  recommended,
   sdl,
   semantic_softmax,
 )
@@ -34,7 +35,8 @@ from zsljax.runs.evaluate import evaluate
 from zsljax.runs.train import train
 from zsljax.training.checkpoints import Checkpoints
 
-MODULES = (attended_autoencoder, baselines, cosine, msdn, sdl, semantic_softmax)
+MODULES = (attended_autoencoder, baselines, cosine, msdn, recommended, sdl)
+MODULES += (semantic_softmax,)
 SHORT = (
   "epochs=2", "optimizer.tolerance=0.0", "checkpoint.every_epochs=1", "mesh.data=1",
   "evaluation.batch_size=64",
@@ -100,8 +102,10 @@ def digits_run(small, tmp_path_factory):
 
 def test_every_config_builds_its_system_and_optimizer():
   count = 0
+  several = {baselines: baselines.SYSTEMS, cosine: FAMILY}
+  several[recommended] = recommended.GRIDS
   for module in MODULES:
-    choices = {baselines: baselines.SYSTEMS, cosine: FAMILY}.get(module, [""])
+    choices = several.get(module, [""])
     for dataset in module.DATASETS:
       for choice in choices:
         config = module.get_config(f"{dataset},{choice}".rstrip(",")).to_dict()
@@ -132,6 +136,7 @@ def test_every_config_builds_its_system_and_optimizer():
         ("baselines:digits,nearest_mean", ("epochs=1",), 1, ("xian", "retrieval")),
         ("msdn:digits", ("batch_size=500", "data.cache=none"), 4, ("xian",)),
         ("cosine:cub", ("batch_size=24",), 4, ("xian", "embeddings")),
+        ("recommended:cub,cosine", ("batch_size=24",), 4, ("xian", "embeddings")),
         ("sdl:corel5k", ("batch_size=80",), 4, MULTI_LABEL),
       )
     ),

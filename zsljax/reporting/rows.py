@@ -168,9 +168,12 @@ def data_of(row: Row) -> str:
 
 
 def system_name(row: Row) -> str:
-  """The system of a row, with its loss where it has several."""
-  loss = row["provenance"]["config"]["system"].get("loss_name")
-  return f"{row['system']} ({loss})" if loss else row["system"]
+  """The system of a row, with its loss where it has several, and its stage."""
+  system = row["provenance"]["config"]["system"]
+  stage = system.get("stage", {}).get("features", "as_is")
+  parts = [system.get("loss_name"), None if stage == "as_is" else stage]
+  told = ", ".join(filter(None, parts))
+  return f"{row['system']} ({told})" if told else row["system"]
 
 
 def system_title(system: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import pathlib
 import statistics
+import time
 from typing import Any
 
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ from zsljax.numerics import pooled
 from zsljax.reporting.rows import CHOSEN, RULE, Row, add_rows, read_chosen, read_rows
 from zsljax.runs.evaluate import Scored
 from zsljax.runs.experiment import Experiment
-from zsljax.runs.sweep import drawn_folds, pieces_of
+from zsljax.runs.sweep import add_seconds, drawn_folds, pieces_of
 from zsljax.runs.vmapped import RunSettings, VmappedRuns
 from zsljax.runs.workdir import open_workdir, read_manifest
 from zsljax.training.checkpoints import Checkpoints
@@ -181,6 +182,7 @@ def ensemble(
   Raises:
     ZsljaxError: sweeps do not belong together, or have one run in all.
   """
+  began = time.perf_counter()
   require(not workdir.exists(), f"--workdir={workdir}", "a folder", "a new one")
   members = [_Sweep.open(folder, data_dir) for folder in sweeps]
   _check(members)
@@ -239,7 +241,9 @@ def ensemble(
     checkpoints = Checkpoints(workdir, run.identity())
     checkpoints.save(step, params, {"step": jnp.asarray(step)})
     checkpoints.close()
-    return _test(run, chosen, workdir)
+    rows = _test(run, chosen, workdir)
+    add_seconds(workdir, time.perf_counter() - began)
+  return rows
 
 
 def _base(members: Sequence[_Sweep]) -> Experiment:

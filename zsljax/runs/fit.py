@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+import dataclasses
+import functools
 import importlib
 import pathlib
+import shutil
 import time
 from typing import Any
 
 from zsljax.data import StoredDataset
 from zsljax.data.store import find, variants
 from zsljax.errors import ZsljaxError, require
-from zsljax.reporting.rows import Row, aligned, column_name, read_chosen
+from zsljax.reporting.rows import Row, aligned, column_name, read_chosen, read_rows
 from zsljax.reporting.tables import fitted
+from zsljax.runs.ensemble import ensemble
 from zsljax.runs.experiment import Experiment
 from zsljax.runs.reproduce import SYSTEMS, config_of, stored_form
 from zsljax.runs.sweep import drawn_folds, seconds_of, sweep
 
 # The quickest first.
 _ORDER = (
-  *("similarity", "recommended", "nearest_mean", "eszsl", "sae", "semantic_softmax"),
-  *("normface", "so_softmax", "attended_autoencoder", "msdn", "sdl"),
+  *("similarity", "recommended", "recommended_sae", "nearest_mean", "eszsl", "sae"),
+  *("recommended_cosine", "semantic_softmax", "normface", "so_softmax"),
+  *("attended_autoencoder", "msdn", "sdl"),
 )
+# The most systems that are joined.
+_MOST = 3
 _SHOWN = ("t1", "u", "s", "h", "zsl_map", "gzsl_map")
 
 
@@ -37,7 +44,8 @@ def fit(
 
   Systems are compared by the most that one of their settings reaches on the class
   folds, which are the same for all. Each is trained on all training images with what
-  was chosen, in ``workdir/<system>``; test results decide nothing.
+  was chosen, in ``workdir/<system>``; the best two and the best three are joined and
+  compared, too. Test results decide nothing.
 
   Args:
     dataset: name of a stored set, or ``digits``.
@@ -54,49 +62,91 @@ def fit(
   require(minutes > 0, "--minutes", minutes, "more than 0")
   began, compared, left_out = time.monotonic(), [], []
   for system, stored in _usable(dataset, data_dir):
-    if compared and time.monotonic() - began > 60 * minutes:
+    folder = workdir.absolute() / system
+    over = time.monotonic() - began > 60 * minutes
+    if compared and over and not folder.exists():
       left_out.append(f"{system}: not begun, as --minutes={minutes:g} were over")
       continue
     print(f"{system}:", flush=True)
-    folder = workdir.absolute() / system
     try:
       argument, named = _argument(system, dataset)
       config = config_of(system, argument, stored, data_dir, [*named, *fields])
-      rows = sweep(_with_small_batches(config, folds), 1, folder, folds)
+      sweep(_with_small_batches(config, folds), 1, folder, folds)
     except ZsljaxError as error:
       left_out.append(f"{system}: {error}")
-      continue
-    chosen = read_chosen(folder)
-    assert chosen is not None
-    compared.append((system, chosen, _result(rows), seconds_of(folder)))
+    else:
+      compared.append(_Compared(system, folder))
   found = "no system that can use it" + "".join(f"; {one}" for one in left_out)
   require(len(compared) > 0, dataset, found, "one at least")
-  return "\n\n".join([*_compared(compared, workdir), *map(fitted, left_out)])
+  best = sorted(compared, key=_Compared.reached, reverse=True)
+  notes = left_out
+  for count in range(2, min(_MOST, len(best)) + 1):
+    names = ", ".join(one.name for one in best[:count])
+    try:
+      compared.append(_joined(best[:count], workdir.absolute()))
+      notes = [f"{compared[-1].name}: {names}, their scores averaged", *notes]
+    except ZsljaxError as error:
+      notes.append(f"{names} together: {error}")
+  return "\n\n".join([*_told(compared), "\n".join(map(fitted, notes))]).rstrip()
 
 
-def _compared(
-  compared: Sequence[tuple[str, dict[str, Any], Row, float]], workdir: pathlib.Path
-) -> Iterator[str]:
+@dataclasses.dataclass(frozen=True)
+class _Compared:
+  """A sweep, or the ensemble of several, in ``folder``."""
+
+  name: str
+  folder: pathlib.Path
+
+  @functools.cached_property
+  def chosen(self) -> dict[str, Any]:
+    chosen = read_chosen(self.folder)
+    assert chosen is not None
+    return chosen
+
+  def reached(self) -> float:
+    return self.chosen["highest"]
+
+  @functools.cached_property
+  def row(self) -> Row:
+    """The row of what was chosen, with the chosen gamma where there is one."""
+    rows = [row for row in read_rows(self.folder) if row["selection"] == "val_selected"]
+    zero_shot = [row for row in rows if row["protocol"] != "embeddings"]
+    return next((r for r in zero_shot if r["calibration"] != "none"), zero_shot[0])
+
+
+def _joined(best: Sequence[_Compared], workdir: pathlib.Path) -> _Compared:
+  """Joins the runs of sweeps, if an earlier command did not."""
+  name, folder = f"best {len(best)}", workdir / "+".join(one.name for one in best)
+  if read_chosen(folder) is None:
+    shutil.rmtree(folder, ignore_errors=True)  # Of an interrupted command.
+    print(f"{name}:", flush=True)
+    ensemble([one.folder for one in best], folder)
+  return _Compared(name, folder)
+
+
+def _told(compared: Sequence[_Compared]) -> Iterator[str]:
   """The table, and sentences on which system to take."""
-  best, *others = sorted(compared, key=lambda one: -one[1]["highest"])
-  name, chosen, row, _ = best
-  shown = [metric for metric in _SHOWN if metric in row["metrics"]]
-  reached = f"{chosen['metric'].upper()} of folds"
-  lines = [("system", "form", reached, *map(column_name, shown), "seconds")]
-  for system, own, result, seconds in (best, *others):
-    value = f"{own['highest']:.1f}"
-    if own["folds"] != "official":
-      value += f" ({own['standard_error']:.1f})"
-    results = (f"{result['metrics'][metric]:.1f}" for metric in shown)
-    form = "regions" if SYSTEMS[system][-1] == "region" else "pooled"
-    lines.append((system, form, value, *results, f"{seconds:.0f}"))
+  best, *others = sorted(compared, key=_Compared.reached, reverse=True)
+  shown = [metric for metric in _SHOWN if metric in best.row["metrics"]]
+  reached = f"{best.chosen['metric'].upper()} of folds"
+  lines = [("system", "features", reached, *map(column_name, shown), "seconds")]
+  for one in (best, *others):
+    value = f"{one.reached():.1f}"
+    if one.chosen["folds"] != "official":
+      value += f" ({one.chosen['standard_error']:.1f})"
+    results = (f"{one.row['metrics'][metric]:.1f}" for metric in shown)
+    seconds = f"{seconds_of(one.folder):.0f}"
+    lines.append((one.name, one.row["features"], value, *results, seconds))
   yield aligned(lines, left=2)
-  text = f"Take {name}: it reaches most on the folds, where test images have no part."
-  least = chosen["highest"] - chosen["standard_error"]
-  if near := [system for system, own, *_ in others if own["highest"] >= least]:
-    text += f" Within its standard error, in brackets: {', '.join(near)}."
+  text = (
+    f"Take {best.name}: most is reached on the folds, where test images have no part."
+  )
+  least = best.reached() - best.chosen["standard_error"]
+  if near := [one.name for one in others if one.reached() >= least]:
+    text += f" Within the standard error, in brackets: {', '.join(near)}."
   yield fitted(text)
-  yield f"The run: {workdir / name}/seed_{row['seed']}"
+  run = best.folder / f"seed_{best.row['seed']}"
+  yield f"The run: {run if run.exists() else best.folder}"
 
 
 def _usable(
@@ -149,10 +199,3 @@ def _with_small_batches(config: dict[str, Any], folds: str) -> dict[str, Any]:
     return config
   print(f"config.batch_size={most}, not {size}: a fold has no more images", flush=True)
   return config | {"batch_size": most}
-
-
-def _result(rows: Sequence[Row]) -> Row:
-  """The row of the chosen settings, with the chosen gamma where there is one."""
-  chosen = [row for row in rows if row["selection"] == "val_selected"]
-  zero_shot = [row for row in chosen if row["protocol"] != "embeddings"]
-  return next((r for r in zero_shot if r["calibration"] != "none"), zero_shot[0])

@@ -41,6 +41,8 @@ SYSTEMS = {
   "sdl": ("sdl", "", "multi-label"),
   "normface": ("cosine", ",normface", "pooled"),
   "recommended": ("recommended", "", "pooled"),
+  "recommended_sae": ("recommended", ",sae", "pooled"),
+  "recommended_cosine": ("recommended", ",cosine", "pooled"),
   "eszsl": ("baselines", ",eszsl", "pooled"),
   "sae": ("baselines", ",sae", "pooled"),
   "nearest_mean": ("baselines", ",nearest_mean", "pooled"),

@@ -138,17 +138,21 @@ def sweep(
       for some in pieces_of(missing, selection["together"]):
         spread = _test(final, some, chosen, others, spread, workdir)
       rows = read_rows(workdir)
-      seconds = seconds_of(workdir) + time.perf_counter() - begin
-      write_json(workdir / _TIME, {"seconds": seconds})
+      add_seconds(workdir, time.perf_counter() - begin)
     return [row for row in rows if row["seed"] in wanted]
 
 
 def seconds_of(workdir: pathlib.Path) -> float:
-  """Duration of the sweep in ``workdir``: of all its starts that came to an end."""
+  """Duration of a sweep, of all its starts that came to an end; or of an ensemble."""
   path = workdir / _TIME
   if not path.exists():
     return 0.0
   return read_json(path, object_of(seconds=NUMBER), "a sweep's seconds")["seconds"]
+
+
+def add_seconds(workdir: pathlib.Path, seconds: float) -> None:
+  """Adds to what ``seconds_of`` gives."""
+  write_json(workdir / _TIME, {"seconds": seconds_of(workdir) + seconds})
 
 
 def drawn_folds(run: Experiment, labels: np.ndarray, folds: str) -> list[Fold]:
