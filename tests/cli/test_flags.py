@@ -1,8 +1,8 @@
 """Configs by name and by file, and the folder of compiled programs."""
 
+import os
 import pathlib
 
-import jax
 import pytest
 
 from zsljax import configs
@@ -27,33 +27,24 @@ def test_a_config_is_called_by_its_name_or_its_file(tmp_path, monkeypatch):
       read_config(wrong)
 
 
-@pytest.fixture
-def unset():
-  """The cache folder that the tests use is not set within it."""
-  name = "jax_compilation_cache_dir"
-  before = jax.config.jax_compilation_cache_dir
-  jax.config.update(name, None)
-  yield lambda: jax.config.jax_compilation_cache_dir
-  jax.config.update(name, before)
+FOLDER = "JAX_COMPILATION_CACHE_DIR"
 
 
-def test_programs_are_kept_where_nothing_else_is_said(unset, tmp_path, monkeypatch):
-  monkeypatch.setenv("HOME", str(tmp_path))
+def test_programs_are_kept_where_nothing_else_is_said(tmp_path, monkeypatch):
+  monkeypatch.setattr(os, "environ", {"HOME": str(tmp_path)})
   compiled.keep_compiled()
-  assert unset() == str(tmp_path / ".cache" / "zsljax" / "compiled")
-  assert pathlib.Path(unset()).is_dir()
-  monkeypatch.setenv("HOME", "/elsewhere")
+  assert os.environ[FOLDER] == str(tmp_path / ".cache" / "zsljax" / "compiled")
+  assert pathlib.Path(os.environ[FOLDER]).is_dir()
+  os.environ[FOLDER] = "/elsewhere"
   compiled.keep_compiled()
-  assert unset().startswith(str(tmp_path))
+  assert os.environ[FOLDER] == "/elsewhere"
 
 
-def test_a_folder_that_cannot_be_made_is_a_warning(
-  unset, tmp_path, monkeypatch, caplog
-):
+def test_a_folder_that_cannot_be_made_is_a_warning(tmp_path, monkeypatch, caplog):
   (tmp_path / ".cache").write_text("")
-  monkeypatch.setenv("HOME", str(tmp_path))
+  monkeypatch.setattr(os, "environ", {"HOME": str(tmp_path)})
   compiled.keep_compiled()
-  assert unset() is None and "nothing compiled is kept" in caplog.text
+  assert FOLDER not in os.environ and "nothing compiled is kept" in caplog.text
 
 
 @pytest.mark.slow

@@ -1,23 +1,25 @@
 """The folder of compiled programs."""
 
+import os
 import pathlib
 
 from absl import logging
-import jax
-
-# Compiled programs are kept here, unless JAX_COMPILATION_CACHE_DIR says otherwise.
-_COMPILED = pathlib.Path("~/.cache/zsljax/compiled")
 
 
 def keep_compiled() -> None:
-  """Lets a later start find what this one compiles; it loads the same program."""
-  # JAX adds its settings to the class while it starts.
-  if jax.config.jax_compilation_cache_dir is not None:  # pyrefly: ignore[missing-attribute]
+  """Lets JAX, before its import, keep what it compiles where a later start finds it.
+
+  A folder that the user names, JAX_COMPILATION_CACHE_DIR, goes before
+  ``~/.cache/zsljax/compiled``.
+  """
+  folder = pathlib.Path("~/.cache/zsljax/compiled").expanduser()
+  if "JAX_COMPILATION_CACHE_DIR" in os.environ:
     return
-  folder = _COMPILED.expanduser()
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     logging.warning("%s: %s; nothing compiled is kept", folder, error.strerror)
-  else:
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    return
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+  # Sweeps have many programs that take less than JAX's second.
+  os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")

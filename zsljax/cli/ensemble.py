@@ -24,12 +24,10 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-  from zsljax.cli.compiled import keep_compiled
   from zsljax.reporting.rows import read_chosen
   from zsljax.reporting.tables import fitted, make_blocks, render, terminal_width
   from zsljax.runs.ensemble import ensemble
 
-  keep_compiled()
   workdir = args.workdir.absolute()
   data_dir = None if args.data_dir is None else str(args.data_dir)
   rows = ensemble([folder.absolute() for folder in args.sweeps], workdir, data_dir)

@@ -87,14 +87,12 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-  from zsljax.cli.compiled import keep_compiled
   from zsljax.devices import processes
   from zsljax.errors import require
   from zsljax.runs.evaluate import described, evaluate
 
   tasks = processes.launched_tasks()
   require(tasks == 1, "zsljax eval", f"{tasks} processes", "one, without srun")
-  keep_compiled()
   written = args.workdir / "results.jsonl"
   args.workdir = args.workdir.absolute()
   rows = evaluate(**vars(args))

@@ -32,9 +32,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-  from zsljax.cli.compiled import keep_compiled
   from zsljax.runs.fit import fit
 
-  keep_compiled()
   options = args.data_dir, args.minutes, args.folds, args.fields
   print(f"\n{fit(args.dataset, args.workdir, *options)}")

@@ -17,6 +17,7 @@ import sys
 from types import ModuleType
 
 from zsljax import __version__, cli
+from zsljax.cli.compiled import keep_compiled
 from zsljax.devices.host_memory import keep_freed
 from zsljax.errors import ZsljaxError, did_you_mean, shown_to_user
 
@@ -144,6 +145,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   args, module = parse(argv)
   if not module.__name__.startswith("zsljax.cli.data."):  # They use memory once.
     keep_freed()
+  if module.GROUP in ("train", "judge", "use"):
+    keep_compiled()
   before = signal.signal(signal.SIGTERM, _end)  # Training has its own way to end.
   try:
     module.run(args)

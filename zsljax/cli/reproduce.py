@@ -57,11 +57,9 @@ def run(args) -> None:
     return
   require(args.dest is not None, "--dest", "nothing", "a folder for report and runs")
   if paper:
-    from zsljax.cli.compiled import keep_compiled
     from zsljax.reporting.published import read_published
     from zsljax.runs.papers import replay
 
-    keep_compiled()
     published = read_published(paper)
     print(replay(published, args.dest, args.seeds, args.data_dir, args.fields), end="")
     return

@@ -38,12 +38,10 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-  from zsljax.cli.compiled import keep_compiled
   from zsljax.devices import processes
   from zsljax.runs.config import read_config
   from zsljax.runs.train import print_on_writer, train
 
-  keep_compiled()
   config = read_config(args.config, args.fields)
   with processes.joined(args.coordinator, args.num_processes, args.process_id):
     step = int(train(config, args.workdir.absolute()).step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
 import functools
 from typing import Any
@@ -16,7 +17,7 @@ from zsljax.devices.mesh import replicated
 from zsljax.evaluation import Calibration, Evaluator, Report
 from zsljax.evaluation.protocols import RETRIEVAL, selection_metric
 from zsljax.evaluation.temperature import ScoredImages
-from zsljax.models import System
+from zsljax.models import Batch, System
 from zsljax.runs.experiment import Experiment
 
 
@@ -63,11 +64,7 @@ class EvaluationSet:
     usual, *_ = evaluation.protocols_for(run.system)
     evaluator = evaluation.make_evaluator(usual, config["top_k"])
     metric = selection_metric(run.system, run.config["selection"]["metric"])
-    without_features = jax.jit(
-      lambda images: images.map(lambda b: dataclasses.replace(b, features=None)),
-      out_shardings=replicated(run.mesh),
-    )
-    batch = jax.device_get(without_features(images))
+    batch = jax.device_get(_without_features(run.mesh)(images))
     columns = {"labels": batch.labels, "mask": batch.mask}
     if batch.absent is not None:
       columns["absent"] = batch.absent
@@ -120,3 +117,14 @@ class EvaluationSet:
     """The scores of a run, outputs of ``of_scores``, to be made probabilities."""
     lowered = calibration.lowered(scores[self.mask], np.asarray(self.classes.seen))
     return ScoredImages(np.asarray(lowered), self.labels, mean_margin)
+
+
+@functools.cache
+def _without_features(
+  mesh: jax.sharding.Mesh,
+) -> Callable[[training.DeviceImages], Batch]:
+  """A compiled function that gives all of images but their features."""
+  return jax.jit(
+    lambda images: images.map(lambda b: dataclasses.replace(b, features=None)),
+    out_shardings=replicated(mesh),
+  )
