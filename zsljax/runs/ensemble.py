@@ -7,9 +7,10 @@ the calibration of their average. Test images decide nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
+import itertools
 import pathlib
 import statistics
 import time
@@ -23,12 +24,11 @@ from zsljax.devices.precision import computed_in
 from zsljax.errors import ZsljaxError, require
 from zsljax.evaluation import (
   Calibration,
-  Evaluator,
   decide,
   make_evaluator,
   protocols_for,
 )
-from zsljax.evaluation.calibration import best_share, margin_rows, of_share
+from zsljax.evaluation.calibration import best_share, of_share
 from zsljax.evaluation.temperature import (
   ScoredImages,
   best_temperature_share,
@@ -36,22 +36,23 @@ from zsljax.evaluation.temperature import (
 )
 from zsljax.evaluation.thresholds import choose_thresholds
 from zsljax.io.files import locked, write_json
-from zsljax.io.progress import step_bar
 from zsljax.models import CLOSED_SET, MULTI_LABEL, Stage
 from zsljax.models.ensemble import NORMALIZATIONS, average, joined
 from zsljax.numerics import pooled
 from zsljax.reporting.rows import CHOSEN, RULE, Row, add_rows, read_chosen, read_rows
 from zsljax.runs.evaluate import Scored
+from zsljax.runs.evaluation_set import EvaluationSet
 from zsljax.runs.experiment import Experiment
-from zsljax.runs.sweep import add_seconds, drawn_folds, pieces_of
-from zsljax.runs.vmapped import RunSettings, VmappedRuns
+from zsljax.runs.on_folds import again, drawn_folds, trained_images, val_images
+from zsljax.runs.sweep import add_seconds
+from zsljax.runs.vmapped import VmappedRuns
 from zsljax.runs.workdir import open_workdir, read_manifest
 from zsljax.training.checkpoints import Checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
 class _OnFold:
-  """Scores of one run on a fold.
+  """Scores of a run on a fold.
 
   Attributes:
     val: of validation images, ``[N, C]``.
@@ -63,20 +64,15 @@ class _OnFold:
   trained: np.ndarray | None
   margin: float
 
-
-@dataclasses.dataclass(frozen=True)
-class _Fold:
-  """The validation images of a fold, as all runs score them."""
-
-  evaluator: Evaluator
-  metric: str
-  calibration: Calibration
-  classes: ClassSpace
-  labels: np.ndarray
-
-  @property
-  def seen(self) -> np.ndarray:
-    return np.asarray(self.classes.seen)
+  @classmethod
+  def of(
+    cls, classes: ClassSpace, val: np.ndarray, trained: np.ndarray | None
+  ) -> _OnFold:
+    """Scores, and the margin of those of training images; 1 without them."""
+    if trained is None:
+      return cls(val, None, 1.0)
+    margin = decide(trained, np.asarray(classes.seen)).mean_margin()
+    return cls(val, trained, margin)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,42 +121,31 @@ class _Sweep:
   def temperature(self) -> float:
     return self.chosen.get("temperature_share") or 1.0
 
-  def on_folds(self) -> Iterator[tuple[_Fold, list[_OnFold]]]:
-    """Trains the runs on each fold; gives its images, and the scores of every run."""
-    config, step, name = self.run.config, self.chosen["step"], self.folder.name
-    total = self.run.training_data().total_steps(config["epochs"])
-    runs = VmappedRuns(self.run, total)
+  def on_folds(self) -> tuple[list[EvaluationSet], list[list[_OnFold]]]:
+    """Trains the runs on each fold; the folds' images, and the scores of every run."""
+    config, seeds = self.run.config, [one.config["seed"] for one in self.runs]
+    runs = VmappedRuns(self.run, self.run.training_data().total_steps(config["epochs"]))
     folds = drawn_folds(self.run, runs.labels, self.chosen["folds"])
-    steps = len(folds) * len(self.runs) * step
-    with (
-      computed_in(config["matmul_precision"]),
-      step_bar(steps, f"{name} on the folds") as bar,
-    ):
-      for fold in folds:
-        val = runs.images(fold, fold.val, len(fold.val))
-        places = fold.train[margin_rows(len(fold.train))]
-        images = [val.of_scores()]
-        if not self.several_labels:
-          images.append(runs.images(fold, places, len(places)).of_scores())
-        own = _Fold(val.evaluator, val.metric, val.calibration, val.classes, val.labels)
-        found: list[_OnFold] = []
-        for some in pieces_of(self.runs, config["selection"]["together"]):
-          settings = [RunSettings(one.config["seed"], fold=fold) for one in some]
-          ((_, state, _),) = runs.states(
-            settings, [step], lambda n, some=some: bar.update(n * len(some))
-          )
-          scores = [
-            [out[x.mask] for out in runs.outputs(settings, [x], state)] for x in images
-          ]
-          found += [_of_run(own.seen, *parts) for parts in zip(*scores, strict=True)]
-        yield own, found
+    val, trained = val_images(runs, folds), None
+    if not self.several_labels:
+      trained = [images.of_scores() for images in trained_images(runs, folds)]
+    scored = [images.of_scores() for images in val]
+    found: list[list[_OnFold]] = [[] for _ in folds]
 
+    def scores(images, some, settings, state):
+      own = [images[f] for f in some]
+      outputs = runs.outputs(settings, own, state)
+      return [out[x.mask] for x, out in zip(own, outputs, strict=True)]
 
-def _of_run(
-  seen: np.ndarray, val: np.ndarray, trained: np.ndarray | None = None
-) -> _OnFold:
-  margin = 1.0 if trained is None else decide(trained, seen).mean_margin()
-  return _OnFold(val, trained, margin)
+    with computed_in(config["matmul_precision"]):
+      for piece in again(
+        runs, folds, seeds, self.chosen["step"], f"{self.folder.name} on the folds"
+      ):
+        of_val = scores(scored, *piece)
+        of_trained = scores(trained, *piece) if trained else [None] * len(of_val)
+        for fold, *parts in zip(piece[0], of_val, of_trained, strict=True):
+          found[fold].append(_OnFold.of(val[fold].classes, *parts))
+    return val, found
 
 
 def ensemble(
@@ -187,13 +172,9 @@ def ensemble(
   members = [_Sweep.open(folder, data_dir) for folder in sweeps]
   _check(members)
   params, margins, step = _restored(members)
-  found = [list(member.on_folds()) for member in members]
-  folds = [fold for fold, _ in found[0]]
+  (folds, *_), found = zip(*[member.on_folds() for member in members], strict=True)
   # Of each fold, the scores of all runs.
-  scores = [
-    [run for _, runs in of_sweeps for run in runs]
-    for of_sweeps in zip(*found, strict=True)
-  ]
+  scores = [list(itertools.chain(*of_sweeps)) for of_sweeps in zip(*found, strict=True)]
   weights = [1 / len(members) / len(m.runs) for m in members for _ in m.runs]
   temperatures = [m.temperature for m in members for _ in m.runs]
   choices = {
@@ -321,12 +302,14 @@ def _restored(members: Sequence[_Sweep]) -> tuple[Any, list[float], int]:
 
 
 def _tried(
-  folds: Sequence[_Fold], scores: Sequence[Sequence[_OnFold]], averaged: Callable
+  folds: Sequence[EvaluationSet],
+  scores: Sequence[Sequence[_OnFold]],
+  averaged: Callable,
 ) -> dict[str, Any]:
   """Value of one normalization on the folds, and the calibration that is best there."""
   values, h, calibrated, labelled = [], [], [], []
   for fold, runs in zip(folds, scores, strict=True):
-    margins, seen = [run.margin for run in runs], fold.seen
+    margins, seen = [run.margin for run in runs], np.asarray(fold.classes.seen)
     val = np.asarray(averaged([run.val for run in runs], seen, margins=margins))
     if runs[0].trained is None:
       report = fold.evaluator.report(val, fold.labels, seen)
@@ -353,7 +336,7 @@ def _tried(
   for fold, val, trained in calibrated:
     kind = fold.calibration.kind
     gamma = of_share(share, trained.mean_margin(kind), kind)
-    lowered = np.asarray(gamma.lowered(val, fold.seen))
+    lowered = np.asarray(gamma.lowered(val, np.asarray(fold.classes.seen)))
     scored.append(ScoredImages(lowered, fold.labels, trained.mean_margin()))
   temperature = best_temperature_share(scored)
   return tried | {"share": share, "h": best, "temperature_share": temperature}

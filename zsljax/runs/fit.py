@@ -18,14 +18,15 @@ from zsljax.reporting.rows import Row, aligned, column_name, read_chosen, read_r
 from zsljax.reporting.tables import fitted
 from zsljax.runs.ensemble import ensemble
 from zsljax.runs.experiment import Experiment
+from zsljax.runs.on_folds import drawn_folds
 from zsljax.runs.reproduce import SYSTEMS, config_of, stored_form
-from zsljax.runs.sweep import drawn_folds, seconds_of, sweep
+from zsljax.runs.sweep import seconds_of, sweep
 
 # The quickest first.
 _ORDER = (
   *("similarity", "recommended", "recommended_sae", "nearest_mean", "eszsl", "sae"),
   *("recommended_cosine", "semantic_softmax", "normface", "so_softmax"),
-  *("attended_autoencoder", "msdn", "sdl"),
+  *("attended_autoencoder", "msdn", "sdl", "recommended_sdl"),
 )
 # The most systems that are joined.
 _MOST = 3
@@ -154,7 +155,7 @@ def _usable(
 ) -> Iterator[tuple[str, StoredDataset | None]]:
   """Systems, the quickest first, each with the form of the set that it takes."""
   if dataset == "digits":  # Embedded; the cosine classifier is for other tasks there.
-    without = ("similarity", "normface", "so_softmax", "sdl")
+    without = "similarity", "normface", "so_softmax", "sdl", "recommended_sdl"
     yield from ((system, None) for system in _ORDER if system not in without)
     return
   require(

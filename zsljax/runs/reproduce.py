@@ -43,6 +43,7 @@ SYSTEMS = {
   "recommended": ("recommended", "", "pooled"),
   "recommended_sae": ("recommended", ",sae", "pooled"),
   "recommended_cosine": ("recommended", ",cosine", "pooled"),
+  "recommended_sdl": ("recommended", ",sdl", "multi-label"),
   "eszsl": ("baselines", ",eszsl", "pooled"),
   "sae": ("baselines", ",sae", "pooled"),
   "nearest_mean": ("baselines", ",nearest_mean", "pooled"),

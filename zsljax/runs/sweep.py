@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
-import itertools
 import pathlib
 import time
 from typing import Any
@@ -25,7 +24,7 @@ import numpy as np
 import tqdm
 
 from zsljax import training
-from zsljax.data.folds import Fold, class_folds, official_fold
+from zsljax.data.folds import Fold
 from zsljax.devices.precision import computed_in
 from zsljax.errors import ZsljaxError, counted, require
 from zsljax.evaluation import Report, make_evaluator, with_thresholds
@@ -56,6 +55,15 @@ from zsljax.runs.comparison import save_hits
 from zsljax.runs.evaluate import write_classes
 from zsljax.runs.evaluation_set import EvaluationSet
 from zsljax.runs.experiment import Experiment
+from zsljax.runs.on_folds import (
+  OFFICIAL,
+  again,
+  drawn_folds,
+  in_programs,
+  pieces_of,
+  trained_images,
+  val_images,
+)
 from zsljax.runs.selection import Point, choose, grid_points, point_key, with_values
 from zsljax.runs.vmapped import RunSettings, VmappedRuns, one_of, vmappable_fields
 from zsljax.runs.workdir import open_workdir
@@ -63,7 +71,6 @@ from zsljax.training.checkpoints import Checkpoints
 
 # Reports and mean training margins of one run by number of steps, by point.
 _ByPoint = dict[str, dict[int, tuple[Report, float]]]
-OFFICIAL = "official"
 # Reselections, each on as many folds drawn from those there are.
 RESELECTIONS = 5
 
@@ -155,24 +162,9 @@ def add_seconds(workdir: pathlib.Path, seconds: float) -> None:
   write_json(workdir / _TIME, {"seconds": seconds_of(workdir) + seconds})
 
 
-def drawn_folds(run: Experiment, labels: np.ndarray, folds: str) -> list[Fold]:
-  """The folds of a sweep with ``--folds``, of training images with these labels."""
-  if folds == OFFICIAL:
-    return [official_fold(run.dataset)]
-  seed = run.config["selection"]["seed"]
-  return class_folds(labels, run.dataset.classes, int(folds), seed)
-
-
 def _stops(total: int, count: int) -> list[int]:
   """Up to ``count`` numbers of steps, evenly spaced, the last ``total``."""
   return sorted({-(-total * (i + 1) // count) for i in range(count)})
-
-
-def pieces_of(items: Sequence, size: int) -> Iterator[Sequence]:
-  """Parts of at most ``size`` items, as equal as they can be."""
-  count = -(-len(items) // size)
-  for i in range(count):
-    yield items[len(items) * i // count : len(items) * (i + 1) // count]
 
 
 def _groups(
@@ -250,13 +242,13 @@ class _Search:
     """
     if chosen["share"] is None:
       return None
-    runs, drawn, val = self._on_folds(chosen)
-    trained = _images(runs, drawn, [f.train[margin_rows(len(f.train))] for f in drawn])
+    runs, folds = self._chosen_runs(chosen)
+    val, trained = val_images(runs, folds), trained_images(runs, folds)
     found: list[ScoredImages] = []
-    for some, settings, state in self._again(runs, drawn, chosen, "a temperature"):
+    for some, settings, state in self._again(runs, folds, chosen, "a temperature"):
       own, of_trained = [val[f] for f in some], [trained[f] for f in some]
-      scores = runs.outputs(settings, _shared([x.of_scores() for x in own]), state)
-      decisions = runs.outputs(settings, _shared(of_trained), state)
+      scores = runs.outputs(settings, [x.of_scores() for x in own], state)
+      decisions = runs.outputs(settings, of_trained, state)
       for images, out, train, decided in zip(
         own, scores, of_trained, decisions, strict=True
       ):
@@ -268,43 +260,27 @@ class _Search:
 
   def _thresholds(self, chosen: Mapping[str, Any]) -> Thresholds:
     """Thresholds of labels, from the folds."""
-    runs, drawn, val = self._on_folds(chosen)
-    found = []
-    for some, settings, state in self._again(runs, drawn, chosen, "thresholds"):
+    runs, folds = self._chosen_runs(chosen)
+    val, found = val_images(runs, folds), []
+    for some, settings, state in self._again(runs, folds, chosen, "thresholds"):
       own = [val[f] for f in some]
-      scores = runs.outputs(settings, _shared(own), state)
+      scores = runs.outputs(settings, own, state)
       found += [
         (out[x.mask], x.labels, x.classes.names, np.asarray(x.classes.seen))
         for x, out in zip(own, scores, strict=True)
       ]
     return choose_thresholds(found)
 
-  def _on_folds(
-    self, chosen: Mapping[str, Any]
-  ) -> tuple[VmappedRuns, list[Fold], list[EvaluationSet]]:
-    """Runs of the chosen point, the folds, and their images."""
+  def _chosen_runs(self, chosen: Mapping[str, Any]) -> tuple[VmappedRuns, list[Fold]]:
     run = Experiment.build(with_values(self.config, chosen["point"]))
     runs = VmappedRuns(run, self.stops[-1])
-    drawn = drawn_folds(run, runs.labels, self.folds)
-    return runs, drawn, _images(runs, drawn, [fold.val for fold in drawn])
+    return runs, drawn_folds(run, runs.labels, self.folds)
 
   def _again(
-    self,
-    runs: VmappedRuns,
-    drawn: Sequence[Fold],
-    chosen: Mapping[str, Any],
-    what: str,
-  ) -> Iterator[tuple[Sequence[int], list[RunSettings], training.TrainState]]:
-    """Trains the chosen point on the folds again: numbers of folds, runs, states."""
-    config, step = runs.run.config, chosen["step"]
-    together = config["selection"]["together"] if config["batch_size"] else 1
-    with step_bar(len(drawn) * step, f"choosing {what} on the folds") as bar:
-      for some in pieces_of(range(len(drawn)), together):
-        settings = [RunSettings(self.config["seed"], fold=drawn[f]) for f in some]
-        ((_, state, _),) = runs.states(
-          settings, [step], lambda n, some=some: bar.update(n * len(some))
-        )
-        yield some, settings, state
+    self, runs: VmappedRuns, folds: list[Fold], chosen: Mapping[str, Any], what: str
+  ) -> Iterator[tuple[list[int], list[RunSettings], training.TrainState]]:
+    seeds = [self.config["seed"]]
+    return again(runs, folds, seeds, chosen["step"], f"choosing {what} on the folds")
 
   @property
   def _count(self) -> int:
@@ -318,16 +294,7 @@ class _Search:
     """
     selection = self.config["selection"]
     seeds = [self.config["seed"] + i for i in range(selection["seeds"])]
-    folds = range(self._count)
-    # Full-batch runs go one fold at a time, see VmappedRuns.
-    together = [folds] if run.config["batch_size"] else [[fold] for fold in folds]
-    pieces = [
-      piece
-      for some in together
-      for piece in pieces_of(
-        list(itertools.product(points, some, seeds)), selection["together"]
-      )
-    ]
+    pieces = in_programs(run.config, points, range(self._count), seeds)
     tried = {
       (point_key(line["point"]), line["fold"], line["seed"], line["step"])
       for line in read_lines(self.workdir / _SEARCH, _LINE)
@@ -342,12 +309,9 @@ class _Search:
       return
     runs = VmappedRuns(run, self.stops[-1])
     drawn = drawn_folds(run, runs.labels, self.folds)
-    val = _images(runs, drawn, [fold.val for fold in drawn])
-    trained = None
+    val, trained = val_images(runs, drawn), None
     if val[0].evaluator.protocol == XIAN:
-      trained = _images(
-        runs, drawn, [f.train[margin_rows(len(f.train))] for f in drawn]
-      )
+      trained = trained_images(runs, drawn)
     for piece in left:
       settings = [_settings(run, point, seed, drawn[f]) for point, f, seed in piece]
       lines, size = [], len(piece)
@@ -381,19 +345,6 @@ def _value(
   return line
 
 
-def _images(
-  runs: VmappedRuns, folds: Sequence[Fold | None], rows: Sequence[np.ndarray]
-) -> list[EvaluationSet]:
-  """Images of each fold, in equal shapes."""
-  padded = max(map(len, rows))
-  return [runs.images(f, own, padded) for f, own in zip(folds, rows, strict=True)]
-
-
-def _shared(images: Sequence[EvaluationSet]) -> Sequence[EvaluationSet]:
-  """One set where all runs have the same."""
-  return images[:1] if all(one is images[0] for one in images) else images
-
-
 def _reports(
   runs: VmappedRuns,
   settings: Sequence[RunSettings],
@@ -402,7 +353,7 @@ def _reports(
   finite: np.ndarray,
 ) -> list[Report | None]:
   """The report of each run on its images; None of those that are not finite."""
-  outputs = runs.outputs(settings, _shared(images), state)
+  outputs = runs.outputs(settings, images, state)
   return [
     own.report(out) if ok else None
     for own, out, ok in zip(images, outputs, finite, strict=True)
@@ -417,7 +368,7 @@ def _margins(
   kind: str | None = None,
 ) -> list[float]:
   """The mean margin of each run on its images."""
-  outputs = runs.outputs(settings, _shared(images), state)
+  outputs = runs.outputs(settings, images, state)
   return [own.mean_margin(out, kind) for own, out in zip(images, outputs, strict=True)]
 
 

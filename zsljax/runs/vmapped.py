@@ -206,10 +206,11 @@ class VmappedRuns:
 
     Args:
       settings: of the R runs.
-      images: one set for all runs, or one of equal shape for each, all of this table.
+      images: of each run, of equal shape and of this table, or the same of all.
       state: one of ``states``.
     """
-    shared, protocol = len(images) == 1, images[0].evaluator.protocol
+    shared = all(one is images[0] for one in images)
+    protocol = images[0].evaluator.protocol
     one_fold = len({one.fold for one in settings}) == 1
     key = protocol, shared, one_fold
     if key not in self._outputs:
