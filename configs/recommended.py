@@ -42,9 +42,10 @@ def get_config(argument: str = "digits") -> ConfigDict:
   if system == "cosine":
     config = cosine.get_config("own,normface")
     config.data.name = dataset
-    config.batch_size = 256
-    config.epochs = 5
-    config.selection.stops = 5
+    if dataset not in ("own", "digits"):  # Which may have few images.
+      config.batch_size = 256
+      config.epochs = 5
+      config.selection.stops = 5
   else:
     config = baselines.get_config(f"{dataset},{system}")
   config.stage.features = "whitened"

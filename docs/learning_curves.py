@@ -17,7 +17,6 @@ from matplotlib import pyplot
 import numpy as np
 
 import zsljax
-from zsljax.cli.compiled import keep_compiled
 from zsljax.data.pipeline import load
 from zsljax.data.store import find
 
@@ -148,7 +147,6 @@ def draw(rows: list[dict], title: str, path: pathlib.Path) -> None:
 
 def main(data_dir: str, *datasets: str) -> None:
   """Measures and draws; draws alone what was measured before."""
-  keep_compiled()
   for dataset in datasets:
     path = FOLDER / f"learning_{dataset}.json"
     if not path.exists():

@@ -241,9 +241,6 @@ def _trained(
   else:
     whole = columns | {"mask": np.ones(count, bool)}
     inputs = training.HostInputs(lambda start: itertools.repeat(whole), mesh, count)
-  if stage := to_fit(system):
-    numbers = stage.fitted(*moments(jnp.asarray(features), jnp.ones(count, bool)))
-    spec = dataclasses.replace(spec, stage=numbers)
   optimizer = training.make_optimizer(config["optimizer"], size, steps)
   tolerance = 0.0 if size else config["optimizer"]["tolerance"]
   with (
@@ -251,6 +248,9 @@ def _trained(
     computed_in(config["matmul_precision"]),
     contextlib.closing(Checkpoints(pathlib.Path(folder), {})) as checkpoints,
   ):
+    if stage := to_fit(system):
+      numbers = stage.fitted(*moments(jnp.asarray(features), jnp.ones(count, bool)))
+      spec = dataclasses.replace(spec, stage=numbers)
     try:
       state = training.train(
         system,

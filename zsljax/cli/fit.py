@@ -1,8 +1,9 @@
 """Compares systems on a dataset, and names the best.
 
-Sweeps every system that the stored set can use, the quickest first, and compares
-what they reach on class folds, which hold out some of the seen classes. Test
-images decide nothing. The same command again continues.
+Sweeps every system that the stored set can use, the quickest first; then joins the
+best two and the best three, whose scores are averaged, which trains these on the
+folds once more. Compares what all reach on class folds, which hold out some of the
+seen classes. Test images decide nothing. The same command again continues.
 
 Examples:
   zsljax fit digits --workdir=W
@@ -25,7 +26,8 @@ def add_arguments(parser) -> None:
     type=float,
     default=10.0,
     metavar="M",
-    help="after which no further system is begun (default: %(default)g)",
+    help="after which no further system is begun, before the best are joined "
+    "(default: %(default)g)",
   )
   add_folds(parser)
   parser.set_defaults(fields=[])

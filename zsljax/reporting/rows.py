@@ -170,10 +170,14 @@ def data_of(row: Row) -> str:
 def system_name(row: Row) -> str:
   """The system of a row, with its loss where it has several, and its stage."""
   system = row["provenance"]["config"]["system"]
-  stage = system.get("stage", {}).get("features", "as_is")
-  parts = [system.get("loss_name"), None if stage == "as_is" else stage]
-  told = ", ".join(filter(None, parts))
+  told = ", ".join(filter(None, (system.get("loss_name"), _stage(system))))
   return f"{row['system']} ({told})" if told else row["system"]
+
+
+def _stage(system: Mapping[str, Any]) -> str:
+  """The features that a system takes, from its config; empty if they are as stored."""
+  features = system.get("stage", {}).get("features", "as_is")
+  return "" if features == "as_is" else features.replace("_", " ")
 
 
 def system_title(system: Mapping[str, Any]) -> str:
@@ -184,7 +188,8 @@ def system_title(system: Mapping[str, Any]) -> str:
     runs = ", ".join(f"{number} {name}" for name, number in count.items())
     return f"ensemble of {runs}"
   name = system["name"]
-  return name.upper() if name in _ABBREVIATIONS else name.replace("_", " ")
+  name = name.upper() if name in _ABBREVIATIONS else name.replace("_", " ")
+  return f"{_stage(system)} {name}".lstrip()
 
 
 def column_name(metric: str) -> str:

@@ -24,6 +24,7 @@ from zsljax.devices.precision import computed_in
 from zsljax.errors import ZsljaxError, require
 from zsljax.evaluation import (
   Calibration,
+  Evaluator,
   decide,
   make_evaluator,
   protocols_for,
@@ -41,7 +42,6 @@ from zsljax.models.ensemble import NORMALIZATIONS, average, joined
 from zsljax.numerics import pooled
 from zsljax.reporting.rows import CHOSEN, RULE, Row, add_rows, read_chosen, read_rows
 from zsljax.runs.evaluate import Scored
-from zsljax.runs.evaluation_set import EvaluationSet
 from zsljax.runs.experiment import Experiment
 from zsljax.runs.on_folds import again, drawn_folds, trained_images, val_images
 from zsljax.runs.sweep import add_seconds
@@ -73,6 +73,17 @@ class _OnFold:
       return cls(val, None, 1.0)
     margin = decide(trained, np.asarray(classes.seen)).mean_margin()
     return cls(val, trained, margin)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fold:
+  """An ``EvaluationSet`` of a fold without its images, which take memory."""
+
+  evaluator: Evaluator
+  metric: str
+  calibration: Calibration
+  classes: ClassSpace
+  labels: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +132,7 @@ class _Sweep:
   def temperature(self) -> float:
     return self.chosen.get("temperature_share") or 1.0
 
-  def on_folds(self) -> tuple[list[EvaluationSet], list[list[_OnFold]]]:
+  def on_folds(self) -> tuple[list[_Fold], list[list[_OnFold]]]:
     """Trains the runs on each fold; the folds' images, and the scores of every run."""
     config, seeds = self.run.config, [one.config["seed"] for one in self.runs]
     runs = VmappedRuns(self.run, self.run.training_data().total_steps(config["epochs"]))
@@ -145,7 +156,10 @@ class _Sweep:
         of_trained = scores(trained, *piece) if trained else [None] * len(of_val)
         for fold, *parts in zip(piece[0], of_val, of_trained, strict=True):
           found[fold].append(_OnFold.of(val[fold].classes, *parts))
-    return val, found
+    kept = [
+      _Fold(x.evaluator, x.metric, x.calibration, x.classes, x.labels) for x in val
+    ]
+    return kept, found
 
 
 def ensemble(
@@ -302,7 +316,7 @@ def _restored(members: Sequence[_Sweep]) -> tuple[Any, list[float], int]:
 
 
 def _tried(
-  folds: Sequence[EvaluationSet],
+  folds: Sequence[_Fold],
   scores: Sequence[Sequence[_OnFold]],
   averaged: Callable,
 ) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from zsljax.runs.sweep import seconds_of, sweep
 
 # The quickest first.
 _ORDER = (
-  *("similarity", "recommended", "recommended_sae", "nearest_mean", "eszsl", "sae"),
+  *("similarity", "nearest_mean", "recommended", "eszsl", "sae", "recommended_sae"),
   *("recommended_cosine", "semantic_softmax", "normface", "so_softmax"),
   *("attended_autoencoder", "msdn", "sdl", "recommended_sdl"),
 )
@@ -76,31 +76,35 @@ def fit(
     except ZsljaxError as error:
       left_out.append(f"{system}: {error}")
     else:
-      compared.append(_Compared(system, folder))
+      compared.append(_Compared(system, (folder,)))
   found = "no system that can use it" + "".join(f"; {one}" for one in left_out)
   require(len(compared) > 0, dataset, found, "one at least")
   best = sorted(compared, key=_Compared.reached, reverse=True)
-  notes = left_out
   for count in range(2, min(_MOST, len(best)) + 1):
-    names = ", ".join(one.name for one in best[:count])
     try:
-      compared.append(_joined(best[:count], workdir.absolute()))
-      notes = [f"{compared[-1].name}: {names}, their scores averaged", *notes]
+      compared.append(_joined(best[:count], workdir.absolute(), data_dir))
     except ZsljaxError as error:
-      notes.append(f"{names} together: {error}")
-  return "\n\n".join([*_told(compared), "\n".join(map(fitted, notes))]).rstrip()
+      left_out.append(f"best {count}: {error}")
+  return "\n\n".join([*_told(compared), "\n".join(map(fitted, left_out))]).rstrip()
 
 
 @dataclasses.dataclass(frozen=True)
 class _Compared:
-  """A sweep, or the ensemble of several, in ``folder``."""
+  """A sweep; or an ensemble, and the sweeps that it joins.
+
+  Attributes:
+    name: in the table.
+    folders: its own, and those of the sweeps that are joined.
+    joined: names of these.
+  """
 
   name: str
-  folder: pathlib.Path
+  folders: tuple[pathlib.Path, ...]
+  joined: tuple[str, ...] = ()
 
   @functools.cached_property
   def chosen(self) -> dict[str, Any]:
-    chosen = read_chosen(self.folder)
+    chosen = read_chosen(self.folders[0])
     assert chosen is not None
     return chosen
 
@@ -110,19 +114,27 @@ class _Compared:
   @functools.cached_property
   def row(self) -> Row:
     """The row of what was chosen, with the chosen gamma where there is one."""
-    rows = [row for row in read_rows(self.folder) if row["selection"] == "val_selected"]
+    rows = read_rows(self.folders[0])
+    rows = [row for row in rows if row["selection"] == "val_selected"]
     zero_shot = [row for row in rows if row["protocol"] != "embeddings"]
     return next((r for r in zero_shot if r["calibration"] != "none"), zero_shot[0])
 
 
-def _joined(best: Sequence[_Compared], workdir: pathlib.Path) -> _Compared:
-  """Joins the runs of sweeps, if an earlier command did not."""
-  name, folder = f"best {len(best)}", workdir / "+".join(one.name for one in best)
-  if read_chosen(folder) is None:
-    shutil.rmtree(folder, ignore_errors=True)  # Of an interrupted command.
+def _joined(
+  best: Sequence[_Compared], workdir: pathlib.Path, data_dir: pathlib.Path | None
+) -> _Compared:
+  """Joins the runs of sweeps, if an earlier command did not join the same."""
+  names = tuple(one.name for one in best)
+  name, folder = f"best {len(best)}", workdir / "+".join(names)
+  sweeps = [one.folders[0] for one in best]
+  # Rows are what a sweep or an ensemble writes last.
+  written = [(x / "results.jsonl").stat().st_mtime for x in sweeps]
+  rows = folder / "results.jsonl"
+  if not rows.exists() or rows.stat().st_mtime < max(written):
+    shutil.rmtree(folder, ignore_errors=True)
     print(f"{name}:", flush=True)
-    ensemble([one.folder for one in best], folder)
-  return _Compared(name, folder)
+    ensemble(sweeps, folder, None if data_dir is None else str(data_dir))
+  return _Compared(name, (folder, *sweeps), names)
 
 
 def _told(compared: Sequence[_Compared]) -> Iterator[str]:
@@ -136,18 +148,25 @@ def _told(compared: Sequence[_Compared]) -> Iterator[str]:
     if one.chosen["folds"] != "official":
       value += f" ({one.chosen['standard_error']:.1f})"
     results = (f"{one.row['metrics'][metric]:.1f}" for metric in shown)
-    seconds = f"{seconds_of(one.folder):.0f}"
+    seconds = f"{sum(map(seconds_of, one.folders)):.0f}"
     lines.append((one.name, one.row["features"], value, *results, seconds))
   yield aligned(lines, left=2)
   text = (
-    f"Take {best.name}: most is reached on the folds, where test images have no part."
+    f"Take {best.name}: it reaches most on the folds, where test images have no part."
   )
   least = best.reached() - best.chosen["standard_error"]
   if near := [one.name for one in others if one.reached() >= least]:
-    text += f" Within the standard error, in brackets: {', '.join(near)}."
+    text += f" Within its standard error, in brackets: {', '.join(near)}."
+  for one in compared:
+    if one.joined:
+      text += f" {one.name.capitalize()} averages the scores of {_listed(one.joined)}."
   yield fitted(text)
-  run = best.folder / f"seed_{best.row['seed']}"
-  yield f"The run: {run if run.exists() else best.folder}"
+  run = best.folders[0] / f"seed_{best.row['seed']}"
+  yield f"The run: {run if run.exists() else best.folders[0]}"
+
+
+def _listed(names: Sequence[str]) -> str:
+  return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _usable(

@@ -77,7 +77,7 @@ def again(
   """Trains the config of ``runs`` on each fold with each seed.
 
   Yields:
-    For some of the runs at a time their numbers of folds, settings, and states.
+    For some of the runs at a time the places of their folds, settings, and states.
   """
   places = range(len(folds))
   with step_bar(len(folds) * len(seeds) * step, what) as bar:

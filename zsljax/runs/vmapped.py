@@ -206,7 +206,7 @@ class VmappedRuns:
 
     Args:
       settings: of the R runs.
-      images: of each run, of equal shape and of this table, or the same of all.
+      images: one set for each run, of equal shape, or one for all; of this table.
       state: one of ``states``.
     """
     shared = all(one is images[0] for one in images)
