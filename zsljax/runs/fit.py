@@ -63,7 +63,7 @@ def fit(
   require(minutes > 0, "--minutes", minutes, "more than 0")
   began, compared, left_out = time.monotonic(), [], []
   for system, stored in _usable(dataset, data_dir):
-    folder = workdir.absolute() / system
+    folder = workdir / system
     over = time.monotonic() - began > 60 * minutes
     if compared and over and not folder.exists():
       left_out.append(f"{system}: not begun, as --minutes={minutes:g} were over")
@@ -72,7 +72,7 @@ def fit(
     try:
       argument, named = _argument(system, dataset)
       config = config_of(system, argument, stored, data_dir, [*named, *fields])
-      sweep(_with_small_batches(config, folds), 1, folder, folds)
+      sweep(_with_small_batches(config, folds), 1, folder.absolute(), folds)
     except ZsljaxError as error:
       left_out.append(f"{system}: {error}")
     else:
@@ -82,7 +82,7 @@ def fit(
   best = sorted(compared, key=_Compared.reached, reverse=True)
   for count in range(2, min(_MOST, len(best)) + 1):
     try:
-      compared.append(_joined(best[:count], workdir.absolute(), data_dir))
+      compared.append(_joined(best[:count], workdir, data_dir))
     except ZsljaxError as error:
       left_out.append(f"best {count}: {error}")
   return "\n\n".join([*_told(compared), "\n".join(map(fitted, left_out))]).rstrip()
@@ -133,7 +133,8 @@ def _joined(
   if not rows.exists() or rows.stat().st_mtime < max(written):
     shutil.rmtree(folder, ignore_errors=True)
     print(f"{name}:", flush=True)
-    ensemble(sweeps, folder, None if data_dir is None else str(data_dir))
+    where = None if data_dir is None else str(data_dir)
+    ensemble([sweep.absolute() for sweep in sweeps], folder.absolute(), where)
   return _Compared(name, (folder, *sweeps), names)
 
 
