@@ -8,7 +8,7 @@ are whitened, and the sweep chooses how far the covariance is shrunk. Several la
 sdl, on square roots of features.
 
 `zsljax fit awa1 --data_dir=DATA --workdir=W` sweeps these with all other systems and
-joins those that reach most on the class folds. docs/guides/which_system.md has what
+joins those that reach most on the class folds. docs/concepts/which_system.md has what
 comes out, and what it costs.
 """
 

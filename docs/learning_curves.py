@@ -2,7 +2,7 @@
 
   python docs/learning_curves.py DATA awa1 flo
 
-For each dataset, writes docs/guides/learning_<dataset>.json and .png. Classes and their
+For each dataset, writes docs/concepts/learning_<dataset>.json and .png. Classes and their
 images are drawn from the training images; test images and unseen classes are the
 dataset's. Settings are those that class folds of the whole set chose, for every point.
 """
@@ -20,7 +20,7 @@ import zsljax
 from zsljax.data.pipeline import load
 from zsljax.data.store import find
 
-FOLDER = pathlib.Path(__file__).parent / "guides"
+FOLDER = pathlib.Path(__file__).parent / "concepts"
 DRAWS = 2
 # Classes, and images a class; None is all there are.
 POINTS = {
