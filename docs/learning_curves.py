@@ -2,8 +2,8 @@
 
   python docs/learning_curves.py DATA awa1 flo
 
-For each dataset, writes docs/concepts/learning_<dataset>.json and .png. Classes and their
-images are drawn from the training images; test images and unseen classes are the
+For each dataset, writes docs/concepts/learning_<dataset>.json and .png. Classes and
+their images are drawn from the training images; test images and unseen classes are the
 dataset's. Settings are those that class folds of the whole set chose, for every point.
 """
 
