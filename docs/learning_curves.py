@@ -44,11 +44,12 @@ CHOSEN = {
     "normface": {"system.scale": 40.0, "steps": 840, "system.nonnegative": True},
   },
 }
+# Systems that docs/picture.png has, too, are of its colors.
 NAMES = {
-  "recommended": ("whitened nearest mean", "#1f5faa"),
-  "sae": ("semantic autoencoder", "#c9501c"),
+  "recommended": ("whitened nearest mean", "#5a5a5a"),
+  "sae": ("semantic autoencoder", "#d1a21b"),
   "eszsl": ("ESZSL", "#8a6d3b"),
-  "semantic_softmax": ("semantic softmax", "#3a8a4d"),
+  "semantic_softmax": ("semantic softmax", "#1f5faa"),
   "normface": ("cosine (NormFace)", "#7a4fa3"),
 }
 METRICS = {"t1": "T1, unseen classes alone (%)", "ausuc": "AUSUC, all classes (%)"}
