@@ -8,7 +8,7 @@ from zsljax.cli.main import main
 from zsljax.configs import baselines, cosine, semantic_softmax
 from zsljax.errors import ZsljaxError
 from zsljax.reporting.rows import read_chosen, read_rows
-from zsljax.runs.ensemble import ensemble
+from zsljax.runs.ensemble import EndedSweep, ensemble
 from zsljax.runs.evaluate import evaluate
 from zsljax.runs.sweep import sweep
 
@@ -84,13 +84,13 @@ def test_an_ensemble_is_the_average_of_its_runs(sweeps, tmp_path, capsys):
 def test_runs_that_do_not_belong_together_are_refused(sweeps, tmp_path, of, message):
   folders = [sweeps.get(name, tmp_path / "none") for name in of]
   with pytest.raises(ZsljaxError, match=message):
-    ensemble(folders, tmp_path / "w")
+    ensemble([EndedSweep.open(x) for x in folders], tmp_path / "w")
   assert not (tmp_path / "w").exists()
 
 
 def test_an_ensemble_is_a_new_folder(sweeps, tmp_path):
   with pytest.raises(ZsljaxError, match=r"--workdir=.*: found a folder, expected a"):
-    ensemble([sweeps["softmax"]], tmp_path)
+    ensemble([EndedSweep.open(sweeps["softmax"])], tmp_path)
 
 
 def test_a_sweep_that_has_not_ended_is_refused(sweeps, tmp_path):
@@ -98,4 +98,4 @@ def test_a_sweep_that_has_not_ended_is_refused(sweeps, tmp_path):
   folder.mkdir()
   (folder / "sweep.json").write_text((sweeps["softmax"] / "sweep.json").read_text())
   with pytest.raises(ZsljaxError, match="no run, expected a sweep that has ended"):
-    ensemble([sweeps["softmax"], folder], tmp_path / "w")
+    EndedSweep.open(folder)

@@ -26,11 +26,11 @@ def add_arguments(parser) -> None:
 def run(args) -> None:
   from zsljax.reporting.rows import read_chosen
   from zsljax.reporting.tables import fitted, make_blocks, render, terminal_width
-  from zsljax.runs.ensemble import ensemble
+  from zsljax.runs.ensemble import EndedSweep, ensemble
 
   workdir = args.workdir.absolute()
-  data_dir = None if args.data_dir is None else str(args.data_dir)
-  rows = ensemble([folder.absolute() for folder in args.sweeps], workdir, data_dir)
+  sweeps = [EndedSweep.open(x.absolute(), args.data_dir) for x in args.sweeps]
+  rows = ensemble(sweeps, workdir)
   chosen = read_chosen(workdir)
   assert chosen is not None
   values = ", ".join(f"{name} {value:.2f}" for name, value in chosen["values"].items())

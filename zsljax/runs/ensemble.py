@@ -87,7 +87,7 @@ class _Fold:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Sweep:
+class EndedSweep:
   """A sweep that has ended.
 
   Attributes:
@@ -103,8 +103,14 @@ class _Sweep:
   runs: list[Experiment]
 
   @classmethod
-  def open(cls, folder: pathlib.Path, data_dir: str | None) -> _Sweep:
+  def open(
+    cls, folder: pathlib.Path, data_dir: pathlib.Path | None = None
+  ) -> EndedSweep:
     """Reads a sweep.
+
+    Args:
+      folder: its own.
+      data_dir: where the dataset is now, when it was moved.
 
     Raises:
       ZsljaxError: the folder holds none, or one that has not ended; a dataset is
@@ -116,9 +122,9 @@ class _Sweep:
     folders = [folder / f"seed_{seed}" for seed in seeds]
     if chosen is None or not folders:
       raise ZsljaxError(f"{folder}: no run, expected a sweep that has ended")
-    return cls(
-      folder, chosen, folders, [Experiment.of_run(f, data_dir) for f in folders]
-    )
+    where = None if data_dir is None else str(data_dir)
+    runs = [Experiment.of_run(one, where) for one in folders]
+    return cls(folder, chosen, folders, runs)
 
   @property
   def run(self) -> Experiment:
@@ -132,8 +138,9 @@ class _Sweep:
   def temperature(self) -> float:
     return self.chosen.get("temperature_share") or 1.0
 
+  @functools.cached_property
   def on_folds(self) -> tuple[list[_Fold], list[list[_OnFold]]]:
-    """Trains the runs on each fold; the folds' images, and the scores of every run."""
+    """The folds' images, and the scores of every run, trained on each fold."""
     config, seeds = self.run.config, [one.config["seed"] for one in self.runs]
     runs = VmappedRuns(self.run, self.run.training_data().total_steps(config["epochs"]))
     folds = drawn_folds(self.run, runs.labels, self.chosen["folds"])
@@ -162,18 +169,15 @@ class _Sweep:
     return kept, found
 
 
-def ensemble(
-  sweeps: Sequence[pathlib.Path], workdir: pathlib.Path, data_dir: str | None = None
-) -> list[Row]:
+def ensemble(members: Sequence[EndedSweep], workdir: pathlib.Path) -> list[Row]:
   """Joins the runs of sweeps into a run, and tests it.
 
   ``workdir`` is as that of a run: ``eval``, ``predict`` and ``table`` take it. Sweeps
   count alike, and so do the runs of one.
 
   Args:
-    sweeps: folders of sweeps of one dataset, in any of its forms.
+    members: sweeps of one dataset, in any of its forms.
     workdir: the folder of the ensemble, new.
-    data_dir: where the dataset is now, when it was moved.
 
   Returns:
     Rows without and, for images with one label, with the chosen calibration.
@@ -183,10 +187,9 @@ def ensemble(
   """
   began = time.perf_counter()
   require(not workdir.exists(), f"--workdir={workdir}", "a folder", "a new one")
-  members = [_Sweep.open(folder, data_dir) for folder in sweeps]
   _check(members)
   params, margins, step = _restored(members)
-  (folds, *_), found = zip(*[member.on_folds() for member in members], strict=True)
+  (folds, *_), found = zip(*[member.on_folds for member in members], strict=True)
   # Of each fold, the scores of all runs.
   scores = [list(itertools.chain(*of_sweeps)) for of_sweeps in zip(*found, strict=True)]
   weights = [1 / len(members) / len(m.runs) for m in members for _ in m.runs]
@@ -241,12 +244,12 @@ def ensemble(
   return rows
 
 
-def _base(members: Sequence[_Sweep]) -> Experiment:
+def _base(members: Sequence[EndedSweep]) -> Experiment:
   """The run whose form of the dataset all are scored on: regions where there are."""
   return max((m.run for m in members), key=lambda run: len(run.spec.feature_shape))
 
 
-def _check(members: Sequence[_Sweep]) -> None:
+def _check(members: Sequence[EndedSweep]) -> None:
   """Raises unless runs have the same images, classes and folds, and are several."""
   first, base = members[0], _base(members)
   for one in members:
@@ -274,7 +277,7 @@ def _check(members: Sequence[_Sweep]) -> None:
 
 
 # In which sweeps of an ensemble agree.
-_EQUAL: dict[str, Callable[[_Sweep], Any]] = {
+_EQUAL: dict[str, Callable[[EndedSweep], Any]] = {
   "dataset": lambda m: m.run.dataset.metadata["name"],
   "split": lambda m: m.run.dataset.metadata["split_version"],
   "classes": lambda m: list(m.run.dataset.classes.names),
@@ -302,7 +305,7 @@ def _are_means(run: Experiment, base: Experiment) -> bool:
   return np.allclose(pooled(regions), own, rtol=0.02, atol=0.01 * np.abs(own).max())
 
 
-def _restored(members: Sequence[_Sweep]) -> tuple[Any, list[float], int]:
+def _restored(members: Sequence[EndedSweep]) -> tuple[Any, list[float], int]:
   """Parameters and margins of all runs, and the steps of the longest."""
   params, margins, steps = [], [], []
   for member in members:

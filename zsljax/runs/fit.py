@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
 import importlib
@@ -16,7 +16,7 @@ from zsljax.data.store import find, variants
 from zsljax.errors import ZsljaxError, require
 from zsljax.reporting.rows import Row, aligned, column_name, read_chosen, read_rows
 from zsljax.reporting.tables import fitted
-from zsljax.runs.ensemble import ensemble
+from zsljax.runs.ensemble import EndedSweep, ensemble
 from zsljax.runs.experiment import Experiment
 from zsljax.runs.on_folds import drawn_folds
 from zsljax.runs.reproduce import SYSTEMS, config_of, stored_form
@@ -80,9 +80,14 @@ def fit(
   found = "no system that can use it" + "".join(f"; {one}" for one in left_out)
   require(len(compared) > 0, dataset, found, "one at least")
   best = sorted(compared, key=_Compared.reached, reverse=True)
+
+  @functools.cache  # Trains a sweep on its folds once, however many it is joined with.
+  def opened(folder: pathlib.Path) -> EndedSweep:
+    return EndedSweep.open(folder.absolute(), data_dir)
+
   for count in range(2, min(_MOST, len(best)) + 1):
     try:
-      compared.append(_joined(best[:count], workdir, data_dir))
+      compared.append(_joined(best[:count], workdir, opened))
     except ZsljaxError as error:
       left_out.append(f"best {count}: {error}")
   return "\n\n".join([*_told(compared), "\n".join(map(fitted, left_out))]).rstrip()
@@ -121,7 +126,9 @@ class _Compared:
 
 
 def _joined(
-  best: Sequence[_Compared], workdir: pathlib.Path, data_dir: pathlib.Path | None
+  best: Sequence[_Compared],
+  workdir: pathlib.Path,
+  opened: Callable[[pathlib.Path], EndedSweep],
 ) -> _Compared:
   """Joins the runs of sweeps, if an earlier command did not join the same."""
   names = tuple(one.name for one in best)
@@ -133,8 +140,7 @@ def _joined(
   if not rows.exists() or rows.stat().st_mtime < max(written):
     shutil.rmtree(folder, ignore_errors=True)
     print(f"{name}:", flush=True)
-    where = None if data_dir is None else str(data_dir)
-    ensemble([sweep.absolute() for sweep in sweeps], folder.absolute(), where)
+    ensemble([opened(sweep) for sweep in sweeps], folder.absolute())
   return _Compared(name, (folder, *sweeps), names)
 
 
