@@ -1,5 +1,7 @@
 """Runs that score as one are the average of their scores, in every command."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ from zsljax.cli.main import main
 from zsljax.configs import baselines, cosine, semantic_softmax
 from zsljax.errors import ZsljaxError
 from zsljax.reporting.rows import read_chosen, read_rows
-from zsljax.runs.ensemble import EndedSweep, ensemble
+from zsljax.runs.ensemble import EndedSweep, ensemble, gathered
 from zsljax.runs.evaluate import evaluate
 from zsljax.runs.sweep import sweep
 
@@ -86,6 +88,15 @@ def test_runs_that_do_not_belong_together_are_refused(sweeps, tmp_path, of, mess
   with pytest.raises(ZsljaxError, match=message):
     ensemble([EndedSweep.open(x) for x in folders], tmp_path / "w")
   assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(("reached", "count"), [(0, 2), (100, 1)])
+def test_sweeps_that_belong_are_added_while_the_folds_gain(sweeps, reached, count):
+  folders = (sweeps[name] for name in ("mean", "patches", "closed", "softmax"))
+  first, *others = map(EndedSweep.open, folders)
+  first = dataclasses.replace(first, chosen=first.chosen | {"highest": reached})
+  found = [member.folder for member in gathered([first, *others], 3)]
+  assert found == [sweeps["mean"], sweeps["softmax"]][:count]
 
 
 def test_an_ensemble_is_a_new_folder(sweeps, tmp_path):

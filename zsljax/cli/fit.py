@@ -1,9 +1,10 @@
 """Compares systems on a dataset, and names the best.
 
-Sweeps every system that the stored set can use, the quickest first; then joins the
-best two and the best three, whose scores are averaged, which trains these on the
-folds once more. Compares what all reach on class folds, which hold out some of the
-seen classes. Test images decide nothing. The same command again continues.
+Sweeps every system that the stored set can use, the quickest first, and compares
+what they reach on class folds, which hold out some of the seen classes. Then joins
+the best with up to two others, whose scores are averaged, if the folds gain by it;
+for that the best five are trained on the folds once more. Test images decide
+nothing. The same command again continues.
 
 Examples:
   zsljax fit digits --workdir=W
@@ -26,7 +27,7 @@ def add_arguments(parser) -> None:
     type=float,
     default=10.0,
     metavar="M",
-    help="after which no further system is begun, before the best are joined "
+    help="after which no further system is begun, before systems are joined "
     "(default: %(default)g)",
   )
   add_folds(parser)

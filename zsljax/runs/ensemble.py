@@ -189,22 +189,7 @@ def ensemble(members: Sequence[EndedSweep], workdir: pathlib.Path) -> list[Row]:
   require(not workdir.exists(), f"--workdir={workdir}", "a folder", "a new one")
   _check(members)
   params, margins, step = _restored(members)
-  (folds, *_), found = zip(*[member.on_folds for member in members], strict=True)
-  # Of each fold, the scores of all runs.
-  scores = [list(itertools.chain(*of_sweeps)) for of_sweeps in zip(*found, strict=True)]
-  weights = [1 / len(members) / len(m.runs) for m in members for _ in m.runs]
-  temperatures = [m.temperature for m in members for _ in m.runs]
-  choices = {
-    how: _tried(
-      folds,
-      scores,
-      functools.partial(
-        average, normalization=how, weights=weights, temperatures=temperatures
-      ),
-    )
-    for how in NORMALIZATIONS
-    if how != "probabilities" or not members[0].several_labels
-  }
+  choices = _choices(members)
   how = max(choices, key=lambda name: choices[name]["value"])
   runs, base = [run for m in members for run in m.runs], _base(members)
   shape = base.spec.feature_shape
@@ -213,8 +198,7 @@ def ensemble(members: Sequence[EndedSweep], workdir: pathlib.Path) -> list[Row]:
     "members": [run.config["system"] for run in runs],
     "on_means": [run.spec.feature_shape != shape for run in runs],
     "margins": margins,
-    "temperatures": temperatures,
-    "weights": weights,
+    **_each(members),
     "normalization": how,
   }
   own = {
@@ -225,13 +209,14 @@ def ensemble(members: Sequence[EndedSweep], workdir: pathlib.Path) -> list[Row]:
   run = Experiment.build(base.config | own)
   chosen = choices[how] | {
     "rule": RULE,
-    "metric": folds[0].metric,
+    "metric": members[0].chosen["metric"],
     "settings": len(choices),
     "reselected": [],
     "folds": members[0].chosen["folds"],
     "values": {name: round(one["value"], 4) for name, one in choices.items()},
     "step": step,
     "point": {"system.normalization": how},
+    "sweeps": [member.folder.name for member in members],
   }
   with locked(workdir / ".lock", f"{workdir}: another process writes there"):
     meta, classes = run.dataset.metadata, run.dataset.classes
@@ -242,6 +227,63 @@ def ensemble(members: Sequence[EndedSweep], workdir: pathlib.Path) -> list[Row]:
     rows = _test(run, chosen, workdir)
     add_seconds(workdir, time.perf_counter() - began)
   return rows
+
+
+def gathered(sweeps: Sequence[EndedSweep], most: int) -> list[EndedSweep]:
+  """Adds to the first sweep one by one those with which it gains most on the folds.
+
+  Caruana et al., "Ensemble Selection from Libraries of Models" (ICML 2004); here each
+  counts once. Sweeps that do not belong to the first are passed over.
+
+  Args:
+    sweeps: of one dataset, in any of its forms.
+    most: that are joined.
+
+  Returns:
+    The first and what was added: nothing, where none gains.
+  """
+  members, others = list(sweeps[:1]), list(sweeps[1:])
+  reached = members[0].chosen["highest"]
+  while others and len(members) < most:
+    values = [_reached_with(members, other) for other in others]
+    if max(values) <= reached:
+      break
+    reached = max(values)
+    members.append(others.pop(values.index(reached)))
+  return members
+
+
+def _reached_with(members: Sequence[EndedSweep], other: EndedSweep) -> float:
+  """Value on the folds of sweeps and another; minus infinity if it does not belong."""
+  joined = [*members, other]
+  try:
+    _check(joined)
+  except ZsljaxError:
+    return -np.inf
+  return max(choice["value"] for choice in _choices(joined).values())
+
+
+def _choices(members: Sequence[EndedSweep]) -> dict[str, dict[str, Any]]:
+  """Value on the folds of each normalization, and the calibration best there."""
+  (folds, *_), found = zip(*[member.on_folds for member in members], strict=True)
+  # Of each fold, the scores of all runs.
+  scores = [list(itertools.chain(*of_sweeps)) for of_sweeps in zip(*found, strict=True)]
+  return {
+    how: _tried(
+      folds, scores, functools.partial(average, normalization=how, **_each(members))
+    )
+    for how in NORMALIZATIONS
+    if how != "probabilities" or not members[0].several_labels
+  }
+
+
+def _each(members: Sequence[EndedSweep]) -> dict[str, list[float]]:
+  """Weight and temperature of every run."""
+  runs = [(m, len(members) * len(m.runs)) for m in members for _ in m.runs]
+  return {
+    "weights": [1 / count for _, count in runs],
+    "temperatures": [member.temperature for member, _ in runs],
+  }
 
 
 def _base(members: Sequence[EndedSweep]) -> Experiment:

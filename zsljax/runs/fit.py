@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 import functools
 import importlib
@@ -16,11 +16,11 @@ from zsljax.data.store import find, variants
 from zsljax.errors import ZsljaxError, require
 from zsljax.reporting.rows import Row, aligned, column_name, read_chosen, read_rows
 from zsljax.reporting.tables import fitted
-from zsljax.runs.ensemble import EndedSweep, ensemble
+from zsljax.runs.ensemble import EndedSweep, ensemble, gathered
 from zsljax.runs.experiment import Experiment
 from zsljax.runs.on_folds import drawn_folds
 from zsljax.runs.reproduce import SYSTEMS, config_of, stored_form
-from zsljax.runs.sweep import seconds_of, sweep
+from zsljax.runs.sweep import add_seconds, seconds_of, sweep
 
 # The quickest first.
 _ORDER = (
@@ -28,8 +28,8 @@ _ORDER = (
   *("recommended_cosine", "semantic_softmax", "normface", "so_softmax"),
   *("attended_autoencoder", "msdn", "sdl", "recommended_sdl"),
 )
-# The most systems that are joined.
-_MOST = 3
+# The most systems that are joined, of so many best ones.
+_MOST, _CANDIDATES = 3, 5
 _SHOWN = ("t1", "u", "s", "h", "zsl_map", "gzsl_map")
 
 
@@ -45,8 +45,8 @@ def fit(
 
   Systems are compared by the most that one of their settings reaches on the class
   folds, which are the same for all. Each is trained on all training images with what
-  was chosen, in ``workdir/<system>``; the best two and the best three are joined and
-  compared, too. Test results decide nothing.
+  was chosen, in ``workdir/<system>``; the best is joined with others, see
+  ``gathered``, where the folds gain by it. Test results decide nothing.
 
   Args:
     dataset: name of a stored set, or ``digits``.
@@ -76,40 +76,24 @@ def fit(
     except ZsljaxError as error:
       left_out.append(f"{system}: {error}")
     else:
-      compared.append(_Compared(system, (folder,)))
+      compared.append(_Compared(system, folder))
   found = "no system that can use it" + "".join(f"; {one}" for one in left_out)
   require(len(compared) > 0, dataset, found, "one at least")
-  best = sorted(compared, key=_Compared.reached, reverse=True)
-
-  @functools.cache  # Trains a sweep on its folds once, however many it is joined with.
-  def opened(folder: pathlib.Path) -> EndedSweep:
-    return EndedSweep.open(folder.absolute(), data_dir)
-
-  for count in range(2, min(_MOST, len(best)) + 1):
-    try:
-      compared.append(_joined(best[:count], workdir, opened))
-    except ZsljaxError as error:
-      left_out.append(f"best {count}: {error}")
+  if len(compared) > 1:
+    compared += _joined(compared, workdir, data_dir)
   return "\n\n".join([*_told(compared), "\n".join(map(fitted, left_out))]).rstrip()
 
 
 @dataclasses.dataclass(frozen=True)
 class _Compared:
-  """A sweep; or an ensemble, and the sweeps that it joins.
-
-  Attributes:
-    name: in the table.
-    folders: its own, and those of the sweeps that are joined.
-    joined: names of these.
-  """
+  """A sweep, or sweeps joined, by its name in the table and its folder."""
 
   name: str
-  folders: tuple[pathlib.Path, ...]
-  joined: tuple[str, ...] = ()
+  folder: pathlib.Path
 
   @functools.cached_property
   def chosen(self) -> dict[str, Any]:
-    chosen = read_chosen(self.folders[0])
+    chosen = read_chosen(self.folder)
     assert chosen is not None
     return chosen
 
@@ -119,29 +103,37 @@ class _Compared:
   @functools.cached_property
   def row(self) -> Row:
     """The row of what was chosen, with the chosen gamma where there is one."""
-    rows = read_rows(self.folders[0])
+    rows = read_rows(self.folder)
     rows = [row for row in rows if row["selection"] == "val_selected"]
     zero_shot = [row for row in rows if row["protocol"] != "embeddings"]
     return next((r for r in zero_shot if r["calibration"] != "none"), zero_shot[0])
 
 
 def _joined(
-  best: Sequence[_Compared],
-  workdir: pathlib.Path,
-  opened: Callable[[pathlib.Path], EndedSweep],
-) -> _Compared:
-  """Joins the runs of sweeps, if an earlier command did not join the same."""
-  names = tuple(one.name for one in best)
-  name, folder = f"best {len(best)}", workdir / "+".join(names)
-  sweeps = [one.folders[0] for one in best]
+  compared: Sequence[_Compared], workdir: pathlib.Path, data_dir: pathlib.Path | None
+) -> Iterator[_Compared]:
+  """The best joined with others, unless the folds gain nothing by it.
+
+  What an earlier command joined is kept if no sweep ended since.
+  """
+  folder = workdir / "joined"
   # Rows are what a sweep or an ensemble writes last.
-  written = [(x / "results.jsonl").stat().st_mtime for x in sweeps]
+  written = [(x.folder / "results.jsonl").stat().st_mtime for x in compared]
   rows = folder / "results.jsonl"
   if not rows.exists() or rows.stat().st_mtime < max(written):
     shutil.rmtree(folder, ignore_errors=True)
-    print(f"{name}:", flush=True)
-    ensemble([opened(sweep) for sweep in sweeps], folder.absolute())
-  return _Compared(name, (folder, *sweeps), names)
+    print("joined:", flush=True)
+    began = time.monotonic()
+    best = sorted(compared, key=_Compared.reached, reverse=True)[:_CANDIDATES]
+    sweeps = [EndedSweep.open(x.folder.absolute(), data_dir) for x in best]
+    members = gathered(sweeps, _MOST)
+    if len(members) < 2:
+      return
+    of_sweeps = sum(seconds_of(member.folder) for member in members)
+    seconds = time.monotonic() - began + of_sweeps
+    ensemble(members, folder.absolute())
+    add_seconds(folder, seconds)
+  yield _Compared("joined", folder)
 
 
 def _told(compared: Sequence[_Compared]) -> Iterator[str]:
@@ -155,7 +147,7 @@ def _told(compared: Sequence[_Compared]) -> Iterator[str]:
     if one.chosen["folds"] != "official":
       value += f" ({one.chosen['standard_error']:.1f})"
     results = (f"{one.row['metrics'][metric]:.1f}" for metric in shown)
-    seconds = f"{sum(map(seconds_of, one.folders)):.0f}"
+    seconds = f"{seconds_of(one.folder):.0f}"
     lines.append((one.name, one.row["features"], value, *results, seconds))
   yield aligned(lines, left=2)
   text = (
@@ -165,15 +157,12 @@ def _told(compared: Sequence[_Compared]) -> Iterator[str]:
   if near := [one.name for one in others if one.reached() >= least]:
     text += f" Within its standard error, in brackets: {', '.join(near)}."
   for one in compared:
-    if one.joined:
-      text += f" {one.name.capitalize()} averages the scores of {_listed(one.joined)}."
+    if "sweeps" in one.chosen:
+      *names, last = one.chosen["sweeps"]
+      text += f" Joined are {', '.join(names)} and {last}: their scores are averaged."
   yield fitted(text)
-  run = best.folders[0] / f"seed_{best.row['seed']}"
-  yield f"The run: {run if run.exists() else best.folders[0]}"
-
-
-def _listed(names: Sequence[str]) -> str:
-  return f"{', '.join(names[:-1])} and {names[-1]}"
+  run = best.folder / f"seed_{best.row['seed']}"
+  yield f"The run: {run if run.exists() else best.folder}"
 
 
 def _usable(
