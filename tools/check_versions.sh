@@ -22,7 +22,7 @@ printf "$row" python wanted jax flax optax orbax chex numpy tf result | tee "$ta
 failed=0
 
 # install PYTHON RESOLUTION: an environment of it, in $environment.
-# Wheels only, so that no old library is compiled; promise has no wheel.
+# Wheels only, so that no old library is compiled; two pure Python ones have no wheel.
 install() {
   [ "$environment/.installed" -nt setup.cfg ] && return
   uv venv --quiet --clear --python "$(command -v "$1")" "$environment" &&
@@ -34,7 +34,8 @@ print(settings["options"]["install_requires"])
 print(settings["options.extras_require"]["test"])
 ' >"$environment/requirements.txt" &&
     uv pip install --quiet --python "$environment/bin/python" --resolution "$2" \
-      --only-binary :all: --no-binary promise -r "$environment/requirements.txt" &&
+      --only-binary :all: --no-binary promise --no-binary jsonpath-rw \
+      -r "$environment/requirements.txt" &&
     touch "$environment/.installed"
 }
 
