@@ -1,7 +1,5 @@
 """Runs that score as one are the average of their scores, in every command."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -90,13 +88,26 @@ def test_runs_that_do_not_belong_together_are_refused(sweeps, tmp_path, of, mess
   assert not (tmp_path / "w").exists()
 
 
-@pytest.mark.parametrize(("reached", "count"), [(0, 2), (100, 1)])
-def test_sweeps_that_belong_are_added_while_the_folds_gain(sweeps, reached, count):
+@pytest.mark.parametrize(
+  ("gains", "names"),
+  [
+    ((1, 1), ["mean", "softmax"]),
+    ((4, 1), ["mean", "softmax"]),
+    ((4, 0), ["mean"]),  # The standard error of the gain is as large.
+    ((-1, -1), ["mean"]),
+  ],
+)
+def test_sweeps_that_belong_are_added_while_the_folds_gain(
+  sweeps, monkeypatch, gains, names
+):
+  def choices(members):
+    of_folds = np.add(50, gains if len(members) > 1 else 0).tolist()
+    return {"margin": {"of_folds": of_folds, "value": np.mean(of_folds)}}
+
+  monkeypatch.setattr("zsljax.runs.ensemble._choices", choices)
   folders = (sweeps[name] for name in ("mean", "patches", "closed", "softmax"))
-  first, *others = map(EndedSweep.open, folders)
-  first = dataclasses.replace(first, chosen=first.chosen | {"highest": reached})
-  found = [member.folder for member in gathered([first, *others], 3)]
-  assert found == [sweeps["mean"], sweeps["softmax"]][:count]
+  found = gathered([EndedSweep.open(folder) for folder in folders], 3)
+  assert [member.folder for member in found] == [sweeps[name] for name in names]
 
 
 def test_an_ensemble_is_a_new_folder(sweeps, tmp_path):

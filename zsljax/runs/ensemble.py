@@ -7,7 +7,8 @@ the calibration of their average. Test images decide nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -233,7 +234,8 @@ def gathered(sweeps: Sequence[EndedSweep], most: int) -> list[EndedSweep]:
   """Adds to the first sweep one by one those with which it gains most on the folds.
 
   Caruana et al., "Ensemble Selection from Libraries of Models" (ICML 2004); here each
-  counts once. Sweeps that do not belong to the first are passed over.
+  counts once, and the mean gain must be more than its standard error over the folds.
+  Sweeps that do not belong to the first are passed over.
 
   Args:
     sweeps: of one dataset, in any of its forms.
@@ -242,25 +244,30 @@ def gathered(sweeps: Sequence[EndedSweep], most: int) -> list[EndedSweep]:
   Returns:
     The first and what was added: nothing, where none gains.
   """
-  members, others = list(sweeps[:1]), list(sweeps[1:])
-  reached = members[0].chosen["highest"]
+  members, others = list(sweeps[:1]), []
+  for other in sweeps[1:]:
+    with contextlib.suppress(ZsljaxError):
+      _check([*members, other])
+      others.append(other)
+  values = _best(_choices(members))["of_folds"]
   while others and len(members) < most:
-    values = [_reached_with(members, other) for other in others]
-    if max(values) <= reached:
+    found = [_best(_choices([*members, other]))["of_folds"] for other in others]
+    best = int(np.argmax([statistics.mean(one) for one in found]))
+    gains = np.subtract(found[best], values).tolist()
+    if statistics.mean(gains) <= _standard_error(gains):
       break
-    reached = max(values)
-    members.append(others.pop(values.index(reached)))
+    values = found[best]
+    members.append(others.pop(best))
   return members
 
 
-def _reached_with(members: Sequence[EndedSweep], other: EndedSweep) -> float:
-  """Value on the folds of sweeps and another; minus infinity if it does not belong."""
-  joined = [*members, other]
-  try:
-    _check(joined)
-  except ZsljaxError:
-    return -np.inf
-  return max(choice["value"] for choice in _choices(joined).values())
+def _best(choices: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+  return max(choices.values(), key=lambda choice: choice["value"])
+
+
+def _standard_error(values: Sequence[float]) -> float:
+  """Of their mean; 0 for a single value."""
+  return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
 
 
 def _choices(members: Sequence[EndedSweep]) -> dict[str, dict[str, Any]]:
@@ -384,9 +391,8 @@ def _tried(
       h.append(report.curve.h_of_shares(trained.mean_margin(kind)))
       calibrated.append((fold, val, trained))
     values.append(report.metrics[fold.metric])
-  mean = statistics.mean(values)
-  error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-  tried = {"value": mean, "highest": mean, "standard_error": error}
+  mean, error = statistics.mean(values), _standard_error(values)
+  tried = {"value": mean, "highest": mean, "standard_error": error, "of_folds": values}
   if labelled:
     thresholds = dataclasses.asdict(choose_thresholds(labelled))
     return tried | {"share": None, "h": None, "thresholds": thresholds}
