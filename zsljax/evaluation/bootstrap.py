@@ -89,7 +89,7 @@ def resampled_means(
 
 
 def _times(groups: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-  """How often each image is in test sets of as many images of every group as there are.
+  """The number of times each image is drawn, by as many draws in a group as it has.
 
   Returns:
     ``[size, n]``.

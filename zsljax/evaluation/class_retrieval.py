@@ -77,7 +77,7 @@ def _average_precision(hits: np.ndarray, count: int) -> float:
 
 
 def _released_map(scores: np.ndarray, labels: np.ndarray) -> float:
-  """With the released code's normalisation, and its range of accepted images."""
+  """The mAP with the released code's normalisation and its range of accepted images."""
   order = np.argsort(labels, kind="stable")
   labels, scores = labels[order], scores[order].astype(np.float64)
   lengths = np.linalg.norm(scores, axis=1, keepdims=True)

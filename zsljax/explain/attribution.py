@@ -145,7 +145,7 @@ def choose_images(scored: Scored, usable: np.ndarray, number: int) -> np.ndarray
 
 
 def _turns(values: Iterable[Hashable]) -> np.ndarray:
-  """For each value, the number of equal values before it."""
+  """The number of equal values before each value."""
   count, turns = collections.Counter(), []
   for value in values:
     turns.append(count[value])

@@ -266,7 +266,7 @@ def _best(choices: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _standard_error(values: Sequence[float]) -> float:
-  """Of their mean; 0 for a single value."""
+  """The standard error of a mean; 0 for a single value."""
   return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
 
 

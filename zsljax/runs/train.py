@@ -39,7 +39,7 @@ _AT_ONCE = 256
 
 
 def train(config: dict[str, Any], workdir: pathlib.Path) -> training.TrainState:
-  """One run, from its beginning or its latest checkpoint.
+  """Trains one run, from its beginning or its latest checkpoint.
 
   Args:
     config: all fields, nested, as plain values.
