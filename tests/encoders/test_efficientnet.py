@@ -5,7 +5,7 @@ import pytest
 
 from zsljax.data.files.images import list_images
 from zsljax.encoders import encode_images, load_encoder
-from zsljax.encoders.efficientnet import EfficientNetLite, _Depthwise
+from zsljax.encoders.efficientnet import EfficientNetLite, _Depthwise, _Stem
 
 
 @pytest.mark.parametrize("kernel", [3, 5])
@@ -22,6 +22,17 @@ def test_depthwise_convolution_is_xlas(kernel, side, stride):
     "SAME",
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
     feature_group_count=6,
+  )
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [9, 10])
+def test_the_stem_is_xlas_convolution(side):
+  x = jax.random.normal(jax.random.key(1), (2, side, side, 3))
+  found, variables = _Stem(8).init_with_output(jax.random.key(0), x)
+  kernel, layout = variables["params"]["kernel"], ("NHWC", "HWIO", "NHWC")
+  expected = jax.lax.conv_general_dilated(
+    x, kernel, (2, 2), "SAME", dimension_numbers=layout
   )
   np.testing.assert_allclose(found, expected, atol=1e-5)
 

@@ -8,6 +8,7 @@ from zsljax.cli.main import main
 from zsljax.configs import baselines, cosine, semantic_softmax
 from zsljax.errors import ZsljaxError
 from zsljax.reporting.rows import read_chosen, read_rows
+from zsljax.runs import ensemble as module
 from zsljax.runs.ensemble import EndedSweep, ensemble, gathered
 from zsljax.runs.evaluate import evaluate
 from zsljax.runs.sweep import sweep
@@ -88,26 +89,47 @@ def test_runs_that_do_not_belong_together_are_refused(sweeps, tmp_path, of, mess
   assert not (tmp_path / "w").exists()
 
 
+# What three folds reach, by the systems that are joined.
+REACHED = {
+  "a": (50, 50, 50),
+  "ab": (51, 51, 51),
+  "ac": (52, 53, 54),
+  "ad": (51, 52, 53),
+  "acb": (52, 53, 54),
+  "acd": (53, 54, 55),
+  "acdb": (60, 60, 60),
+}
+
+
 @pytest.mark.parametrize(
-  ("gains", "names"),
+  ("changed", "most", "found"),
   [
-    ((1, 1), ["mean", "softmax"]),
-    ((4, 1), ["mean", "softmax"]),
-    ((4, 0), ["mean"]),  # The standard error of the gain is as large.
-    ((-1, -1), ["mean"]),
+    ({}, 3, "acd"),
+    ({}, 2, "ac"),
+    ({}, 4, "acdb"),
+    ({"acd": (52, 53, 54)}, 4, "ac"),
+    # A mean of 2 with a standard error of 2.
+    ({"ac": (50, 50, 56), "acd": (0, 0, 0)}, 3, "a"),
+    ({"ac": (51, 50, 56), "acd": (0, 0, 0)}, 3, "ac"),
+    ({"ac": (49, 49, 49), "ad": (49, 49, 49), "ab": (50, 50, 50)}, 3, "a"),
   ],
 )
-def test_sweeps_that_belong_are_added_while_the_folds_gain(
-  sweeps, monkeypatch, gains, names
-):
+def test_sweeps_are_added_while_the_folds_gain(monkeypatch, changed, most, found):
   def choices(members):
-    of_folds = np.add(50, gains if len(members) > 1 else 0).tolist()
-    return {"margin": {"of_folds": of_folds, "value": np.mean(of_folds)}}
+    of_folds = (REACHED | changed)["".join(members)]
+    worse = {"of_folds": (0, 0, 0), "value": 0}
+    return {"margin": {"of_folds": of_folds, "value": sum(of_folds)}, "other": worse}
 
-  monkeypatch.setattr("zsljax.runs.ensemble._choices", choices)
-  folders = (sweeps[name] for name in ("mean", "patches", "closed", "softmax"))
-  found = gathered([EndedSweep.open(folder) for folder in folders], 3)
-  assert [member.folder for member in found] == [sweeps[name] for name in names]
+  monkeypatch.setattr(module, "_check", lambda members: None)
+  monkeypatch.setattr(module, "_choices", choices)
+  assert "".join(gathered("abcd", most)) == found
+
+
+def test_sweeps_that_do_not_belong_are_not_added(sweeps, caplog):
+  folders = (sweeps[name] for name in ("mean", "patches", "closed"))
+  members = gathered([EndedSweep.open(folder) for folder in folders], 3)
+  assert [member.folder for member in members] == [sweeps["mean"]]
+  assert "c: folds: found 3" in caplog.text and "learned class weights" in caplog.text
 
 
 def test_an_ensemble_is_a_new_folder(sweeps, tmp_path):

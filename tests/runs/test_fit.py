@@ -1,3 +1,6 @@
+import os
+import time
+
 import pytest
 
 from zsljax.errors import ZsljaxError
@@ -31,10 +34,17 @@ def test_the_best_are_joined(tmp_path, monkeypatch):
   row = next(row for row in read_rows(folder) if row["calibration"] != "none")
   assert f"{row['metrics']['h']:.1f}" in line.split()
   chosen = [read_chosen(tmp_path / one) for one in ("nearest_mean", "eszsl", "joined")]
-  assert max(one["highest"] for one in chosen) == chosen[-1]["highest"]
-  assert f"{chosen[-1]['highest']:.1f}" in text.splitlines()[1]
-  monkeypatch.setattr(module, "ensemble", None)  # It is not joined again.
-  assert fit(*options) == text
+  most = max(one["value"] for one in chosen)
+  assert f"{most:.1f}" in text.splitlines()[1]
+  with monkeypatch.context() as once:
+    once.setattr(module, "gathered", None)  # It is not joined again,
+    assert fit(*options) == text
+  later = time.time() + 60
+  os.utime(tmp_path / "eszsl" / "results.jsonl", (later, later))  # but after a sweep.
+  monkeypatch.setattr(module, "gathered", lambda sweeps, most: sweeps[:1])
+  text = fit(*options)
+  assert "joined: nothing, as the folds gain no more" in text
+  assert "Joined are" not in text and not folder.exists()
 
 
 def test_a_system_that_cannot_be_trained_is_left_out(tmp_path, monkeypatch):

