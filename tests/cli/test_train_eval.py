@@ -61,7 +61,7 @@ def test_multi_label_run_from_the_embedded_set(tmp_path, capsys):
   lines = capsys.readouterr().out.splitlines()
   assert any("F1@1" in line and "F1@3" in line and "density" in line for line in lines)
   assert any(line.startswith("zsl: 3 unseen") for line in lines)
-  assert any("bare images dropped" in line for line in lines)
+  assert any("protocol sdl" in line and "dropped" in line for line in lines)
 
 
 @pytest.mark.parametrize(

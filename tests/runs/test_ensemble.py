@@ -1,5 +1,7 @@
 """Runs that score as one are the average of their scores, in every command."""
 
+import types
+
 import numpy as np
 import pytest
 
@@ -117,8 +119,8 @@ REACHED = {
 def test_sweeps_are_added_while_the_folds_gain(monkeypatch, changed, most, found):
   def choices(members):
     of_folds = (REACHED | changed)["".join(members)]
-    worse = {"of_folds": (0, 0, 0), "value": 0}
-    return {"margin": {"of_folds": of_folds, "value": sum(of_folds)}, "other": worse}
+    worse = types.SimpleNamespace(of_folds=(0, 0, 0))
+    return {"margin": types.SimpleNamespace(of_folds=of_folds), "other": worse}
 
   monkeypatch.setattr(module, "_check", lambda members: None)
   monkeypatch.setattr(module, "_choices", choices)

@@ -26,6 +26,7 @@ from zsljax.errors import ZsljaxError, require
 from zsljax.evaluation import (
   Calibration,
   Evaluator,
+  Report,
   decide,
   make_evaluator,
   protocols_for,
@@ -191,7 +192,7 @@ def ensemble(members: Sequence[EndedSweep], workdir: pathlib.Path) -> list[Row]:
   _check(members)
   params, margins, step = _restored(members)
   choices = _choices(members)
-  how = max(choices, key=lambda name: choices[name]["value"])
+  how, best = _best(choices)
   runs, base = [run for m in members for run in m.runs], _base(members)
   shape = base.spec.feature_shape
   system = {
@@ -208,13 +209,17 @@ def ensemble(members: Sequence[EndedSweep], workdir: pathlib.Path) -> list[Row]:
     "evaluation": base.config["evaluation"] | {"gamma": None},
   }
   run = Experiment.build(base.config | own)
-  chosen = choices[how] | {
+  means = {name: statistics.mean(one.of_folds) for name, one in choices.items()}
+  chosen = best.calibrated() | {
+    "value": means[how],
+    "standard_error": _standard_error(best.of_folds),
+    "of_folds": best.of_folds,
     "rule": RULE,
     "metric": members[0].chosen["metric"],
     "settings": len(choices),
     "reselected": [],
     "folds": members[0].chosen["folds"],
-    "values": {name: round(one["value"], 4) for name, one in choices.items()},
+    "values": {name: round(mean, 4) for name, mean in means.items()},
     "step": step,
     "point": {"system.normalization": how},
     "sweeps": [member.folder.name for member in members],
@@ -254,9 +259,9 @@ def gathered(sweeps: Sequence[EndedSweep], most: int) -> list[EndedSweep]:
       others.append(other)
   if not others:
     return members
-  values = _best(_choices(members))["of_folds"]
+  values = _best(_choices(members))[1].of_folds
   while others and len(members) < most:
-    found = [_best(_choices([*members, other]))["of_folds"] for other in others]
+    found = [_best(_choices([*members, other]))[1].of_folds for other in others]
     best = int(np.argmax([statistics.mean(one) for one in found]))
     gains = np.subtract(found[best], values).tolist()
     if statistics.mean(gains) <= _standard_error(gains):
@@ -266,8 +271,8 @@ def gathered(sweeps: Sequence[EndedSweep], most: int) -> list[EndedSweep]:
   return members
 
 
-def _best(choices: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-  return max(choices.values(), key=lambda choice: choice["value"])
+def _best(choices: Mapping[str, _Choice]) -> tuple[str, _Choice]:
+  return max(choices.items(), key=lambda choice: statistics.mean(choice[1].of_folds))
 
 
 def _standard_error(values: Sequence[float]) -> float:
@@ -275,18 +280,93 @@ def _standard_error(values: Sequence[float]) -> float:
   return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
 
 
-def _choices(members: Sequence[EndedSweep]) -> dict[str, dict[str, Any]]:
-  """Value on the folds of each normalization, and the calibration best there."""
+def _choices(members: Sequence[EndedSweep]) -> dict[str, _Choice]:
+  """The normalizations of scores among which the folds choose."""
   (folds, *_), found = zip(*[member.on_folds for member in members], strict=True)
   # Of each fold, the scores of all runs.
   scores = [list(itertools.chain(*of_sweeps)) for of_sweeps in zip(*found, strict=True)]
   return {
-    how: _tried(
+    how: _Choice(
       folds, scores, functools.partial(average, normalization=how, **_each(members))
     )
     for how in NORMALIZATIONS
     if how != "probabilities" or not members[0].several_labels
   }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Choice:
+  """The runs' scores on the folds, averaged after one normalization.
+
+  Attributes:
+    folds: their images.
+    scores: of each fold, those of all runs.
+    average: see ``models.ensemble.average``.
+  """
+
+  folds: Sequence[_Fold]
+  scores: Sequence[Sequence[_OnFold]]
+  average: Callable
+
+  def _averages(self, part: str) -> list[np.ndarray]:
+    """The average on each fold of the runs' scores ``val`` or ``trained``."""
+    found = []
+    for fold, runs in zip(self.folds, self.scores, strict=True):
+      margins, seen = [run.margin for run in runs], np.asarray(fold.classes.seen)
+      of_runs = [getattr(run, part) for run in runs]
+      found.append(np.asarray(self.average(of_runs, seen, margins=margins)))
+    return found
+
+  @functools.cached_property
+  def _on_val(self) -> list[tuple[_Fold, np.ndarray, Report]]:
+    """The folds, with averages and reports of their validation images."""
+    found = []
+    for fold, val in zip(self.folds, self._averages("val"), strict=True):
+      seen = np.asarray(fold.classes.seen)
+      if self._several_labels:
+        report = fold.evaluator.report(val, fold.labels, seen)
+      else:
+        decisions = decide(val, seen)
+        report = fold.evaluator.report(decisions, fold.labels, seen, fold.calibration)
+      found.append((fold, val, report))
+    return found
+
+  @property
+  def _several_labels(self) -> bool:
+    return self.scores[0][0].trained is None
+
+  @property
+  def of_folds(self) -> list[float]:
+    """The folds' metric on each of them."""
+    return [report.metrics[fold.metric] for fold, _, report in self._on_val]
+
+  def calibrated(self) -> dict[str, Any]:
+    """The calibration that is best on the folds; thresholds of several labels."""
+    if self._several_labels:
+      labelled = [
+        (val, fold.labels, fold.classes.names, np.asarray(fold.classes.seen))
+        for fold, val, _ in self._on_val
+      ]
+      thresholds = dataclasses.asdict(choose_thresholds(labelled))
+      return {"share": None, "h": None, "thresholds": thresholds}
+    margins, h = [], []
+    averages = self._averages("trained")
+    for (fold, _, report), trained in zip(self._on_val, averages, strict=True):
+      decisions, kind = (
+        decide(trained, np.asarray(fold.classes.seen)),
+        fold.calibration.kind,
+      )
+      margins.append((decisions.mean_margin(kind), decisions.mean_margin()))
+      assert report.curve is not None
+      h.append(report.curve.h_of_shares(margins[-1][0]))
+    share, best = best_share(np.array(h))
+    scored = []
+    for (fold, val, _), (margin, additive) in zip(self._on_val, margins, strict=True):
+      gamma = of_share(share, margin, fold.calibration.kind)
+      lowered = np.asarray(gamma.lowered(val, np.asarray(fold.classes.seen)))
+      scored.append(ScoredImages(lowered, fold.labels, additive))
+    temperature = best_temperature_share(scored)
+    return {"share": share, "h": best, "temperature_share": temperature}
 
 
 def _each(members: Sequence[EndedSweep]) -> dict[str, list[float]]:
@@ -370,46 +450,6 @@ def _restored(members: Sequence[EndedSweep]) -> tuple[Any, list[float], int]:
       margins.append(1.0 if member.several_labels else scored.mean_margin("additive"))
       steps.append(scored.step)
   return joined(params), margins, max(steps)
-
-
-def _tried(
-  folds: Sequence[_Fold],
-  scores: Sequence[Sequence[_OnFold]],
-  averaged: Callable,
-) -> dict[str, Any]:
-  """Value of one normalization on the folds, and the calibration that is best there."""
-  values, h, calibrated, labelled = [], [], [], []
-  for fold, runs in zip(folds, scores, strict=True):
-    margins, seen = [run.margin for run in runs], np.asarray(fold.classes.seen)
-    val = np.asarray(averaged([run.val for run in runs], seen, margins=margins))
-    if runs[0].trained is None:
-      report = fold.evaluator.report(val, fold.labels, seen)
-      labelled.append((val, fold.labels, fold.classes.names, seen))
-    else:
-      trained = averaged([run.trained for run in runs], seen, margins=margins)
-      trained = decide(np.asarray(trained), seen)
-      kind = fold.calibration.kind
-      report = fold.evaluator.report(
-        decide(val, seen), fold.labels, seen, fold.calibration
-      )
-      assert report.curve is not None
-      h.append(report.curve.h_of_shares(trained.mean_margin(kind)))
-      calibrated.append((fold, val, trained))
-    values.append(report.metrics[fold.metric])
-  mean, error = statistics.mean(values), _standard_error(values)
-  tried = {"value": mean, "standard_error": error, "of_folds": values}
-  if labelled:
-    thresholds = dataclasses.asdict(choose_thresholds(labelled))
-    return tried | {"share": None, "h": None, "thresholds": thresholds}
-  share, best = best_share(np.array(h))
-  scored = []
-  for fold, val, trained in calibrated:
-    kind = fold.calibration.kind
-    gamma = of_share(share, trained.mean_margin(kind), kind)
-    lowered = np.asarray(gamma.lowered(val, np.asarray(fold.classes.seen)))
-    scored.append(ScoredImages(lowered, fold.labels, trained.mean_margin()))
-  temperature = best_temperature_share(scored)
-  return tried | {"share": share, "h": best, "temperature_share": temperature}
 
 
 def _test(run: Experiment, chosen: dict[str, Any], workdir: pathlib.Path) -> list[Row]:

@@ -47,9 +47,9 @@ def fit(
   """Sweeps every system that a dataset can use; a table, and which to take.
 
   Systems are compared by what their chosen settings reach on the class folds, which are
-  the same for all. Each is trained on all training images with what
-  was chosen, in ``workdir/<system>``; the best is joined with others by ``gathered``,
-  in ``workdir/joined``. Test results decide nothing.
+  the same for all. Each is trained on all training images with what was chosen, in
+  ``workdir/<system>``; the best is joined with others by ``gathered``, in
+  ``workdir/joined``. Test results decide nothing.
 
   Args:
     dataset: name of a stored set, or ``digits``.
