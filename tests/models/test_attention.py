@@ -8,6 +8,7 @@ import pytest
 from zsljax.models.attention import (
   OVER_QUERIES,
   OVER_REGIONS,
+  at_unit_length,
   attended_features,
   attended_scores,
   project,
@@ -102,7 +103,7 @@ def test_normalized_projection_takes_regions_at_unit_length(float64):
   lengths = jnp.linalg.norm(regions, axis=-1, keepdims=True)
   unit = regions / jnp.where(lengths > 0, lengths, 1)
   for found, expected in zip(
-    project(regions, queries, readouts, normalize=True),
+    project(regions, queries, readouts, scale=at_unit_length(regions)),
     project(unit, queries, readouts),
     strict=True,
   ):

@@ -85,7 +85,10 @@ def test_a_staged_system_is_the_system_on_what_its_stage_makes(
     assert staged(system, stage) is system
     return
   batch, classes, spec = region_problem(dim=5)
-  if not isinstance(system, AttendsToRegions):
+  if isinstance(system, AttendsToRegions):  # Of the features before the stage.
+    lengths = np.linalg.norm(batch.features, axis=-1, keepdims=True)
+    batch = dataclasses.replace(batch, inverse_lengths=1 / lengths)
+  else:
     batch = dataclasses.replace(batch, features=batch.features[:, 0])
     spec = dataclasses.replace(spec, feature_shape=(5,))
   numbers = numbers_of(stage) if stage.needs_moments else None
@@ -102,7 +105,7 @@ def test_a_staged_system_is_the_system_on_what_its_stage_makes(
   }[descriptors]
   on = dataclasses.replace(classes, embeddings=jnp.asarray(made))
   given = REFERENCE[how](np.asarray(batch.features))
-  given = dataclasses.replace(batch, features=jnp.asarray(given))
+  given = dataclasses.replace(batch, features=jnp.asarray(given), inverse_lengths=None)
   plain = system.warm_start(system.init(rng, spec), given, on, rng)
   chex.assert_trees_all_close(params["system"], plain, rtol=1e-4, atol=1e-4)
   for found, expected in (

@@ -1,6 +1,7 @@
 import dataclasses
 import math
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -115,6 +116,25 @@ def test_a_class_that_lacks_a_part_is_told_all_of_them():
     ZsljaxError, match=r"name, presets, init\(\).* scores, with_fields, task"
   ):
     register(alone)
+
+
+@pytest.mark.parametrize("name", [AE, "msdn"])
+def test_known_lengths_of_regions_change_nothing(region_problem, float64, name):
+  batch, classes, spec = region_problem()
+  system = build_system({"name": name, "preset": "paper"})
+  params, key = system.init(jax.random.key(0), spec), jax.random.key(0)
+
+  def gradient(factor=None):
+    known = None
+    if factor:
+      known = factor / np.linalg.norm(batch.features, axis=-1, keepdims=True)
+    given = dataclasses.replace(batch, inverse_lengths=known)
+    of_params = jax.grad(system.loss, has_aux=True)
+    return of_params(params, given, classes, key)
+
+  chex.assert_trees_all_close(gradient(1.0), gradient(), rtol=1e-9)
+  with pytest.raises(AssertionError):  # They are used.
+    chex.assert_trees_all_close(gradient(2.0), gradient(), rtol=1e-3)
 
 
 @pytest.mark.parametrize(

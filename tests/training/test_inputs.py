@@ -87,6 +87,25 @@ def test_pieces_end_where_the_run_is_saved():
   assert [next(pieces)[1] for _ in range(4)] == [4, 5, 2, 3]
 
 
+@pytest.mark.parametrize("devices", [1, 4])
+def test_regions_on_the_devices_have_their_lengths(devices):
+  features = np.random.default_rng(0).standard_normal((7, 3, 5)).astype(np.float16)
+  table = {"features": features, "labels": np.arange(7)}
+  rows = itertools.repeat(np.array([6, -1, 0, 2]))
+  inputs = training.DeviceInputs(
+    lambda: table,
+    lambda start: rows,
+    make_mesh(devices),
+    7,
+    2,
+    7 * (devices > 1) or None,
+  )
+  batch = taken(inputs, make_mesh(devices), 0, 1)[0]
+  picked = features[[6, 0, 2]].astype(np.float32)
+  expected = 1 / np.linalg.norm(picked, axis=-1, keepdims=True)
+  np.testing.assert_allclose(batch.inverse_lengths[batch.mask], expected, rtol=1e-6)
+
+
 def test_resident_table_must_fit(monkeypatch):
   monkeypatch.setattr(inputs_module, "free_memory", lambda mesh: 200)
   table = {"features": np.zeros((10, 6), np.float32)}

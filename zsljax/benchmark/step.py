@@ -25,7 +25,7 @@ from zsljax.devices.mesh import over_classes, replicated
 from zsljax.errors import require
 from zsljax.models import MULTI_LABEL, Batch, Spec, System
 from zsljax.training import init_state, make_train_step, to_mesh
-from zsljax.training.inputs import DeviceInputs, DeviceTable
+from zsljax.training.inputs import DeviceInputs, DeviceTable, inverse_lengths
 
 # Steps in one call where the training set is on the device.
 TOGETHER = 32
@@ -117,6 +117,9 @@ def make_step(
   batch = to_mesh(
     rows_of(table, rows.reshape(seeds, -1) if seeds > 1 else rows), mesh, NUM_EXAMPLES
   )
+  if len(spec.feature_shape) == 2:
+    lengths = inverse_lengths(batch.features)
+    batch = dataclasses.replace(batch, inverse_lengths=lengths)
   classes = jax.device_put(classes, replicated(mesh))
   initial = functools.partial(init_state, system, OPTIMIZER, spec)
   train_step, seed = make_train_step(system, OPTIMIZER), 0
@@ -150,9 +153,9 @@ def make_step(
     return metrics["loss"]
 
   inputs = DeviceInputs(dict, iter, mesh, NUM_EXAMPLES, TOGETHER)
-  columns = {name: getattr(batch, name) for name in table}
+  table = DeviceTable({name: getattr(batch, name) for name in table}, mesh, False)
   drawn = np.random.default_rng(0).integers(batch_size, size=(TOGETHER, batch_size))
-  piece = DeviceTable(columns, mesh, split=False), jnp.asarray(drawn, jnp.int32)
+  piece = table.with_lengths(), jnp.asarray(drawn, jnp.int32)
   many = jax.jit(inputs.steps(train_step), donate_argnums=0)
   # Compiled when first called, in the precision of that moment, and not again.
   compiled_many = functools.cache(lambda: many.lower(state, piece, classes).compile())

@@ -40,6 +40,7 @@ from zsljax.errors import ZsljaxError, did_you_mean, in_bytes, line_of, require
 from zsljax.models import MULTI_LABEL, Batch, Spec, System
 from zsljax.training import check_divides, init_state, make_train_step
 from zsljax.training.checkpoints import abstract
+from zsljax.training.inputs import inverse_lengths
 
 _COMPILERS = {"tpu": ("libtpu", "tpu"), "cuda": ("jax_cuda13_plugin", "cuda")}
 _LARGEST = 10
@@ -164,7 +165,9 @@ class Work:
     """Compiles a training step."""
     initial = functools.partial(init_state, self.system, self.optimizer, self.spec)
     step = make_train_step(self.system, self.optimizer)
-    layout, arguments = self._arguments(jax.eval_shape(initial, 0), size)
+    layout, arguments = self._arguments(
+      jax.eval_shape(initial, 0), self._with_lengths(self.batch(size))
+    )
     options = {"donate_argnums": 0, "out_shardings": (layout, replicated(self.mesh))}
     with jax.default_matmul_precision(PRECISIONS[self.precision]):
       return jax.jit(step, **options).lower(*arguments).compile()
@@ -187,13 +190,21 @@ class Work:
 
   def _scored(self, size: int) -> tuple[Any, ...]:
     params = jax.eval_shape(lambda: self.system.init(jax.random.key(0), self.spec))
-    return self._arguments(params, size)[1]
+    return self._arguments(params, self.batch(size))[1]
 
-  def _arguments(self, state: Any, size: int) -> tuple[Any, tuple[Any, ...]]:
+  def _with_lengths(self, batch: Batch) -> Batch:
+    """Adds lengths of regions, which training has."""
+    if len(self.spec.feature_shape) == 1:
+      return batch
+    lengths = jax.eval_shape(inverse_lengths, batch.features)
+    placed = _on(over_batch(self.mesh), lengths)
+    return dataclasses.replace(batch, inverse_lengths=placed)
+
+  def _arguments(self, state: Any, batch: Batch) -> tuple[Any, tuple[Any, ...]]:
     """The layout of a state or of parameters, and shapes of a step's arguments."""
     layout = over_classes(state, self.system.class_params, self.mesh)
     classes = _on(replicated(self.mesh), self.classes)
-    return layout, (abstract(state, layout), self.batch(size), classes)
+    return layout, (abstract(state, layout), batch, classes)
 
 
 def _on(layout: jax.sharding.Sharding, tree: Any) -> Any:

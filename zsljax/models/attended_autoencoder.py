@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,6 +14,7 @@ from zsljax.classes import ClassSpace
 from zsljax.losses import class_cross_entropy
 from zsljax.models.attention import (
   AttentionMaps,
+  at_unit_length,
   attended_scores,
   check_regions,
   project,
@@ -130,9 +131,15 @@ class AttendedAutoencoder(System):
     descriptions = classes.unit_embeddings()
     return self._prepared(params, self._encode(params, descriptions), descriptions)
 
-  def score(self, features: Array, prepared: _Prepared) -> Array:
+  def score(
+    self,
+    features: Array,
+    prepared: _Prepared,
+    inverse_lengths: Array | None = None,
+  ) -> Array:
     """Similarity s(h_d(x~ of class c), k_c) of all images and classes, ``[B, C]``."""
-    affinities, values = self._project(features, prepared.queries, prepared.readouts)
+    maps = prepared.queries, prepared.readouts
+    affinities, values = self._project(features, maps, inverse_lengths)
     if self.similarity == "dot":
       return self.scale * (attended_scores(affinities, values) + prepared.constant)
     attention = jax.nn.softmax(affinities, 1)
@@ -147,7 +154,7 @@ class AttendedAutoencoder(System):
     descriptions, seen = classes.unit_embeddings(), jnp.asarray(classes.seen)
     queries = self._encode(params, descriptions)
     prepared = self._prepared(params, queries, descriptions)
-    scores = self.score(batch.features, prepared)
+    scores = self.score(batch.features, prepared, batch.inverse_lengths)
     positions = classes.positions(batch.labels)
     decoded = _dense(params["decoder"], queries)
     both_seen = seen[:, None] & seen[None, :]
@@ -171,7 +178,7 @@ class AttendedAutoencoder(System):
   ) -> dict[str, AttentionMaps]:
     """Attention of each class over the regions of each image."""
     queries = self._encode(params, classes.unit_embeddings())
-    (affinities,) = self._project(features, queries)
+    (affinities,) = self._project(features, [queries])
     weights = jax.nn.softmax(affinities, 1).mT
     return {"class_to_visual": AttentionMaps(weights, "classes")}
 
@@ -191,9 +198,16 @@ class AttendedAutoencoder(System):
       readouts, constant = descriptions @ readouts, descriptions @ constant
     return _Prepared(queries, readouts, constant[None], descriptions)
 
-  def _project(self, features: Array, *maps: Array) -> list[Array]:
-    products = project(features, *maps, normalize=self.normalize_regions)
-    return [self.region_scale * p for p in products]
+  def _project(
+    self,
+    features: Array,
+    maps: Sequence[Array],
+    inverse_lengths: Array | None = None,
+  ) -> list[Array]:
+    scale: Array | float = 1.0
+    if self.normalize_regions:
+      scale = at_unit_length(features, inverse_lengths)
+    return [self.region_scale * p for p in project(features, *maps, scale=scale)]
 
 
 def _dense(layer: Params, inputs: Array) -> Array:

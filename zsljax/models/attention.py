@@ -81,22 +81,31 @@ def attended_features(queries: Array, regions: Array) -> Array:
   return jax.vmap(of_image, (None, 0))(queries, regions)
 
 
-def project(regions: Array, *maps: Array, normalize: bool = False) -> list[Array]:
+def project(regions: Array, *maps: Array, scale: Array | float = 1.0) -> list[Array]:
   r"""Inner products of all regions with the rows of each map, in one product.
 
   Args:
     regions: ``[B, R, D]``.
     *maps: ``[Q, D]`` each.
-    normalize: whether regions count at unit length (a zero region stays zero). The
-      products are scaled in place of the regions, which have more numbers.
+    scale: of each region, ``[B, R, 1]``, as in ``at_unit_length``. The products are
+      scaled in place of the regions, which have more numbers.
 
   Returns:
     ``[B, R, Q]`` for each map.
   """
   products = large_product(regions, jnp.concatenate(maps).T)
   ends = np.cumsum([len(m) for m in maps])[:-1]
-  scale = inverse_length(regions) if normalize else 1.0
   return [scale * each.astype(regions.dtype) for each in jnp.split(products, ends, -1)]
+
+
+def at_unit_length(regions: Array, inverse_lengths: Array | None = None) -> Array:
+  """The scale of ``project`` by which regions have length one; zeros stay zeros.
+
+  Args:
+    regions: ``[B, R, D]``, read only where ``inverse_lengths`` are not known.
+    inverse_lengths: ``[B, R, 1]``, see ``Batch``.
+  """
+  return inverse_length(regions) if inverse_lengths is None else inverse_lengths
 
 
 def attended_scores(

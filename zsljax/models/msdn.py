@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
@@ -24,6 +24,7 @@ from zsljax.models.attention import (
   OVER_QUERIES,
   OVER_REGIONS,
   AttentionMaps,
+  at_unit_length,
   attended_scores,
   check_regions,
   project,
@@ -202,7 +203,8 @@ class MSDN(System):
     positions = classes.positions(batch.labels)
     seen = jnp.asarray(classes.seen)
     among = seen if self.denominator == "seen" else jnp.ones_like(seen)
-    nets = self.net_scores(batch.features, self.prepare(params, classes))
+    prepared = self.prepare(params, classes)
+    nets = self.net_scores(batch.features, prepared, batch.inverse_lengths)
 
     def cross_entropy(scores: Array) -> Array:
       without_bias = scores - self._bias(classes)
@@ -234,12 +236,15 @@ class MSDN(System):
     )
     return objective, parts
 
-  def net_scores(self, features: Array, prepared: _Prepared) -> tuple[Array, Array]:
+  def net_scores(
+    self, features: Array, prepared: _Prepared, inverse_lengths: Array | None = None
+  ) -> tuple[Array, Array]:
     """Class scores ``[B, C]`` of the attribute-to-visual and of the other net."""
     maps, descriptors, bias = prepared
     # One product of the regions for both nets.
     to_visual, to_attribute = maps["attribute_to_visual"], maps["visual_to_attribute"]
-    products = _project(features, [*to_visual, *to_attribute])
+    scale = at_unit_length(features, inverse_lengths)
+    products = project(features, *to_visual, *to_attribute, scale=scale)
     # Attribute scores [B, A]: where attributes attend to regions, and the other way.
     first = attended_scores(*products[:2])
     affinities, scores, *mapped = products[2:]
@@ -256,18 +261,15 @@ class MSDN(System):
   ) -> dict[str, AttentionMaps]:
     """Attention of both nets, over regions and over attributes."""
     maps, found = self.prepare(params, classes).maps, {}
+    scale = at_unit_length(features)
     for net, axis, over in (
       ("attribute_to_visual", OVER_REGIONS, "regions"),
       ("visual_to_attribute", OVER_QUERIES, "queries"),
     ):
-      weights = jax.nn.softmax(_project(features, maps[net])[0], axis).mT
+      affinities, *_ = project(features, *maps[net], scale=scale)
+      weights = jax.nn.softmax(affinities, axis).mT
       found[net] = AttentionMaps(weights, "attributes", over)
     return found
 
   def _bias(self, classes: ClassSpace) -> Array:
     return jnp.where(jnp.asarray(classes.seen), -self.bias, self.bias)[None, :]
-
-
-def _project(features: Array, maps: Sequence[Array]) -> list[Array]:
-  """Inner products of regions at unit length with each of a net's maps."""
-  return project(features, *maps, normalize=True)

@@ -233,7 +233,8 @@ class Staged(System):
     self, numbers: Mapping[str, Array], batch: Batch, classes: ClassSpace
   ) -> tuple[Batch, ClassSpace]:
     features = self.stage.on_features(batch.features, numbers)
-    batch = dataclasses.replace(batch, features=features)
+    if self.stage.features != "as_is":  # Lengths are no longer those of the regions.
+      batch = dataclasses.replace(batch, features=features, inverse_lengths=None)
     return batch, self.stage.on_classes(classes, numbers)
 
 

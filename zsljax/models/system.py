@@ -57,6 +57,9 @@ class Batch:
       terms that a paper sums over the training set are N times the mean.
     absent: class ids annotated as absent, ``[B, Q]``, padded with -1; None where the
       set annotates no absences.
+    inverse_lengths: of regions, ``[B, R, 1]``, in training: a set on the devices has
+      them once, so that no step reads the features for them. None where a system
+      computes them.
   """
 
   features: Array
@@ -64,6 +67,7 @@ class Batch:
   mask: Array
   num_examples: Array | int = dataclasses.field(metadata={"static": True})
   absent: Array | None = None
+  inverse_lengths: Array | None = None
 
   def astype(self, dtype: jnp.dtype) -> Batch:
     """Returns the batch with its features converted."""

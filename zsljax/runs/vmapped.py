@@ -113,7 +113,8 @@ class VmappedRuns:
     table = run.training_data().table()
     self.labels = table["labels"]
     rows = len(self.labels) if self._full_batch and run.mesh.shape["data"] > 1 else None
-    self.table = training.DeviceTable.placed(table, run.mesh, rows)
+    placed = training.DeviceTable.placed(table, run.mesh, rows)
+    self.table = placed.with_lengths()
     tolerance = 0.0
     if self._full_batch:
       tolerance = run.config["optimizer"]["tolerance"]

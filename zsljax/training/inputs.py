@@ -16,6 +16,7 @@ from zsljax.classes import ClassSpace
 from zsljax.devices.mesh import free_memory, over_batch, replicated
 from zsljax.errors import in_bytes, require
 from zsljax.models import Batch
+from zsljax.numerics import inverse_length
 from zsljax.training.state import TrainState
 from zsljax.training.step import Metrics, TrainStep
 
@@ -39,7 +40,7 @@ def feed(
   num_examples: int,
   depth: int = 2,
 ) -> Iterator[Batch]:
-  """Batches on the mesh, ``depth`` of them sent ahead.
+  """Batches of a training set on the mesh, ``depth`` of them sent ahead.
 
   A host batch that comes again (the same object, as in full-batch training) is
   not sent again.
@@ -49,10 +50,19 @@ def feed(
   for batch in batches:
     if batch is not last_host:
       last_host, last_placed = batch, to_mesh(batch, mesh, num_examples)
+      if last_placed.features.ndim == 3:
+        lengths = inverse_lengths(last_placed.features)
+        last_placed = dataclasses.replace(last_placed, inverse_lengths=lengths)
     queue.append(last_placed)
     if len(queue) > depth:
       yield queue.popleft()
   yield from queue
+
+
+@jax.jit
+def inverse_lengths(regions: jax.Array) -> jax.Array:
+  """Computes ``Batch.inverse_lengths``, outside of any step that would do it again."""
+  return inverse_length(regions.astype(jnp.float32))
 
 
 def rows_of_table(
@@ -124,6 +134,13 @@ class DeviceTable:
         column = np.concatenate([column, missing])
       placed[name] = jax.make_array_from_process_local_data(layout, column)
     return cls(jax.block_until_ready(placed), mesh, host_rows is not None)
+
+  def with_lengths(self) -> DeviceTable:
+    """Adds the lengths of regions, if images have any."""
+    columns, features = self.columns, self.columns["features"]
+    if features.ndim == 3:
+      columns = columns | {"inverse_lengths": inverse_lengths(features)}
+    return dataclasses.replace(self, columns=columns)
 
   def rows(self, own: np.ndarray) -> jax.Array:
     """Rows ``[n, B]`` of batches, of which this host has rows of its own table."""
@@ -305,7 +322,7 @@ class DeviceInputs:
     Raises:
       ZsljaxError: the table is larger than the free memory of a device.
     """
-    table = DeviceTable.placed(self.table(), self.mesh, self.host_rows)
+    table = DeviceTable.placed(self.table(), self.mesh, self.host_rows).with_lengths()
     rows = self.rows(start)
     while True:
       count = min(self.at_once, stop(start) - start)
