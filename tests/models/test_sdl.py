@@ -169,13 +169,22 @@ def test_sharded_equals_unsharded(devices, float64):
   batch = batch_of(random_labels(images=8), space)
   expected = gradient_of(system, params, batch, space)
   mesh = make_mesh(devices)
-  found = gradient_of(
-    system,
-    jax.device_put(params, replicated(mesh)),
-    jax.device_put(batch, over_batch(mesh)),
-    space,
-  )
+  params = jax.device_put(params, replicated(mesh))
+  batch = jax.device_put(batch, over_batch(mesh))
+  found = gradient_of(system, params, batch, space)
   chex.assert_trees_all_close(found, expected, rtol=1e-12)
+
+  def ranking(params, batch):
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return system.loss(params, batch, space, None)[0]
+
+  step = jax.jit(jax.value_and_grad(ranking), out_shardings=replicated(mesh))
+  compiled = step.lower(params, batch).compile()
+  found = compiled(params, batch)
+  chex.assert_trees_all_close(found, expected, rtol=1e-12)
+  # No device is sent another's positives.
+  found = re.findall(r" (all-\w+|collective-\w+)\(", compiled.as_text())
+  assert set(found) == {"all-reduce"}
 
 
 def test_nothing_grows_with_the_square_of_the_labels():
@@ -223,7 +232,7 @@ def test_golden_vectors(path, x64):
     def loss(x, weight, reduce):
       system = SDL(rows, weight or 0.0, **SDL.presets["official_code"])
       matrices = x.reshape(len(x), -1, rows).swapaxes(1, 2)
-      ranking, variance, counts = system.terms(matrices, words, batch, space)
+      ranking, variance, counts = system.terms(matrices, batch, words, space)
       if weight is not None:
         ranking = system.factor * ((1 - weight) * ranking + weight * variance)
       return reduce(jnp.where(counts, ranking, 0))

@@ -77,7 +77,7 @@ def run(preset: str, seconds: float = 10.0) -> dict[str, Any]:
 
   def loss(matrices):
     batch = Batch(None, positives, jnp.ones(images, bool), images)
-    ranking, variance, _ = system.terms(matrices, vectors, batch, classes)
+    ranking, variance, _ = system.terms(matrices, batch, vectors, classes)
     weight = system.variance_weight
     return jnp.mean((1 - weight) * ranking + weight * variance)
 

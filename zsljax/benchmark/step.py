@@ -122,7 +122,7 @@ def make_step(
     batch = dataclasses.replace(batch, inverse_lengths=lengths)
   classes = jax.device_put(classes, replicated(mesh))
   initial = functools.partial(init_state, system, OPTIMIZER, spec)
-  train_step, seed = make_train_step(system, OPTIMIZER), 0
+  train_step, seed = make_train_step(system, OPTIMIZER, mesh=mesh), 0
   if seeds > 1:
     initial, seed = jax.vmap(initial), jnp.arange(seeds)
     train_step = jax.vmap(train_step, (0, 0, None))

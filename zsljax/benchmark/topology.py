@@ -164,7 +164,7 @@ class Work:
   def training(self, size: int) -> Any:
     """Compiles a training step."""
     initial = functools.partial(init_state, self.system, self.optimizer, self.spec)
-    step = make_train_step(self.system, self.optimizer)
+    step = make_train_step(self.system, self.optimizer, mesh=self.mesh)
     layout, arguments = self._arguments(
       jax.eval_shape(initial, 0), self._with_lengths(self.batch(size))
     )

@@ -1,6 +1,6 @@
 """The device mesh and how arrays lie on it."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -62,6 +62,27 @@ def over_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
   """The same array on every device."""
   return NamedSharding(mesh, PartitionSpec())
+
+
+def by_own_rows(function: Callable, *rows: Any, whole: Sequence[Any] = ()) -> Any:
+  """Calls a function of a batch on each device's own rows, where a mesh splits them.
+
+  The mesh is that of ``jax.sharding.use_abstract_mesh``; ``make_train_step`` names it.
+
+  Args:
+    function: takes trees of arrays with a row for each image, then those that are
+      ``whole`` on every device; gives arrays with a row for each image, of which none
+      depends on other images.
+    *rows: its trees of arrays with a row for each image.
+    whole: its other ones.
+  """
+  if jax.sharding.get_abstract_mesh().shape.get("data", 1) == 1:
+    return function(*rows, *whole)
+  split, everywhere = PartitionSpec("data"), PartitionSpec()
+  specs = (split,) * len(rows) + (everywhere,) * len(whole)
+  # Loops begin with constants, which do not vary over devices.
+  own = jax.shard_map(function, in_specs=specs, out_specs=split, check_vma=False)
+  return own(*rows, *whole)
 
 
 def free_memory(mesh: Mesh) -> int | None:

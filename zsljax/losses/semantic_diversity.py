@@ -28,8 +28,7 @@ def pairwise_ranking(
 
   Time grows with (positive labels in the batch) x (labels): a loop takes the batch's
   positives in blocks and sums the gradient on the way, so that no pair is stored for a
-  reverse pass. The loss cannot be differentiated forwards or twice. Where a batch is
-  split over devices, each goes through all of its positives.
+  reverse pass. The loss cannot be differentiated forwards or twice.
 
   Args:
     positive_scores: scores of the positive labels, ``[B, M]``.

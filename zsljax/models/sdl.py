@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from zsljax.classes import ClassSpace
+from zsljax.devices.mesh import by_own_rows
 from zsljax.losses import matrix_variance, pairwise_ranking, semantic_diversity
 from zsljax.models.registry import register
 from zsljax.models.system import (
@@ -104,7 +105,9 @@ class SDL(System):
     del rng
     vectors = classes.unit_embeddings()
     matrices = self._matrices(params, batch.features, vectors)
-    ranking, variance, has_label = self.terms(matrices, vectors, batch, classes)
+    ranking, variance, has_label = by_own_rows(
+      self.terms, matrices, batch, whole=(vectors, classes)
+    )
     parts = {
       "ranking": (1 - self.variance_weight) * masked_mean(ranking, has_label),
       "variance": self.variance_weight * masked_mean(variance, has_label),
@@ -113,7 +116,7 @@ class SDL(System):
     return sum(parts.values()), parts
 
   def terms(
-    self, matrices: Array, vectors: Array, batch: Batch, classes: ClassSpace
+    self, matrices: Array, batch: Batch, vectors: Array, classes: ClassSpace
   ) -> tuple[Array, Array, Array]:
     """Computes the terms of the loss from matrices ``[B, K, V]``, vectors ``[C, V]``.
 

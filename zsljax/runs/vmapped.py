@@ -384,7 +384,7 @@ class VmappedRuns:
   def _step(self, tolerance, state, rows, inputs, table):
     def one(state, numbers, batch, classes):
       step = training.make_train_step(
-        self._system(numbers), self._optimizer(numbers), tolerance
+        self._system(numbers), self._optimizer(numbers), tolerance, self.run.mesh
       )
       return step(state, batch, classes)
 

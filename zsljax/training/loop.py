@@ -158,7 +158,8 @@ def train(
   # Step, and evaluate where the schedule says so, in one compiled call.
   signals, alarm = StopSignals(), Alarm(schedule.save_seconds)
   bar = step_bar(schedule.total_steps, "training", start, shown=shown and is_writer())
-  steps = inputs.steps(make_train_step(system, optimizer, schedule.tolerance))
+  step = make_train_step(system, optimizer, schedule.tolerance, mesh)
+  steps = inputs.steps(step)
 
   def steps_and_outputs(state, piece, classes, images):
     state, metrics = steps(state, piece, classes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import contextlib
 from typing import Any
 
 import jax
@@ -24,13 +25,15 @@ def make_train_step(
   system: System,
   optimizer: optax.GradientTransformationExtraArgs,
   tolerance: float = 0.0,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> TrainStep:
   """A pure function from state and batch to the next state and its metrics.
 
   The metrics are those of the parameters before the update: ``loss``, its parts,
   ``grad_norm`` and ``update_norm``. With a ``tolerance``, ``converged`` is True where
   ``grad_norm`` is at most ``tolerance * max(1, |loss|)``; then the state stays as it
-  is, so that a run ends at the same parameters wherever it was interrupted.
+  is, so that a run ends at the same parameters wherever it was interrupted. A loss may
+  take each device's rows by themselves where the ``mesh`` is known (``by_own_rows``).
   """
 
   def train_step(state, batch, classes):
@@ -40,7 +43,10 @@ def make_train_step(
     fixed, trained = apart(state.params)
 
     def objective(trained):
-      return system.loss(together(fixed, trained), batch, classes, rng)
+      with contextlib.ExitStack() as within:
+        if mesh:
+          within.enter_context(jax.sharding.use_abstract_mesh(mesh.abstract_mesh))
+        return system.loss(together(fixed, trained), batch, classes, rng)
 
     (loss, parts), grads = jax.value_and_grad(objective, has_aux=True)(trained)
     updates, opt_state = optimizer.update(
