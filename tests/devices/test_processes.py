@@ -15,7 +15,6 @@ import chex
 import numpy as np
 import pytest
 
-from zsljax.cli.main import main
 from zsljax.data import TrainingData
 from zsljax.devices import processes as distributed
 from zsljax.errors import ZsljaxError
@@ -35,6 +34,16 @@ _STARTED: list[subprocess.Popen] = []
 
 def start(workdir, *fields, processes=2, each=(), config="semantic_softmax"):
   """Starts the processes of a run; ``each`` are further fields of the second."""
+  command = [
+    "train.py",
+    f"--config=configs/{config}.py:{DATA[config]}",
+    f"--config.data.dir={workdir.parent / 'data'}",
+    *(f"--config.{field}" for field in (*FIELDS, *fields)),
+  ]
+  return started(command, workdir, processes, [f"--config.{field}" for field in each])
+
+
+def started(command, workdir, processes=2, each=()):
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
@@ -45,18 +54,17 @@ def start(workdir, *fields, processes=2, each=(), config="semantic_softmax"):
     own = [[]]
   else:
     own = [[f"--coordinator=127.0.0.1:{port}", *flags] for flags in own]
-    own[1] += [f"--config.{field}" for field in each]
+    own[1] += each
   run = [
     subprocess.Popen(
-      [
-        sys.executable, "train.py", f"--config=configs/{config}.py:{DATA[config]}",
-        f"--workdir={workdir}", f"--config.data.dir={workdir.parent / 'data'}",
-        *(f"--config.{field}" for field in (*FIELDS, *fields)), *flags,
-      ],
-      cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+      [sys.executable, *command, f"--workdir={workdir}", *flags],
+      cwd=ROOT,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
     )
     for flags in own
-  ]  # fmt: skip
+  ]
   _STARTED.extend(run)
   return run
 
@@ -142,6 +150,39 @@ def test_two_processes_watch_all_images(tmp_path, config, protocol):
   row, *_ = evaluate.evaluate(tmp_path / "two", "val", protocol=protocol)
   found = {name: watched[f"val_{name}"] for name in row["metrics"]}
   assert found == pytest.approx(row["metrics"], abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("config", "flags"),
+  [
+    ("semantic_softmax", ["--split=val"]),
+    ("semantic_softmax", ["--protocol=retrieval"]),
+    ("cosine", ["--pairs=pairs.txt"]),
+    ("sdl", []),
+  ],
+)
+def test_two_processes_evaluate_as_one(tmp_path, config, flags):
+  fields = "epochs=1", "data.train_split=train"
+  codes, outputs = ended(start(tmp_path / "run", *fields, processes=1, config=config))
+  assert codes == [0], outputs
+  pairs = tmp_path / "pairs.txt"
+  rows = Experiment.of_run(tmp_path / "run").dataset
+  rows = rows.source_rows(rows.test_splits[:1])
+  pairs.write_text("".join(f"{a} {b}\n" for a, b in zip(rows, rows[::-1], strict=True)))
+  flags = [flag.replace("pairs.txt", str(pairs)) for flag in flags]
+  found = []
+  for processes in (1, 2):
+    command = ["eval.py", *flags]
+    codes, outputs = ended(started(command, tmp_path / "run", processes))
+    assert codes == [0] * processes, outputs
+    written = tmp_path / "run" / "results.jsonl"
+    found.append(read_lines(written))
+    written.unlink()
+  assert "rows in" in outputs[0] and "rows in" not in outputs[1]
+  for one, two in zip(*found, strict=True):
+    assert one["metrics"] == pytest.approx(two["metrics"], abs=1e-4)
+    assert one["protocol"] == two["protocol"]
 
 
 @pytest.mark.slow
@@ -233,14 +274,12 @@ def test_flags_of_several_processes_are_checked(arguments, message):
     pass
 
 
-def test_one_process_stays_alone(monkeypatch, capsys):
+def test_one_process_stays_alone(monkeypatch):
   monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
   with distributed.joined():
     distributed.require_agreement({"anything": 1})
-  monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
-  with pytest.raises(SystemExit):
-    main(["eval", "--workdir=W"])
-  assert "found 4 processes, expected one" in capsys.readouterr().err
+    own = {"scores": np.ones((3, 2)), "labels": np.arange(3)}
+    assert distributed.of_all_processes(own) is own
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -92,7 +92,7 @@ def test_systems_that_fit_the_stored_forms(stand_in, tmp_path):
   assert [system for system, _ in _usable("cub", tmp_path)] == pooled
   stand_in("cub", tmp_path, shape=(4, 12), features_kind="4x12")
   both = [system for system, _ in _usable("cub", tmp_path)]
-  assert both == [*pooled, "attended_autoencoder", "msdn"]
+  assert both == [*pooled, "attended_autoencoder", "recommended_regions", "msdn"]
   stand_in("cub", tmp_path, shape=(13,), features_kind="13")
   with pytest.raises(ZsljaxError, match="expected one form of it with regions and one"):
     list(_usable("cub", tmp_path))

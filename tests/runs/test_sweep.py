@@ -339,6 +339,27 @@ def test_interrupted_sweep_continues(swept, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_parts_of_a_sweep_are_the_sweep(swept, tmp_path):
+  whole, rows = swept
+  for part in ((2, 3), (1, 3)):
+    assert sweep(small_sweep(), 3, tmp_path, "2", part) == []
+  assert not (tmp_path / "chosen.json").exists()
+  tried = {path.name: read_lines(path) for path in tmp_path.glob("search*.jsonl")}
+  assert sorted(tried) == ["search_1_of_3.jsonl", "search_2_of_3.jsonl"]
+  assert all(tried.values())
+  found = sweep(small_sweep(), 3, tmp_path, "2")
+  assert 0 < len(lines_of(tmp_path)) < len(lines_of(whole))
+  chosen, expected = (
+    json.loads((folder / "chosen.json").read_text()) for folder in (tmp_path, whole)
+  )
+  assert chosen == expected
+  assert [r["metrics"] for r in found] == [r["metrics"] for r in rows]
+  for part in ((0, 3), (4, 3)):
+    with pytest.raises(ZsljaxError, match="--part: found ./3, expected 1/N to N/N"):
+      sweep(small_sweep(), 3, tmp_path, "2", part)
+
+
+@pytest.mark.slow
 def test_diverging_points_are_not_chosen(tmp_path):
   config = zero_shot(batch_size=250)
   config["selection"] |= {"stops": 1}

@@ -87,6 +87,24 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
   add_folds(parser)
 
 
+def add_processes(parser: argparse.ArgumentParser) -> None:
+  """The flags of one of several processes."""
+  parser.add_argument(
+    "--coordinator",
+    metavar="HOST:PORT",
+    help="of process 0, where there are several; auto lets JAX find out",
+  )
+  parser.add_argument(
+    "--num_processes", type=int, metavar="N", help="with --coordinator"
+  )
+  parser.add_argument(
+    "--process_id",
+    type=int,
+    metavar="N",
+    help="of this process, counted from 0; with --coordinator",
+  )
+
+
 def add_folds(parser: argparse.ArgumentParser) -> None:
   """The flag of a sweep's folds."""
   parser.add_argument(

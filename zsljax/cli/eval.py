@@ -6,7 +6,8 @@ retrieval takes each unseen class's description for a query. Images with several
 labels have protocols of their own: lesa, biam_openimages, sdl, ml_decoder and
 dualcoop.
 The protocol embeddings is classification among seen classes, verification of
-pairs and retrieval; systems without unseen classes have no other.
+pairs and retrieval; systems without unseen classes have no other. Several
+processes share the images as in training.
 
 Examples:
   zsljax eval --workdir=W                          # the test images
@@ -14,7 +15,7 @@ Examples:
   zsljax eval --workdir=W --protocol=embeddings --pairs=pairs.txt
 """
 
-from zsljax.cli.common import add_choice, add_path, numbers
+from zsljax.cli.common import add_choice, add_path, add_processes, numbers
 
 GROUP = "judge"
 
@@ -84,17 +85,18 @@ def add_arguments(parser) -> None:
     "its row in the imported features, counted from 0",
     required=False,
   )
+  add_processes(parser)
 
 
 def run(args) -> None:
   from zsljax.devices import processes
-  from zsljax.errors import require
   from zsljax.runs.evaluate import described, evaluate
 
-  tasks = processes.launched_tasks()
-  require(tasks == 1, "zsljax eval", f"{tasks} processes", "one, without srun")
   written = args.workdir / "results.jsonl"
   args.workdir = args.workdir.absolute()
-  rows = evaluate(**vars(args))
-  print(described(rows, args.split))
-  print(f"rows in {written}")
+  own = [vars(args).pop(f) for f in ("coordinator", "num_processes", "process_id")]
+  with processes.joined(*own):
+    rows = evaluate(**vars(args))
+    if processes.is_writer():
+      print(described(rows, args.split))
+      print(f"rows in {written}")

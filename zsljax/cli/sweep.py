@@ -4,12 +4,15 @@ Tries all combinations of the config's grid (config.grid) on class folds, which
 hold out some of the seen classes, and judges them there after several numbers of
 steps; trains --seeds runs with what was chosen on all training images, and tests
 them. Folds, settings and seeds are trained as one program. The same command again
-continues an interrupted sweep.
+continues an interrupted sweep. Several processes or machines share the folds where
+each has a --part; the command without it then does what is left.
 
-Example:
+Examples:
   zsljax sweep --config=cosine:digits,cosface --seeds=3 --workdir=W
+  zsljax sweep --config=cosine:digits,cosface --workdir=W --part=2/4
 """
 
+import argparse
 import pathlib
 
 from zsljax.cli.common import add_sweep
@@ -20,6 +23,19 @@ GROUP = "train"
 
 def add_arguments(parser) -> None:
   add_sweep(parser)
+  parser.add_argument(
+    "--part",
+    type=_part,
+    metavar="I/N",
+    help="only try settings, the I-th of N parts of them, and neither choose nor test",
+  )
+
+
+def _part(text: str) -> tuple[int, int]:
+  number, _, count = text.partition("/")
+  if not (number.isdecimal() and count.isdecimal()):
+    raise argparse.ArgumentTypeError(f"found {text!r}, expected I/N as in 2/4")
+  return int(number), int(count)
 
 
 def run(args) -> None:
@@ -28,7 +44,13 @@ def run(args) -> None:
   from zsljax.runs.sweep import sweep
 
   workdir = args.workdir.absolute()
-  rows = sweep(read_config(args.config, args.fields), args.seeds, workdir, args.folds)
+  config = read_config(args.config, args.fields)
+  rows = sweep(config, args.seeds, workdir, args.folds, args.part)
+  if args.part:
+    number, count = args.part
+    rest = "without --part, the same command does what is left, chooses and tests"
+    print(fitted(f"part {number} of {count} is tried; {rest}"))
+    return
   table = render(make_blocks(rows), "terminal", terminal_width())
   print(f"{fitted(_choice(workdir))}\n\n{table}")
   written = args.workdir / "results.jsonl"

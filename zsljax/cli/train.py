@@ -11,7 +11,7 @@ Examples:
   zsljax train --config=msdn:digits --config.seed=1 --workdir=W
 """
 
-from zsljax.cli.common import add_config, add_path
+from zsljax.cli.common import add_config, add_path, add_processes
 
 GROUP = "train"
 
@@ -21,20 +21,7 @@ def add_arguments(parser) -> None:
   add_path(
     parser, "--workdir", "folder of the run; training there again continues it", "DIR"
   )
-  parser.add_argument(
-    "--coordinator",
-    metavar="HOST:PORT",
-    help="of process 0, for a run of several processes; auto lets JAX find out",
-  )
-  parser.add_argument(
-    "--num_processes", type=int, metavar="N", help="with --coordinator"
-  )
-  parser.add_argument(
-    "--process_id",
-    type=int,
-    metavar="N",
-    help="of this process, counted from 0; with --coordinator",
-  )
+  add_processes(parser)
 
 
 def run(args) -> None:

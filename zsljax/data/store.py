@@ -493,9 +493,11 @@ class StoredDataset:
     """Reads the class ids of one host's share, in stored order, without features."""
     return self._entries("label", self.pieces(splits, host, num_hosts))
 
-  def source_rows(self, splits: tuple[str, ...]) -> np.ndarray:
-    """Reads the source's row of each image of ``splits``, in stored order."""
-    return self._entries("row", self.pieces(splits))
+  def source_rows(
+    self, splits: tuple[str, ...], host: int = 0, num_hosts: int = 1
+  ) -> np.ndarray:
+    """Reads the source's row of each image of one host's share, in stored order."""
+    return self._entries("row", self.pieces(splits, host, num_hosts))
 
   def image_files(self, splits: tuple[str, ...]) -> np.ndarray | None:
     """Reads the images' names in stored order, texts; None where they have none."""

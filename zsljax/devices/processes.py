@@ -155,6 +155,25 @@ def require_agreement(fields: Mapping[str, Any]) -> None:
       )
 
 
+def of_all_processes(tree: Any) -> Any:
+  """Joins arrays on the host, each with a row for every image of this process.
+
+  The images of process 0 come first on every process.
+  """
+  if jax.process_count() == 1:
+    return tree
+  leaves, form = jax.tree.flatten(tree)
+  counts = multihost_utils.process_allgather(np.int32(len(leaves[0]))).ravel()
+
+  def joined(own: np.ndarray) -> np.ndarray:
+    missing = [(0, counts.max() - len(own)), *[(0, 0)] * (own.ndim - 1)]
+    parts = multihost_utils.process_allgather(np.pad(own, missing))
+    parts = [part[:count] for part, count in zip(parts, counts, strict=True)]
+    return np.concatenate(parts).astype(own.dtype)
+
+  return form.unflatten(map(joined, leaves))
+
+
 class StopSignals:
   """Notices, while it is entered, that the run was told to end.
 

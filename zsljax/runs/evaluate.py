@@ -9,12 +9,14 @@ import hashlib
 import pathlib
 from typing import Any
 
+import jax
 import numpy as np
 
 from zsljax import evaluation
 from zsljax.data.pipeline import pad
 from zsljax.data.store import only_below
 from zsljax.devices.precision import computed_in
+from zsljax.devices.processes import is_writer, of_all_processes
 from zsljax.errors import ZsljaxError, did_you_mean, require
 from zsljax.evaluation import Calibration, Evaluator, Report
 from zsljax.evaluation.calibration import best_share, margin_rows, of_share
@@ -66,6 +68,9 @@ def evaluate(
   on: pathlib.Path | None = None,
 ) -> list[Row]:
   """Rows for the latest checkpoint, also added to ``workdir/results.jsonl``.
+
+  Of several processes each scores a share of the images; all have the rows, and the
+  first writes them.
 
   Args:
     workdir: the folder of a training run.
@@ -157,13 +162,15 @@ def evaluate(
       rows.append(scored.row(calibrated, selection, gamma_from=origin))
       if selection != "test_oracle":  # No result: not in the file of classes.
         chosen = calibrated
+  if pairs is not None:
+    rows.append(_pair_row(scored, pairs))
+  if not is_writer():
+    return rows
   if report.curve is not None and on is None:
     write_curve(workdir, split, report.curve, rows)
     write_classes(workdir, split, run, scored.names, [report, chosen])
   if report.roc is not None and on is None:
     write_columns(workdir / f"roc_{split}.csv", report.roc)
-  if pairs is not None:
-    rows.append(_pair_row(scored, pairs))
   add_rows(workdir, rows)
   names = (
     f"{row['dataset']} {split}, {row['protocol']}, {row['selection']}, "
@@ -223,15 +230,22 @@ class Scored:
     if chosen and self.selection == "val_selected":
       self.evaluator = evaluation.with_thresholds(evaluator, chosen, classes)
 
+  def _scored(self, evaluator: Evaluator) -> tuple[Any, np.ndarray]:
+    """Outputs and labels of all images, of which each process scores a share."""
+    classes, _, batches = self.run.images(self.split)
+    with computed_in(self.run.config["matmul_precision"]):
+      found = evaluation.streamed_outputs(
+        evaluator, self.run.system, self.params, classes, batches, self.run.mesh
+      )
+    return of_all_processes(found)
+
   @functools.cached_property
   def _all(self) -> tuple[Any, np.ndarray, np.ndarray]:
     """Outputs, labels and source rows of all images."""
-    classes, _, batches = self.run.images(self.split)
-    with computed_in(self.run.config["matmul_precision"]):
-      outputs, labels = evaluation.streamed_outputs(
-        self.evaluator, self.run.system, self.params, classes, batches, self.run.mesh
-      )
-    source = self.run.dataset.source_rows(self._splits)
+    outputs, labels = self._scored(self.evaluator)
+    hosts, dataset = range(jax.process_count()), self.run.dataset
+    rows = [dataset.source_rows(self._splits, h, len(hosts)) for h in hosts]
+    source = np.concatenate(rows)
     if self.evaluator.protocol == RETRIEVAL:
       order = np.argsort(source)
       outputs, labels, source = outputs[order], labels[order], source[order]
@@ -255,12 +269,7 @@ class Scored:
 
   def images(self, calibration: Calibration, margin: float) -> ScoredImages:
     """All scores of the images; ``margin`` is ``mean_margin`` of the same kind."""
-    classes, _, batches = self.run.images(self.split)
-    evaluator = evaluation.make_evaluator(RETRIEVAL)
-    with computed_in(self.run.config["matmul_precision"]):
-      scores, labels = evaluation.streamed_outputs(
-        evaluator, self.run.system, self.params, classes, batches, self.run.mesh
-      )
+    scores, labels = self._scored(evaluation.make_evaluator(RETRIEVAL))
     if calibration.kind != "additive":
       margin = self.mean_margin("additive")
     lowered = np.asarray(calibration.lowered(scores, self.seen))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import json
 import pathlib
@@ -128,8 +128,14 @@ class Experiment:
   trained_in: str
 
   @classmethod
-  def build(cls, config: Mapping[str, Any]) -> Experiment:
+  def build(
+    cls, config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None
+  ) -> Experiment:
     """Builds everything that ``config`` (nested, plain values) names.
+
+    Args:
+      config: the fields.
+      devices: of the mesh; those of all processes when None.
 
     Raises:
       ZsljaxError: a field does not fit; the dataset is not there.
@@ -169,13 +175,13 @@ class Experiment:
       dataset=dataset,
       classes=classes,
       spec=spec_of(dataset.feature_shape, dataset.classes),
-      mesh=make_mesh(config["mesh"]["data"], config["mesh"]["model"]),
+      mesh=make_mesh(config["mesh"]["data"], config["mesh"]["model"], devices),
       trained_in=trained_in,
     )
 
   @classmethod
   def of_run(cls, workdir: pathlib.Path, data_dir: str | None = None) -> Experiment:
-    """The experiment of the run in ``workdir``, on the devices that are here.
+    """The experiment of the run in ``workdir``, on the devices of this process.
 
     Args:
       workdir: the folder of a training run.
@@ -189,7 +195,7 @@ class Experiment:
     if data_dir:
       config["data"]["dir"] = data_dir
     config["mesh"] = {"data": -1, "model": 1}
-    run = cls.build(config)
+    run = cls.build(config, jax.local_devices())
     where, own = str(run.dataset.folder), run.dataset.metadata
     require_same(where, own, manifest["dataset"], "as in the training run")
     return dataclasses.replace(run, trained_in=manifest["products"])
@@ -278,10 +284,13 @@ class Experiment:
     """Classes and images of an evaluation on ``split``, ``test`` or ``val``.
 
     Returns:
-      The classes, the stored splits, and batches of all their images in stored order.
+      The classes, the stored splits, and batches of this process's share of their
+      images, in stored order.
     """
     classes, splits = self._scored(split)
-    batches = evaluation_batches(self.dataset, splits, self.scored_at_once)
+    host, hosts = jax.process_index(), jax.process_count()
+    size = hosts * self.scored_at_once
+    batches = evaluation_batches(self.dataset, splits, size, host, hosts)
     return classes, splits, batches
 
   def placed_images(self, split: str) -> tuple[ClassSpace, DeviceImages]:

@@ -28,7 +28,7 @@ from zsljax.runs.sweep import add_seconds, seconds_of, sweep
 _ORDER = (
   *("similarity", "nearest_mean", "recommended", "eszsl", "sae", "recommended_sae"),
   *("recommended_cosine", "semantic_softmax", "normface", "so_softmax"),
-  *("attended_autoencoder", "msdn", "sdl", "recommended_sdl"),
+  *("attended_autoencoder", "recommended_regions", "msdn", "sdl", "recommended_sdl"),
 )
 # The most systems that are joined, of so many best ones.
 _MOST, _CANDIDATES = 3, 5

@@ -43,6 +43,7 @@ SYSTEMS = {
   "recommended": ("recommended", "", "pooled"),
   "recommended_sae": ("recommended", ",sae", "pooled"),
   "recommended_cosine": ("recommended", ",cosine", "pooled"),
+  "recommended_regions": ("recommended", ",attended_autoencoder", "region"),
   "recommended_sdl": ("recommended", ",sdl", "multi-label"),
   "eszsl": ("baselines", ",eszsl", "pooled"),
   "sae": ("baselines", ",sae", "pooled"),

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
+import itertools
 import pathlib
 import time
 from typing import Any
@@ -74,7 +75,7 @@ _ByPoint = dict[str, dict[int, tuple[Report, float]]]
 # Reselections, each on as many folds drawn from those there are.
 RESELECTIONS = 5
 
-_SEARCH, _TIME = "search.jsonl", "time.json"
+_TIME = "time.json"
 _LINE = object_of(
   point=OBJECT, fold=COUNT, seed=COUNT, step=COUNT, metric=TEXT, value=or_none(NUMBER)
 )
@@ -82,11 +83,16 @@ _LINE["properties"]["h"] = list_of(NUMBER)
 
 
 def sweep(
-  config: Mapping[str, Any], seeds: int, workdir: pathlib.Path, folds: str = "5"
+  config: Mapping[str, Any],
+  seeds: int,
+  workdir: pathlib.Path,
+  folds: str = "5",
+  part: tuple[int, int] | None = None,
 ) -> list[Row]:
   """Chooses, trains and tests; an interrupted sweep goes on where it was.
 
-  In ``workdir``: ``search.jsonl`` has what every point reached on the folds,
+  In ``workdir``: ``search.jsonl`` has what every point reached on the folds (that of a
+  part its numbers in its name),
   ``chosen.json`` what was chosen, ``results.jsonl`` the rows, and ``seed_0``,
   ``seed_1``, ... are the chosen runs, as ``train.py`` would have left them.
 
@@ -95,10 +101,13 @@ def sweep(
     seeds: number of runs that are tested, the first with ``config.seed``.
     workdir: the sweep's folder.
     folds: number of class folds; or ``official``, the dataset's own validation classes.
+    part: I and N: only tries, of the programs on folds, the I-th of N parts, counted
+      from 1, beside other processes; the sweep without it then does the rest.
 
   Returns:
     Rows of each seed: ``val_selected`` without and with the chosen gamma, ``last``
     (after all steps), and ``test_oracle`` (steps and gamma best on the test images).
+    None of a part.
 
   Raises:
     ZsljaxError: a field of the config does not fit; all points diverge.
@@ -110,6 +119,9 @@ def sweep(
     repr(folds),
     f"2 or more, or {OFFICIAL}",
   )
+  number, count = part or (1, 1)
+  require(1 <= number <= count, "--part", f"{number}/{count}", "1/N to N/N")
+  of_part = f"_{number}_of_{count}" if part else ""
   selection = config["selection"]
   for field in ("stops", "seeds", "together"):
     value = selection[field]
@@ -120,7 +132,9 @@ def sweep(
   total = whole.training_data().total_steps(config["epochs"])
   stops = _stops(total, selection["stops"])
   with (
-    locked(workdir / ".lock", f"{workdir}: another process is training there"),
+    locked(
+      workdir / f".lock{of_part}", f"{workdir}: another process is training there"
+    ),
     computed_in(config["matmul_precision"]),
   ):
     recorded = with_values(
@@ -130,6 +144,9 @@ def sweep(
     begin = time.perf_counter()
     rows = read_rows(workdir)
     search = _Search(config, points, stops, workdir, folds)
+    search.tries(workdir / f"search{of_part}.jsonl", number, count)
+    if part:
+      return []
     chosen = search.chosen()
     found = {row["seed"] for row in rows}
     wanted = {config["seed"] + i for i in range(seeds)}
@@ -201,19 +218,35 @@ class _Search:
   workdir: pathlib.Path
   folds: str
 
-  def chosen(self) -> dict[str, Any]:
-    """The choice; tries first what was not tried yet."""
-    if chosen := read_chosen(self.workdir):
-      return chosen
-    groups = list(_groups(self.config, self.points))
+  def tries(self, path: pathlib.Path, number: int = 1, count: int = 1) -> None:
+    """Tries what was not tried yet of a part, and writes it to ``path``."""
+    if read_chosen(self.workdir):
+      return
     runs = len(self.points) * self._count * self.config["selection"]["seeds"]
+    own = (program % count == number - 1 for program in itertools.count())
     with step_bar(
       runs * self.stops[-1],
       f"choosing among {len(self.points)} settings on {self._count} folds",
     ) as bar:
-      for run, points in groups:
-        self._try(run, points, bar)
-    lines = read_lines(self.workdir / _SEARCH, _LINE)
+      for run, points in _groups(self.config, self.points):
+        self._try(run, points, own, path, bar)
+
+  def _lines(self) -> list[dict[str, Any]]:
+    """Lines of all parts, in the order of the grid."""
+    paths = sorted(self.workdir.glob("search*.jsonl"))
+    lines = [line for path in paths for line in read_lines(path, _LINE)]
+    places = {point_key(point): i for i, point in enumerate(self.points)}
+
+    def place(line: Mapping[str, Any]) -> tuple[int, ...]:
+      return places[point_key(line["point"])], line["step"], line["fold"], line["seed"]
+
+    return sorted(lines, key=place)
+
+  def chosen(self) -> dict[str, Any]:
+    """The choice, of all that was tried."""
+    if chosen := read_chosen(self.workdir):
+      return chosen
+    lines = self._lines()
     metric, everything = lines[0]["metric"], list(range(self._count))
     try:
       chosen = choose(lines, everything)
@@ -233,7 +266,7 @@ class _Search:
       "reselected": [{k: r[k] for k in ("point", "step", "share")} for r in reselected],
     }
     chosen["temperature_share"] = self._temperature_share(chosen)
-    if groups[0][0].system.task == MULTI_LABEL:
+    if Experiment.build(self.config).system.task == MULTI_LABEL:
       chosen["thresholds"] = dataclasses.asdict(self._thresholds(chosen))
     write_json(self.workdir / CHOSEN, chosen)
     return chosen
@@ -289,24 +322,35 @@ class _Search:
   def _count(self) -> int:
     return 1 if self.folds == OFFICIAL else int(self.folds)
 
-  def _try(self, run: Experiment, points: Sequence[Point], bar: tqdm.tqdm) -> None:
-    """Trains the points on all folds, and writes their values to ``search.jsonl``.
+  def _try(
+    self,
+    run: Experiment,
+    points: Sequence[Point],
+    own: Iterator[bool],
+    path: pathlib.Path,
+    bar: tqdm.tqdm,
+  ) -> None:
+    """Trains the points on all folds, in ``own`` programs, and writes their values.
 
-    The same runs share a program however often a search is interrupted, so that it
-    comes to the same choice.
+    The same runs share a program however often a search is interrupted, and in how many
+    parts it is made, so that it comes to the same choice.
     """
     selection = self.config["selection"]
     seeds = [self.config["seed"] + i for i in range(selection["seeds"])]
     pieces = in_programs(run.config, points, range(self._count), seeds)
     tried = {
       (point_key(line["point"]), line["fold"], line["seed"], line["step"])
-      for line in read_lines(self.workdir / _SEARCH, _LINE)
+      for line in self._lines()
     }
 
     def done(point, fold, seed):
       return all((point_key(point), fold, seed, stop) in tried for stop in self.stops)
 
-    left = [piece for piece in pieces if not all(done(*one) for one in piece)]
+    left = [
+      piece
+      for piece, is_own in zip(pieces, own)  # noqa: B905 own has no end.
+      if is_own and not all(done(*one) for one in piece)
+    ]
     bar.update((sum(map(len, pieces)) - sum(map(len, left))) * self.stops[-1])
     if not left:
       return
@@ -332,7 +376,7 @@ class _Search:
           line = {"point": point, "fold": fold, "seed": seed, "step": stop}
           lines.append(line | _value(report, val[0].metric, margin))
       for line in lines:
-        append_line(self.workdir / _SEARCH, line)
+        append_line(path, line)
 
 
 def _value(
