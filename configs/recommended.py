@@ -17,7 +17,7 @@ minutes on two cores):
   standardized                                  62.9                    62.2
   whitened, shrinkage 10                        59.8                    60.3
   without reconstruction                        67.2
-  and three times the rate                      69.2
+  and three times the rate                      69.1
 
 `zsljax fit awa1 --data_dir=DATA --workdir=W` sweeps these with all other systems and
 joins those with which class folds gain. What comes out, mean and deviation over five

@@ -155,20 +155,22 @@ class SemanticSoftmax(System):
     def over_training_set(per_example: Array) -> Array:
       return batch.num_examples * masked_mean(per_example, batch.mask)
 
-    cross_entropy = class_cross_entropy(
-      features @ prototypes.T, positions, classes.seen
-    )
+    scores = features @ prototypes.T
+    cross_entropy = class_cross_entropy(scores, positions, classes.seen)
     parts = {
       "cross_entropy": over_training_set(cross_entropy) / num_seen,
       "weights": self.l2_weights / 2 * _squared_norm(params["prototypes"]),
     }
-    own = prototypes[positions]
+    # |x - a|^2 = |x|^2 - 2 x.a + |a|^2, where the scores have x.a already.
+    own = jnp.take_along_axis(scores, positions[:, None], 1)[:, 0]
+    squared = jnp.sum(prototypes**2, -1)
     if self.prototype_form == "per_sample":
-      pull = over_training_set(jnp.sum((features - own) ** 2, -1))
+      pull = jnp.sum(features**2, -1) - 2 * own + squared[positions]
+      pull = over_training_set(pull)
     else:
-      pull = jnp.sum(jnp.where(classes.seen[:, None], prototypes**2, 0))
+      pull = jnp.sum(squared, where=classes.seen)
       if self.prototype_form == "per_class":
-        pull += over_training_set(-2 * jnp.sum(features * own, -1))
+        pull += over_training_set(-2 * own)
     parts["prototypes"] = self.l2_prototypes / 2 * pull
     return sum(parts.values()), parts
 
