@@ -113,6 +113,8 @@ def test_least_bytes_are_features_and_state_twice():
   assert 2 * (4 * 16 * 4 + state) <= figures["useful_bytes_per_step"]
   assert figures["useful_bytes_per_step"] <= 2 * (4 * 16 * 4 + state + 32)
   time = figures["step_seconds"]["median"]
+  of_products = figures["useful_flops_per_step"] / figures["matmul_flops_per_second"]
+  assert figures["seconds_of_instructions"] > of_products
   rate = figures["useful_bytes_per_step"] / time
   assert figures["fraction_of_copy_rate"] == pytest.approx(
     rate / figures["copy_bytes_per_second"]

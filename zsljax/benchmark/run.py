@@ -145,6 +145,9 @@ def measure(
   machines = 1 if jax.default_backend() == "cpu" else mesh.size
   ceiling = machines * max(rates.values())
   copy_rate = machines * copied / timings["copy"]["median"]
+  of_instructions = sum(
+    max(cost.flops / ceiling, cost.traffic / copy_rate) for cost in step.costs
+  )
   timing = timings["step"]
   median, moved = timing["median"], step.figures["useful_bytes_per_step"]
   flops = variant.seeds * useful_flops(system, spec, shapes.batch_size, num_seen)
@@ -174,6 +177,8 @@ def measure(
     "fraction_of_copy_rate": moved / median / copy_rate,
     # The least time that arithmetic and memory leave, were they to overlap fully.
     "floor_seconds": max(flops / ceiling, moved / copy_rate),
+    # Were each compiled instruction as fast, one after the other, from memory.
+    "seconds_of_instructions": mesh.size * of_instructions,
   }
   if "together" in calls:
     seconds = timings["together"]["median"] / TOGETHER

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from zsljax.benchmark.ceilings import Product, equations, products_in
+from zsljax.benchmark.program import Cost, Program
 from zsljax.benchmark.shapes import (
   NUM_EXAMPLES,
   random_classes,
@@ -43,6 +44,7 @@ class Step:
       training does whose images are on the device.
     batch: the random batch.
     products: the matrix products of the step, and the number of each.
+    costs: of the compiled instructions, on each device.
     figures: ``compile_seconds``; ``bytes_per_device`` that the compiler plans,
       ``arguments`` (state and batch, overwritten by the next state) and
       ``temporaries``; and ``useful_bytes_per_step``, which any step must move: features
@@ -54,6 +56,7 @@ class Step:
   together: Callable[[], jax.Array]
   batch: Batch
   products: dict[Product, int]
+  costs: list[Cost]
   figures: dict[str, Any]
 
 
@@ -166,4 +169,5 @@ def make_step(
     return metrics["loss"]
 
   products = products_in(train_step, state, batch, classes)
-  return Step(call, together, batch, products, figures)
+  costs = Program(compiled.as_text(), jax.default_backend()).costs()
+  return Step(call, together, batch, products, costs, figures)

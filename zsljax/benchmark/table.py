@@ -14,6 +14,7 @@ _COLUMNS = (
   "examples/s", "GFLOP/s", "of matmul", "of copy",
 )  # fmt: skip
 _MORE = {
+  "seconds_of_instructions": "its instructions ms",
   "step_seconds_of_many_in_one_call": "of many in one call",
   "predicted_seconds": "predicted",
 }
@@ -22,7 +23,7 @@ _MORE = {
 def table(rows: Iterable[Mapping[str, Any]]) -> str:
   """Formats figures of several steps, a line each, as a Markdown table.
 
-  Columns that only accelerators have come last.
+  Columns that not all files have come last.
   """
   rows = list(rows)
   more = [name for name in _MORE if any(name in row for row in rows)]
