@@ -21,8 +21,8 @@ from zsljax.errors import ZsljaxError, did_you_mean, require
 from zsljax.models import System
 from zsljax.training import check_divides
 
-# Number of a step's own products, the largest, that are timed for the ceiling.
-_OWN_PRODUCTS = 2
+# Number of a step's own products, the largest, that are timed alone.
+_OWN_PRODUCTS = 6
 # Duration of steps beside the input pipeline in seconds, and most steps.
 _INPUT_SECONDS, _INPUT_STEPS = 1.0, 50
 
@@ -145,9 +145,6 @@ def measure(
   machines = 1 if jax.default_backend() == "cpu" else mesh.size
   ceiling = machines * max(rates.values())
   copy_rate = machines * copied / timings["copy"]["median"]
-  of_instructions = sum(
-    max(cost.flops / ceiling, cost.traffic / copy_rate) for cost in step.costs
-  )
   timing = timings["step"]
   median, moved = timing["median"], step.figures["useful_bytes_per_step"]
   flops = variant.seeds * useful_flops(system, spec, shapes.batch_size, num_seen)
@@ -177,9 +174,13 @@ def measure(
     "fraction_of_copy_rate": moved / median / copy_rate,
     # The least time that arithmetic and memory leave, were they to overlap fully.
     "floor_seconds": max(flops / ceiling, moved / copy_rate),
-    # Were each compiled instruction as fast, one after the other, from memory.
-    "seconds_of_instructions": mesh.size * of_instructions,
   }
+  if mesh.size == 1:
+    alone = sum(step.products[p] * timings[str(p)]["median"] for p in largest)
+    rest = sum(weight.values()) - sum(weight[p] for p in largest)
+    written = sum(cost.traffic for cost in step.costs if not cost.flops)
+    figures["seconds_of_products_alone"] = alone + rest / ceiling
+    figures["seconds_of_traffic_beside_products"] = written / copy_rate
   if "together" in calls:
     seconds = timings["together"]["median"] / TOGETHER
     figures["step_seconds_of_many_in_one_call"] = seconds

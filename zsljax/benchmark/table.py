@@ -14,7 +14,8 @@ _COLUMNS = (
   "examples/s", "GFLOP/s", "of matmul", "of copy",
 )  # fmt: skip
 _MORE = {
-  "seconds_of_instructions": "its instructions ms",
+  "seconds_of_products_alone": "its products alone ms",
+  "seconds_of_traffic_beside_products": "traffic beside them ms",
   "step_seconds_of_many_in_one_call": "of many in one call",
   "predicted_seconds": "predicted",
 }
