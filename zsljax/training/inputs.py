@@ -137,9 +137,20 @@ class DeviceTable:
 
   def with_lengths(self) -> DeviceTable:
     """Adds the lengths of regions, if images have any."""
-    columns, features = self.columns, self.columns["features"]
-    if features.ndim == 3:
-      columns = columns | {"inverse_lengths": inverse_lengths(features)}
+    features = self.columns["features"]
+    if features.ndim < 3:
+      return self
+
+    def some_at_a_time(regions: jax.Array) -> jax.Array:  # No copy of all.
+      images = jnp.arange(len(regions))
+      return jax.lax.map(lambda i: inverse_lengths(regions[i]), images, batch_size=64)
+
+    if self.split:
+      split = over_batch(self.mesh).spec
+      some_at_a_time = jax.shard_map(
+        some_at_a_time, mesh=self.mesh, in_specs=split, out_specs=split
+      )
+    columns = self.columns | {"inverse_lengths": jax.jit(some_at_a_time)(features)}
     return dataclasses.replace(self, columns=columns)
 
   def rows(self, own: np.ndarray) -> jax.Array:
