@@ -91,10 +91,10 @@ def sweep(
 ) -> list[Row]:
   """Chooses, trains and tests; an interrupted sweep goes on where it was.
 
-  In ``workdir``: ``search.jsonl`` has what every point reached on the folds (that of a
-  part its numbers in its name),
-  ``chosen.json`` what was chosen, ``results.jsonl`` the rows, and ``seed_0``,
-  ``seed_1``, ... are the chosen runs, as ``train.py`` would have left them.
+  In ``workdir``: ``search.jsonl``, or for a part ``search_1_of_4.jsonl``, has what every
+  point reached on the folds, ``chosen.json`` what was chosen, ``results.jsonl`` the
+  rows, and ``seed_0``, ``seed_1``, ... are the chosen runs, as ``train.py`` would have
+  left them.
 
   Args:
     config: all fields, nested, plain values; ``data.train_split`` is not looked at.
@@ -224,11 +224,12 @@ class _Search:
       return
     runs = len(self.points) * self._count * self.config["selection"]["seeds"]
     own = (program % count == number - 1 for program in itertools.count())
+    groups = list(_groups(self.config, self.points))  # Or it raises, before the work.
     with step_bar(
       runs * self.stops[-1],
       f"choosing among {len(self.points)} settings on {self._count} folds",
     ) as bar:
-      for run, points in _groups(self.config, self.points):
+      for run, points in groups:
         self._try(run, points, own, path, bar)
 
   def _lines(self) -> list[dict[str, Any]]:
@@ -238,7 +239,8 @@ class _Search:
     places = {point_key(point): i for i, point in enumerate(self.points)}
 
     def place(line: Mapping[str, Any]) -> tuple[int, ...]:
-      return places[point_key(line["point"])], line["step"], line["fold"], line["seed"]
+      point = places.get(point_key(line["point"]), len(places))
+      return point, line["step"], line["fold"], line["seed"]
 
     return sorted(lines, key=place)
 

@@ -138,7 +138,7 @@ class DeviceTable:
   def with_lengths(self) -> DeviceTable:
     """Adds the lengths of regions, if images have any."""
     features = self.columns["features"]
-    if features.ndim < 3:
+    if features.ndim != 3:
       return self
 
     def some_at_a_time(regions: jax.Array) -> jax.Array:  # No copy of all.
