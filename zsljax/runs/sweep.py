@@ -91,10 +91,9 @@ def sweep(
 ) -> list[Row]:
   """Chooses, trains and tests; an interrupted sweep goes on where it was.
 
-  In ``workdir``: ``search.jsonl``, or for a part ``search_1_of_4.jsonl``, has what every
-  point reached on the folds, ``chosen.json`` what was chosen, ``results.jsonl`` the
-  rows, and ``seed_0``, ``seed_1``, ... are the chosen runs, as ``train.py`` would have
-  left them.
+  In ``workdir``: ``search.jsonl``, of a part ``search_1_of_4.jsonl``, has what points
+  reached on the folds, ``chosen.json`` what was chosen, ``results.jsonl`` the rows, and
+  ``seed_0``, ``seed_1``, ... are the chosen runs, as ``train.py`` would have left them.
 
   Args:
     config: all fields, nested, plain values; ``data.train_split`` is not looked at.
