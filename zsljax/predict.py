@@ -22,7 +22,7 @@ from zsljax.encoders import encode_images, load_encoder, require_same
 from zsljax.errors import ZsljaxError, counted, line_of, require, some
 from zsljax.evaluation.calibration import UNCALIBRATED, Calibration
 from zsljax.evaluation.thresholds import Thresholds
-from zsljax.io.arrays import readable
+from zsljax.io.checks import readable
 from zsljax.io.files import write_csv
 from zsljax.io.progress import task_bar
 from zsljax.models import CLOSED_SET, MULTI_LABEL, Spec, System, build_system

@@ -6,7 +6,7 @@ import pytest
 import scipy.io
 
 from zsljax.errors import ZsljaxError
-from zsljax.io import apart
+from zsljax.io import apart, checks
 from zsljax.io.arrays import LargeArray, as_floats, check_array, read_arrays
 
 NUMBERS = {
@@ -204,7 +204,7 @@ def _crash(folder):
 def test_files_that_would_harm_the_process_are_refused(
   tmp_path, monkeypatch, write, message
 ):
-  monkeypatch.setattr(apart, "LEAST_BYTES", 2**24)
+  monkeypatch.setattr(checks, "LEAST_BYTES", 2**24)
   path = write(tmp_path)
   with pytest.raises(ZsljaxError, match=f"{path.name}: {message}"):
     np.asarray(read_arrays(path)["x"])

@@ -22,7 +22,7 @@ import numpy as np
 from zsljax.data.files.images import list_images
 from zsljax.encoders.encoder import Encoder, encode_images, require_same
 from zsljax.errors import ZsljaxError, counted, in_bytes, require
-from zsljax.io.arrays import readable
+from zsljax.io.checks import readable
 from zsljax.io.files import locked, replacing, write_json
 from zsljax.io.json_files import OBJECT, read_json
 from zsljax.io.progress import step_bar

@@ -21,17 +21,11 @@ import threading
 from typing import IO, Any
 
 from zsljax.errors import ZsljaxError
+from zsljax.io.checks import largest
 
-# Numbers in a file may be this many times as large as the file, or this many bytes.
-TIMES, LEAST_BYTES = 100, 2**30
 _SECONDS, _BYTES_A_SECOND = 4, 10**6
 _lock = threading.Lock()
 _server: tuple[int, subprocess.Popen] | None = None
-
-
-def largest(path: pathlib.Path) -> int:
-  """Bytes that the numbers in a file may have."""
-  return max(LEAST_BYTES, TIMES * path.stat().st_size)
 
 
 def call(function: str, path: pathlib.Path, out: IO[bytes] | None, *args: Any) -> Any:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-import contextlib
+from collections.abc import Mapping, Sequence
 import math
 import os
 import pathlib
@@ -14,8 +13,9 @@ import zipfile
 
 import numpy as np
 
-from zsljax.errors import ZsljaxError, in_bytes, line_of, require
+from zsljax.errors import ZsljaxError, in_bytes, require
 from zsljax.io import apart
+from zsljax.io.checks import TIMES, largest, readable, require_fields, require_file
 from zsljax.io.files import explained
 
 ENDINGS = (".npy", ".npz", ".h5", ".hdf5", ".mat")
@@ -69,9 +69,9 @@ def read_arrays(
     else:
       with zipfile.ZipFile(path) as file:
         size = sum(member.file_size for member in file.infolist())
-      expected = f"at most {apart.TIMES} times the file's size"
+      expected = f"at most {TIMES} times the file's size"
       found = f"{in_bytes(size)} of numbers"
-      require(size <= apart.largest(path), str(path), found, expected)
+      require(size <= largest(path), str(path), found, expected)
       stored = np.lib.npyio.NpzFile(path, allow_pickle=False)
     require_fields(path, stored, needed)
     wanted = stored if optional is None else [*needed, *optional]
@@ -136,46 +136,6 @@ def _apart(
       array = np.memmap(file, dtype, "r", field["offset"], tuple(shape))
       arrays[name] = array.T if field["reversed"] else array
   return arrays
-
-
-def require_fields(
-  path: pathlib.Path, stored: Mapping[str, Any], needed: Sequence[str]
-) -> None:
-  """Raises unless a file has all fields that are needed."""
-  require(
-    stored.keys() >= set(needed),
-    str(path),
-    f"no field {', '.join(f for f in needed if f not in stored)} (it has "
-    f"{line_of(', '.join(stored) or 'none')})",
-    f"{', '.join(needed)}: is it another file, or was the download cut off?",
-  )
-
-
-def require_file(path: pathlib.Path, expected: str) -> None:
-  """Raises unless ``path`` is a file; the message lists similar files beside it."""
-  if not path.is_file():
-    beside = sorted(p.name for p in path.parent.glob(f"*{path.suffix or '.'}"))
-    more = f"; the folder holds {', '.join(beside[:9])}" if beside else ""
-    require(False, str(path), "no such file", f"{expected}{more}")
-
-
-@contextlib.contextmanager
-def readable(path: pathlib.Path) -> Iterator[None]:
-  """Turns any failure to read ``path`` into a ``ZsljaxError`` that names it."""
-  try:
-    yield
-  except ZsljaxError:
-    raise
-  except Exception as error:  # Zip, zlib, HDF5, SciPy and NumPy have each their own.
-    reason = line_of(error)
-    if isinstance(error, MemoryError):
-      reason = f"it asks for far more memory than it has bytes: {reason}"
-    if "pickle" in reason or "Python objects" in reason:
-      reason = "it holds Python objects, which are never read; store texts as dtype=str"
-    raise ZsljaxError(
-      f"{path}: not readable ({path.stat().st_size if path.exists() else 0} bytes; "
-      f"{reason}), expected a complete {path.suffix} file (was the download cut off?)"
-    ) from error
 
 
 def check_array(

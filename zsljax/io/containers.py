@@ -12,8 +12,7 @@ import numpy as np
 import scipy.io
 
 from zsljax.errors import require
-from zsljax.io.apart import TIMES, largest
-from zsljax.io.arrays import readable, require_fields
+from zsljax.io.checks import TIMES, largest, readable, require_fields
 from zsljax.io.files import explained
 
 # HDF5 finds the chunks that it holds by a hash: a prime, far above their number.

@@ -13,7 +13,8 @@ from zsljax.encoders import tensor_files
 from zsljax.errors import require
 from zsljax.evaluation.calibration import UNCALIBRATED, Calibration
 from zsljax.evaluation.given import report_of
-from zsljax.io.arrays import check_array, read_arrays, require_fields
+from zsljax.io.arrays import check_array, read_arrays
+from zsljax.io.checks import require_fields
 from zsljax.io.versions import library_versions
 from zsljax.reporting.class_accuracy import write_class_accuracy
 from zsljax.reporting.rows import Row, make_row

@@ -21,8 +21,8 @@ from zsljax.io.arrays import (
   check_array,
   read_arrays,
   read_attribute,
-  readable,
 )
+from zsljax.io.checks import readable
 from zsljax.io.json_files import COUNT, TEXT, object_of, parsed
 
 _ENDINGS = (".npy", ".npz", ".h5", ".hdf5")

@@ -9,7 +9,7 @@ import json
 import pathlib
 
 from zsljax.errors import require
-from zsljax.io.arrays import readable, require_file
+from zsljax.io.checks import readable, require_file
 from zsljax.io.progress import task_bar
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from zsljax.data.files.class_table import read_class_table
 from zsljax.data.files.text import check_distinct, read_names
 from zsljax.errors import counted, require
-from zsljax.io.arrays import check_array, read_arrays, readable, require_file
+from zsljax.io.arrays import check_array, read_arrays
+from zsljax.io.checks import readable, require_file
 from zsljax.io.progress import task_bar
 
 UNKNOWN = ("refuse", "known_words")

@@ -14,7 +14,7 @@ from zsljax.data.files.features import read_features
 from zsljax.data.importers.annotations import annotated_set
 from zsljax.data.labels import sparse_labels
 from zsljax.errors import require
-from zsljax.io.arrays import readable, require_file
+from zsljax.io.checks import readable, require_file
 
 SEEN = (
   "person bicycle car motorcycle truck boat bench bird horse sheep zebra giraffe "

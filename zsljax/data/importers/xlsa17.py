@@ -21,7 +21,8 @@ from zsljax.data.importers.published import (
   located_set,
 )
 from zsljax.errors import require
-from zsljax.io.arrays import as_floats, check_field, read_arrays, require_file
+from zsljax.io.arrays import as_floats, check_field, read_arrays
+from zsljax.io.checks import require_file
 
 _TEXTS = "allclasses_names"
 _FROM_1 = ": MATLAB counts from 1"
