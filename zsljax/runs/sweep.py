@@ -142,7 +142,7 @@ def sweep(
     open_workdir(workdir, recorded, whole.dataset.metadata, sweep=True)
     begin = time.perf_counter()
     rows = read_rows(workdir)
-    search = _Search(config, points, stops, workdir, folds)
+    search = _Search(config, points, stops, workdir, folds, whole.system.task)
     search.tries(workdir / f"search{of_part}.jsonl", number, count)
     if part:
       return []
@@ -216,6 +216,7 @@ class _Search:
   stops: Sequence[int]
   workdir: pathlib.Path
   folds: str
+  task: str
 
   def tries(self, path: pathlib.Path, number: int = 1, count: int = 1) -> None:
     """Tries what was not tried yet of a part, and writes it to ``path``."""
@@ -267,7 +268,7 @@ class _Search:
       "reselected": [{k: r[k] for k in ("point", "step", "share")} for r in reselected],
     }
     chosen["temperature_share"] = self._temperature_share(chosen)
-    if Experiment.build(self.config).system.task == MULTI_LABEL:
+    if self.task == MULTI_LABEL:
       chosen["thresholds"] = dataclasses.asdict(self._thresholds(chosen))
     write_json(self.workdir / CHOSEN, chosen)
     return chosen
@@ -347,11 +348,7 @@ class _Search:
     def done(point, fold, seed):
       return all((point_key(point), fold, seed, stop) in tried for stop in self.stops)
 
-    left = [
-      piece
-      for piece, is_own in zip(pieces, own)  # noqa: B905 own has no end.
-      if is_own and not all(done(*one) for one in piece)
-    ]
+    left = [x for x in pieces if next(own) and not all(done(*one) for one in x)]
     bar.update((sum(map(len, pieces)) - sum(map(len, left))) * self.stops[-1])
     if not left:
       return
