@@ -1,7 +1,6 @@
 """Times training steps of all systems on a GPU or TPU, beside its ceilings.
 
   python benchmarks/accelerator.py --out=OUT.json
-  python benchmarks/accelerator.py --out=OUT.json --tiny     # small sizes, on any CPU
   python benchmarks/accelerator.py --out=P.json --topology=h200   # compiles alone
   python benchmarks/accelerator.py --out=OUT.json --predicted=P.json
 
@@ -20,7 +19,7 @@ import pathlib
 import traceback
 from typing import Any
 
-from zsljax.benchmark import PRESETS, Shapes, Variant, measure, table
+from zsljax.benchmark import PRESETS, Variant, measure, table
 from zsljax.benchmark.topology import find_topology
 from zsljax.benchmark.topology import run as compiled
 from zsljax.devices.precision import supported
@@ -28,6 +27,8 @@ from zsljax.io.files import write_json
 
 # The usual batch of MSDN is small for an accelerator.
 LARGE_BATCH, SEEDS = 512, 8
+# Of each case.
+SECONDS = 1.0
 SYSTEMS = (
   ("semantic_softmax", "cub"),
   ("attended_autoencoder", "cub14"),
@@ -50,33 +51,18 @@ def cases(platform: str | None = None) -> Iterator[tuple[str, str, int, Variant]
     yield system, preset, PRESETS[preset].batch_size, Variant(seeds=SEEDS)
 
 
-def small(shapes: Shapes) -> Shapes:
-  """Shrinks sizes for a CPU."""
-  return dataclasses.replace(
-    shapes,
-    feature_shape=(*(9 for _ in shapes.feature_shape[1:]), 16),
-    num_attributes=min(shapes.num_attributes, 6),
-    num_classes=12,
-    num_seen=9,
-    batch_size=4,
-  )
-
-
 def figures_of(
-  system: str, preset: str, batch_size: int, variant: Variant, tiny: bool
+  system: str, preset: str, batch_size: int, variant: Variant
 ) -> dict[str, Any]:
   """Measures one case."""
   shapes = dataclasses.replace(PRESETS[preset], batch_size=batch_size)
-  shapes = small(shapes) if tiny else shapes
-  seconds = 0.0 if tiny else 1.0
-  return measure(shapes.system(system), shapes, variant, seconds, small=tiny)[0]
+  return measure(shapes.system(system), shapes, variant, SECONDS)[0]
 
 
 def main(argv: list[str] | None = None) -> None:
   """Measures all cases, or compiles them; writes them and prints a table."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--out", type=pathlib.Path, required=True, metavar="FILE")
-  parser.add_argument("--tiny", action="store_true", help="small sizes, for a CPU")
   parser.add_argument("--topology", metavar="NAME", help="compile for these devices")
   parser.add_argument("--predicted", type=pathlib.Path, metavar="FILE")
   args = parser.parse_args(argv)
@@ -100,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
       if args.topology:
         row |= compiled(args.topology, system, preset, batch_size, variant.precision)
       else:
-        row |= figures_of(system, preset, batch_size, variant, args.tiny)
+        row |= figures_of(system, preset, batch_size, variant)
     except Exception:  # Later rows may still be measured.
       row["error"] = traceback.format_exc()
     rows.append(row)

@@ -85,25 +85,20 @@ def changed(shapes: Shapes, what: str, value: int) -> Shapes:
 
 
 def timed(system: str, preset: str, shapes: Shapes, seconds: float) -> Row:
-  """Measures one step; 0 seconds stand for a small batch and small ceilings."""
+  """Measures one step."""
   print(f"{system} {preset}", file=sys.stderr, flush=True)
-  small = not seconds
-  if small:
-    shapes = dataclasses.replace(shapes, batch_size=8)
-  built = shapes.system(system)
-  figures, _ = measure(built, shapes, seconds=seconds, small=small)
+  figures, _ = measure(shapes.system(system), shapes, seconds=seconds)
   return {"system": system, "preset": preset, **figures}
 
 
-def measured(seconds: float, tiny: bool = False) -> Row:
-  """Measures everything that the page shows; the first of each kind when ``tiny``."""
+def measured(seconds: float) -> Row:
+  """Measures everything that the page shows."""
   require(
     jax.default_backend() == "cpu",
     "device",
     jax.default_backend(),
     "a CPU; benchmarks/accelerator.py times others",
   )
-  first = slice(1 if tiny else None)
   growth = [
     {
       "grows": what,
@@ -111,22 +106,20 @@ def measured(seconds: float, tiny: bool = False) -> Row:
       **timed(system, preset, changed(PRESETS[preset], what, value), seconds / 3),
     }
     for what, curves in GROWTH.items()
-    for system, preset, values in curves[first]
-    for value in values[first]
+    for system, preset, values in curves
+    for value in values
   ]
-  options = {"seconds": seconds, "small": tiny}
-  together = Variant(seeds=2 if tiny else 8)
   return {
     "cores": os.cpu_count(),
     "jax": jax.__version__,
-    "systems": [timed(s, p, SHAPES[p], seconds) for s, p in SYSTEMS[first]],
+    "systems": [timed(s, p, SHAPES[p], seconds) for s, p in SYSTEMS],
     "input": [
-      run(system, preset, **options)
-      for system, preset in (("semantic_softmax", "cub"), ("msdn", "cub7"))[first]
+      run(system, preset, seconds=seconds)
+      for system, preset in (("semantic_softmax", "cub"), ("msdn", "cub7"))
     ],
     "seeds": [
-      run(system, "cub", variant=together, **options)
-      for system in ("semantic_softmax", "cosine")[first]
+      run(system, "cub", variant=Variant(seeds=8), seconds=seconds)
+      for system in ("semantic_softmax", "cosine")
     ],
     "growth": growth,
   }

@@ -23,7 +23,6 @@ A closed-form linear map of pooled features (ESZSL) has T1 62.6 there, H 10.6.
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
 from zsljax.configs import base
 
@@ -62,24 +61,6 @@ def get_config(dataset: str = "digits") -> ConfigDict:
   config.optimizer.learning_rate = 3e-4
   config.evaluation.batch_size = 128
 
-  config.system = ConfigDict()
-  config.system.name = "attended_autoencoder"
-  # `dot_product` or `paper`; decides the fields below that are None.
-  config.system.preset = "dot_product"
-  # alpha, of the manifold alignment.
-  config.system.weight_alignment = 0.5
-  # eta, of the semantics reconstruction; 0 is the paper's ablation "w/o SR".
-  config.system.weight_reconstruction = 1.0
-  # Whether the decoder is the visual-semantic map; False is the paper's ablation.
-  config.system.coupled = True
-  # Width of the encoder's hidden layer; 0: the sigmoid layer is the query itself.
-  config.system.hidden = 0
-  # Of decoded features and class descriptions: `dot` (dot_product) or `cosine` (paper).
-  config.system.similarity = placeholder(str)
-  # Factor of the similarity: 5 (dot_product) or 20 (paper).
-  config.system.scale = placeholder(float)
-  # Regions at unit length, and a factor of them.
-  config.system.normalize_regions = True
-  config.system.region_scale = 1.0
+  config.system = base.system_fields("attended_autoencoder", "dot_product")
   config.update_from_flattened_dict(DATASETS[dataset])
   return config

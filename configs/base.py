@@ -11,6 +11,9 @@ Its ``config.system.module`` may name a module with a system of your own, which 
 imported wherever a run is trained, evaluated or used.
 """
 
+import dataclasses
+import typing
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -155,6 +158,25 @@ def for_dataset(name: str, datasets: dict, file: str) -> ConfigDict:
   choose(name, datasets, file, "argument")
   config = get_config()
   config.data.name = name
+  return config
+
+
+def system_fields(name: str, preset: str) -> ConfigDict:
+  """The fields of a system with its own defaults; None where a preset decides."""
+  import zsljax.models  # noqa: F401  They register themselves.
+  from zsljax.models.registry import registered
+
+  system = registered()[name]
+  decided = {field for fields in system.presets.values() for field in fields}
+  types = typing.get_type_hints(system)
+  config = ConfigDict({"name": name, "preset": preset})
+  for field in dataclasses.fields(system):
+    value = field.default
+    if value is None:
+      value = placeholder(typing.get_args(types[field.name])[0])
+    elif field.name in decided:
+      value = placeholder(type(value))
+    config[field.name] = value
   return config
 
 

@@ -29,7 +29,6 @@ From equal parameters and batches, losses of 30 steps agree with that code to 1e
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
 from zsljax.configs import base
 from zsljax.losses import FAMILY
@@ -84,51 +83,8 @@ def get_config(argument: str = "digits") -> ConfigDict:
   base.choose(loss, FAMILY, "cosine", "loss")
   config.batch_size = 128
 
-  config.system = ConfigDict()
-  config.system.name = "cosine"
-  # `embedding`, `zero_shot`, `class_norm` or `class_norm_official_code`; decides the
-  # fields below that are None.
-  config.system.preset = "embedding"
-  # A member of the family.
+  config.system = base.system_fields("cosine", "embedding")
   config.system.loss_name = loss
-  # What makes the embedding of an image: `none` (class_norm), `mlp` (zero_shot) or
-  # `conv` (embedding; for the pixels of square images).
-  config.system.encoder = placeholder(str)
-  # Widths of the hidden layers of `mlp`.
-  config.system.hidden = (512,)
-  # Of `mlp` and `conv`.
-  config.system.embedding_size = 128
-  # `learned` (embedding), or `generated` from class descriptions.
-  config.system.prototypes = placeholder(str)
-  # Width of the generator's two hidden layers.
-  config.system.generator_hidden = 1024
-  # Standardises the generator over classes: true in class_norm.
-  config.system.class_normalization = placeholder(bool)
-  # The generator's first biases: `zeros`, or `uniform` (class_norm_official_code).
-  config.system.bias_initializer = placeholder(str)
-  # Takes the unbiased variance over classes (class_norm_official_code).
-  config.system.unbiased = placeholder(bool)
-  # Ends the generator in a ReLU.
-  config.system.nonnegative = False
-  # Learned prototypes: the share of negatives that take part in a step.
-  config.system.sample_share = 1.0
-  # Of the loss; None takes its own value.
-  config.system.scale = placeholder(float)
-  # Of all but softmax and normface; sphereface's is the factor of the angle.
-  config.system.margin = placeholder(float)
-  # combined only: factor of the angle, and what is taken from the cosine.
-  config.system.times = placeholder(float)
-  config.system.cosine_margin = placeholder(float)
-  # so_softmax: where the similarities are drawn to.
-  config.system.positive_goal = placeholder(float)
-  config.system.negative_goal = placeholder(float)
-  # so_softmax and cs_softmax: factors of the similarities' transforms.
-  config.system.positive_weight = placeholder(float)
-  config.system.negative_weight = placeholder(float)
-  # so_softmax: whether nothing is gained beyond the goals.
-  config.system.one_sided = placeholder(bool)
-  # circle: whether its weights are constants to the gradient.
-  config.system.stop_gradient = placeholder(bool)
   config.update_from_flattened_dict(DATASETS[dataset])
   if config.system.preset == "class_norm" and loss == "normface":
     config.system.scale = 25.0

@@ -20,7 +20,6 @@ weight_calibration 0.1 or 0.03, calls every image unseen there (validation S 0).
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
 from zsljax.configs import base
 
@@ -68,34 +67,6 @@ def get_config(dataset: str = "digits") -> ConfigDict:
   config.optimizer.momentum = 0.9
   config.evaluation.batch_size = 128
 
-  config.system = ConfigDict()
-  config.system.name = "msdn"
-  # `official_code`, which the published numbers are from, or `paper`; decides the
-  # fields below that are None.
-  config.system.preset = "official_code"
-  # lambda_cal and lambda_distill.
-  config.system.weight_calibration = 0.1
-  config.system.weight_distillation = 1e-3
-  # Weight of the attribute-to-visual net in a prediction, alpha_1: 0.9 CUB, 0.7 SUN,
-  # 1 AWA2 in the code.
-  config.system.fusion = 0.9
-  # Added to the scores of unseen and subtracted from those of seen classes; 1 in
-  # paper and code.
-  config.system.bias = 1.0
-  # Attribute vectors at unit length in every step: on AWA2 in the code, not in the
-  # paper.
-  config.system.normalize_vectors = False
-  # Negative class descriptors count as 0: on AWA2 in the code, not in the paper.
-  config.system.clip_descriptors = False
-  # `mapped` (paper, recalled) or `attended_score` (official_code).
-  config.system.visual_to_attribute = placeholder(str)
-  # Classes in the cross-entropy: `seen` (paper, recalled) or `all` (official_code).
-  config.system.denominator = placeholder(str)
-  # `per_image` (paper, recalled) or `batch_mass` (official_code).
-  config.system.calibration = placeholder(str)
-  # `probabilities` (paper, recalled) or `weighted_scores` (official_code).
-  config.system.distance = placeholder(str)
-  # `fan_in` (the paper says nothing) or `released` (official_code).
-  config.system.initializer = placeholder(str)
+  config.system = base.system_fields("msdn", "official_code")
   config.update_from_flattened_dict(DATASETS[dataset])
   return config

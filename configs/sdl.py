@@ -26,7 +26,6 @@ among multidigit's.
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
 from zsljax.configs import base
 
@@ -64,18 +63,6 @@ def get_config(dataset: str = "multidigit") -> ConfigDict:
   config.epochs = 10
   config.log_every = 100
 
-  config.system = ConfigDict()
-  config.system.name = "sdl"
-  # `official_code` or `paper` (partly recalled); decides the fields that are None.
-  config.system.preset = "official_code"
-  # K: rows of an image's embedding matrix.
-  config.system.rows = 2
-  # lambda: share of the regulariser on the matrix's variance.
-  config.system.variance_weight = 0.01
-  # Of the whole loss: 1 (paper, recalled) or 2 (official_code).
-  config.system.factor = placeholder(float)
-  # What a label is in training that is neither annotated as present nor as absent:
-  # `negative` (paper and code) or nothing (`ignore`).
-  config.system.unannotated = "negative"
+  config.system = base.system_fields("sdl", "official_code")
   config.update_from_flattened_dict(DATASETS[dataset])
   return config

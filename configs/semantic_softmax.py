@@ -12,7 +12,6 @@ S 29.9, H 16.7; the problem is convex, so every seed ends there.
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
 from zsljax.configs import base
 
@@ -40,28 +39,9 @@ def get_config(dataset: str = "digits") -> ConfigDict:
   config.optimizer.tolerance = 1e-6
   config.checkpoint.every_epochs = 50
 
-  config.system = ConfigDict()
-  config.system.name = "semantic_softmax"
-  # `paper`, `official_code`, or `official_deep_code` (with `hidden`); decides the
-  # fields below that are None.
-  config.system.preset = "paper"
-  # lambda: L2 on the map, not on `hidden`.
+  config.system = base.system_fields("semantic_softmax", "paper")
   config.system.l2_weights = l2_weights
-  # gamma: L2 pull of the features to the visual prototypes.
   config.system.l2_prototypes = l2_prototypes
-  # What gamma multiplies: `per_sample` (paper), `per_class` (official_code) or
-  # `norm_only` (official_deep_code).
-  config.system.prototype_form = placeholder(str)
-  # Widths of sigmoid layers before the softmax; the paper's model has none.
-  config.system.hidden = ()
-  # L-BFGS steps in which each such layer is first trained as an auto-encoder: 0
-  # (paper, official_code), 50 (official_deep_code; the released value is unknown).
-  config.system.pretrain_steps = placeholder(int)
-  # L2 on the auto-encoder's kernels.
-  config.system.pretrain_l2 = 3e-3
-  # Standard deviation of the initial map, as in the released code.
-  config.system.init_scale = 0.005
-
   # Values that `zsljax sweep` tries.
   config.grid.system = ConfigDict(
     {"l2_weights": (l2_weights / 10, l2_weights, l2_weights * 10)}

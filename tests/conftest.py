@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+from zsljax.benchmark import ceilings, feeding
 from zsljax.classes import ClassSpace
 from zsljax.data import make_feature_set, prepare
 from zsljax.io import checksums
@@ -171,3 +172,11 @@ def real_data():
   if not folder.is_dir():
     pytest.skip("ZSLJAX_DATA names no folder")
   return folder
+
+
+@pytest.fixture
+def small_ceilings(monkeypatch):
+  """Benchmarks in a moment: small ceilings, and a table of one batch."""
+  monkeypatch.setitem(ceilings._SIDES, True, 128)
+  monkeypatch.setitem(ceilings._COPIED, True, 2**16)
+  monkeypatch.setattr(feeding, "_TABLE_BYTES", 0)

@@ -47,6 +47,15 @@ def require(ok: bool, where: str, found: object, expected: str) -> None:
     raise ZsljaxError(f"{where}: found {line_of(found, 1000)}, expected {expected}")
 
 
+def require_known(
+  word: str, known: Iterable[str], where: str, what: str = "unknown"
+) -> None:
+  """Raises a ``ZsljaxError`` unless ``known`` has ``word``; the closest is named."""
+  if word not in known:
+    hint = did_you_mean(str(word), known)
+    raise ZsljaxError(f"{where}: {what} {word!r}. {hint}")
+
+
 def some(names: Sequence[str]) -> str:
   """The first five names, and whether there are more."""
   return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

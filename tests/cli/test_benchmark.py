@@ -1,22 +1,19 @@
-"""The verb ``benchmark``, and figures of systems, stored sets and the ranking loss."""
+"""The verb ``benchmark``, and figures of systems and stored sets."""
 
 import dataclasses
 import functools
 import json
 
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from zsljax import benchmark
-from zsljax.benchmark import loss as benchmark_loss
 from zsljax.cli.main import main
 from zsljax.data import prepare
 from zsljax.data.builtin.multidigit import read_multidigit
 from zsljax.errors import ZsljaxError
-from zsljax.losses import pairwise_ranking
 
-quick = functools.partial(benchmark.run, seconds=0, small=True)
+pytestmark = pytest.mark.usefixtures("small_ceilings")
+quick = functools.partial(benchmark.run, seconds=0)
 
 
 def test_benchmark_prints_and_writes_figures(tmp_path, capsys, monkeypatch):
@@ -74,43 +71,3 @@ def test_benchmark_of_a_stored_multi_label_set(tmp_path):
   assert figures["num_classes"] == 10 and figures["input"]["rows"] == 500 * 4 * 10
   with pytest.raises(ZsljaxError, match="several labels each, expected one label"):
     benchmark.run("semantic_softmax", "cub", 500, tmp_path, "multidigit")
-
-
-def test_benchmark_of_the_ranking_loss(monkeypatch):
-  small = dataclasses.replace(
-    benchmark.PRESETS["nus"], num_classes=40, num_seen=30, batch_size=6
-  )
-  monkeypatch.setitem(benchmark.PRESETS, "nus", small)
-  monkeypatch.setitem(benchmark_loss._FEW, "nus", 3)
-  times = {"scores": 1.0, "loss": 2.0, "padded": 3.0, "all_pairs": 4.0}
-  monkeypatch.setattr(
-    benchmark_loss,
-    "time_calls",
-    lambda calls, seconds: {
-      name: {"median": times[name], "loss": float(call()[0])}
-      for name, call in calls.items()
-    },
-  )
-  figures = benchmark_loss.run("nus")
-  assert figures["all_pairs_over_loss"] == 4  # Half of the images, in two times two.
-  assert figures["loss_over_scores"] == 2 and figures["padded_over_loss"] == 1.5
-  assert "seconds.padded" in benchmark.show(figures)
-  with pytest.raises(ZsljaxError, match="no multi-label shapes 'cub'"):
-    benchmark_loss.run("cub")
-
-
-@pytest.mark.slow
-def test_all_forms_of_the_ranking_loss_agree(float64):
-  rng = np.random.default_rng(0)
-  scores = jnp.asarray(rng.standard_normal((5, 20)))
-  positives = jnp.asarray(benchmark.random_labels(5, 20))
-  negative = jnp.ones((5, 20), bool)
-  for i, row in enumerate(positives):
-    negative = negative.at[i, row[row >= 0]].set(False)
-  found = pairwise_ranking(
-    jnp.take_along_axis(scores, jnp.maximum(positives, 0), 1),
-    positives >= 0,
-    jnp.where(negative, scores, -jnp.inf),
-  )
-  for other in (benchmark_loss.padded_ranking, benchmark_loss.all_pairs_ranking):
-    np.testing.assert_allclose(other(scores, positives), found, rtol=1e-12)

@@ -15,7 +15,7 @@ from zsljax.runs.config import config_names, flat, read_config
 CONFIGS = [*config_names(), "msdn:cub", "cosine:awa1,cosface"]
 
 KEPT = (
-  "benchmark", "benchmark-encode", "benchmark-loss", "compare", "config", "data build",
+  "benchmark", "benchmark-encode", "compare", "config", "data build",
   "data describe", "data export-xlsa17", "data import-coco",
   "data import-multilabel",
   "data import-nus-wide", "data import-open-images", "data import-regions",

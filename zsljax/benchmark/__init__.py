@@ -4,7 +4,7 @@ Needs neither data nor TensorFlow; with a stored dataset its streaming is timed 
 """
 
 from zsljax.benchmark.run import Variant, measure, run
-from zsljax.benchmark.shapes import PRESETS, Shapes, random_labels
+from zsljax.benchmark.shapes import PRESETS, Shapes
 from zsljax.benchmark.step import useful_flops
 from zsljax.benchmark.table import compare, markdown, show, table
 
@@ -15,7 +15,6 @@ __all__ = [
   "compare",
   "markdown",
   "measure",
-  "random_labels",
   "run",
   "show",
   "table",

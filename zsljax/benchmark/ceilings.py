@@ -12,6 +12,11 @@ import jax
 import jax.extend
 import jax.numpy as jnp
 
+# Of a square matrix, and bytes that are copied: too large for any cache, on a CPU
+# (True) and elsewhere.
+_SIDES = {True: 2048, False: 8192}
+_COPIED = {True: 2**28, False: 2**30}
+
 
 @dataclasses.dataclass(frozen=True)
 class Product:
@@ -55,20 +60,18 @@ class Product:
     return lambda: compiled(*sides)
 
 
-def square_product(small: bool = False) -> Product:
-  """Product of two square matrices, too large for any cache unless ``small``."""
-  large = 2048 if jax.default_backend() == "cpu" else 8192
-  side = 128 if small else large
+def square_product() -> Product:
+  """Product of two square matrices, too large for any cache."""
+  side = _SIDES[jax.default_backend() == "cpu"]
   return Product((side, side), (side, side), (((1,), (0,)), ((), ())))
 
 
-def copy_call(small: bool = False) -> tuple[Callable[[], jax.Array], float]:
+def copy_call() -> tuple[Callable[[], jax.Array], float]:
   """Builds a call that reads and writes a large array in place, and counts its bytes.
 
   A copy to fresh memory would be timed with the first touch of that memory.
   """
-  large = 2**28 if jax.default_backend() == "cpu" else 2**30
-  size = 2**16 if small else large
+  size = _COPIED[jax.default_backend() == "cpu"]
   array = jnp.ones(size // 4)
   negate = jax.jit(jnp.negative, donate_argnums=0)
 

@@ -31,20 +31,15 @@ def from_store(stored: Any, batch_size: int, step: Step) -> dict[str, Any]:
 
 
 def from_host(
-  system: System,
-  spec: Spec,
-  step: Step,
-  num_seen: int,
-  number: int,
-  small: bool = False,
+  system: System, spec: Spec, step: Step, num_seen: int, number: int
 ) -> dict[str, Any]:
   """Measures rates of random batches gathered from a table in the host's memory.
 
-  ``number`` batches are timed; the table is one batch when ``small``, for tests.
+  ``number`` batches are timed.
   """
   batch_size = len(step.batch.labels)
   rows = min(NUM_EXAMPLES, _TABLE_BYTES * batch_size // step.batch.features.nbytes)
-  rows = batch_size if small else max(batch_size, rows)
+  rows = max(batch_size, rows)
   dtype = step.batch.features.dtype
   width = {"labels": step.batch.labels.shape[1]} if system.task == MULTI_LABEL else None
   table = random_table(system, spec, rows, num_seen, dtype, width)

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from zsljax.benchmark.ceilings import copy_call, square_product
 from zsljax.benchmark.feeding import from_host, from_store
 from zsljax.benchmark.shapes import PRESETS, Shapes
-from zsljax.benchmark.step import TOGETHER, Step, make_step, useful_flops
+from zsljax.benchmark.step import Step, make_step, useful_flops
 from zsljax.benchmark.timing import time_calls
 from zsljax.devices.mesh import make_mesh
 from zsljax.devices.precision import computed_in, supported
-from zsljax.errors import ZsljaxError, did_you_mean, require
+from zsljax.errors import ZsljaxError, require, require_known
 from zsljax.models import System
 from zsljax.training import check_divides
 
@@ -46,7 +46,6 @@ def run(
   features: str | None = None,
   variant: Variant = Variant(),
   seconds: float = 4.0,
-  small: bool = False,
 ) -> dict[str, Any]:
   """Measures all figures of one system, as JSON values with units in their names.
 
@@ -60,26 +59,20 @@ def run(
     features: features of the stored set, where it has several.
     variant: ways to compute the step.
     seconds: time to spend on the step and the ceilings, in turns.
-    small: whether ceilings and input are taken from small arrays, for tests.
   """
-  if preset not in PRESETS:
-    raise ZsljaxError(
-      f"--preset: unknown shapes {preset!r}. {did_you_mean(preset, PRESETS)}"
-    )
+  require_known(preset, PRESETS, "--preset", "unknown shapes")
   shapes = PRESETS[preset]
   if batch_size:
     shapes = dataclasses.replace(shapes, batch_size=batch_size)
   system = shapes.system(system_name)
   stored = _stored(system, data_dir, dataset, features) if data_dir else None
-  figures, step = measure(system, shapes, variant, seconds, stored, small)
+  figures, step = measure(system, shapes, variant, seconds, stored)
   if variant.seeds == 1 and stored:
     figures["input"] = from_store(stored, shapes.batch_size, step)
   elif variant.seeds == 1:
     number = _INPUT_SECONDS / figures["step_seconds"]["median"]
     number = int(min(max(number, 2), _INPUT_STEPS))
-    figures["input"] = from_host(
-      system, shapes.spec(), step, shapes.num_seen, number, small
-    )
+    figures["input"] = from_host(system, shapes.spec(), step, shapes.num_seen, number)
   return {"system": system_name, "preset": None if stored else preset, **figures}
 
 
@@ -89,7 +82,6 @@ def measure(
   variant: Variant = Variant(),
   seconds: float = 4.0,
   stored: Any = None,
-  small: bool = False,
 ) -> tuple[dict[str, Any], Step]:
   """Measures the step alone, beside the ceilings of the machine.
 
@@ -132,13 +124,9 @@ def measure(
       calls["one_seed"] = built(1).call
     weight = {p: count * p.flops for p, count in step.products.items()}
     largest = sorted(weight, key=weight.__getitem__, reverse=True)[:_OWN_PRODUCTS]
-    products = [square_product(small), *largest]
+    products = [square_product(), *largest]
     calls |= {str(product): product.call(product_dtype) for product in products}
-    # On a CPU starting a call costs little.
-    if jax.default_backend() != "cpu" and variant.seeds == mesh.size == 1:
-      jax.block_until_ready(step.together())
-      calls["together"] = step.together
-  calls["copy"], copied = copy_call(small)
+  calls["copy"], copied = copy_call()
   timings = time_calls(calls, seconds)
   rates = {str(p): p.flops / timings[str(p)]["median"] for p in products}
   # A CPU's devices are one machine.
@@ -181,9 +169,6 @@ def measure(
     written = sum(cost.traffic for cost in step.costs if not cost.flops)
     figures["seconds_of_products_alone"] = alone + rest / ceiling
     figures["seconds_of_traffic_beside_products"] = written / copy_rate
-  if "together" in calls:
-    seconds = timings["together"]["median"] / TOGETHER
-    figures["step_seconds_of_many_in_one_call"] = seconds
   if variant.seeds > 1:
     one = shapes.batch_size / timings["one_seed"]["median"]
     figures["examples_per_second_of_one_seed"] = one

@@ -26,10 +26,8 @@ from zsljax.devices.mesh import over_classes, replicated
 from zsljax.errors import require
 from zsljax.models import MULTI_LABEL, Batch, Spec, System
 from zsljax.training import init_state, make_train_step, to_mesh
-from zsljax.training.inputs import DeviceInputs, DeviceTable, inverse_lengths
+from zsljax.training.inputs import inverse_lengths
 
-# Steps in one call where the training set is on the device.
-TOGETHER = 32
 # Of all steps that are measured or compiled.
 OPTIMIZER = optax.with_extra_args_support(optax.adam(1e-4))
 
@@ -40,8 +38,6 @@ class Step:
 
   Attributes:
     call: takes one step, on a batch or on the random one, and returns its loss.
-    together: takes ``TOGETHER`` steps in one call, each on rows of the random batch, as
-      training does whose images are on the device.
     batch: the random batch.
     products: the matrix products of the step, and the number of each.
     costs: of the compiled instructions, on each device.
@@ -53,7 +49,6 @@ class Step:
   """
 
   call: Callable[..., jax.Array]
-  together: Callable[[], jax.Array]
   batch: Batch
   products: dict[Product, int]
   costs: list[Cost]
@@ -155,19 +150,6 @@ def make_step(
     state, metrics = compiled(state, batch, classes)
     return metrics["loss"]
 
-  inputs = DeviceInputs(dict, iter, mesh, NUM_EXAMPLES, TOGETHER)
-  table = DeviceTable({name: getattr(batch, name) for name in table}, mesh, False)
-  drawn = np.random.default_rng(0).integers(batch_size, size=(TOGETHER, batch_size))
-  piece = table.with_lengths(), jnp.asarray(drawn, jnp.int32)
-  many = jax.jit(inputs.steps(train_step), donate_argnums=0)
-  # Compiled when first called, in the precision of that moment, and not again.
-  compiled_many = functools.cache(lambda: many.lower(state, piece, classes).compile())
-
-  def together() -> jax.Array:
-    nonlocal state
-    state, metrics = compiled_many()(state, piece, classes)
-    return metrics["loss"]
-
   products = products_in(train_step, state, batch, classes)
   costs = Program(compiled.as_text(), jax.default_backend()).costs()
-  return Step(call, together, batch, products, costs, figures)
+  return Step(call, batch, products, costs, figures)

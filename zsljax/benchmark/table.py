@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-import json
+from collections.abc import Iterable, Mapping, Sequence
 import pathlib
 from typing import Any
 
-from zsljax.errors import ZsljaxError, require
+from zsljax.errors import require
+from zsljax.io.json_files import OBJECT, read_json
+from zsljax.runs.config import flat
 
 _COLUMNS = (
   "system", "shapes", "batch", "computed", "step ms", "(quartiles)", "floor ms",
@@ -16,7 +17,6 @@ _COLUMNS = (
 _MORE = {
   "seconds_of_products_alone": "its products alone ms",
   "seconds_of_traffic_beside_products": "traffic beside them ms",
-  "step_seconds_of_many_in_one_call": "of many in one call",
   "predicted_seconds": "predicted",
 }
 
@@ -64,7 +64,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def show(figures: Mapping[str, Any]) -> str:
   """Formats figures, a line each."""
-  named = dict(_leaves(figures))
+  named = flat(figures)
   width = max(map(len, named))
   return "\n".join(f"{name:<{width}}  {_shown(x)}" for name, x in named.items())
 
@@ -76,7 +76,7 @@ def compare(paths: Sequence[pathlib.Path]) -> str:
     ZsljaxError: there are not two, or one is no such file.
   """
   require(len(paths) == 2, "--compare", f"{len(paths)} file(s)", "two: a.json,b.json")
-  first, second = (dict(_leaves(_read(path))) for path in paths)
+  first, second = (flat(read_json(path, OBJECT, "what --json wrote")) for path in paths)
   names = [*first, *(name for name in second if name not in first)]
   width = max(map(len, names), default=0)
   lines = [f"{'':<{width}}  {paths[0].name:>24}  {paths[1].name:>24}   ratio"]
@@ -86,28 +86,6 @@ def compare(paths: Sequence[pathlib.Path]) -> str:
     ratio = f"{b / a:8.3f}" if numbers and a else ""
     lines.append(f"{name:<{width}}  {_shown(a)[:24]:>24}  {_shown(b)[:24]:>24}{ratio}")
   return "\n".join(lines)
-
-
-def _read(path: pathlib.Path) -> Mapping[str, Any]:
-  """Reads a file of figures."""
-  expected = "what --json wrote"
-  try:
-    figures = json.loads(path.read_text())
-  except OSError as error:
-    raise ZsljaxError(f"{path}: {error.strerror}, expected {expected}") from error
-  except ValueError:
-    figures = None
-  require(isinstance(figures, dict), f"{path}", "no JSON object", expected)
-  return figures
-
-
-def _leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-  """Yields the figures of nested mappings with dotted names."""
-  for name, inner in value.items():
-    if isinstance(inner, dict):
-      yield from _leaves(inner, f"{prefix}{name}.")
-    else:
-      yield f"{prefix}{name}", inner
 
 
 def _shown(value: Any) -> str:

@@ -36,7 +36,13 @@ from zsljax.benchmark.step import OPTIMIZER, useful_flops
 from zsljax.classes import ClassSpace
 from zsljax.devices.mesh import make_mesh, over_batch, over_classes, replicated
 from zsljax.devices.precision import PRECISIONS, supported
-from zsljax.errors import ZsljaxError, did_you_mean, in_bytes, line_of, require
+from zsljax.errors import (
+  ZsljaxError,
+  in_bytes,
+  line_of,
+  require,
+  require_known,
+)
 from zsljax.models import MULTI_LABEL, Batch, Spec, System
 from zsljax.training import check_divides, init_state, make_train_step
 from zsljax.training.checkpoints import abstract
@@ -69,8 +75,7 @@ def find_topology(name: str) -> Topology:
     ZsljaxError: there is no such chip or slice, or its compiler is not installed.
   """
   kind, _, grid = name.partition(":")
-  if kind not in CHIPS:
-    raise ZsljaxError(f"--topology: unknown chip {kind!r}. {did_you_mean(kind, CHIPS)}")
+  require_known(kind, CHIPS, "--topology", "unknown chip")
   chip = CHIPS[kind]
   is_tpu = chip.platform == "tpu"
   form, example = (r"\d+(x\d+)+", "2x2") if is_tpu else (r"[1-9]\d*", "8")
@@ -268,10 +273,7 @@ def run(
   Raises:
     ZsljaxError: an argument does not fit, or the step does not fit the devices.
   """
-  if preset not in PRESETS:
-    raise ZsljaxError(
-      f"--preset: unknown shapes {preset!r}. {did_you_mean(preset, PRESETS)}"
-    )
+  require_known(preset, PRESETS, "--preset", "unknown shapes")
   shapes = PRESETS[preset]
   size, spec = batch_size or shapes.batch_size, shapes.spec()
   work = make_work(

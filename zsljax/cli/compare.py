@@ -28,7 +28,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-  from zsljax.errors import ZsljaxError, counted, did_you_mean
+  from zsljax.errors import counted, require_known
   from zsljax.losses import FAMILY, RECONSTRUCTIONS
   from zsljax.reporting.rows import aligned, column_name, data_of, summarize
   from zsljax.runs.config import read_config
@@ -37,8 +37,7 @@ def run(args) -> None:
   config, _, dataset = args.config.partition(":")
   losses = args.losses or tuple(FAMILY)
   for loss in losses:
-    if loss not in FAMILY:
-      raise ZsljaxError(f"--losses: unknown {loss!r}. {did_you_mean(loss, FAMILY)}")
+    require_known(loss, FAMILY, "--losses")
   workdir = args.workdir.absolute()
   rows = {}
   for loss in losses:

@@ -13,7 +13,7 @@ from zsljax.data import store
 from zsljax.data.builtin.digits import VARIANTS, read_digits
 from zsljax.data.builtin.multidigit import read_multidigit
 from zsljax.data.feature_set import FeatureSet
-from zsljax.errors import ZsljaxError, did_you_mean, require
+from zsljax.errors import ZsljaxError, did_you_mean, require, require_known
 
 # Datasets made from what a dependency ships: name, features -> the set.
 EMBEDDED: dict[str, Mapping[str, Callable[[], FeatureSet]]] = {
@@ -48,11 +48,7 @@ def open_dataset(config: Mapping[str, Any], axes: int = 1) -> store.StoredDatase
   if name in EMBEDDED:
     variants = EMBEDDED[name]
     features = features or next(iter(variants))
-    if features not in variants:
-      raise ZsljaxError(
-        f"config.data.features: {name} has no {features!r}. "
-        f"{did_you_mean(features, variants)}"
-      )
+    require_known(features, variants, "config.data.features", f"{name} has no")
     root = pathlib.Path(config["dir"] or DEFAULT_DIR)
     # What is made on demand may be made again, when it is stale or damaged.
     return store.prepare(variants[features](), root, overwrite=True)

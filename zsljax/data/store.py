@@ -23,7 +23,7 @@ from zsljax.classes import ClassSpace
 from zsljax.data import beam
 from zsljax.data.feature_set import MULTI_LABEL_SPLITS, SPLITS, FeatureSet
 from zsljax.data.records import Records, label_widths
-from zsljax.errors import ZsljaxError, did_you_mean, line_of, require
+from zsljax.errors import ZsljaxError, did_you_mean, line_of, require, require_known
 from zsljax.io.checksums import AS_WRITTEN, Checksums
 from zsljax.io.files import locked
 from zsljax.io.json_files import (
@@ -683,9 +683,6 @@ def find(
     f"one of {', '.join(here)}: {root} holds {name} in several forms",
   )
   features = features or next(iter(here))
-  if features not in here:
-    raise ZsljaxError(
-      f"config.data.features: {root} holds no {name} with {features!r}. "
-      f"{did_you_mean(features, here)}"
-    )
+  what = f"{root} holds no {name} with"
+  require_known(features, here, "config.data.features", what)
   return StoredDataset.open(here[features])

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from zsljax.errors import ZsljaxError, did_you_mean
+from zsljax.errors import require_known
 
 # Names in JAX, the most exact first.
 PRECISIONS = {
@@ -37,11 +37,7 @@ def nearest(precision: str) -> str:
   Raises:
     ZsljaxError: there is no such precision.
   """
-  if precision not in PRECISIONS:
-    raise ZsljaxError(
-      f"config.matmul_precision: unknown {precision!r}. "
-      f"{did_you_mean(str(precision), PRECISIONS)}"
-    )
+  require_known(precision, PRECISIONS, "config.matmul_precision")
   known, names = supported(), list(PRECISIONS)
   exact_enough = names[: names.index(precision) + 1]
   return [name for name in exact_enough if name in known][-1]

@@ -27,7 +27,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from zsljax.errors import ZsljaxError, did_you_mean, require
+from zsljax.errors import require, require_known
 
 Array = jax.Array
 Transform = Callable[[Array], Array]
@@ -314,10 +314,7 @@ def make_loss(name: str, where: str = "", **settings) -> GeneralizedSoftmax:
   Raises:
     ZsljaxError: the name or a setting is unknown, or a value outside its range.
   """
-  if name not in FAMILY:
-    raise ZsljaxError(
-      f"{where}loss_name: unknown loss {name!r}. {did_you_mean(name, FAMILY)}"
-    )
+  require_known(name, FAMILY, f"{where}loss_name", "unknown loss")
   given = {key: value for key, value in settings.items() if value is not None}
   defaults = {
     key: parameter.default

@@ -64,8 +64,8 @@ class AttendedAutoencoder(System):
     of the measured settings.
 
   Attributes:
-    weight_alignment: :math:`\alpha`, 0.5 in the paper.
-    weight_reconstruction: :math:`\eta`, 1 in the paper; 0 is its ablation without
+    weight_alignment: alpha, 0.5 in the paper.
+    weight_reconstruction: eta, 1 in the paper; 0 is its ablation without
       semantics reconstruction.
     coupled: whether the visual-semantic map is the decoder (the paper's model); else
       it is another map of the same form, as in its ablation.
@@ -73,8 +73,9 @@ class AttendedAutoencoder(System):
       auto-encoder's one hidden layer. Else the width of a sigmoid layer that is
       followed by a linear one: the other reading of "one hidden layer".
     similarity: s: ``cosine`` (paper) or ``dot`` (dot_product).
-    scale: factor of the similarity in softmax and prediction. Without one a cosine
-      softmax over 40 classes cannot fall below 1.8 nats.
+    scale: factor of the similarity in softmax and prediction: 20 (paper) or 5
+      (dot_product). Without one a cosine softmax over 40 classes cannot fall below 1.8
+      nats.
     normalize_regions: whether regions have unit length, as in DAZLE and MSDN.
     region_scale: factor of the regions (after that).
   """

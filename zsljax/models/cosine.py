@@ -58,16 +58,16 @@ class CosineClassifier(System):
 
   Attributes:
     loss_name: a member of the family.
-    encoder: ``none`` takes the features for the embedding; ``mlp`` has layers of
-      ``hidden`` widths with ReLU and a linear one; ``conv``, for features that are the
-      pixels of square grey images, two convolutions and a linear layer. Regions are
-      averaged.
+    encoder: ``none`` (class_norm) takes the features for the embedding; ``mlp``
+      (zero_shot) has layers of ``hidden`` widths with ReLU and a linear one; ``conv``
+      (embedding), for features that are the pixels of square grey images, two
+      convolutions and a linear layer. Regions are averaged.
     hidden: widths of the hidden layers of ``mlp``.
     embedding_size: d of ``mlp`` and ``conv``.
-    prototypes: ``learned`` or ``generated``.
+    prototypes: ``learned`` (embedding), or ``generated`` from class descriptions.
     generator_hidden: width of the generator's two hidden layers.
     class_normalization: whether the generator's second layer is standardised over the
-      seen classes, before and after its ReLU.
+      seen classes, before and after its ReLU (class_norm).
     bias_initializer: of the generator: ``zeros``, or ``uniform`` in +-1 /
       sqrt(fan-in), PyTorch's default (class_norm_official_code).
     unbiased: whether the variance over classes is the unbiased one, of ddof 1
@@ -76,8 +76,18 @@ class CosineClassifier(System):
       negative.
     sample_share: share of negatives that take part in a step, for learned prototypes;
       see ``sample_classes``.
-    scale: of the loss, as all below, which the functions named like it in
-      ``zsljax.losses.generalized_softmax`` explain; None takes the member's own value.
+    scale: of the loss, as all below (see the function named like it in
+      ``zsljax.losses.generalized_softmax``); None takes the member's own value.
+    margin: of all but softmax and normface; sphereface's is the factor of the angle.
+    times: combined only: the factor of the angle.
+    cosine_margin: combined only: taken from the cosine.
+    positive_goal: so_softmax: where similarities to the own prototype are drawn to.
+    negative_goal: so_softmax: where the other similarities are drawn to.
+    positive_weight: so_softmax and cs_softmax: factor of the transform of the own
+      similarity.
+    negative_weight: so_softmax and cs_softmax: factor of the others' transform.
+    one_sided: so_softmax: whether nothing is gained beyond the goals.
+    stop_gradient: circle: whether its weights are constants to the gradient.
   """
 
   name: ClassVar[str] = "cosine"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 import dataclasses
 import importlib
 from importlib.metadata import entry_points
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from zsljax.classes import ClassSpace
-from zsljax.errors import ZsljaxError, did_you_mean, line_of, require
+from zsljax.errors import ZsljaxError, line_of, require, require_known
 from zsljax.models.stage import Stage, staged
 from zsljax.models.system import MULTI_LABEL, Batch, Spec, System
 
@@ -73,7 +73,8 @@ def build_system(config: Mapping[str, Any]) -> System:
   installed = entry_points(group=ENTRY_POINTS)
   if name not in _SYSTEMS and name in installed.names:
     import_module(f"config.system.name={name}", installed[name].module)
-  _known(name, _SYSTEMS.keys() | installed.names, "name: unknown system")
+  known = _SYSTEMS.keys() | installed.names
+  require_known(name, known, "config.system.name", "unknown system")
   require(
     name in _SYSTEMS,
     f"config.system.name={name}",
@@ -81,10 +82,11 @@ def build_system(config: Mapping[str, Any]) -> System:
     "`register` to be called where its module is imported",
   )
   system = _SYSTEMS[name]
-  _known(preset, system.presets, f"preset: {name} has no preset")
+  where = "config.system.preset"
+  require_known(preset, system.presets, where, f"{name} has no preset")
   fields = [f.name for f in dataclasses.fields(system)]
   for field in config:
-    _known(field, fields, f"{field}: {name} has no field")
+    require_known(field, fields, f"config.system.{field}", f"{name} has no field")
   given = {
     field: tuple(value) if isinstance(value, list) else value  # Stored as JSON.
     for field, value in config.items()
@@ -96,12 +98,6 @@ def build_system(config: Mapping[str, Any]) -> System:
     raise ZsljaxError(
       f"config.system: found {line_of(error)}, expected values of the fields' types"
     ) from error
-
-
-def _known(word: str, words: Iterable[str], message: str) -> None:
-  if word not in words:
-    hint = did_you_mean(word, words)
-    raise ZsljaxError(f"config.system.{message} {word!r}. {hint}")
 
 
 def import_module(where: str, module: str) -> None:

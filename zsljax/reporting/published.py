@@ -11,7 +11,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from zsljax.errors import ZsljaxError, did_you_mean
+from zsljax.errors import require_known
 from zsljax.io.json_files import (
   NUMBER,
   OBJECT,
@@ -132,9 +132,7 @@ def read_published(name: str) -> Published:
   Raises:
     ZsljaxError: there is none, or its file is damaged.
   """
-  known = names()
-  if name not in known:
-    raise ZsljaxError(f"--paper: unknown {name!r}. {did_you_mean(name, known)}")
+  require_known(name, names(), "--paper")
   path = _FOLDER / f"{name}.json"
   content = read_json(path, _SCHEMA, "a published result, as msdn/cub.json is one")
   trainings = [Training(**training) for training in content["trainings"]]

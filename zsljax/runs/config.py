@@ -110,7 +110,7 @@ def explained_fields(
     overrides: see ``read_config``.
   """
   config = read_config(argument, overrides)
-  comments = {"system.name": "", "system.preset": ""} | _comments(argument)
+  comments = {"system.name": ""} | _comments(argument)
   for field, text in _attributes(config["system"]["name"]).items():
     comments[field] = comments.get(field) or text
   values = flat(config)
@@ -153,13 +153,18 @@ def _comments(argument: str) -> dict[str, str]:
 
 
 def _attributes(system: str) -> dict[str, str]:
-  """Lines on the fields of a system in its docstring, by field of the config."""
+  """Lines on the preset and the fields of a system, by field of the config."""
   import zsljax.models  # noqa: F401  They register themselves.
   from zsljax.models.registry import registered
 
-  text = (inspect.getdoc(registered()[system]) or "").partition("Attributes:\n")[2]
+  own = registered()[system]
+  text = (inspect.getdoc(own) or "").partition("Attributes:\n")[2]
+  text = re.sub(r":\w+:`([^`]*)`", r"\1", text)  # A mark of reStructuredText.
   lines = re.findall(r"^  (\w+): (.*(?:\n    .*)*)", text, re.MULTILINE)
-  return {f"system.{field}": " ".join(line.split()) for field, line in lines}
+  preset = f"{' or '.join(own.presets)}; decides the fields below that are None"
+  return {"system.preset": preset} | {
+    f"system.{field}": " ".join(line.split()) for field, line in lines
+  }
 
 
 def _config_file(name: str) -> pathlib.Path:

@@ -17,7 +17,7 @@ from zsljax.data.pipeline import pad
 from zsljax.data.store import only_below
 from zsljax.devices.precision import computed_in
 from zsljax.devices.processes import is_writer, of_all_processes
-from zsljax.errors import ZsljaxError, did_you_mean, require
+from zsljax.errors import ZsljaxError, require, require_known
 from zsljax.evaluation import Calibration, Evaluator, Report
 from zsljax.evaluation.calibration import best_share, margin_rows, of_share
 from zsljax.evaluation.class_retrieval import DEFINITION
@@ -104,11 +104,8 @@ def evaluate(
   )
   known = evaluation.protocols_for(run.system)
   protocol = protocol or known[0]
-  if protocol not in known:
-    raise ZsljaxError(
-      f"--protocol: {run.system.name} on {run.dataset.metadata['name']} cannot be "
-      f"evaluated by {protocol!r}. {did_you_mean(protocol, known)}"
-    )
+  what = f"{run.system.name} on {run.dataset.metadata['name']} cannot be evaluated by"
+  require_known(protocol, known, "--protocol", what)
   single_label, several = protocol == XIAN, run.system.task == MULTI_LABEL
   uncalibrated = f"no calibration with --protocol={protocol}"
   for flag, value, fits, expected in (

@@ -18,7 +18,7 @@ import jax
 
 from zsljax.data import StoredDataset
 from zsljax.data.store import variants
-from zsljax.errors import ZsljaxError, counted, did_you_mean, require
+from zsljax.errors import counted, require, require_known
 from zsljax.evaluation import PROTOCOLS
 from zsljax.io.files import write_json, write_text
 from zsljax.io.versions import hardware
@@ -120,8 +120,7 @@ def _names(text: str, flag: str, known: Sequence[str] | dict) -> list[str]:
     return list(known)
   names = list(dict.fromkeys(text.split(",")))
   for name in names:
-    if name not in known:
-      raise ZsljaxError(f"{flag}: unknown {name!r}. {did_you_mean(name, known)}")
+    require_known(name, known, flag)
   return names
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from zsljax.errors import ZsljaxError, did_you_mean, require
+from zsljax.errors import require, require_known
 
 SCHEDULES = ("constant", "one_cycle", "step")
 # Of the steps of one_cycle, the share in which the rate rises.
@@ -104,11 +104,7 @@ def make_optimizer(
     ZsljaxError: unknown name or schedule, or L-BFGS on minibatches.
   """
   for field, known in (("name", OPTIMIZERS), ("schedule", SCHEDULES)):
-    if config[field] not in known:
-      raise ZsljaxError(
-        f"config.optimizer.{field}: unknown {config[field]!r}. "
-        f"{did_you_mean(config[field], known)}"
-      )
+    require_known(config[field], known, f"config.optimizer.{field}")
   name = config["name"]
   require(
     name != "lbfgs" or not batch_size,
