@@ -166,7 +166,7 @@ def system_fields(name: str, preset: str) -> ConfigDict:
   import zsljax.models  # noqa: F401  They register themselves.
   from zsljax.models.registry import registered
 
-  system = registered()[name]
+  system: typing.Any = registered()[name]
   decided = {field for fields in system.presets.values() for field in fields}
   types = typing.get_type_hints(system)
   config = ConfigDict({"name": name, "preset": preset})

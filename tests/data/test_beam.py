@@ -9,8 +9,8 @@ import scipy.sparse
 
 from zsljax.__main__ import main
 from zsljax.data import beam, make_multilabel_set, prepare, store
+from zsljax.data.feature_set import FeatureSet
 from zsljax.data.files.features import read_features
-from zsljax.data.records import Records
 from zsljax.errors import ZsljaxError
 
 # TFDS asks protobuf in a way that the newest before 7, which Beam needs, warns of.
@@ -115,11 +115,11 @@ def test_failing_worker(feature_set, direct, tmp_path, monkeypatch):
   old = prepare(feature_set(), tmp_path)
   source = feature_set(seed=1)
 
-  def failing(self, row):
+  def failing(self, row, dtype):
     raise OSError("gone")
 
   with monkeypatch.context() as patch:
-    patch.setattr(Records, "__getitem__", failing)
+    patch.setattr(FeatureSet, "record", failing)
     with pytest.raises(ZsljaxError, match=r"not be written \(.*gone.*\); nothing"):
       prepare(source, tmp_path, overwrite=True, beam_options=direct)
   assert store.find(tmp_path, "small", None).fingerprint == old.fingerprint

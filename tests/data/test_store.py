@@ -333,23 +333,14 @@ def test_unchanged_files_are_hashed_once(copy, monkeypatch, capsys):
   assert not hashed
   main(["data", "verify", str(copy)])
   assert len(hashed) == 9
-  assert "9 files, 15.1 kB, as they were written" in capsys.readouterr().out
+  assert "9 files, 15.2 kB, as they were written" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-  ("field", "value", "message"),
-  [
-    ("storage_dtype", "object", "storage_dtype: 'object' is not one of"),
-    ("feature_shape", [], "feature_shape: "),
-    ("label_widths", None, "label_widths: None is not of type 'object'"),
-    ("schema", 99, "schema: 4 was expected"),
-  ],
-)
-def test_description_with_right_checksums_is_checked_too(copy, field, value, message):
+def test_set_of_another_version_is_refused(copy):
   path = copy / "metadata.json"
-  path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+  path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 99}))
   checksums.Checksums.write(copy)
-  with pytest.raises(ZsljaxError, match=f"metadata.json: {message}"):
+  with pytest.raises(ZsljaxError, match="metadata.json: schema: 4 was expected"):
     StoredDataset.open(copy)
 
 
@@ -398,21 +389,23 @@ def test_half_written_set_is_invisible(feature_set, tmp_path, monkeypatch):
   def look():
     with pytest.raises(ZsljaxError, match="holds no dataset 'small'"):
       store.find(tmp_path, "small", None)
-    looked.append(list((tmp_path / "small" / "random_att").iterdir()))
+    looked.append([path.name for path in (tmp_path / "small").iterdir()])
 
   fail_at(monkeypatch, "test_unseen", look)
   prepare(feature_set(), tmp_path)
-  assert ["incomplete" in path.name for path in looked[0]] == [True]
+  assert "random_att" not in looked[0]
 
 
 def test_leftover_of_a_killed_write_goes_with_the_next(feature_set, copy, tmp_path):
-  copy.rename(copy.with_name("1.0.0.incompleteABC"))
-  (tmp_path / "small" / ".scratchABC").mkdir()
+  killed = tmp_path / "small" / ".scratchABC" / "small" / "random_att"
+  killed.mkdir(parents=True)
+  copy.rename(killed / copy.name)
   with pytest.raises(ZsljaxError, match="holds no dataset"):
     store.find(tmp_path, "small", None)
+  with pytest.raises(ZsljaxError, match="no stored dataset"):
+    store.all_below(tmp_path)
   assert prepare(feature_set(), tmp_path).folder == copy
-  left = [path.name for path in (tmp_path / "small").rglob("*")]
-  assert not [name for name in left if "incomplete" in name or "scratch" in name]
+  assert not list(tmp_path.rglob(".scratch*"))
 
 
 def test_dest_that_cannot_be_made(feature_set, tmp_path):

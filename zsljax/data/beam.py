@@ -7,7 +7,7 @@ by shard. Beam's local runner does so in memory, some seven times the features' 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 import contextlib
 import dataclasses
 import functools
@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from zsljax.data.feature_set import blocks
-from zsljax.data.records import Records
+from zsljax.data.feature_set import FeatureSet, blocks
 from zsljax.errors import ZsljaxError, require
 from zsljax.io.progress import task_bar
 
@@ -77,56 +76,61 @@ def pipeline_options(text: str):
 
 
 def made_by_workers(
-  records: Records, splits: Mapping[str, np.ndarray], folder: pathlib.Path
+  feature_set: FeatureSet, dtype: np.dtype, folder: pathlib.Path
 ) -> dict[str, Any]:
   """Returns a ``beam.PTransform`` for each split, which yields its keyed records.
 
   Args:
-    records: records of all images.
-    splits: row numbers for each split.
+    feature_set: the set.
+    dtype: precision of the stored features.
     folder: empty folder that all workers can read; it gets a copy of the features.
   """
   beam = apache_beam()
-  features, path = records.features, folder.absolute() / "features"
+  features, path = feature_set.features, folder.absolute() / "features"
   with path.open("wb") as file, task_bar(len(features), "copying", "images") as bar:
     for block in blocks(features):
       file.write(block)
       bar.update(len(block))
-  if isinstance(records.labels, np.ndarray):
-    np.save(folder / "labels.npy", records.labels)
+  if isinstance(feature_set.labels, np.ndarray):
+    np.save(folder / "labels.npy", feature_set.labels)
   else:
-    scipy.sparse.save_npz(folder / "labels.npz", records.labels)
-  np.savez(folder / "splits.npz", **splits)
-  empty = dataclasses.replace(records, features=None, labels=None)
+    scipy.sparse.save_npz(folder / "labels.npz", feature_set.labels)
+  np.savez(folder / "splits.npz", **feature_set.splits)
+  emptied = dict.fromkeys(("features", "labels", "image_files"))
+  empty = dataclasses.replace(feature_set, splits={}, **emptied)
   form = features.shape, features.dtype
   return {
     split: beam.Create([(split, at) for at in range(0, len(rows), _TOGETHER)])
     | beam.Reshuffle()
-    | beam.FlatMap(_read, folder.absolute(), empty, form)
-    for split, rows in splits.items()
+    | beam.FlatMap(_read, folder.absolute(), empty, form, dtype)
+    for split, rows in feature_set.splits.items()
   }
 
 
 def _read(
-  place: tuple[str, int], folder: pathlib.Path, empty: Records, form: tuple
+  place: tuple[str, int],
+  folder: pathlib.Path,
+  empty: FeatureSet,
+  form: tuple,
+  dtype: np.dtype,
 ) -> Iterator[tuple[int, Any]]:
   """Yields the keyed records of a split from a place in it on."""
-  records, splits = _opened(folder, empty, form)
+  feature_set, splits = _opened(folder, empty, form)
   split, start = place
   for row in splits[split][start : start + _TOGETHER]:
-    yield records[row]
+    yield feature_set.record(row, dtype)
 
 
 @functools.lru_cache(maxsize=1)
 def _opened(
-  folder: pathlib.Path, empty: Records, form: tuple
-) -> tuple[Records, dict[str, np.ndarray]]:
-  """Opens the records in a worker."""
+  folder: pathlib.Path, empty: FeatureSet, form: tuple
+) -> tuple[FeatureSet, dict[str, np.ndarray]]:
+  """Opens the set in a worker."""
   shape, dtype = form
   features = np.memmap(folder / "features", dtype, "r", shape=shape)
   with np.load(folder / "splits.npz", allow_pickle=False) as file:
     splits = dict(file)
-  if empty.lists:
+  if (folder / "labels.npz").exists():
     labels = scipy.sparse.load_npz(folder / "labels.npz")
   else:
     labels = np.load(folder / "labels.npy", allow_pickle=False)

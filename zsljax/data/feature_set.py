@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
+import functools
 import hashlib
 import itertools
 import pathlib
@@ -13,6 +14,7 @@ import numpy as np
 import scipy.sparse
 
 from zsljax.classes import ClassSpace
+from zsljax.data.labels import ABSENT, PRESENT, ids_where
 from zsljax.errors import ZsljaxError, counted, require, some
 from zsljax.io.checksums import sha256_of
 from zsljax.io.progress import task_bar
@@ -24,6 +26,8 @@ MULTI_LABEL_SPLITS = ("train", "val", "test")
 # Begins the note of a set whose validation classes were drawn.
 NONE_PUBLISHED = "No validation classes follow from the source"
 _BLOCK_BYTES = 2**26
+# Values in the label matrix that the two kinds of label lists stand for.
+_LISTS = {"labels": PRESENT, "absent": ABSENT}
 
 
 class Rows(Protocol):
@@ -37,7 +41,7 @@ class Rows(Protocol):
   def __getitem__(self, rows: int | slice) -> np.ndarray: ...
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class FeatureSet:
   """Precomputed features of N images, their classes, and the held-out images.
 
@@ -81,6 +85,29 @@ class FeatureSet:
   def multi_label(self) -> bool:
     """True where an image has any number of labels."""
     return self.labels.ndim == 2
+
+  @functools.cached_property
+  def label_widths(self) -> dict[str, int]:
+    """The most labels of one image, by kind; empty with one label an image.
+
+    Absences are a kind where at least one is annotated.
+    """
+    if not self.multi_label:
+      return {}
+    most = {
+      name: int((self.labels == value).sum(1).max(initial=0))
+      for name, value in _LISTS.items()
+    }
+    return {name: width for name, width in most.items() if width or name == "labels"}
+
+  def record(self, row: int, dtype: np.dtype) -> tuple[int, dict[str, Any]]:
+    """Returns the key that TFDS shuffles by, and what is stored of an image."""
+    labels = {
+      name: ids_where(self.labels, row, _LISTS[name]) for name in self.label_widths
+    }
+    labels = labels or {"label": np.int64(self.labels[row])}
+    features = self.features[row].astype(dtype)
+    return int(row), {"features": features, **labels, "row": np.int64(row)}
 
   def fingerprint(self, storage_dtype: np.dtype | None = None) -> str:
     """Returns SHA-256 of all that is trained on: arrays, splits, stored precision."""

@@ -22,19 +22,11 @@ from zsljax import __version__
 from zsljax.classes import ClassSpace
 from zsljax.data import beam
 from zsljax.data.feature_set import MULTI_LABEL_SPLITS, SPLITS, FeatureSet
-from zsljax.data.records import Records, label_widths
 from zsljax.errors import ZsljaxError, did_you_mean, line_of, require, require_known
+from zsljax.io.checks import readable
 from zsljax.io.checksums import AS_WRITTEN, Checksums
-from zsljax.io.files import locked
-from zsljax.io.json_files import (
-  COUNT,
-  OBJECT,
-  TEXT,
-  list_of,
-  object_of,
-  or_none,
-  read_json,
-)
+from zsljax.io.files import locked, write_json
+from zsljax.io.json_files import object_of, read_json
 from zsljax.io.progress import task_bar
 from zsljax.numerics import LARGEST
 
@@ -56,21 +48,7 @@ _IDENTITY = ("split_version", "validation_classes", "fingerprint")
 _INDEX_FILE = "index.npz"
 # The images' names by source row, where they have names.
 _IMAGES_FILE = "images.npz"
-_METADATA = object_of(
-  schema={"const": SCHEMA},
-  **dict.fromkeys(
-    ("name", "features", "class_embedding", "split_version", "fingerprint"), TEXT
-  ),
-  sources={"type": "object", "additionalProperties": TEXT},
-  source_dtype=TEXT,
-  storage_dtype={"enum": ["float16", "float32", "float64", "bfloat16"]},
-  feature_shape={**list_of(COUNT | {"minimum": 1}), "minItems": 1, "maxItems": 2},
-  validation_classes=list_of(COUNT),
-  label_widths={"type": "object", "additionalProperties": COUNT},
-  notes=list_of(TEXT),
-  named_images={"type": "boolean"},
-  encoder=or_none(OBJECT),
-)
+_METADATA = object_of(schema={"const": SCHEMA})
 # Records of this many images are in memory while the index is made.
 _INDEXED_TOGETHER = 32
 # A TFRecord carries 16 bytes of lengths and checksums beside its content.
@@ -141,30 +119,20 @@ def prepare(
   if storage != "source":
     variant += f"_{storage}"
   folder = dest.expanduser() / feature_set.name / variant / VERSION
-  fingerprint = feature_set.fingerprint(dtype)
+  metadata = _metadata(feature_set, dtype)
   with locked(folder.parents[1] / ".lock"):
     if folder.exists():
       try:
         stored = StoredDataset.open(folder)
-        imported = {
-          "split_version": feature_set.split_version,
-          "validation_classes": list(feature_set.validation_classes),
-          "fingerprint": fingerprint,
-        }
         hint = "as imported now: choose another --dest, or replace it with --overwrite"
-        require_same(str(folder), stored.metadata, imported, hint)
+        require_same(str(folder), stored.metadata, metadata, hint)
         return dataclasses.replace(stored, was_there=True)
       except ZsljaxError:
         if not overwrite:
           raise
-    for left in (  # Of imports that were killed.
-      *folder.parents[1].glob(".scratch*"),
-      *folder.parent.glob(f"{VERSION}.incomplete*"),
-    ):
+    for left in folder.parents[1].glob(".scratch*"):  # Of imports that were killed.
       shutil.rmtree(left, ignore_errors=True)
-    # Before the builder exists: it would take over what it finds in the folder.
-    with _replaced(folder):
-      _write(feature_set, folder, dtype, fingerprint, beam_options)
+    _write(feature_set, folder, dtype, metadata, beam_options)
     return StoredDataset.open(folder)
 
 
@@ -177,140 +145,98 @@ def require_same(
     require(same, f"{where}: {field}", found[field], f"{expected[field]}, {hint}")
 
 
-@contextlib.contextmanager
-def _replaced(folder: pathlib.Path) -> Iterator[None]:
-  """Sets a stored set aside while another is written; puts it back on failure."""
-  aside = folder.with_name(folder.name + ".replaced")
-  if folder.exists():
-    shutil.rmtree(aside, ignore_errors=True)
-    os.rename(folder, aside)
-  try:
-    yield
-  except BaseException:
-    if aside.exists() and not folder.exists():
-      os.rename(aside, folder)
-    raise
-  shutil.rmtree(aside, ignore_errors=True)
-
-
-def _write(
-  feature_set: FeatureSet,
-  folder: pathlib.Path,
-  dtype: np.dtype,
-  fingerprint: str,
-  beam_options: Any,
-) -> None:
-  """Writes a set into ``folder``, which appears when it is whole.
-
-  Raises:
-    ZsljaxError: it cannot be written.
-  """
-  tf, tfds = tensorflow()
-  widths = label_widths(feature_set)
-  records = Records(feature_set.features, feature_set.labels, tuple(widths), dtype)
-  splits = feature_set.splits
-  try:
-    with contextlib.ExitStack() as stack:
-      scratch = tempfile.TemporaryDirectory(prefix=".scratch", dir=folder.parents[1])
-      scratch = pathlib.Path(stack.enter_context(scratch))
-      if beam_options is None:
-        examples = {s: _examples(records, s, rows) for s, rows in splits.items()}
-      else:
-        examples = beam.made_by_workers(records, splits, scratch)
-        stack.enter_context(beam.failures())
-      stack.enter_context(_quiet())
-      config = tfds.download.DownloadConfig(
-        try_download_gcs=False, compute_stats="skip", beam_options=beam_options
-      )
-      _builder(feature_set, folder, dtype, fingerprint, examples).download_and_prepare(
-        download_dir=scratch, download_config=config
-      )
-  except (OSError, RuntimeError, tf.errors.OpError) as error:
-    raise ZsljaxError(
-      f"{folder}: could not be written ({line_of(error)}); nothing of it was kept"
-    ) from error
-
-
-def _builder(
-  feature_set: FeatureSet,
-  folder: pathlib.Path,
-  dtype: np.dtype,
-  fingerprint: str,
-  examples: Mapping[str, Any],
-):
-  """Returns the TFDS builder of a set with the keyed ``examples`` of each split."""
-  tfds = tensorflow()[1]
-  shape, widths = feature_set.features.shape[1:], label_widths(feature_set)
-  labels = dict.fromkeys(widths, tfds.features.Sequence(np.int64))
-  number = tfds.features.Scalar(np.int64)
-  features = tfds.features.FeaturesDict(
-    {
-      "features": tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes"),
-      **(labels or {"label": number}),
-      "row": number,
-    }
-  )
-  metadata = {
+def _metadata(feature_set: FeatureSet, dtype: np.dtype) -> dict[str, Any]:
+  """Describes a set that is stored in ``dtype``, as JSON values."""
+  return {
     "schema": SCHEMA,
     "zsljax": __version__,
     "name": feature_set.name,
     "features": feature_set.features_kind,
     "class_embedding": feature_set.class_embedding,
     "split_version": feature_set.split_version,
-    "fingerprint": fingerprint,
+    "fingerprint": feature_set.fingerprint(dtype),
     "sources": dict(feature_set.sources),
     "source_dtype": str(feature_set.features.dtype),
     "storage_dtype": str(dtype),
-    "feature_shape": list(shape),
+    "feature_shape": list(feature_set.features.shape[1:]),
     "validation_classes": list(feature_set.validation_classes),
-    "label_widths": widths,
+    "label_widths": feature_set.label_widths,
     "notes": list(feature_set.notes),
     "named_images": feature_set.image_files is not None,
     "encoder": feature_set.encoder and dict(feature_set.encoder),
   }
 
-  class Info(tfds.core.DatasetInfo):
-    """Description of the set, saved with all that stands beside the shards."""
 
-    def write_to_directory(self, dataset_info_dir, all_metadata=True):
-      super().write_to_directory(dataset_info_dir, all_metadata)
-      written = pathlib.Path(dataset_info_dir)
+def _write(
+  feature_set: FeatureSet,
+  folder: pathlib.Path,
+  dtype: np.dtype,
+  metadata: Mapping[str, Any],
+  beam_options: Any,
+) -> None:
+  """Writes a set beside ``folder``, and moves it there when it is whole.
+
+  Raises:
+    ZsljaxError: it cannot be written.
+  """
+  tf, tfds = tensorflow()
+  number = tfds.features.Scalar(np.int64)
+  shape = feature_set.features.shape[1:]
+  labels = dict.fromkeys(feature_set.label_widths, tfds.features.Sequence(np.int64))
+  features = {
+    "features": tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes"),
+    **(labels or {"label": number}),
+    "row": number,
+  }
+  try:
+    with contextlib.ExitStack() as stack:
+      scratch = tempfile.TemporaryDirectory(prefix=".scratch", dir=folder.parents[1])
+      scratch = pathlib.Path(stack.enter_context(scratch))
+      if beam_options is None:
+        examples = {s: _examples(feature_set, dtype, s) for s in feature_set.splits}
+      else:
+        examples = beam.made_by_workers(feature_set, dtype, scratch)
+        stack.enter_context(beam.failures())
+      stack.enter_context(_quiet())
+      builder = tfds.dataset_builders.AdhocBuilder(
+        name=feature_set.name,
+        version=VERSION,
+        config=folder.parent.name,
+        data_dir=scratch,
+        features=tfds.features.FeaturesDict(features),
+        split_datasets=examples,
+        description=f"{feature_set.name}: {feature_set.features_kind} features, "
+        f"classes described by {feature_set.class_embedding}.",
+      )
+      config = tfds.download.DownloadConfig(
+        try_download_gcs=False, compute_stats="skip", beam_options=beam_options
+      )
+      builder.download_and_prepare(download_config=config)
+      written = scratch / folder.relative_to(folder.parents[2])
+      write_json(written / _METADATA_FILE, metadata)
       feature_set.classes.save(written / _CLASSES_FILE)
       if feature_set.image_files is not None:
         names = np.char.encode(feature_set.image_files, "utf-8")
         np.savez(written / _IMAGES_FILE, image_files=names)
       _write_index(written)
       Checksums.write(written)
-
-  class FeatureSetBuilder(tfds.dataset_builders.AdhocBuilder, skip_registration=True):
-    """Builder of one set of precomputed features."""
-
-    def _info(self):
-      return Info(
-        builder=self,
-        description=f"{feature_set.name}: {feature_set.features_kind} features, "
-        f"classes described by {feature_set.class_embedding}.",
-        features=features,
-        metadata=tfds.core.MetadataDict(metadata),
-      )
-
-  return FeatureSetBuilder(
-    name=feature_set.name,
-    version=VERSION,
-    config=tfds.core.BuilderConfig(name=folder.parent.name, version=VERSION),
-    data_dir=folder.parents[2],
-    features=features,
-    split_datasets=examples,
-  )
+      folder.parent.mkdir(exist_ok=True)
+      shutil.rmtree(folder, ignore_errors=True)
+      os.rename(written, folder)
+  except (OSError, RuntimeError, tf.errors.OpError) as error:
+    raise ZsljaxError(
+      f"{folder}: could not be written ({line_of(error)}); nothing of it was kept"
+    ) from error
 
 
 def _examples(
-  records: Records, split: str, rows: np.ndarray
+  feature_set: FeatureSet, dtype: np.dtype, split: str
 ) -> Iterator[tuple[int, dict[str, Any]]]:
   """Yields the keyed records of a split, read forwards."""
+  rows = feature_set.splits[split]
   with task_bar(len(rows), f"writing {split}", "images") as bar:
     for row in np.sort(rows):
-      yield records[row]
+      yield feature_set.record(row, dtype)
       bar.update()
 
 
@@ -393,20 +319,10 @@ class StoredDataset:
     checksums = Checksums.open(folder)
     checksums.check([*_DESCRIPTION, _CLASSES_FILE])
     metadata = read_json(folder / _METADATA_FILE, _METADATA, AS_WRITTEN)
-    with _readable(folder / "dataset_info.json"):
+    with readable(folder / "dataset_info.json"):
       info = tensorflow()[1].builder_from_directory(folder).info
-      shards = [
-        path.name
-        for split in _splits_of(metadata)
-        for path in info.splits[split].filepaths
-      ]
-    # All that is read later has its checksum.
-    strangers = {*shards, _INDEX_FILE} - checksums.files.keys()
-    require(
-      not strangers, str(folder), f"no checksum of {sorted(strangers)[:1]}", AS_WRITTEN
-    )
     path = folder / _CLASSES_FILE
-    with _readable(path):
+    with readable(path):
       classes = ClassSpace.load(path)
     return cls(folder, metadata, classes, info, checksums)
 
@@ -433,7 +349,7 @@ class StoredDataset:
   @property
   def splits(self) -> tuple[str, ...]:
     """Names of the stored splits."""
-    return _splits_of(self.metadata)
+    return MULTI_LABEL_SPLITS if self.multi_label else SPLITS
 
   @property
   def test_splits(self) -> tuple[str, ...]:
@@ -550,7 +466,7 @@ class StoredDataset:
     """Reads arrays of an ``.npz`` beside the shards."""
     self.checksums.check([file])
     path = self.folder / file
-    with _readable(path), np.load(path, allow_pickle=False) as arrays:
+    with readable(path), np.load(path, allow_pickle=False) as arrays:
       return {name: arrays[name] for name in names}
 
   def decode(self, records):
@@ -596,22 +512,6 @@ def record_at(path, offset):
   return tf.data.experimental.from_variant(records, spec).take(1)
 
 
-def _splits_of(metadata: dict[str, Any]) -> tuple[str, ...]:
-  """Returns the names of the stored splits."""
-  return MULTI_LABEL_SPLITS if metadata["label_widths"] else SPLITS
-
-
-@contextlib.contextmanager
-def _readable(path: pathlib.Path) -> Iterator[None]:
-  """Names the damaged file, whatever its reader raises."""
-  try:
-    yield
-  except Exception as error:  # Protobuf, zip and TFDS have each their own.
-    raise ZsljaxError(
-      f"{path}: not readable ({line_of(error)}), expected {AS_WRITTEN}"
-    ) from error
-
-
 def variants(root: pathlib.Path, name: str) -> list[StoredDataset]:
   """Opens all stored forms (features, class embedding) of a set below ``root``."""
   return [StoredDataset.open(folder) for folder in _folders(root, name)]
@@ -642,7 +542,8 @@ def all_below(folder: pathlib.Path) -> list[StoredDataset]:
     ZsljaxError: there is none.
   """
   folder = folder.expanduser()
-  found = sorted(folder.rglob("dataset_info.json"))
+  paths = sorted(folder.rglob("dataset_info.json"))
+  found = [path for path in paths if "/.scratch" not in str(path)]
   expected = "the --dest of an import, or below"
   require(len(found) > 0, str(folder), "no stored dataset", expected)
   return [StoredDataset.open(path.parent) for path in found]

@@ -157,7 +157,7 @@ def _attributes(system: str) -> dict[str, str]:
   import zsljax.models  # noqa: F401  They register themselves.
   from zsljax.models.registry import registered
 
-  own = registered()[system]
+  own: Any = registered()[system]
   text = (inspect.getdoc(own) or "").partition("Attributes:\n")[2]
   text = re.sub(r":\w+:`([^`]*)`", r"\1", text)  # A mark of reStructuredText.
   lines = re.findall(r"^  (\w+): (.*(?:\n    .*)*)", text, re.MULTILINE)
