@@ -2,7 +2,7 @@
 # make test      style, types, doctests and the quick tests; make test-all: also the slow ones
 #   and the pages
 # make test-compilers  steps as compilers of TPUs and GPUs make them (6 GB, no device)
-# make test-pytorch  encoders against PyTorch, in an environment that has it
+# make test-pytorch  encoders against PyTorch, and the guide that needs a text encoder
 # make lint      style and types; make format applies the style
 # make coverage  the quick tests, and which lines they reach
 # make versions  the quick tests with oldest and newest libraries on Python 3.11 to 3.13
@@ -44,7 +44,8 @@ test-compilers: $(COMPILERS)/.installed
 	$(COMPILERS)/bin/python -m pytest -m "" tests/benchmark/test_compilers.py
 
 test-pytorch: $(PYTORCH)/.installed
-	$(PYTORCH)/bin/python -m pytest -m "" tests/encoders/test_against_pytorch.py
+	$(PYTORCH)/bin/python -m pytest -m "" -k "pytorch or photographs" \
+	  tests/encoders/test_against_pytorch.py tests/test_docs.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -25,7 +25,6 @@ from zsljax.data import make_multilabel_set, open_dataset, prepare
 from zsljax.errors import ZsljaxError
 from zsljax.evaluation import Calibration
 from zsljax.evaluation.multilabel import population
-from zsljax.io.checksums import Checksums
 from zsljax.losses import FAMILY
 from zsljax.models import build_system
 from zsljax.reporting.rows import read_rows
@@ -374,6 +373,8 @@ def test_three_devices_evaluate_every_image(digits_run, tmp_path):
   ("argument", "sampling", "caches"),
   [
     ("sdl:coco", "epochs", ("none", "device")),
+    pytest.param("msdn:digits", "epochs", ("device", "none"), marks=pytest.mark.slow),
+    pytest.param("cosine:digits", "epochs", ("none", "device"), marks=pytest.mark.slow),
     pytest.param(
       "msdn:digits", "independent", ("device", "device"), marks=pytest.mark.slow
     ),
@@ -406,17 +407,6 @@ def test_interrupted_run_ends_bit_identical(
   assert 0 < saved[0] < int(whole.step)
   chex.assert_trees_all_equal(cut.params, whole.params)
   chex.assert_trees_all_equal(cut.opt_state, whole.opt_state)
-
-
-def test_msdn_without_word_vectors_is_refused(small, tmp_path):
-  config = small("msdn:digits", f"data.dir={tmp_path / 'data'}")
-  store = open_dataset(config["data"])
-  with np.load(store.folder / "classes.npz") as file:
-    arrays = {k: v for k, v in file.items() if k != "attribute_vectors"}
-  np.savez(store.folder / "classes.npz", **arrays)
-  Checksums.write(store.folder)
-  with pytest.raises(ZsljaxError, match="attribute vectors: found none in this"):
-    train(config, tmp_path / "w")
 
 
 @pytest.mark.slow

@@ -104,7 +104,8 @@ def test_core_imports_without_tensorflow():
   rooms = ("models", "losses", "training", "evaluation", "benchmark", "encoders")
   done = run_without(
     *("tensorflow", "tensorflow_datasets", "sklearn", "matplotlib"),
-    code=f"import {', '.join(f'zsljax.{name}' for name in rooms)}",
+    code=f"import numpy as np, {', '.join(f'zsljax.{name}' for name in rooms)}\n"
+    "zsljax.evaluate(np.eye(3), np.arange(3), np.array([True, False, False]))",
   )
   assert done.returncode == 0, done.stderr
 

@@ -209,12 +209,3 @@ def test_plan_of_a_run(cards, tmp_path, capsys):
   assert "on h100:4: 4 device(s) of 2 MB; compiled, not run" in page
   assert "| resident, a part on each device |" in page and "predicted: " in page
   assert page.count("| yes |") == 3
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="no TPU compiler")
-def test_a_step_compiled_for_a_tpu():
-  step = topology.run("v5e:2x2", "msdn", "cub7", 64, "bfloat16")["training"]
-  assert step["fits"] and 0.9 < step["product_flops_over_useful"] < 1.2
-  assert set(step["collectives"]) == {"all-reduce"}
-  assert any("models/" in name for name in step["largest_traffic_bytes"])

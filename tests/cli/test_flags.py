@@ -45,25 +45,3 @@ def test_a_folder_that_cannot_be_made_is_a_warning(tmp_path, monkeypatch, caplog
   monkeypatch.setattr(os, "environ", {"HOME": str(tmp_path)})
   compiled.keep_compiled()
   assert FOLDER not in os.environ and "nothing compiled is kept" in caplog.text
-
-
-@pytest.mark.slow
-def test_loaded_damaged_and_no_programs_end_at_the_same_bits(command, tmp_path):
-  """The log has every number of the run in full."""
-  folder, logs = tmp_path / "programs", []
-  kept = {"JAX_COMPILATION_CACHE_DIR": str(folder)}
-  for i, environment in enumerate(
-    (kept, kept, kept, {"JAX_ENABLE_COMPILATION_CACHE": "false"})
-  ):
-    if i == 2:
-      for file in folder.glob("*-cache"):
-        file.write_bytes(b"damaged")
-    done = command(
-      *("-m", "zsljax", "train", "--config=msdn:digits", "--config.epochs=1"),
-      f"--workdir={tmp_path / str(i)}",
-      env=environment,
-    )
-    assert ("Error reading persistent" in done.stderr) == (i == 2)
-    logs.append((tmp_path / str(i) / "metrics.jsonl").read_text())
-    assert any(folder.glob("*-cache"))
-  assert len(set(logs)) == 1

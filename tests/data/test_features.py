@@ -1,6 +1,3 @@
-import dataclasses
-import pathlib
-
 import h5py
 import numpy as np
 import pytest
@@ -31,28 +28,15 @@ def write(path, features, names=None):
   return path
 
 
-@dataclasses.dataclass
-class Parts:
-  """Arrays, and the files that hold them."""
-
-  arrays: list[np.ndarray]
-  paths: list[pathlib.Path]
-
-
-@pytest.fixture(params=[*ENDINGS, "mixed"])
-def parts(request, tmp_path):
+@pytest.mark.parametrize("kinds", [*([x] * 3 for x in ENDINGS), ["h5", "npy", "npz"]])
+def test_rows_of_several_files(tmp_path, kinds):
   rng = np.random.default_rng(0)
   arrays = [rng.standard_normal((n, 4, 5)).astype(np.float32) for n in (6, 1, 8)]
-  kinds = ["h5", "npy", "npz"] if request.param == "mixed" else [request.param] * 3
   paths = [
     write(tmp_path / f"{i}.{kind}", array)
     for i, (kind, array) in enumerate(zip(kinds, arrays, strict=True))
   ]
-  return Parts(arrays, paths)
-
-
-def test_rows_of_several_files(parts):
-  features, whole = read_features(parts.paths), np.concatenate(parts.arrays)
+  features, whole = read_features(paths), np.concatenate(arrays)
   assert features.shape == whole.shape and features.dtype == np.float32
   assert len(features) == 15 and features.image_files is None
   for rows in (slice(None), slice(2, 9), slice(6, 7), slice(14, 99), slice(3, 3)):

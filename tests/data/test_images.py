@@ -7,8 +7,6 @@ from zsljax.data.files.images import (
   Preprocessing,
   image_batches,
   list_images,
-  not_decodable,
-  refuse_bad,
 )
 from zsljax.errors import ZsljaxError
 
@@ -116,7 +114,9 @@ def test_other_files_are_not_decoded(tmp_path, picture):
   picture(2000, 20).save(tmp_path / "long.png")
   (tmp_path / "text.webp").write_text("no image")
   names = list_images(tmp_path)
-  assert not_decodable(tmp_path, names) == ["long.png", "text.webp"]
+  assert names == ["long.png", "text.webp"]
+  ((_, good),) = image_batches(tmp_path, names, Preprocessing(32), 2)
+  assert not good.any()
 
 
 def test_the_first_frame_of_a_gif(tmp_path, picture):
@@ -180,11 +180,3 @@ def test_batches_keep_the_order_and_mark_bad_images(folder, batch_size):
   np.testing.assert_array_equal(good[:7], [1, 0, 1, 1, 0, 1, 0])
   assert not good[7:].any() and not images[~good].any()
   np.testing.assert_array_equal(images[good].mean((1, 2, 3)), [90, 0, 30, 120])
-
-
-def test_bad_images_are_counted_and_the_first_is_named(folder):
-  bad = not_decodable(folder, list_images(folder))
-  assert bad == ["2.png", "5.png", "6.png"]
-  with pytest.raises(ZsljaxError, match="cannot be decoded: 3, the first is 2.png;"):
-    refuse_bad(folder, bad)
-  refuse_bad(folder, [])

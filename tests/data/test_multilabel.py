@@ -7,7 +7,6 @@ import scipy.sparse
 
 from zsljax.data import (
   StoredDataset,
-  TrainingData,
   evaluation_batches,
   make_multilabel_set,
   prepare,
@@ -154,20 +153,6 @@ def test_stored_set_reads_back(absences, tmp_path):
   assert opened.classes.names == NAMES
   assert "absent: annotated" in describe(opened) or not absences
   assert "several an image" in describe(opened)
-
-
-@pytest.mark.parametrize("sampling", ["epochs", "independent"])
-def test_held_and_streamed_batches_are_equal(sampling, tmp_path):
-  stored = prepare(make_multilabel_set(**parts()), tmp_path)
-  held, streamed = (
-    TrainingData(stored, "trainval", 8, 0, cache, sampling).batches(2)
-    for cache in ("host", "none")
-  )
-  for _ in range(7):
-    one, other = next(held), next(streamed)
-    assert one.keys() == other.keys() == {"features", "labels", "absent", "mask"}
-    for name, value in one.items():
-      np.testing.assert_array_equal(value, other[name])
 
 
 def write_npz(path, **changed):

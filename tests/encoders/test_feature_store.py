@@ -6,6 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from zsljax.cli.main import main
 from zsljax.data.files.features import read_features
 from zsljax.encoders import encode_folder, encode_images, feature_store, load_encoder
 from zsljax.errors import ZsljaxError
@@ -121,11 +122,11 @@ def test_bad_images(encode, interrupted, folder, encoder):
   whole = (folder / "07.png").read_bytes()
   for name in ("04.png", "07.png", "10.png"):
     (folder / name).write_bytes(whole[:50])
-  with pytest.raises(ZsljaxError, match="be decoded: 1, the first is 04.png"):
+  with pytest.raises(ZsljaxError, match="04.png: found no image that can be decoded"):
     encode("cut.h5")
   interrupted(2, skip_bad=True)
   (folder / "04.png").write_bytes(whole)
-  with pytest.raises(ZsljaxError, match="be decoded: 1, the first is 07.png"):
+  with pytest.raises(ZsljaxError, match="07.png: found no image that can be decoded"):
     encode("cut.h5")  # Tried again, as 04.png was.
   path, written = encode("cut.h5", skip_bad=True)
   assert written.left_out == ["07.png", "10.png"]
@@ -174,3 +175,12 @@ def test_two_processes_do_not_write_one_file(encode, tmp_path):
     pytest.raises(ZsljaxError, match="another process is writing there"),
   ):
     encode()
+
+
+def test_command(folder, tiny, tmp_path, capsys):
+  (folder / "10.png").write_bytes((folder / "10.png").read_bytes()[:50])
+  typed = ["encode", f"--images={folder}", f"--weights={tiny}", "--size=32"]
+  main([*typed, "--skip-bad", f"--dest={tmp_path / 'f.h5'}"])
+  said = capsys.readouterr().out
+  assert "f.h5: pooled features of resnet1_2 for 10 images, 16" in said
+  assert "\nleft out, as it cannot be decoded: 10.png" in said

@@ -75,23 +75,3 @@ def test_grids_of_the_real_networks(blocks, size, grid):
   # torchvision's counts, less the classifier of 1000 classes.
   whole = {(3, 4, 6, 3): 25_557_032, (3, 4, 23, 3): 44_549_160}[blocks]
   assert parameters == whole - 2048 * 1000 - 1000
-
-
-def test_agrees_with_torchvision(tmp_path):
-  torch = pytest.importorskip("torch")
-  torchvision = pytest.importorskip("torchvision")
-  model = torchvision.models.resnet50(weights=None).eval()
-  random = torch.Generator().manual_seed(0)
-  for name, value in model.state_dict().items():
-    if "bn" in name and value.is_floating_point():
-      value.copy_(torch.rand(value.shape, generator=random) + 0.5)
-  torch.save(model.state_dict(), tmp_path / "model.pth")
-  images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
-  with torch.no_grad():
-    expected = torch.nn.Sequential(*list(model.children())[:-2])(
-      torch.from_numpy(normal(images).astype(np.float32)).permute(0, 3, 1, 2)
-    )
-  expected = expected.flatten(2).transpose(1, 2).numpy()
-  encoder = load_encoder(tmp_path / "model.pth", 64, "regions")
-  found = encoder.encode(images)
-  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * expected.max())

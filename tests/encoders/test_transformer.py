@@ -502,7 +502,7 @@ def without(name):
       r"w.pth: found tensors conv1.weight, fc.bias, expected those of ResNet",
     ),
     (timm_vit, without("pos_embed"), "found timm ViT without pos"),
-    (timm_vit, without("norm.bias"), r"found 1 tensors .*vision.transformer.norm.bias"),
+    (timm_vit, without("norm.bias"), r"found 1 tensors .*transformer.norm.bias"),
     (timm_vit, without("blocks.1.attn.qkv.weight"), "found 3 tensors missing"),
     (
       timm_vit,

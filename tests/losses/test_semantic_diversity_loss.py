@@ -124,22 +124,6 @@ def test_diversity_is_one_plus_the_variance(seed):
     np.testing.assert_allclose(weight, expected, rtol=1e-12)
 
 
-@given(st.integers(0, 1000))
-def test_diversity_of_unit_vectors_is_two_minus_the_mean_cosine(seed):
-  positives, vectors = random_labels(seed)
-  vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-  with jax.enable_x64(True):
-    found = np.asarray(diversity(positives, jnp.asarray(vectors)))
-  for weight, row in zip(found, positives, strict=True):
-    own = vectors[row[row >= 0]]
-    if len(own) > 1:
-      cosines = (own @ own.T)[~np.eye(len(own), dtype=bool)]
-      np.testing.assert_allclose(weight, 2 - cosines.mean(), rtol=1e-12)
-      assert 1 <= weight <= 3
-    else:
-      assert weight == 1
-
-
 def test_diversity_gives_the_vectors_no_gradient():
   positives, vectors = random_labels(1)
   gradient = jax.grad(lambda v: semantic_diversity(positives, v).sum())(

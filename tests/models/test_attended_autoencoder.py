@@ -6,7 +6,6 @@ import pytest
 
 from zsljax.classes import ClassSpace
 from zsljax.models import AttendedAutoencoder, Batch, Spec
-from zsljax.models.attention import attended_features
 
 VARIANTS = {
   "cosine": {"similarity": "cosine"},
@@ -94,35 +93,6 @@ def test_scores_and_objective_equal_numpy(region_problem, fields, float64):
     total, numpy_objective(system, params, batch, classes), rtol=1e-10
   )
   assert parts.keys() == {"cross_entropy", "alignment", "reconstruction"}
-
-
-@pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
-def test_fused_form_equals_the_definition(region_problem, fields, float64):
-  """Values and gradients of scores through attended features [B, C, D]."""
-  system, params, batch, classes = make(region_problem(), **fields)
-  weight = jnp.asarray(np.random.default_rng(0).standard_normal((7, 6)))
-
-  def defined(params):
-    table = classes.unit_embeddings()
-    regions = batch.features
-    if system.normalize_regions:
-      regions = regions / jnp.linalg.norm(regions, axis=-1, keepdims=True)
-    regions = system.region_scale * regions
-    found = attended_features(system._encode(params, table), regions)
-    mapping = params["decoder" if system.coupled else "map"]
-    found = found @ mapping["kernel"] + mapping["bias"]
-    if system.similarity == "cosine":
-      found = found / jnp.linalg.norm(found, axis=-1, keepdims=True)
-    return jnp.sum(weight * system.scale * jnp.einsum("bca,ca->bc", found, table))
-
-  def fused(params):
-    return jnp.sum(weight * system.scores(params, batch.features, classes))
-
-  with jax.numpy_rank_promotion("allow"):
-    expected = jax.value_and_grad(defined)(params)
-  chex.assert_trees_all_close(
-    jax.value_and_grad(fused)(params), expected, rtol=1e-9, atol=1e-12
-  )
 
 
 @pytest.mark.slow

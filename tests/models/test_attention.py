@@ -9,7 +9,6 @@ from zsljax.models.attention import (
   OVER_QUERIES,
   OVER_REGIONS,
   at_unit_length,
-  attended_features,
   attended_scores,
   project,
 )
@@ -27,16 +26,6 @@ def data(seed=0, images=3, count=5, dim=4, queries=6):
 def softmax(x):
   x = np.exp(x - x.max())
   return x / x.sum()
-
-
-def test_attended_features_loop(float64):
-  regions, queries, _ = data()
-  found = attended_features(queries, regions)
-  assert found.shape == (3, 6, 4)
-  for b, image in enumerate(np.asarray(regions)):
-    for q, query in enumerate(np.asarray(queries)):
-      expected = softmax(image @ query) @ image
-      np.testing.assert_allclose(found[b, q], expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("over", [OVER_REGIONS, OVER_QUERIES])
@@ -57,7 +46,8 @@ def test_fused_form_equals_the_definition(float64):
   weight = jnp.asarray(np.random.default_rng(1).standard_normal((3, 6)))
 
   def defined(regions, queries, readouts):
-    features = attended_features(queries, regions)
+    attention = jax.nn.softmax(jnp.einsum("brd,qd->bqr", regions, queries), -1)
+    features = jnp.einsum("bqr,brd->bqd", attention, regions)
     return jnp.sum(weight * jnp.einsum("bqd,qd->bq", features, readouts))
 
   def fused(regions, queries, readouts):

@@ -137,13 +137,14 @@ def test_folders_of_runs_and_of_sweeps_are_found(tmp_path):
   for name in ("a", "b"):
     (tmp_path / name).mkdir()
     add_rows(tmp_path / name, [row(system=name)])
-  assert {r["system"] for r in tables.find_rows([tmp_path])} == {"a", "b"}
-  assert [r["system"] for r in tables.find_rows([tmp_path / "b"])] == ["b"]
+  a, b = tmp_path / "a", tmp_path / "b"
+  assert tables.folders_with_rows([tmp_path]) == [a, b]
+  assert tables.folders_with_rows([b, a]) == [b, a]
   (tmp_path / "a" / "empty").mkdir()
   with pytest.raises(ZsljaxError, match=r"no results.jsonl, expected that of eval.py"):
-    tables.find_rows([tmp_path / "a" / "empty"])
+    tables.folders_with_rows([tmp_path / "a" / "empty"])
   with pytest.raises(ZsljaxError, match="found no folder"):
-    tables.find_rows([tmp_path / "c"])
+    tables.folders_with_rows([tmp_path / "c"])
 
 
 def test_formats():

@@ -22,7 +22,8 @@ def test_the_best_on_the_folds_is_named(tmp_path):
 
 @pytest.mark.slow
 def test_the_best_are_joined(tmp_path, monkeypatch):
-  monkeypatch.setattr(module, "_ORDER", ("nearest_mean", "eszsl"))
+  few = {name: module.SYSTEMS[name] for name in ("nearest_mean", "eszsl")}
+  monkeypatch.setattr(module, "SYSTEMS", few)
   options = "digits", tmp_path, None, 10, "2", ["--config.mesh.data=1"]
   folder = tmp_path / "joined"
   folder.mkdir()  # An interrupted command leaves it without rows.
@@ -95,7 +96,7 @@ def test_systems_that_fit_the_stored_forms(stand_in, tmp_path):
   assert both == [*pooled, "attended_autoencoder", "recommended_regions", "msdn"]
   stand_in("cub", tmp_path, shape=(13,), features_kind="13")
   with pytest.raises(ZsljaxError, match="expected one form of it with regions and one"):
-    list(_usable("cub", tmp_path))
+    _usable("cub", tmp_path)
 
 
 @pytest.mark.parametrize(

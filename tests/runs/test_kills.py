@@ -25,7 +25,9 @@ KILLS = int(os.environ.get("ZSLJAX_KILLS", 3))
 def start(workdir, system, processes):
   # One process takes many epochs until the next signal, several wait for each other.
   epochs = 4 + (40 if processes == 1 else 5) * KILLS
+  cache = "none" if system in ("cosine", "sdl") else "auto"
   fields = (f"epochs={epochs}", "checkpoint.every_epochs=1", "log_every=5")
+  fields += (f"data.cache={cache}",)
   test_processes.DATA.setdefault(system, "digits")
   return test_processes.start(workdir, *fields, processes=processes, config=system)
 

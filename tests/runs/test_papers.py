@@ -4,12 +4,14 @@ import dataclasses
 import json
 import re
 import shlex
+import typing
 
 import pytest
 
 from zsljax import training
 from zsljax.cli.main import parse
 from zsljax.errors import ZsljaxError
+from zsljax.evaluation import PROTOCOLS
 from zsljax.evaluation.multilabel import POPULATIONS
 from zsljax.models import build_system
 from zsljax.reporting import published
@@ -32,10 +34,15 @@ def test_files_are_whole_and_their_settings_build(name):
   entry = published.read_published(name)
   system, _, dataset = name.partition("/")
   assert dataset.startswith(entry.dataset)
-  for word in ("method", "paper", "source", "selection", "features", "split"):
-    assert getattr(entry, word), word
-  metrics = entry.metrics
-  papers.check_metrics(entry)
+  hints = typing.get_type_hints(published.Published)
+  for field, kind in hints.items():
+    value = getattr(entry, field)
+    kind = {list[published.Training]: list, float: int | float}.get(kind, kind)
+    assert isinstance(value, kind), field
+    assert value != "", field
+  assert entry.status in ("re-read", "recalled")
+  metrics, known = entry.metrics, PROTOCOLS[entry.protocol].metrics
+  assert {re.sub(r"@\d+$", "@K", name) for name in metrics} <= {*known}
   assert entry.population in (None, *POPULATIONS.get(entry.dataset, ()))
   assert metrics and all(0 < value < 100 for value in metrics.values())
   assert len(metrics) == sum(len(one.metrics) for one in entry.trainings)
@@ -70,29 +77,6 @@ def test_features_of_one_name_are_stored_as_one():
   }
 
 
-@pytest.mark.parametrize(
-  ("changed", "message"),
-  [
-    ({"paper": None}, "paper: None is not of type 'string'"),
-    ({"status": "read"}, "status: 'read' is not one of"),
-    ({"page": 3}, "Additional properties are not allowed .'page' was unexpected"),
-    ({"trainings": [{"fields": {}}]}, "trainings.0: 'metrics' is a required property"),
-    (
-      {"trainings": [{"fields": {}, "metrics": {"t1": 761}, "not_replayed": None}]},
-      "trainings.0.metrics.t1: 761 is greater than the maximum of 100",
-    ),
-  ],
-)
-def test_damaged_files_are_refused(tmp_path, monkeypatch, changed, message):
-  content = dataclasses.asdict(paper()) | changed
-  del content["name"]
-  (tmp_path / "mine").mkdir()
-  (tmp_path / "mine" / "cub.json").write_text(json.dumps(content))
-  monkeypatch.setattr(published, "_FOLDER", tmp_path)
-  with pytest.raises(ZsljaxError, match=rf"mine/cub\.json: .*{message}.*, expected a"):
-    published.read_published("mine/cub")
-
-
 @pytest.mark.slow
 def test_each_verdict_once(stand_in, tmp_path, monkeypatch):
   """A set in the layout of CUB, with published numbers that are made up too."""
@@ -121,18 +105,6 @@ def test_each_verdict_once(stand_in, tmp_path, monkeypatch):
   assert "no verdict (here res101_att); needs res101 regions" in listed["msdn/cub"]
   assert "needs res101 (ImageNet, frozen), by zsljax data imp" in listed["eszsl/sun"]
   assert listed["dazle/cub"].endswith("no such system in zsljax: in tables alone")
-
-
-@pytest.mark.parametrize(
-  ("changed", "message"),
-  [
-    ({"protocol": "lesa"}, "metrics: found 't1', expected those of the protocol lesa"),
-    ({"protocol": "xlan"}, "protocol: found xlan, expected Did you mean 'xian'"),
-  ],
-)
-def test_metrics_are_those_of_the_protocol(tmp_path, changed, message):
-  with pytest.raises(ZsljaxError, match=rf"eszsl/cub\.json: {message}"):
-    papers.replay(paper(**changed), tmp_path, 1, None)
 
 
 def test_other_images_have_no_verdict():

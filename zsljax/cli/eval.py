@@ -50,7 +50,7 @@ def add_arguments(parser) -> None:
     "--gamma",
     type=float,
     help="also report with this penalty on scores of seen classes, see --calibration "
-    "(default: the config's evaluation.gamma)",
+    "(default: what a sweep chose for this run, or else the config's evaluation.gamma)",
   )
   add_path(
     calibrated,

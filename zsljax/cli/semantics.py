@@ -52,6 +52,8 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
   from zsljax.data import semantics
+  from zsljax.data.files.text import read_names
+  from zsljax.data.files.word_vectors import label_vectors
   from zsljax.errors import counted, require
 
   encodes = not args.word_vectors
@@ -63,10 +65,9 @@ def run(args) -> None:
     value = getattr(args, flag)
     require(value is None or fits, f"--{flag}", value, expected)
   if args.word_vectors:
-    found = semantics.describe_names(
-      args.names, args.word_vectors, args.dest, args.unknown
-    )
-    vectors, notes, files = found.vectors, found.notes, [args.word_vectors]
+    found = label_vectors(read_names(args.names), args.word_vectors, args.unknown)
+    names, vectors, notes = found.names, found.vectors, found.notes
+    files = [args.word_vectors]
   else:
     from zsljax.encoders.text import encode_classes, load_text_encoder
 
@@ -77,8 +78,9 @@ def run(args) -> None:
     )
     encoder = load_text_encoder(args.text_weights, args.tokenizer, args.activation)
     vectors, notes = encode_classes(sentences, encoder)
-    semantics.write_vectors(args.dest, list(sentences), vectors)
+    names = list(sentences)
     files = [args.templates, *encoder.files]
+  semantics.write_vectors(args.dest, names, vectors)
   semantics.write_sources(args.dest, [args.names, args.sentences, *files])
   count, width = vectors.shape
   classes = counted(count, "class", "classes")

@@ -43,11 +43,11 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
   from zsljax.errors import require
+  from zsljax.reporting.rows import read_rows
   from zsljax.reporting.tables import (
-    find_rows,
+    folders_with_rows,
     make_blocks,
     render,
-    sweeps_below,
     terminal_width,
   )
   from zsljax.runs.comparison import compared
@@ -55,6 +55,7 @@ def run(args) -> None:
   alone = args.standalone
   expected = "--format=latex with it"
   require(not alone or args.format == "latex", "--standalone", args.format, expected)
-  blocks = make_blocks(find_rows(args.workdirs), args.columns, args.published)
-  blocks += compared(sweeps_below(args.workdirs))
+  folders = folders_with_rows(args.workdirs)
+  rows = [row for folder in folders for row in read_rows(folder)]
+  blocks = make_blocks(rows, args.columns, args.published) + compared(folders)
   print(render(blocks, args.format, terminal_width(), alone), end="")

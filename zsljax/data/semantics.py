@@ -9,7 +9,6 @@ import numpy as np
 
 from zsljax.data.files.class_table import write_class_table
 from zsljax.data.files.text import read_csv, read_names
-from zsljax.data.files.word_vectors import LabelVectors, label_vectors
 from zsljax.errors import require
 from zsljax.io.checksums import sha256_of
 from zsljax.io.files import write_json
@@ -17,25 +16,6 @@ from zsljax.io.json_files import TEXT, read_json
 
 # Ending of the file beside a class table that says what the table was made of.
 _SOURCES = ".sources.json"
-
-
-def describe_names(
-  names: pathlib.Path, word_vectors: pathlib.Path, dest: pathlib.Path, unknown: str
-) -> LabelVectors:
-  """Writes a class table of the names in a text file, described by their vectors.
-
-  Args:
-    names: text file, one class name a line.
-    word_vectors: see ``label_vectors``, as ``unknown``.
-    dest: CSV file that is written, see ``read_class_table``.
-    unknown: what to do with names that have unknown words.
-
-  Raises:
-    ZsljaxError: a file cannot be used, or names have no vector.
-  """
-  found = label_vectors(read_names(names.expanduser()), word_vectors, unknown)
-  write_vectors(dest, found.names, found.vectors)
-  return found
 
 
 def write_vectors(

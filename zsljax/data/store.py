@@ -514,7 +514,7 @@ def record_at(path, offset):
 
 def variants(root: pathlib.Path, name: str) -> list[StoredDataset]:
   """Opens all stored forms (features, class embedding) of a set below ``root``."""
-  return [StoredDataset.open(folder) for folder in _folders(root, name)]
+  return [StoredDataset.open(folder) for folder in _folders(root.expanduser(), name)]
 
 
 def _folders(root: pathlib.Path, name: str) -> list[pathlib.Path]:

@@ -16,12 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 import numpy as np
 
-from zsljax.data.files.images import (
-  image_batches,
-  list_images,
-  not_decodable,
-  refuse_bad,
-)
+from zsljax.data.files.images import image_batches, list_images
 from zsljax.devices.mesh import make_mesh, replicated
 from zsljax.encoders.tensor_files import packaged
 from zsljax.encoders.weights import Network, read_network
@@ -250,7 +245,9 @@ def encode_images(
   ):
     good = good[: len(names) - len(decoded)]
     if not (skip_bad or good.all()):
-      refuse_bad(folder, not_decodable(folder, names[len(decoded) :]))
+      bad = folder / names[len(decoded) + int(np.argmin(good))]
+      expected = "a whole image (--skip_bad leaves others out)"
+      require(False, str(bad), "no image that can be decoded", expected)
     some = encoder.encode(images)[: len(good)]
     require(
       np.isfinite(some).all(),

@@ -7,12 +7,13 @@ DINOv2. Their names differ, not what they mean: a table turns each into its name
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 import re
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -127,7 +128,7 @@ def recognise(
   names: dict[str, dict[str, str]] = {"vision": {}, "text": {}}
   for name, tensor in tensors.items():
     tower, _, renamed = _renamed(name, root).partition(".")
-    for key, part in _converted(renamed, tensor) if tower else ():
+    for key, part in converted(renamed, tensor) if tower else ():
       key = name if key in own[tower] else key  # By two names: one is too many.
       own[tower][key], names[tower][key] = part, name
   vision, text = (
@@ -147,7 +148,7 @@ def _renamed(name: str, root: str = "text") -> str:
   return name
 
 
-def _converted(name: str, tensor: np.ndarray) -> list[tuple[str, np.ndarray]]:
+def converted(name: str, tensor: np.ndarray) -> list[tuple[str, np.ndarray]]:
   """A tensor as Flax names and lays it out; queries, keys and values apart."""
   tensor = np.atleast_1d(tensor).astype(np.float32)
   module, dot, leaf = name.rpartition(".")
@@ -235,19 +236,44 @@ def _tower(
     )
     inputs = (jax.ShapeDtypeStruct((1, length), np.int32),) * 2
 
+  variables = filled(module, inputs, own, names, where, f"those of {family}")
+  return Tower(family, module, variables, preprocessing)
+
+
+def filled(
+  module: nn.Module,
+  inputs: Sequence[jax.ShapeDtypeStruct],
+  own: Mapping[str, np.ndarray],
+  names: Mapping[str, str],
+  where: str,
+  expected: str,
+) -> Any:
+  """Makes the variables of a module of tensors.
+
+  Args:
+    module: the network.
+    inputs: shapes of what it takes.
+    own: tensors by their names in the module.
+    names: of the tensors in the file, by their names in the module.
+    where: the file, for messages.
+    expected: likewise.
+
+  Raises:
+    ZsljaxError: tensors are missing, too many or misshapen.
+  """
+
   def name_of(leaf: tuple) -> str:
     return ".".join(key.key for key in leaf[1:])
 
   shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
   sizes = {name_of(leaf): x.size for leaf, x in jax.tree.leaves_with_path(shapes)}
   differing = sizes.items() ^ {(name, x.size) for name, x in own.items()}
-  misfits = sorted({names.get(name, f"{tower}.{name}") for name, _ in differing})
+  misfits = sorted({names.get(name, name) for name, _ in differing})
   found = f"{len(misfits)} tensors missing, too many or misshapen ({some(misfits)})"
-  require(not misfits, where, found, f"those of {family}")
-  variables = jax.tree.map_with_path(
+  require(not misfits, where, found, expected)
+  return jax.tree.map_with_path(
     lambda leaf, x: own[name_of(leaf)].reshape(x.shape), shapes
   )
-  return Tower(family, module, variables, preprocessing)
 
 
 def _rows(tensor: np.ndarray) -> np.ndarray:

@@ -14,19 +14,11 @@ import numpy as np
 
 from zsljax.data.files.images import Preprocessing
 from zsljax.encoders.efficientnet import EfficientNetLite
-from zsljax.encoders.layouts import recognise
+from zsljax.encoders.layouts import converted, filled, recognise
 from zsljax.encoders.resnet import ResNet
 from zsljax.encoders.tensor_files import read_tensors
-from zsljax.errors import ZsljaxError, require, some
+from zsljax.errors import ZsljaxError
 
-# PyTorch's names of Flax's parameters and statistics.
-_LEAVES = {
-  "kernel": "weight",
-  "scale": "weight",
-  "bias": "bias",
-  "mean": "running_mean",
-  "var": "running_var",
-}
 # The classifier, and a count that only training uses.
 _IGNORED = re.compile(r"_?fc\..*|.*\.num_batches_tracked")
 _RESNETS = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101"}
@@ -81,7 +73,13 @@ def read_network(path: pathlib.Path, activation: str | None = None) -> Network:
     blocks, stride = tower.module.transformer, tower.module.patch
     name = f"{tower.family.lower()}_{blocks.width}x{blocks.depth}_p{stride}"
     return Network(name, tower.module, tower.variables, tower.preprocessing, stride)
-  variables = _variables(module, tensors, f"{path}", name)
+  own, names = {}, {}
+  for found, tensor in tensors.items():
+    ((key, part),) = converted(found.replace("running_", ""), tensor)
+    own[key], names[key] = part, found
+  images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+  expected = f"all weights of a {name}"
+  variables = filled(module, (images,), own, names, f"{path}", expected)
   return Network(name, module, variables, preprocessing, stride)
 
 
@@ -90,44 +88,3 @@ def _residual_blocks(tensors: Mapping[str, Any]) -> tuple[int, ...]:
   found = (re.match(r"layer(\d+)\.\d+\.conv1\.", name) for name in tensors)
   stages = [int(match[1]) for match in found if match]
   return tuple(stages.count(stage + 1) for stage in range(max(stages, default=0)))
-
-
-def _variables(
-  module: nn.Module, tensors: Mapping[str, np.ndarray], where: str, name: str
-) -> dict[str, Any]:
-  """The variables of a network, in float32.
-
-  Raises:
-    ZsljaxError: tensors are missing, too many or misshapen.
-  """
-  images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
-  variables = jax.eval_shape(module.init, jax.random.key(0), images)
-  expected = {
-    _torch_name(leaf): _torch_layout(value.shape)
-    for leaf, value in jax.tree_util.tree_leaves_with_path(variables)
-  }
-  shapes = {name: tensor.shape for name, tensor in tensors.items()}
-  differing = sorted({name for name, _ in shapes.items() ^ expected.items()})
-  require(
-    not differing,
-    where,
-    f"{len(differing)} tensors missing, too many or misshapen ({some(differing)})",
-    f"all weights of a {name}",
-  )
-
-  def converted(leaf: tuple, _: Any) -> np.ndarray:
-    tensor = tensors[_torch_name(leaf)].astype(np.float32)
-    return tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor
-
-  return jax.tree_util.tree_map_with_path(converted, variables)
-
-
-def _torch_name(leaf: tuple) -> str:
-  """PyTorch's name of a leaf, given its path in the variables."""
-  _, *modules, last = (key.key for key in leaf)
-  return ".".join((*modules, _LEAVES[last]))
-
-
-def _torch_layout(shape: tuple[int, ...]) -> tuple[int, ...]:
-  """A kernel's [H, W, in, out] as PyTorch's [out, in, H, W]."""
-  return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape

@@ -1,9 +1,12 @@
 r"""Dense attention: every query looks at every region of every image.
 
-``attended_features`` is the definition. A linear read-out of an attended feature is the
-attended read-out of the regions,
+A query h makes an attended feature of an image's regions,
 
-.. math:: w^\top \sum_r a_r x_r = \sum_r a_r\, w^\top x_r,
+.. math:: \tilde x = \sum_r a_r x_r, \quad a = \mathrm{softmax}_r(x_r^\top h).
+
+A linear read-out of it is the attended read-out of the regions,
+
+.. math:: w^\top \tilde x = \sum_r a_r\, w^\top x_r,
 
 so systems ``project`` the regions first, take ``attended_scores`` of the products, and
 never make the attended features, B x Q x D numbers.
@@ -65,20 +68,6 @@ def check_regions(feature_shape: tuple[int, ...], system: str) -> None:
     f"regions (R, D), which {system} attends over: import a feature map, or choose "
     "one with config.data.features (of the benchmark: --preset=cub7)",
   )
-
-
-def attend(query: Array, regions: Array) -> Array:
-  r"""Attended feature of one image, ``[D]``: :math:`X\,\mathrm{softmax}(X^\top h)`.
-
-  The query h is ``[D]``; regions ``[R, D]`` are the columns of X.
-  """
-  return jax.nn.softmax(regions @ query) @ regions
-
-
-def attended_features(queries: Array, regions: Array) -> Array:
-  """Attended features ``[B, Q, D]`` of queries ``[Q, D]``, regions ``[B, R, D]``."""
-  of_image = jax.vmap(attend, (0, None))
-  return jax.vmap(of_image, (None, 0))(queries, regions)
 
 
 def project(regions: Array, *maps: Array, scale: Array | float = 1.0) -> list[Array]:

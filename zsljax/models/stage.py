@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
+import operator
 from typing import Any
 
 import jax
@@ -164,6 +165,10 @@ def together(numbers: dict[str, Array] | None, trained: Params) -> Params:
   return trained if numbers is None else {STAGE: numbers, "system": trained}
 
 
+def _of_system(name: str) -> Any:
+  return property(operator.attrgetter(f"system.{name}"))
+
+
 @dataclasses.dataclass(frozen=True)
 class Staged(System):
   """A system behind a stage, whose numbers stand beside the system's parameters.
@@ -176,29 +181,12 @@ class Staged(System):
   system: Any
   stage: Stage
 
-  @property
-  def name(self) -> str:  # pyrefly: ignore[bad-override]
-    return self.system.name
-
-  @property
-  def presets(self) -> Mapping[str, Mapping[str, Any]]:  # pyrefly: ignore[bad-override]
-    return self.system.presets
-
-  @property
-  def task(self) -> str:
-    return self.system.task
-
-  @property
-  def class_params(self) -> tuple[str, ...]:  # pyrefly: ignore[bad-override]
-    return self.system.class_params
-
-  @property
-  def full_batch(self) -> bool:  # pyrefly: ignore[bad-override]
-    return self.system.full_batch
-
-  @property
-  def vmappable(self) -> tuple[str, ...]:
-    return self.system.vmappable
+  name = _of_system("name")
+  presets = _of_system("presets")
+  task = _of_system("task")
+  class_params = _of_system("class_params")
+  full_batch = _of_system("full_batch")
+  vmappable = _of_system("vmappable")
 
   def with_fields(self, fields: Mapping[str, Array]) -> System:
     return dataclasses.replace(self, system=self.system.with_fields(fields))

@@ -23,20 +23,20 @@ from zsljax.reporting.pictures import (
 def write_class_accuracy(
   folder: pathlib.Path,
   split: str,
-  hits: Mapping[str, Any],
+  reports: Sequence[Any],
   names: Sequence[str],
-  title: str,
+  row: Mapping[str, Any],
 ) -> None:
   """Writes ``classes_<split>.csv`` and ``.png``: the accuracy of every class.
 
   Args:
     folder: of the run.
     split: ``test`` or ``val``.
-    hits: of one run (``zsljax.evaluation.bootstrap.Hits``) by its calibration, the last
-      one drawn as bars.
+    reports: of one run (``zsljax.evaluation.Report``), the last one drawn as bars.
     names: of all classes.
-    title: stands above the picture.
+    row: a result row of the run, for the picture's title.
   """
+  hits = {report.calibration.text: report.hits for report in reports}
   first, *_ = hits.values()
   classes, count = np.unique(first.labels, return_counts=True)
   seen = np.array([first.seen[first.labels == c][0] for c in classes])
@@ -54,6 +54,7 @@ def write_class_accuracy(
   write_csv(folder / f"classes_{split}.csv", lines)
   drawn = {name: 100 * shares for name, shares in among_all.items()}
   path = folder / f"classes_{split}.png"
+  title = f"{row['system']} on {row['dataset']}, seed {row['seed']}, {row['protocol']}"
   draw_class_accuracy(path, [names[c] for c in classes], seen, drawn, title)
 
 

@@ -128,6 +128,12 @@ def read_rows(workdir: pathlib.Path) -> list[Row]:
   return rows
 
 
+def kept_choice(chosen: Mapping[str, Any]) -> dict[str, Any]:
+  """The part of a choice that rows have."""
+  kept = ("point", "step", "metric", "value", "settings", "folds", "rule", "share")
+  return {field: chosen[field] for field in kept}
+
+
 def read_chosen(workdir: pathlib.Path) -> dict[str, Any] | None:
   """The choice of a sweep, from its folder or that of a run of it; else None.
 

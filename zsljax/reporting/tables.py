@@ -30,7 +30,6 @@ from zsljax.reporting.rows import (
   column_name,
   data_of,
   deciding_fields,
-  read_rows,
   short,
   summarize,
   system_title,
@@ -78,32 +77,20 @@ class Block:
   best: frozenset[tuple[int, int]] = frozenset()
 
 
-def find_rows(folders: Sequence[pathlib.Path]) -> list[Row]:
-  """Reads the rows of runs and sweeps, or of all in the subfolders of a folder.
+def folders_with_rows(folders: Sequence[pathlib.Path]) -> list[pathlib.Path]:
+  """Finds runs and sweeps with rows: each of ``folders``, or its subfolders.
 
   Raises:
-    ZsljaxError: a folder has none; or rows of another schema.
+    ZsljaxError: a folder has none.
   """
-  rows = []
-  for folder in folders:
-    folder = folder.expanduser()
-    require(folder.is_dir(), str(folder), "no folder", "that of a run or a sweep")
-    found = [row for one in sweeps_below([folder]) for row in read_rows(one)]
-    if not found:
-      raise ZsljaxError(
-        f"{folder}: no results.jsonl, expected that of eval.py or of a sweep"
-      )
-    rows += found
-  return rows
-
-
-def sweeps_below(folders: Sequence[pathlib.Path]) -> list[pathlib.Path]:
-  """The folders with rows: each of ``folders``, or its subfolders."""
   found = []
-  for folder in (folder.expanduser() for folder in folders):
-    own = (folder / "results.jsonl").exists()
+  for folder in folders:
+    require(folder.is_dir(), str(folder), "no folder", "that of a run or a sweep")
     below = sorted(path.parent for path in folder.glob("*/results.jsonl"))
-    found += [folder] if own else below
+    own = [folder] if (folder / "results.jsonl").exists() else below
+    expected = "that of eval.py or of a sweep"
+    require(len(own) > 0, str(folder), "no results.jsonl", expected)
+    found += own
   return found
 
 

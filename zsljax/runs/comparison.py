@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 
 from zsljax.data import StoredDataset
-from zsljax.errors import ZsljaxError, line_of, require
+from zsljax.errors import require
 from zsljax.evaluation.bootstrap import (
   DRAWS,
   Hits,
@@ -17,6 +17,7 @@ from zsljax.evaluation.bootstrap import (
   resampled,
 )
 from zsljax.evaluation.metrics import class_weights, harmonic_mean
+from zsljax.io.checks import readable
 from zsljax.io.files import replacing
 from zsljax.reporting.rows import read_rows, system_name
 from zsljax.reporting.tables import Block
@@ -45,21 +46,12 @@ def read_hits(folder: pathlib.Path) -> Hits | None:
   """
   runs = []
   for path in sorted(folder.glob(f"seed_*/{_FILE}")):
-    try:
-      with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+    with readable(path), path.open("rb") as file:
+      with np.load(file, allow_pickle=False) as arrays:
         runs.append({name: arrays[name] for name in Hits.__dataclass_fields__})
-      sizes = {name: (a.dtype.str, a.shape) for name, a in runs[-1].items()}
-      first = {name: (a.dtype.str, a.shape) for name, a in runs[0].items()}
-      require(
-        sizes == first, str(path), f"shapes {sizes}", f"{first} as of other seeds"
-      )
-    except ZsljaxError:
-      raise
-    except Exception as error:  # NumPy, zip and zlib have each their own.
-      raise ZsljaxError(
-        f"{path}: not readable ({line_of(error)}), expected what a sweep writes: "
-        "delete the sweep's folder and sweep again"
-      ) from error
+    sizes = {name: (a.dtype.str, a.shape) for name, a in runs[-1].items()}
+    first = {name: (a.dtype.str, a.shape) for name, a in runs[0].items()}
+    require(sizes == first, str(path), f"shapes {sizes}", f"{first} as of other seeds")
   if not runs:
     return None
   first = runs[0]

@@ -20,72 +20,30 @@ from absl import logging
 import jax.numpy as jnp
 import numpy as np
 
-from zsljax.classes import ClassSpace
 from zsljax.devices.precision import computed_in
 from zsljax.errors import ZsljaxError, require
 from zsljax.evaluation import (
-  Calibration,
-  Evaluator,
-  Report,
-  decide,
   make_evaluator,
   protocols_for,
 )
-from zsljax.evaluation.calibration import best_share, of_share
-from zsljax.evaluation.temperature import (
-  ScoredImages,
-  best_temperature_share,
-  probabilities,
-)
-from zsljax.evaluation.thresholds import choose_thresholds
 from zsljax.io.files import locked, write_json
 from zsljax.models import CLOSED_SET, MULTI_LABEL, Stage
 from zsljax.models.ensemble import NORMALIZATIONS, average, joined
 from zsljax.numerics import pooled
-from zsljax.reporting.rows import CHOSEN, RULE, Row, add_rows, read_chosen, read_rows
-from zsljax.runs.evaluate import Scored
+from zsljax.reporting.rows import CHOSEN, RULE, Row, read_chosen, read_rows
+from zsljax.runs.evaluate import Scored, evaluate
 from zsljax.runs.experiment import Experiment
-from zsljax.runs.on_folds import again, drawn_folds, trained_images, val_images
+from zsljax.runs.on_folds import (
+  FoldLabels,
+  FoldScores,
+  calibrated,
+  drawn_folds,
+  scored_on_folds,
+)
 from zsljax.runs.sweep import add_seconds
 from zsljax.runs.vmapped import VmappedRuns
 from zsljax.runs.workdir import open_workdir, read_manifest
 from zsljax.training.checkpoints import Checkpoints
-
-
-@dataclasses.dataclass(frozen=True)
-class _OnFold:
-  """Scores of a run on a fold.
-
-  Attributes:
-    val: of validation images, ``[N, C]``.
-    trained: of training images; of images with several labels None.
-    margin: mean additive margin of the training images.
-  """
-
-  val: np.ndarray
-  trained: np.ndarray | None
-  margin: float
-
-  @classmethod
-  def of(
-    cls, classes: ClassSpace, val: np.ndarray, trained: np.ndarray | None
-  ) -> _OnFold:
-    """Scores, and the margin of those of training images; 1 without them."""
-    if trained is None:
-      return cls(val, None, 1.0)
-    margin = decide(trained, np.asarray(classes.seen)).mean_margin()
-    return cls(val, trained, margin)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Fold:
-  """An ``EvaluationSet`` of a fold without its images, which take memory."""
-
-  evaluator: Evaluator
-  metric: str
-  calibration: Calibration
-  classes: ClassSpace
-  labels: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,34 +99,14 @@ class EndedSweep:
     return self.chosen.get("temperature_share") or 1.0
 
   @functools.cached_property
-  def on_folds(self) -> tuple[list[_Fold], list[list[_OnFold]]]:
-    """The folds' images, and the scores of every run, trained on each fold."""
+  def on_folds(self) -> tuple[list[FoldLabels], list[list[FoldScores]]]:
+    """Of each fold the labels, and the scores of every run, trained on it."""
     config, seeds = self.run.config, [one.config["seed"] for one in self.runs]
     runs = VmappedRuns(self.run, self.run.training_data().total_steps(config["epochs"]))
     folds = drawn_folds(self.run, runs.labels, self.chosen["folds"])
-    val, trained = val_images(runs, folds), None
-    if not self.several_labels:
-      trained = [images.of_scores() for images in trained_images(runs, folds)]
-    scored = [images.of_scores() for images in val]
-    found: list[list[_OnFold]] = [[] for _ in folds]
-
-    def scores(images, some, settings, state):
-      own = [images[f] for f in some]
-      outputs = runs.outputs(settings, own, state)
-      return [out[x.mask] for x, out in zip(own, outputs, strict=True)]
-
+    what = f"{self.folder.name} on the folds"
     with computed_in(config["matmul_precision"]):
-      for piece in again(
-        runs, folds, seeds, self.chosen["step"], f"{self.folder.name} on the folds"
-      ):
-        of_val = scores(scored, *piece)
-        of_trained = scores(trained, *piece) if trained else [None] * len(of_val)
-        for fold, *parts in zip(piece[0], of_val, of_trained, strict=True):
-          found[fold].append(_OnFold.of(val[fold].classes, *parts))
-    kept = [
-      _Fold(x.evaluator, x.metric, x.calibration, x.classes, x.labels) for x in val
-    ]
-    return kept, found
+      return scored_on_folds(runs, folds, seeds, self.chosen["step"], what)
 
 
 def ensemble(members: Sequence[EndedSweep], workdir: pathlib.Path) -> list[Row]:
@@ -230,7 +168,13 @@ def ensemble(members: Sequence[EndedSweep], workdir: pathlib.Path) -> list[Row]:
     checkpoints = Checkpoints(workdir, run.identity())
     checkpoints.save(step, params, {"step": jnp.asarray(step)})
     checkpoints.close()
-    rows = _test(run, chosen, workdir)
+    write_json(workdir / CHOSEN, chosen)
+    rows = evaluate(workdir)
+    if chosen["share"] is not None:
+      said = rows[-1]["provenance"]
+      temperature = said["probabilities"]["temperature"]
+      own = {"gamma": said["gamma"], "temperature": temperature}
+      write_json(workdir / CHOSEN, chosen | own)
     add_seconds(workdir, time.perf_counter() - began)
   return rows
 
@@ -299,74 +243,42 @@ class _Choice:
   """The runs' scores on the folds, averaged after one normalization.
 
   Attributes:
-    folds: their images.
+    folds: their labels.
     scores: of each fold, those of all runs.
     average: see ``models.ensemble.average``.
   """
 
-  folds: Sequence[_Fold]
-  scores: Sequence[Sequence[_OnFold]]
+  folds: Sequence[FoldLabels]
+  scores: Sequence[Sequence[FoldScores]]
   average: Callable
 
   def _averages(self, part: str) -> list[np.ndarray]:
     """The average on each fold of the runs' scores ``val`` or ``trained``."""
-    found = []
-    for fold, runs in zip(self.folds, self.scores, strict=True):
-      margins, seen = [run.margin for run in runs], np.asarray(fold.classes.seen)
-      of_runs = [getattr(run, part) for run in runs]
-      found.append(np.asarray(self.average(of_runs, seen, margins=margins)))
-    return found
+    return [
+      np.asarray(
+        self.average(
+          [getattr(run, part) for run in runs],
+          fold.seen,
+          margins=[run.margin for run in runs],
+        )
+      )
+      for fold, runs in zip(self.folds, self.scores, strict=True)
+    ]
 
   @functools.cached_property
-  def _on_val(self) -> list[tuple[_Fold, np.ndarray, Report]]:
-    """The folds, with averages and reports of their validation images."""
-    found = []
-    for fold, val in zip(self.folds, self._averages("val"), strict=True):
-      seen = np.asarray(fold.classes.seen)
-      if self._several_labels:
-        report = fold.evaluator.report(val, fold.labels, seen)
-      else:
-        decisions = decide(val, seen)
-        report = fold.evaluator.report(decisions, fold.labels, seen, fold.calibration)
-      found.append((fold, val, report))
-    return found
-
-  @property
-  def _several_labels(self) -> bool:
-    return self.scores[0][0].trained is None
-
-  @property
   def of_folds(self) -> list[float]:
     """The folds' metric on each of them."""
-    return [report.metrics[fold.metric] for fold, _, report in self._on_val]
+    averages = zip(self.folds, self._averages("val"), strict=True)
+    return [fold.report(val).metrics[fold.metric] for fold, val in averages]
 
   def calibrated(self) -> dict[str, Any]:
     """The calibration that is best on the folds; thresholds of several labels."""
-    if self._several_labels:
-      labelled = [
-        (val, fold.labels, fold.classes.names, np.asarray(fold.classes.seen))
-        for fold, val, _ in self._on_val
-      ]
-      thresholds = dataclasses.asdict(choose_thresholds(labelled))
-      return {"share": None, "h": None, "thresholds": thresholds}
-    margins, h = [], []
-    averages = self._averages("trained")
-    for (fold, _, report), trained in zip(self._on_val, averages, strict=True):
-      decisions, kind = (
-        decide(trained, np.asarray(fold.classes.seen)),
-        fold.calibration.kind,
-      )
-      margins.append((decisions.mean_margin(kind), decisions.mean_margin()))
-      assert report.curve is not None
-      h.append(report.curve.h_of_shares(margins[-1][0]))
-    share, best = best_share(np.array(h))
-    scored = []
-    for (fold, val, _), (margin, additive) in zip(self._on_val, margins, strict=True):
-      gamma = of_share(share, margin, fold.calibration.kind)
-      lowered = np.asarray(gamma.lowered(val, np.asarray(fold.classes.seen)))
-      scored.append(ScoredImages(lowered, fold.labels, additive))
-    temperature = best_temperature_share(scored)
-    return {"share": share, "h": best, "temperature_share": temperature}
+    trained: list[Any] = [None] * len(self.folds)
+    if self.scores[0][0].trained is not None:
+      trained = self._averages("trained")
+    averages = zip(self._averages("val"), trained, strict=True)
+    scores = [FoldScores(val, own, 1.0) for val, own in averages]
+    return {"share": None} | calibrated(self.folds, scores)
 
 
 def _each(members: Sequence[EndedSweep]) -> dict[str, list[float]]:
@@ -450,28 +362,3 @@ def _restored(members: Sequence[EndedSweep]) -> tuple[Any, list[float], int]:
       margins.append(1.0 if member.several_labels else scored.mean_margin("additive"))
       steps.append(scored.step)
   return joined(params), margins, max(steps)
-
-
-def _test(run: Experiment, chosen: dict[str, Any], workdir: pathlib.Path) -> list[Row]:
-  """Writes what was chosen, and the rows of the test images."""
-  write_json(workdir / CHOSEN, chosen)
-  usual, *_ = protocols_for(run.system)
-  evaluator = make_evaluator(usual, run.config["evaluation"]["top_k"])
-  scored = Scored(evaluator, workdir, run, "test")
-  kind = run.config["evaluation"]["calibration"]
-  report = scored.report(Calibration(kind))
-  kept = {"chosen": {k: v for k, v in chosen.items() if k != "thresholds"}}
-  rows = [scored.row(report, **kept)]
-  if chosen["share"] is not None:
-    margin = scored.mean_margin(kind)
-    calibration = of_share(chosen["share"], margin, kind)
-    images = scored.images(calibration, margin)
-    said = probabilities(images, chosen["temperature_share"])
-    origin = f"{chosen['share']:g} of the mean training margin, highest H on folds"
-    assert report.calibrated is not None
-    report = report.calibrated(calibration)
-    rows.append(scored.row(report, gamma_from=origin, probabilities=said, **kept))
-    chosen |= {"gamma": calibration.gamma, "temperature": said["temperature"]}
-    write_json(workdir / CHOSEN, chosen)
-  add_rows(workdir, rows)
-  return rows

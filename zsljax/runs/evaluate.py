@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 import dataclasses
 import functools
 import hashlib
@@ -43,6 +42,7 @@ from zsljax.reporting.rows import (
   calibration_of,
   data_of,
   deciding_fields,
+  kept_choice,
   read_chosen,
   read_rows,
   system_title,
@@ -77,7 +77,8 @@ def evaluate(
     split: ``test`` or ``val``.
     data_dir: where the dataset is now, when it was moved.
     gamma: also report with this calibration of seen classes; when None, and no
-      ``gamma_from`` is given, the config's ``evaluation.gamma``.
+      ``gamma_from`` is given, what the run's sweep chose on its folds, or else the
+      config's ``evaluation.gamma``.
     gamma_from: as ``gamma``, with the share of the mean training margin that ``val``
       chose in this workdir.
     protocol: of ``PROTOCOLS``; None is the usual one of the system.
@@ -125,6 +126,7 @@ def evaluate(
   top_k = top_k or run.config["evaluation"]["top_k"]
   evaluator = evaluation.make_evaluator(protocol, top_k)
   kind = calibration or run.config["evaluation"]["calibration"]
+  asked = any(x is not None for x in (gamma, gamma_from, calibration, on))
   origin = "--gamma"
   if single_label and gamma is None and gamma_from is None and on_test:
     gamma, origin = run.config["evaluation"]["gamma"], "config.evaluation.gamma"
@@ -134,6 +136,10 @@ def evaluate(
     share, temperature_share, origin_of_share = chosen_share(gamma_from, run, kind)
   elsewhere = run if on is None else run.on(only_below(on))
   scored = Scored(evaluator, workdir, run, split, elsewhere)
+  if single_label and on_test and scored.chosen and not asked:
+    share = scored.chosen["share"]
+    temperature_share = scored.chosen.get("temperature_share")
+    wanted, origin_of_share = [], "highest H on folds"
   report = scored.report(Calibration(kind))
   rows = [scored.row(report)]
   chosen = report
@@ -165,7 +171,7 @@ def evaluate(
     return rows
   if report.curve is not None and on is None:
     write_curve(workdir, split, report.curve, rows)
-    write_classes(workdir, split, run, scored.names, [report, chosen])
+    write_class_accuracy(workdir, split, [report, chosen], scored.names, rows[0])
   if report.roc is not None and on is None:
     write_columns(workdir / f"roc_{split}.csv", report.roc)
   add_rows(workdir, rows)
@@ -179,28 +185,13 @@ def evaluate(
   return rows
 
 
-def write_classes(
-  workdir: pathlib.Path,
-  split: str,
-  run: Experiment,
-  names: Sequence[str],
-  reports: Sequence[Report],
-) -> None:
-  """Writes the accuracy of each class of one run, by the calibration of its reports."""
-  hits = {report.calibration.text: report.hits for report in reports}
-  name, data = run.system.name, run.dataset.metadata["name"]
-  title = f"{name} on {data}, seed {run.config['seed']}, {split} images"
-  write_class_accuracy(workdir, split, hits, names, title)
-
-
 class Scored:
   """Outputs of a run's latest checkpoint for all N images of a split.
 
   Attributes:
-    selection: ``val_selected`` where a sweep chose settings and step, else ``last``.
+    chosen: what a sweep chose, where the run is of one; else None.
+    selection: ``val_selected`` then, else ``last``.
     seen: which classes are, ``[C]`` bool; ``names`` are their names.
-    labels: of the images, as the evaluator takes them.
-    source_rows: of the images in the imported features, ``[N]``.
   """
 
   def __init__(
@@ -219,13 +210,12 @@ class Scored:
     self.params = checkpoints.restore_params(run.param_shapes(), self.step)
     checkpoints.close()
     chosen = read_chosen(workdir)
-    self.selection = (
-      "val_selected" if chosen and chosen["step"] >= self.step else "last"
-    )
+    self.chosen = chosen if chosen and chosen["step"] >= self.step else None
+    self.selection = "val_selected" if self.chosen else "last"
     classes, self._splits, _ = self.run.images(split)
     self.seen, self.names = np.asarray(classes.seen), classes.names
-    if chosen and self.selection == "val_selected":
-      self.evaluator = evaluation.with_thresholds(evaluator, chosen, classes)
+    if self.chosen:
+      self.evaluator = evaluation.with_thresholds(evaluator, self.chosen, classes)
 
   def _scored(self, evaluator: Evaluator) -> tuple[Any, np.ndarray]:
     """Outputs and labels of all images, of which each process scores a share."""
@@ -237,8 +227,8 @@ class Scored:
     return of_all_processes(found)
 
   @functools.cached_property
-  def _all(self) -> tuple[Any, np.ndarray, np.ndarray]:
-    """Outputs, labels and source rows of all images."""
+  def everything(self) -> tuple[Any, np.ndarray, np.ndarray]:
+    """The evaluator's outputs and labels of all images, and their source rows."""
     outputs, labels = self._scored(self.evaluator)
     hosts, dataset = range(jax.process_count()), self.run.dataset
     rows = [dataset.source_rows(self._splits, h, len(hosts)) for h in hosts]
@@ -248,21 +238,10 @@ class Scored:
       outputs, labels, source = outputs[order], labels[order], source[order]
     return outputs, labels, source
 
-  @property
-  def outputs(self) -> Any:
-    return self._all[0]
-
-  @property
-  def labels(self) -> np.ndarray:
-    return self._all[1]
-
-  @property
-  def source_rows(self) -> np.ndarray:
-    return self._all[2]
-
   def report(self, calibration: Calibration) -> Report:
     """Metrics of all images."""
-    return self.evaluator.report(self.outputs, self.labels, self.seen, calibration)
+    outputs, labels, _ = self.everything
+    return self.evaluator.report(outputs, labels, self.seen, calibration)
 
   def images(self, calibration: Calibration, margin: float) -> ScoredImages:
     """All scores of the images; ``margin`` is ``mean_margin`` of the same kind."""
@@ -304,6 +283,8 @@ class Scored:
       described["trained_on"] = {k: meta[k] for k in ("name", "fingerprint")}
     protocol = rows_protocol(protocol or self.evaluator.protocol, self.split)
     selection = selection or self.selection
+    if self.chosen and selection == "val_selected":
+      described["chosen"] = kept_choice(self.chosen)
     return self.run.row(
       protocol, report, step=self.step, selection=selection, **described
     )
@@ -316,7 +297,7 @@ def rows_protocol(name: str, split: str) -> str:
 
 def _pair_row(scored: Scored, path: pathlib.Path) -> Row:
   given = read_pairs(path)
-  rows = scored.source_rows
+  outputs, labels, rows = scored.everything
   order = np.argsort(rows)
   at = order[np.minimum(np.searchsorted(rows, given, sorter=order), len(rows) - 1)]
   strange = given[rows[at] != given]
@@ -326,8 +307,8 @@ def _pair_row(scored: Scored, path: pathlib.Path) -> Row:
     strange[0] if strange.size else "",
     f"rows of the {len(rows)} {scored.split} images, such as {rows[:3].tolist()}",
   )
-  same = scored.labels[at[:, 0]] == scored.labels[at[:, 1]]
-  shares, _ = pair_verification(pair_similarities(scored.outputs.embeddings, at), same)
+  same = labels[at[:, 0]] == labels[at[:, 1]]
+  shares, _ = pair_verification(pair_similarities(outputs.embeddings, at), same)
   return scored.row(
     Report({name: 100 * share for name, share in shares.items()}),
     protocol=PAIRS,

@@ -21,15 +21,9 @@ from zsljax.reporting.tables import fitted
 from zsljax.runs.ensemble import EndedSweep, ensemble, gathered
 from zsljax.runs.experiment import Experiment
 from zsljax.runs.on_folds import drawn_folds
-from zsljax.runs.reproduce import SYSTEMS, config_of, stored_form
+from zsljax.runs.reproduce import SYSTEMS, config_of, form_for
 from zsljax.runs.sweep import add_seconds, seconds_of, sweep
 
-# The quickest first.
-_ORDER = (
-  *("similarity", "nearest_mean", "recommended", "eszsl", "sae", "recommended_sae"),
-  *("recommended_cosine", "semantic_softmax", "normface", "so_softmax"),
-  *("attended_autoencoder", "recommended_regions", "msdn", "sdl", "recommended_sdl"),
-)
 # The most systems that are joined, of so many best ones.
 _MOST, _CANDIDATES = 3, 5
 _NAMES = list_of(TEXT)
@@ -177,29 +171,19 @@ def _told(compared: Sequence[_Compared]) -> Iterator[str]:
 
 def _usable(
   dataset: str, data_dir: pathlib.Path | None
-) -> Iterator[tuple[str, StoredDataset | None]]:
+) -> list[tuple[str, StoredDataset | None]]:
   """Systems, the quickest first, each with the form of the set that it takes."""
   if dataset == "digits":  # Embedded; the cosine classifier is for other tasks there.
     without = "similarity", "normface", "so_softmax", "sdl", "recommended_sdl"
-    yield from ((system, None) for system in _ORDER if system not in without)
-    return
+    return [(system, None) for system in SYSTEMS if system not in without]
   require(
     data_dir is not None, "--data_dir", "nothing", f"the folder that has {dataset}"
   )
   assert data_dir is not None
-  if not variants(data_dir, dataset):
+  if not (forms := variants(data_dir, dataset)):
     find(data_dir, dataset, None)  # Says what is there.
-  forms = {
-    regions: stored_form(data_dir, dataset, regions) for regions in (False, True)
-  }
-  for system in _ORDER:
-    kind = SYSTEMS[system][-1]
-    stored = forms[kind == "region"]
-    if stored is None or stored.multi_label != (kind == "multi-label"):
-      continue
-    width = stored.classes.embeddings.shape[1]
-    if kind != "shared-space" or stored.feature_shape == (width,):
-      yield system, stored
+  fitting = ((system, form_for(system, dataset, forms)) for system in SYSTEMS)
+  return [(system, stored) for system, stored in fitting if stored]
 
 
 def _argument(system: str, dataset: str) -> tuple[str, list[str]]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 import math
 import pathlib
-import re
 from typing import Any
 
 from zsljax.data import StoredDataset
 from zsljax.data.store import variants
-from zsljax.errors import counted, did_you_mean, require
-from zsljax.evaluation import PROTOCOLS
+from zsljax.errors import counted, require
 from zsljax.io.files import write_text
 from zsljax.reporting.published import Published, Training, names, read_published
 from zsljax.reporting.rows import Summary, aligned, column_name, data_of, summarize
@@ -42,11 +40,9 @@ def replay(
     The comparison as text: expected, got, deviation and verdict of each metric.
 
   Raises:
-    ZsljaxError: the data are not there, no number can be had again, or the protocol has
-      no such metric.
+    ZsljaxError: the data are not there, or no number can be had again.
   """
   require(seeds >= 1, "--seeds", seeds, "1 or more")
-  check_metrics(paper)
   where = f"--paper={paper.name}"
   reason = _only_in_tables(paper)
   require(not reason, where, reason, "a result that can be trained again, see --list")
@@ -70,22 +66,6 @@ def replay(
   text = _described(paper, lines, summary, fields)
   write_text(folder / "verdict.txt", text)
   return text
-
-
-def check_metrics(paper: Published) -> None:
-  """Raises unless a result's protocol is known and has its metrics."""
-  where, found = f"{paper.name}.json", paper.protocol
-  require(
-    found in PROTOCOLS, f"{where}: protocol", found, did_you_mean(found, PROTOCOLS)
-  )
-  known = PROTOCOLS[found].metrics
-  for metric in paper.metrics:
-    require(
-      metric in known or re.sub(r"@\d+$", "@K", metric) in known,
-      f"{where}: metrics",
-      repr(metric),
-      f"those of the protocol {found}: {', '.join(known)}",
-    )
 
 
 def overview(data_dir: pathlib.Path | None) -> str:

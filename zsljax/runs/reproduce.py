@@ -33,22 +33,23 @@ from zsljax.runs.sweep import RESELECTIONS, seconds_of, sweep
 # The config of each system, what follows the dataset's name in its argument, and the
 # images that it needs: with pooled features, with regions, with several labels, or with
 # pooled features in the space of the descriptions.
+# The quickest first.
 SYSTEMS = {
-  "semantic_softmax": ("semantic_softmax", "", "pooled"),
-  "attended_autoencoder": ("attended_autoencoder", "", "region"),
-  "msdn": ("msdn", "", "region"),
-  "so_softmax": ("cosine", ",so_softmax", "pooled"),
-  "sdl": ("sdl", "", "multi-label"),
-  "normface": ("cosine", ",normface", "pooled"),
+  "similarity": ("baselines", ",similarity", "shared-space"),
+  "nearest_mean": ("baselines", ",nearest_mean", "pooled"),
   "recommended": ("recommended", "", "pooled"),
-  "recommended_sae": ("recommended", ",sae", "pooled"),
-  "recommended_cosine": ("recommended", ",cosine", "pooled"),
-  "recommended_regions": ("recommended", ",attended_autoencoder", "region"),
-  "recommended_sdl": ("recommended", ",sdl", "multi-label"),
   "eszsl": ("baselines", ",eszsl", "pooled"),
   "sae": ("baselines", ",sae", "pooled"),
-  "nearest_mean": ("baselines", ",nearest_mean", "pooled"),
-  "similarity": ("baselines", ",similarity", "shared-space"),
+  "recommended_sae": ("recommended", ",sae", "pooled"),
+  "recommended_cosine": ("recommended", ",cosine", "pooled"),
+  "semantic_softmax": ("semantic_softmax", "", "pooled"),
+  "normface": ("cosine", ",normface", "pooled"),
+  "so_softmax": ("cosine", ",so_softmax", "pooled"),
+  "attended_autoencoder": ("attended_autoencoder", "", "region"),
+  "recommended_regions": ("recommended", ",attended_autoencoder", "region"),
+  "msdn": ("msdn", "", "region"),
+  "sdl": ("sdl", "", "multi-label"),
+  "recommended_sdl": ("recommended", ",sdl", "multi-label"),
 }
 _SEVERAL = ("corel5k", "corel5k_lite2", "nus_wide", "coco", "open_images")
 DATASETS = (
@@ -135,23 +136,17 @@ def _usable(
   usable = []
   for dataset in datasets:
     before, left_out = len(usable), []
+    forms = variants(data_dir, dataset) if data_dir else []
     for system in systems:
       form = SYSTEMS[system][-1]
       several = form == "multi-label"
       if dataset == "digits":
         if form != "shared-space":
           usable.append((system, "multidigit" if several else dataset, None))
+      elif stored := form_for(system, dataset, forms):
+        usable.append((system, dataset, stored))
       elif several == (dataset in _SEVERAL):
-        stored = stored_form(data_dir, dataset, form == "region")
-        widths = (
-          {}
-          if stored is None
-          else {stored.feature_shape[-1], stored.classes.embeddings.shape[1]}
-        )
-        if stored and (form != "shared-space" or len(widths) == 1):
-          usable.append((system, dataset, stored))
-        else:
-          left_out.append(f"{system} on {dataset} (no {form} features of it)")
+        left_out.append(f"{system} on {dataset} (no {form} features of it)")
     require(
       len(usable) > before,
       f"--data_dir={data_dir}",
@@ -174,25 +169,29 @@ def _import_of(systems: Sequence[str], dataset: str) -> str:
   return f" by {' or '.join(commands)}" if commands else ""
 
 
-def stored_form(
-  data_dir: pathlib.Path | None, dataset: str, regions: bool
+def form_for(
+  system: str, dataset: str, forms: Sequence[StoredDataset]
 ) -> StoredDataset | None:
-  """The stored form of a set with regions, or without; None where there is none.
+  """The form of a stored set that a system takes; None where there is none.
 
   Raises:
     ZsljaxError: there are several.
   """
-  if data_dir is None:
-    return None
-  forms = variants(data_dir.expanduser(), dataset)
-  forms = [form for form in forms if (len(form.feature_shape) == 2) == regions]
+  kind = SYSTEMS[system][-1]
+  axes = 2 if kind == "region" else 1
+  forms = [form for form in forms if len(form.feature_shape) == axes]
   require(
     len(forms) <= 1,
-    f"--data_dir={data_dir}: {dataset}",
+    f"--data_dir: {dataset}",
     f"{', '.join(form.variant for form in forms)}",
     "one form of it with regions and one without",
   )
-  return forms[0] if forms else None
+  for form in forms:
+    shared_space = form.feature_shape == form.classes.embeddings.shape[1:]
+    fits = shared_space or kind != "shared-space"
+    if fits and form.multi_label == (kind == "multi-label"):
+      return form
+  return None
 
 
 def config_of(

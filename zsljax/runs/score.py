@@ -50,14 +50,13 @@ def score(
   scores, labels, seen = (arrays[field][()] for field in _NEEDED)
   digest = hashlib.sha256(b"".join(map(np.ascontiguousarray, (labels, seen))))
   data = {"name": dataset, **dict.fromkeys(_UNKNOWN, "given")}
-  rows, hits = [], {}
+  rows, reports = [], []
   kinds = [UNCALIBRATED]
   if gamma is not None:
     kinds.append(Calibration(calibration, gamma))
   for kind in kinds:
     report = report_of(scores, labels, seen, protocol, kind, top_k)
-    if report.hits is not None:
-      hits[kind.text] = report.hits
+    reports.append(report)
     rows.append(
       make_row(
         data,
@@ -75,11 +74,11 @@ def score(
         },
       )
     )
-  if dest is not None and hits:
+  if dest is not None and reports[0].hits is not None:
     names = arrays.get("names", np.arange(len(seen)))
     names = check_array(f"{path}: names", names, str(len(seen)), "text")
     split = re.sub(r"\W+", "_", f"{dataset}_{system}_{seed}")
-    write_class_accuracy(dest, split, hits, names, f"{system} on {dataset}")
+    write_class_accuracy(dest, split, reports, names, rows[0])
   return rows
 
 

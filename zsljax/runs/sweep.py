@@ -31,12 +31,7 @@ from zsljax.errors import ZsljaxError, counted, require
 from zsljax.evaluation import Report, make_evaluator, with_thresholds
 from zsljax.evaluation.calibration import Calibration, margin_rows, of_share
 from zsljax.evaluation.protocols import EMBEDDINGS, XIAN
-from zsljax.evaluation.temperature import (
-  ScoredImages,
-  best_temperature_share,
-  probabilities,
-)
-from zsljax.evaluation.thresholds import Thresholds, choose_thresholds
+from zsljax.evaluation.temperature import probabilities
 from zsljax.io.files import append_line, locked, read_lines, write_json
 from zsljax.io.json_files import (
   COUNT,
@@ -50,18 +45,27 @@ from zsljax.io.json_files import (
 )
 from zsljax.io.progress import step_bar
 from zsljax.models import MULTI_LABEL, Embeds
+from zsljax.reporting.class_accuracy import write_class_accuracy
 from zsljax.reporting.curves import write_curve
-from zsljax.reporting.rows import CHOSEN, RULE, Row, add_rows, read_chosen, read_rows
+from zsljax.reporting.rows import (
+  CHOSEN,
+  RULE,
+  Row,
+  add_rows,
+  kept_choice,
+  read_chosen,
+  read_rows,
+)
 from zsljax.runs.comparison import save_hits
-from zsljax.runs.evaluate import write_classes
 from zsljax.runs.evaluation_set import EvaluationSet
 from zsljax.runs.experiment import Experiment
 from zsljax.runs.on_folds import (
   OFFICIAL,
-  again,
+  calibrated,
   drawn_folds,
   in_programs,
   pieces_of,
+  scored_on_folds,
   trained_images,
   val_images,
 )
@@ -267,58 +271,15 @@ class _Search:
       "folds": self.folds,
       "reselected": [{k: r[k] for k in ("point", "step", "share")} for r in reselected],
     }
-    chosen["temperature_share"] = self._temperature_share(chosen)
-    if self.task == MULTI_LABEL:
-      chosen["thresholds"] = dataclasses.asdict(self._thresholds(chosen))
+    if chosen["share"] is not None or self.task == MULTI_LABEL:
+      run = Experiment.build(with_values(self.config, chosen["point"]))
+      runs = VmappedRuns(run, self.stops[-1])
+      folds = drawn_folds(run, runs.labels, self.folds)
+      seeds, what = [self.config["seed"]], "choosing a calibration on the folds"
+      labels, scores = scored_on_folds(runs, folds, seeds, chosen["step"], what)
+      chosen |= calibrated(labels, [own for (own,) in scores], chosen["share"])
     write_json(self.workdir / CHOSEN, chosen)
     return chosen
-
-  def _temperature_share(self, chosen: Mapping[str, Any]) -> float | None:
-    """The share of a margin that is the best temperature on the folds.
-
-    None where images have several labels, or systems learn no unseen classes.
-    """
-    if chosen["share"] is None:
-      return None
-    runs, folds = self._chosen_runs(chosen)
-    val, trained = val_images(runs, folds), trained_images(runs, folds)
-    found: list[ScoredImages] = []
-    for some, settings, state in self._again(runs, folds, chosen, "a temperature"):
-      own, of_trained = [val[f] for f in some], [trained[f] for f in some]
-      scores = runs.outputs(settings, [x.of_scores() for x in own], state)
-      decisions = runs.outputs(settings, of_trained, state)
-      for images, out, train, decided in zip(
-        own, scores, of_trained, decisions, strict=True
-      ):
-        margin, kind = train.mean_margin(decided), images.calibration.kind
-        gamma = of_share(chosen["share"], margin, kind)
-        scale = train.mean_margin(decided, "additive")
-        found.append(images.scored(out, gamma, scale))
-    return best_temperature_share(found)
-
-  def _thresholds(self, chosen: Mapping[str, Any]) -> Thresholds:
-    """Thresholds of labels, from the folds."""
-    runs, folds = self._chosen_runs(chosen)
-    val, found = val_images(runs, folds), []
-    for some, settings, state in self._again(runs, folds, chosen, "thresholds"):
-      own = [val[f] for f in some]
-      scores = runs.outputs(settings, own, state)
-      found += [
-        (out[x.mask], x.labels, x.classes.names, np.asarray(x.classes.seen))
-        for x, out in zip(own, scores, strict=True)
-      ]
-    return choose_thresholds(found)
-
-  def _chosen_runs(self, chosen: Mapping[str, Any]) -> tuple[VmappedRuns, list[Fold]]:
-    run = Experiment.build(with_values(self.config, chosen["point"]))
-    runs = VmappedRuns(run, self.stops[-1])
-    return runs, drawn_folds(run, runs.labels, self.folds)
-
-  def _again(
-    self, runs: VmappedRuns, folds: list[Fold], chosen: Mapping[str, Any], what: str
-  ) -> Iterator[tuple[list[int], list[RunSettings], training.TrainState]]:
-    seeds = [self.config["seed"]]
-    return again(runs, folds, seeds, chosen["step"], f"choosing {what} on the folds")
 
   @property
   def _count(self) -> int:
@@ -583,7 +544,7 @@ def _test(
     rows.append(make_row(one, images, oracles[best], best, "test_oracle", origin))
     folder, names = workdir / f"seed_{seed}", images.classes.names
     write_curve(folder, "test", own[at].curve, [plain, lowered])
-    write_classes(folder, "test", one, names, [own[at], report])
+    write_class_accuracy(folder, "test", [own[at], report], names, plain)
   add_rows(workdir, rows)
   return spread
 
@@ -632,7 +593,6 @@ def _row(
   if selection == "val_selected":
     selections = spread.get(report.calibration.name, {})
     selections = {k: v for k, v in selections.items() if k in report.metrics}
-  kept = ("point", "step", "metric", "value", "settings", "folds", "rule", "share")
   return run.row(
     images.evaluator.protocol,
     report,
@@ -640,7 +600,7 @@ def _row(
     selection=selection,
     gamma_from=gamma_from,
     selections=selections,
-    chosen={k: chosen[k] for k in kept},
+    chosen=kept_choice(chosen),
     **({"probabilities": chances} if chances else {}),
   )
 

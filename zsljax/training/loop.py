@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
 import itertools
 import math
-import time
 from typing import Any, TypeVar
 
 import jax
@@ -172,22 +171,10 @@ def train(
   traced = jax.jit(
     steps_and_outputs, donate_argnums=0, out_shardings=(layout, everywhere)
   )
-  compiled: dict[tuple[int, bool], Callable] = {}
 
   def call(state, piece, step, count):
-    watched = schedule.watched(step + count)
-    images = None
-    if watched:
-      assert watch is not None
-      images = watch.images
-    arguments = state, piece, classes, images
-    if (count, watched) not in compiled:
-      bar.set_postfix_str("compiling")
-      began = time.perf_counter()
-      compiled[count, watched] = traced.lower(*arguments).compile()
-      seconds = time.perf_counter() - began
-      bar.set_postfix_str(f"compiled in {seconds:.1f} s")
-    return compiled[count, watched](*arguments)
+    watched = watch is not None and schedule.watched(step + count)
+    return traced(state, piece, classes, watch.images if watched else None)
 
   # Log, and checkpoint where nothing is in flight: the log must reach as far.
   def pauses(step):

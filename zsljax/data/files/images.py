@@ -6,7 +6,6 @@ import collections
 from collections.abc import Iterator, Sequence
 import concurrent.futures
 import dataclasses
-import itertools
 import json
 import os
 import pathlib
@@ -164,43 +163,6 @@ def image_batches(
     that cannot be decoded, and the rest of the last batch, are zeros.
   """
   size = preprocessing.size
-  squares = _squares(folder, names, preprocessing, ahead=2 * batch_size)
-  for first in range(0, len(names), batch_size):
-    images = np.zeros((batch_size, size, size, 3), np.uint8)
-    good = np.zeros(batch_size, bool)
-    for row in range(min(batch_size, len(names) - first)):
-      square = next(squares)
-      if square is not None:
-        images[row], good[row] = square, True
-    yield images, good
-
-
-def not_decodable(folder: pathlib.Path, names: Sequence[str]) -> list[str]:
-  """Selects the ``names`` of images that cannot be decoded."""
-  squares = _squares(folder, names, Preprocessing(1), ahead=64)
-  return [name for name, square in zip(names, squares, strict=True) if square is None]
-
-
-def refuse_bad(folder: pathlib.Path, bad: Sequence[str]) -> None:
-  """Raises if there are images that cannot be decoded."""
-  if bad:
-    raise ZsljaxError(
-      f"{folder}: found images that cannot be decoded: {len(bad)}, the first is "
-      f"{bad[0]}; expected whole files of the kinds {' '.join(ENDINGS)} (--skip_bad "
-      "leaves others out)"
-    )
-
-
-def _squares(
-  folder: pathlib.Path,
-  names: Sequence[str],
-  preprocessing: Preprocessing,
-  ahead: int,
-) -> Iterator[np.ndarray | None]:
-  """The square of each image, None where it cannot be decoded.
-
-  Threads suffice: Pillow decodes and resizes outside of Python's lock.
-  """
 
   def load(name: str) -> np.ndarray | None:
     try:
@@ -208,12 +170,15 @@ def _squares(
     except ZsljaxError:
       return None
 
-  left = iter(names)
+  parts = [names[i : i + batch_size] for i in range(0, len(names), batch_size)]
+  # Threads suffice: Pillow decodes and resizes outside of Python's lock.
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    waiting = collections.deque(
-      pool.submit(load, name) for name in itertools.islice(left, ahead)
-    )
-    while waiting:
-      square = waiting.popleft().result()
-      waiting.extend(pool.submit(load, name) for name in itertools.islice(left, 1))
-      yield square
+    ahead = collections.deque(pool.map(load, part) for part in parts[:2])
+    for i in range(len(parts)):
+      ahead.extend(pool.map(load, part) for part in parts[i + 2 : i + 3])
+      images = np.zeros((batch_size, size, size, 3), np.uint8)
+      good = np.zeros(batch_size, bool)
+      for row, square in enumerate(ahead.popleft()):
+        if square is not None:
+          images[row], good[row] = square, True
+      yield images, good
