@@ -123,8 +123,8 @@ def test_content_that_does_not_fit(tmp_path, features, names, message, ending):
     ("{", "encoder: not readable as JSON"),
     ("[]", "encoder: [] is not of type 'object'"),
     ('{"network": 3}', "encoder: "),
-    (7, "encoder: found int64, expected a text"),
-    (np.zeros(3), "encoder: found ndarray, expected a text"),
+    (7, "encoder: 7 is not of type 'object'"),
+    (np.zeros(3), "encoder: found float64 of shape (3,), expected texts [1]"),
   ],
 )
 def test_descriptions_of_encoders_are_checked(tmp_path, said, message):

@@ -28,13 +28,13 @@ _lock = threading.Lock()
 _server: tuple[int, subprocess.Popen] | None = None
 
 
-def call(function: str, path: pathlib.Path, out: IO[bytes] | None, *args: Any) -> Any:
+def call(function: str, path: pathlib.Path, out: IO[bytes], *args: Any) -> Any:
   """Calls ``function(path, file, *args)`` of ``containers`` in another process.
 
   Args:
     function: its name.
     path: of the file that is read.
-    out: file that the function writes to; None where it writes nothing.
+    out: file that the function writes to.
     *args: JSON values.
 
   Returns:
@@ -47,7 +47,7 @@ def call(function: str, path: pathlib.Path, out: IO[bytes] | None, *args: Any) -
     "function": function,
     "path": str(path.absolute()),
     "args": args,
-    "out": None if out is None else f"/proc/{os.getpid()}/fd/{out.fileno()}",
+    "out": f"/proc/{os.getpid()}/fd/{out.fileno()}",
     "bytes": largest(path),
     "seconds": _SECONDS + path.stat().st_size // _BYTES_A_SECOND,
   }
@@ -126,12 +126,9 @@ def _answer(containers: Any, request: dict[str, Any]) -> tuple[Any, str | None]:
   resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
   resource.setrlimit(resource.RLIMIT_FSIZE, (request["bytes"], request["bytes"]))
   resource.setrlimit(resource.RLIMIT_CPU, (request["seconds"], request["seconds"] + 1))
-  path, out = pathlib.Path(request["path"]), request["out"]
+  function, path = request["function"], pathlib.Path(request["path"])
   try:
-    file = out and open(out, "r+b")
-    value = getattr(containers, request["function"])(path, file, *request["args"])
-    if file:
-      file.close()
+    with open(request["out"], "r+b") as file:
+      return getattr(containers, function)(path, file, *request["args"]), None
   except ZsljaxError as error:
     return None, str(error)
-  return value, None

@@ -107,9 +107,12 @@ class LargeArray:
     return np.array(np.memmap(self._file, self.dtype, "r", shape=self.shape)[places])
 
 
-def read_attribute(path: pathlib.Path, name: str) -> str | None:
-  """A text that is an attribute of an HDF5 file; None where it has none."""
-  return apart.call("attribute", path, None, name)
+def spooled(array: np.ndarray) -> np.memmap:
+  """Copies an array into a nameless file, which goes with the returned one."""
+  with explained(pathlib.Path(tempfile.gettempdir())), apart.scratch_file(None) as file:
+    file.write(np.ascontiguousarray(array))
+    file.flush()
+    return np.memmap(file, array.dtype, "r", shape=array.shape)
 
 
 def _apart(

@@ -39,7 +39,7 @@ def fields(
       stored = scipy.io.loadmat(path, variable_names=names)
       stored = {k: v for k, v in stored.items() if not k.startswith("__")}
     else:
-      stored = _open_hdf5(path)
+      stored = _open_hdf5(path, optional or ())
     require_fields(path, stored, needed)
     wanted = stored if optional is None else [*needed, *optional]
     return [
@@ -63,16 +63,6 @@ def copy(path: pathlib.Path, out: IO[bytes], name: str, piece_bytes: int) -> Non
       else:
         target[rows, *columns] = piece
     out.flush()
-
-
-def attribute(path: pathlib.Path, out: None, name: str) -> str | None:
-  """A text that is an attribute of an HDF5 file; None where it has none."""
-  del out
-  with readable(path), h5py.File(path) as file:
-    text = file.attrs.get(name)
-    found, expected = type(text).__name__, "a text"
-    require(text is None or isinstance(text, str), f"{path}: {name}", found, expected)
-    return text
 
 
 def _written(
@@ -106,12 +96,15 @@ def _written(
   }
 
 
-def _open_hdf5(path: pathlib.Path) -> dict[str, h5py.Dataset]:
-  """Data sets of a file."""
+def _open_hdf5(path: pathlib.Path, attributes: Sequence[str]) -> dict[str, Any]:
+  """Data sets of a file, and those of the attributes that it has."""
   file = h5py.File(path)
   for name in file:
     _require_own(path, file, name)
-  return {name: v for name, v in file.items() if isinstance(v, h5py.Dataset)}
+  stored = {
+    name: np.array(file.attrs[name]) for name in attributes if name in file.attrs
+  }
+  return stored | {k: v for k, v in file.items() if isinstance(v, h5py.Dataset)}
 
 
 def _require_own(path: pathlib.Path, file: h5py.File, name: str) -> None:

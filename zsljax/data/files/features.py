@@ -19,15 +19,15 @@ from zsljax.io.arrays import (
   LargeArray,
   as_floats,
   check_array,
+  check_field,
   read_arrays,
-  read_attribute,
+  spooled,
 )
 from zsljax.io.checks import readable
 from zsljax.io.json_files import COUNT, TEXT, object_of, parsed
 
 _ENDINGS = (".npy", ".npz", ".h5", ".hdf5")
 _ENCODER = object_of(network=TEXT, output=TEXT, size=COUNT, weights_sha256=TEXT)
-_ON_DISK = LargeArray | np.memmap
 _EXTENSION = re.compile(r"\.(bmp|gif|jpe?g|png|tiff?|webp)$", re.IGNORECASE)
 
 
@@ -35,8 +35,7 @@ class FeatureFiles:
   """Features ``[N, D]`` or ``[N, R, D]`` in files, of which rows are read when asked.
 
   The rows of several files follow one another, and are best asked for in ascending
-  order. Of ``.npy`` and HDF5 nothing is held in memory, but HDF5 is copied into a
-  nameless file first; of one ``.npz`` at a time all is held.
+  order. Nothing is held in memory: ``.npz`` and HDF5 are copied into a nameless file.
 
   Attributes:
     paths: the files, in order.
@@ -49,19 +48,18 @@ class FeatureFiles:
   def __init__(
     self,
     paths: Sequence[pathlib.Path],
-    ends: np.ndarray,
-    width: tuple[int, ...],
-    dtype: np.dtype,
+    parts: Sequence[Rows],
     image_files: np.ndarray | None,
     encoder: dict[str, Any] | None,
-    opened: dict[int, Rows],
   ):
-    """Made by ``read_features``; ``ends`` counts rows up to the end of each file."""
-    self.paths, self.dtype, self.image_files = tuple(paths), dtype, image_files
+    """Made by ``read_features``; ``parts`` are the rows of each file."""
+    self.paths, self._parts, self.image_files = tuple(paths), parts, image_files
     self.encoder = encoder
-    self.shape = (int(ends[-1]), *width)
-    self._ends, self._rows = ends, np.arange(ends[-1])
-    self._opened = opened  # Files that no memory is held for, and perhaps one other.
+    dtype = np.result_type(*(part.dtype for part in parts))
+    self.dtype = dtype if dtype.kind == "f" else np.dtype(np.float32)
+    self._ends = np.cumsum([len(part) for part in parts])
+    self._rows = np.arange(self._ends[-1])
+    self.shape = (len(self._rows), *parts[0].shape[1:])
 
   @property
   def where(self) -> str:
@@ -78,14 +76,11 @@ class FeatureFiles:
     rows = self._rows[rows]
     files = np.searchsorted(self._ends, rows, "right")
     features = np.empty((len(rows), *self.shape[1:]), self.dtype)
-    # Rows that follow one another in one file are read at once.
-    breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(files) != 0)) + 1
-    for part in np.split(np.arange(len(rows)), breaks) if len(rows) else ():
-      file = int(files[part[0]])
-      first = rows[part[0]] - (self._ends[file - 1] if file else 0)
-      with readable(self.paths[file]):
-        stored = np.asarray(self._stored(file)[first : first + len(part)])
-        features[part[0] : part[-1] + 1] = as_floats(str(self.paths[file]), stored)
+    for file in np.unique(files):
+      own, path, part = files == file, self.paths[file], self._parts[file]
+      with readable(path):
+        stored = part[rows[own] - (self._ends[file] - len(part))]
+        features[own] = as_floats(str(path), np.asarray(stored))
     return features
 
   def take(self, rows: np.ndarray) -> FeatureFiles:
@@ -145,14 +140,6 @@ class FeatureFiles:
       doubled = f"{key!r} {times[key]} times, for {asked[key]} images"
     return np.array([first.get(key, -1) for key in keys], np.int64), doubled
 
-  def _stored(self, file: int) -> Rows:
-    if file not in self._opened:
-      for other, rows in [*self._opened.items()]:
-        if not isinstance(rows, _ON_DISK):
-          del self._opened[other]
-      self._opened[file] = _open(self.paths[file])[0]
-    return self._opened[file]
-
 
 def read_features(paths: Sequence[pathlib.Path], named: bool = False) -> FeatureFiles:
   """Opens files of features, whose rows follow one another in the order of ``paths``.
@@ -167,20 +154,17 @@ def read_features(paths: Sequence[pathlib.Path], named: bool = False) -> Feature
       there (``named``), or they do not fit together.
   """
   require(len(paths) > 0, "features", "no file", "at least one")
-  shapes, dtypes, names, encoders, opened = [], [], [], [], {}
+  parts, names, encoders = [], [], []
   for path in paths:
     features, image_files, encoder = _open(path)
-    if isinstance(features, _ON_DISK):
-      opened[len(shapes)] = features
-    shapes.append(features.shape)
-    dtypes.append(features.dtype)
+    parts.append(features)
     names.append(image_files)
     encoders.append(encoder)
     require(
-      shapes[-1][1:] == shapes[0][1:],
+      features.shape[1:] == parts[0].shape[1:],
       f"{path}: features",
-      f"shape {shapes[-1]}",
-      f"rows like those of {paths[0]}, which have shape {shapes[0]}",
+      f"shape {features.shape}",
+      f"rows like those of {paths[0]}, which have shape {parts[0].shape}",
     )
     require(
       image_files is not None or not named,
@@ -194,15 +178,11 @@ def read_features(paths: Sequence[pathlib.Path], named: bool = False) -> Feature
       f"names in {path.name if names[0] is None else paths[0].name} alone",
       "names in all files, or in none",
     )
-  dtype = np.result_type(*dtypes)
   return FeatureFiles(
-    paths=paths,
-    ends=np.cumsum([shape[0] for shape in shapes]),
-    width=shapes[0][1:],
-    dtype=dtype if dtype.kind == "f" else np.dtype(np.float32),
+    paths,
+    parts,
     image_files=None if names[0] is None else np.concatenate(names),
     encoder=encoders[0] if all(e == encoders[0] for e in encoders) else None,
-    opened=opened,
   )
 
 
@@ -229,18 +209,18 @@ def _open(
   path: pathlib.Path,
 ) -> tuple[Rows, np.ndarray | None, dict[str, Any] | None]:
   """Features of a file, the images' names, and the encoder that made the features."""
-  arrays = read_arrays(path, ("features",), ("image_files",), _ENDINGS)
+  arrays = read_arrays(path, ("features",), ("image_files", "encoder"), _ENDINGS)
   features, names = arrays["features"], arrays.get("image_files")
   check_array(f"{path}: features", features, "N D or N R D")
+  if not isinstance(features, LargeArray | np.memmap):
+    features = spooled(features)
   where, beside = f"{path}: image_files", path.with_suffix(".txt")
   if path.suffix.lower() == ".npy" and beside.is_file():
     where, names = str(beside), np.array(read_names(beside), np.str_)
   if names is not None:
     names = check_array(where, names, f"{len(features)}", "text")
-  said = None
-  if path.suffix.lower() in (".h5", ".hdf5"):
-    said = read_attribute(path, "encoder")
-  if said:
-    expected = "the description of `zsljax encode`"
-    said = parsed(said, _ENCODER, f"{path}: encoder", expected)
-  return features, names, said or None
+  encoder = check_field(path, arrays, "encoder", "1", "text")
+  if encoder is not None:
+    where, expected = f"{path}: encoder", "the description of `zsljax encode`"
+    encoder = parsed(str(encoder[0]), _ENCODER, where, expected)
+  return features, names, encoder
