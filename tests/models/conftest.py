@@ -44,7 +44,7 @@ def padded():
         [(0, 3), *[(0, 0)] * (batch.features.ndim - 1)],
         constant_values=9.0,
       ),
-      jnp.pad(batch.labels, (0, 3)),
+      jnp.pad(batch.labels, [(0, 3), *[(0, 0)] * (batch.labels.ndim - 1)]),
       jnp.pad(batch.mask, (0, 3)),
       batch.num_examples,
     )

@@ -1,4 +1,3 @@
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,15 +110,6 @@ def test_first_queries_have_about_unit_length():
   table = np.eye(3, 85, dtype=np.float32)
   lengths = jnp.linalg.norm(system._encode(params, table), axis=1)
   np.testing.assert_allclose(lengths, 1, rtol=0.05)
-
-
-def test_masked_rows_count_for_nothing(region_problem, padded, float64):
-  system, params, batch, classes = make(region_problem())
-  chex.assert_trees_all_close(
-    system.loss(params, padded(batch), classes, None),
-    system.loss(params, batch, classes, None),
-    rtol=1e-12,
-  )
 
 
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])

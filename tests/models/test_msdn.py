@@ -161,16 +161,6 @@ def test_prediction_fuses_both_nets(region_problem, float64):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_masked_rows_count_for_nothing(region_problem, padded, preset, float64):
-  system, params, batch, classes = make(region_problem(), preset)
-  chex.assert_trees_all_close(
-    system.loss(params, padded(batch), classes, None),
-    system.loss(params, batch, classes, None),
-    rtol=1e-12,
-  )
-
-
-@pytest.mark.parametrize("preset", PRESETS)
 def test_zero_word_vector_and_zero_region_are_finite(region_problem, preset):
   batch, classes, spec = region_problem()
   vectors = classes.attribute_vectors.copy()

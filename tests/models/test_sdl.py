@@ -125,18 +125,6 @@ def test_score_is_the_best_row():
   np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_masked_rows_change_nothing(float64):
-  system, params = make()
-  space = classes()
-  batch = batch_of(random_labels(images=9), space)
-  rows = jnp.arange(9) < 6
-  masked = Batch(batch.features, batch.labels, rows, 9, batch.absent)
-  cut = batch_of(random_labels(images=9)[:6], space, batch.features[:6])
-
-  found, expected = (gradient_of(system, params, b, space) for b in (masked, cut))
-  chex.assert_trees_all_close(found, expected, rtol=1e-12)
-
-
 CASES = {
   "no positives": np.full((3, 8), -1),
   "all positive": np.ones((3, 8), int),

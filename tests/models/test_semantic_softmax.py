@@ -136,14 +136,6 @@ def test_order_of_classes_and_images_does_not_matter(classes_order, images, form
     )
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_masked_rows_count_for_nothing(form, padded, float64):
-  system, params, batch, classes = make(form)
-  value, gradient = jax.value_and_grad(loss(system, padded(batch), classes))(params)
-  expected = jax.value_and_grad(loss(system, batch, classes))(params)
-  chex.assert_trees_all_close((value, gradient), expected, rtol=1e-12)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_minibatch_losses_average_to_the_full_objective(form, float64):
@@ -212,13 +204,3 @@ def test_pretraining_has_the_gradient_of_the_released_auto_encoder(float64):
     "decoder": {"kernel": a2.T @ d3 / 7 + 0.3 * w2, "bias": d3.mean(0)},
   }
   chex.assert_trees_all_close(found, expected, rtol=1e-9)
-
-
-def test_pretraining_ignores_masked_rows(padded, float64):
-  system, params, batch, space = make(hidden=(4,), images=20, pretrain_steps=20)
-  rng = jax.random.key(1)
-  chex.assert_trees_all_close(
-    system.warm_start(params, padded(batch), space, rng),
-    system.warm_start(params, batch, space, rng),
-    rtol=1e-6,
-  )

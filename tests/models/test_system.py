@@ -137,16 +137,52 @@ def test_known_lengths_of_regions_change_nothing(region_problem, float64, name):
     chex.assert_trees_all_close(gradient(2.0), gradient(), rtol=1e-3)
 
 
-@pytest.mark.parametrize(
-  "name",
-  ["semantic_softmax", AE, "msdn", "sdl", COSINE, "eszsl", "sae", "nearest_mean"],
-)
-def test_a_label_outside_the_classes_does_not_count_as_the_last(region_problem, name):
-  batch, classes, spec = region_problem()
-  if name == "sdl":  # An image may have labels that are not scored.
+# Systems by their names, with fields that change what is learned.
+LEARNERS = [
+  ("semantic_softmax", {}),
+  ("semantic_softmax", {"preset": "official_code"}),
+  ("semantic_softmax", {"hidden": (4,), "pretrain_steps": 10}),
+  ("semantic_softmax", {"preset": "official_deep_code", "pretrain_steps": 0}),
+  (AE, {}),
+  ("msdn", {}),
+  ("msdn", {"preset": "official_code"}),
+  ("sdl", {}),
+  (COSINE, {"preset": "zero_shot"}),
+  (COSINE, {"preset": "class_norm_official_code"}),
+  *((name, {}) for name in ("eszsl", "sae", "nearest_mean")),
+]
+
+
+def learner(problem, name, fields):
+  """A system with a batch that it can learn from."""
+  batch, classes, spec = problem
+  if name == "sdl":  # An image may have several labels.
     batch = dataclasses.replace(batch, labels=batch.labels[:, None])
-  preset = "zero_shot" if name == COSINE else "paper"
-  system = build_system({"name": name, "preset": preset})
+  return build_system({"name": name, **fields}), batch, classes, spec
+
+
+@pytest.mark.parametrize(("name", "fields"), LEARNERS)
+def test_masked_rows_count_for_nothing(region_problem, padded, float64, name, fields):
+  system, batch, classes, spec = learner(region_problem(), name, fields)
+  key = jax.random.key(0)
+
+  def learned(batch):
+    params = system.warm_start(system.init(key, spec), batch, classes, key)
+    value = jax.value_and_grad(system.loss, has_aux=True)
+    return params, value(params, batch, classes, key)
+
+  chex.assert_trees_all_close(
+    learned(padded(batch)), learned(batch), rtol=1e-6, atol=1e-12
+  )
+
+
+@pytest.mark.parametrize(
+  ("name", "fields"), [x for x in LEARNERS if "preset" not in x[1] or x[0] == COSINE]
+)
+def test_a_label_outside_the_classes_does_not_count_as_the_last(
+  region_problem, name, fields
+):
+  system, batch, classes, spec = learner(region_problem(), name, fields)
 
   def trained(labels):
     labelled = dataclasses.replace(batch, labels=labels)
@@ -155,7 +191,7 @@ def test_a_label_outside_the_classes_does_not_count_as_the_last(region_problem, 
     return system.loss(params, labelled, classes, jax.random.key(0))[0]
 
   strange = trained(batch.labels.at[0].set(99))
-  if name == "sdl":
+  if name == "sdl":  # An image may have labels that are not scored.
     np.testing.assert_array_equal(strange, trained(batch.labels.at[0].set(-1)))
   else:
     assert np.isnan(strange) and np.isfinite(trained(batch.labels))
