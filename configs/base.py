@@ -162,7 +162,7 @@ def for_dataset(name: str, datasets: dict, file: str) -> ConfigDict:
 
 
 def system_fields(name: str, preset: str) -> ConfigDict:
-  """The fields of a system with its own defaults; None where a preset decides."""
+  """The fields of a system of zsljax with their defaults; None where presets decide."""
   import zsljax.models  # noqa: F401  They register themselves.
   from zsljax.models.registry import registered
 

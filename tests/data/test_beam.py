@@ -9,7 +9,6 @@ import scipy.sparse
 
 from zsljax.__main__ import main
 from zsljax.data import beam, make_multilabel_set, prepare, store
-from zsljax.data.feature_set import FeatureSet
 from zsljax.data.files.features import read_features
 from zsljax.errors import ZsljaxError
 
@@ -115,11 +114,11 @@ def test_failing_worker(feature_set, direct, tmp_path, monkeypatch):
   old = prepare(feature_set(), tmp_path)
   source = feature_set(seed=1)
 
-  def failing(self, row, dtype):
+  def failing(*_):
     raise OSError("gone")
 
   with monkeypatch.context() as patch:
-    patch.setattr(FeatureSet, "record", failing)
+    patch.setattr(beam, "record_of", failing)
     with pytest.raises(ZsljaxError, match=r"not be written \(.*gone.*\); nothing"):
       prepare(source, tmp_path, overwrite=True, beam_options=direct)
   assert store.find(tmp_path, "small", None).fingerprint == old.fingerprint

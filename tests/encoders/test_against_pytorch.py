@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from zsljax.data.files.images import IMAGENET
+from zsljax.encoders import load_encoder
 from zsljax.encoders.layouts import recognise
 from zsljax.encoders.tensor_files import read_tensors
 from zsljax.encoders.text import encode_classes, load_text_encoder
@@ -406,3 +408,22 @@ def test_another_tokenizer_is_refused(minilm, clip_tokenizer, tmp_path):
   model, _ = of_timm("vit_tiny_patch16_224", depth=1)
   with pytest.raises(ZsljaxError, match="found no text tower"):
     load_text_encoder(saved(model, tmp_path), minilm)
+
+
+def test_a_resnet_agrees_with_torchvision(tmp_path):
+  model = torchvision.models.resnet50(weights=None).eval()
+  random = torch.Generator().manual_seed(0)
+  for name, value in model.state_dict().items():
+    if "bn" in name and value.is_floating_point():
+      value.copy_(torch.rand(value.shape, generator=random) + 0.5)
+  torch.save(model.state_dict(), tmp_path / "model.pth")
+  images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+  normal = (images / 255 - IMAGENET["mean"]) / IMAGENET["deviation"]
+  with torch.no_grad():
+    expected = torch.nn.Sequential(*list(model.children())[:-2])(
+      torch.from_numpy(normal.astype(np.float32)).permute(0, 3, 1, 2)
+    )
+  expected = expected.flatten(2).transpose(1, 2).numpy()
+  encoder = load_encoder(tmp_path / "model.pth", 64, "regions")
+  found = encoder.encode(images)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * expected.max())

@@ -31,7 +31,7 @@ def test_names_weights_that_do_not_fit(tiny, state_dict, save_pth):
   state = state_dict()
   state["conv1.weight"] = state["conv1.weight"][:, :1]
   state["stem.weight"] = state.pop("bn1.weight")
-  message = r"tiny.pth: found 3 .*\(bn1.scale, conv1.weight, stem.weight\), expected"
+  message = r"tiny.pth: found 3 .*\(bn1.weight, conv1.weight, stem.weight\), expected"
   with pytest.raises(ZsljaxError, match=message):
     read_network(save_pth(tiny.with_suffix(".pth"), state))
 

@@ -171,8 +171,9 @@ def test_masked_rows_count_for_nothing(region_problem, padded, float64, name, fi
     value = jax.value_and_grad(system.loss, has_aux=True)
     return params, value(params, batch, classes, key)
 
+  rtol = 1e-6 if fields.get("pretrain_steps") else 1e-9
   chex.assert_trees_all_close(
-    learned(padded(batch)), learned(batch), rtol=1e-6, atol=1e-12
+    learned(padded(batch)), learned(batch), rtol=rtol, atol=1e-12
   )
 
 

@@ -57,5 +57,6 @@ def run(args) -> None:
   require(not alone or args.format == "latex", "--standalone", args.format, expected)
   folders = folders_with_rows(args.workdirs)
   rows = [row for folder in folders for row in read_rows(folder)]
+  require(len(rows) > 0, "results.jsonl", "no rows", "those of eval.py or of a sweep")
   blocks = make_blocks(rows, args.columns, args.published) + compared(folders)
   print(render(blocks, args.format, terminal_width(), alone), end="")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import contextlib
-import dataclasses
 import functools
 import io
 import logging
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from zsljax.data.feature_set import FeatureSet, blocks
+from zsljax.data.feature_set import FeatureSet, blocks, record_of
 from zsljax.errors import ZsljaxError, require
 from zsljax.io.progress import task_bar
 
@@ -96,13 +95,11 @@ def made_by_workers(
   else:
     scipy.sparse.save_npz(folder / "labels.npz", feature_set.labels)
   np.savez(folder / "splits.npz", **feature_set.splits)
-  emptied = dict.fromkeys(("features", "labels", "image_files"))
-  empty = dataclasses.replace(feature_set, splits={}, **emptied)
-  form = features.shape, features.dtype
+  lists, form = tuple(feature_set.label_widths), (features.shape, features.dtype)
   return {
     split: beam.Create([(split, at) for at in range(0, len(rows), _TOGETHER)])
     | beam.Reshuffle()
-    | beam.FlatMap(_read, folder.absolute(), empty, form, dtype)
+    | beam.FlatMap(_read, folder.absolute(), lists, form, dtype)
     for split, rows in feature_set.splits.items()
   }
 
@@ -110,31 +107,27 @@ def made_by_workers(
 def _read(
   place: tuple[str, int],
   folder: pathlib.Path,
-  empty: FeatureSet,
+  lists: tuple[str, ...],
   form: tuple,
   dtype: np.dtype,
 ) -> Iterator[tuple[int, Any]]:
   """Yields the keyed records of a split from a place in it on."""
-  feature_set, splits = _opened(folder, empty, form)
+  features, labels, splits = _opened(folder, form)
   split, start = place
   for row in splits[split][start : start + _TOGETHER]:
-    yield feature_set.record(row, dtype)
+    yield record_of(features, labels, lists, row, dtype)
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(
-  folder: pathlib.Path, empty: FeatureSet, form: tuple
-) -> tuple[FeatureSet, dict[str, np.ndarray]]:
-  """Opens the set in a worker."""
+def _opened(folder: pathlib.Path, form: tuple) -> tuple[Any, Any, dict]:
+  """Features, labels and splits in a worker."""
   shape, dtype = form
   features = np.memmap(folder / "features", dtype, "r", shape=shape)
   with np.load(folder / "splits.npz", allow_pickle=False) as file:
     splits = dict(file)
   if (folder / "labels.npz").exists():
-    labels = scipy.sparse.load_npz(folder / "labels.npz")
-  else:
-    labels = np.load(folder / "labels.npy", allow_pickle=False)
-  return dataclasses.replace(empty, features=features, labels=labels), splits
+    return features, scipy.sparse.load_npz(folder / "labels.npz"), splits
+  return features, np.load(folder / "labels.npy", allow_pickle=False), splits
 
 
 @contextlib.contextmanager

@@ -41,7 +41,7 @@ class Rows(Protocol):
   def __getitem__(self, rows: int | slice) -> np.ndarray: ...
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class FeatureSet:
   """Precomputed features of N images, their classes, and the held-out images.
 
@@ -100,15 +100,6 @@ class FeatureSet:
     }
     return {name: width for name, width in most.items() if width or name == "labels"}
 
-  def record(self, row: int, dtype: np.dtype) -> tuple[int, dict[str, Any]]:
-    """Returns the key that TFDS shuffles by, and what is stored of an image."""
-    labels = {
-      name: ids_where(self.labels, row, _LISTS[name]) for name in self.label_widths
-    }
-    labels = labels or {"label": np.int64(self.labels[row])}
-    features = self.features[row].astype(dtype)
-    return int(row), {"features": features, **labels, "row": np.int64(row)}
-
   def fingerprint(self, storage_dtype: np.dtype | None = None) -> str:
     """Returns SHA-256 of all that is trained on: arrays, splits, stored precision."""
     dtype = np.dtype(storage_dtype or self.features.dtype)
@@ -125,6 +116,23 @@ class FeatureSet:
       digest.update(f"{array.dtype} {array.shape}".encode())
       digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()
+
+
+def record_of(
+  features: Rows,
+  labels: np.ndarray | scipy.sparse.csr_array,
+  lists: Sequence[str],
+  row: int,
+  dtype: np.dtype,
+) -> tuple[int, dict[str, Any]]:
+  """Returns the key that TFDS shuffles by, and what is stored of an image.
+
+  ``lists`` are the kinds of its label lists, none where an image has one label.
+  """
+  kept = {name: ids_where(labels, row, _LISTS[name]) for name in lists}
+  kept = kept or {"label": np.int64(labels[row])}
+  features = features[row].astype(dtype)
+  return int(row), {"features": features, **kept, "row": np.int64(row)}
 
 
 def make_feature_set(

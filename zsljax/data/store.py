@@ -21,7 +21,7 @@ import numpy as np
 from zsljax import __version__
 from zsljax.classes import ClassSpace
 from zsljax.data import beam
-from zsljax.data.feature_set import MULTI_LABEL_SPLITS, SPLITS, FeatureSet
+from zsljax.data.feature_set import MULTI_LABEL_SPLITS, SPLITS, FeatureSet, record_of
 from zsljax.errors import ZsljaxError, did_you_mean, line_of, require, require_known
 from zsljax.io.checks import readable
 from zsljax.io.checksums import AS_WRITTEN, Checksums
@@ -190,7 +190,9 @@ def _write(
   }
   try:
     with contextlib.ExitStack() as stack:
-      scratch = tempfile.TemporaryDirectory(prefix=".scratch", dir=folder.parents[1])
+      scratch = tempfile.TemporaryDirectory(
+        prefix=".scratch", dir=folder.parents[1], ignore_cleanup_errors=True
+      )
       scratch = pathlib.Path(stack.enter_context(scratch))
       if beam_options is None:
         examples = {s: _examples(feature_set, dtype, s) for s in feature_set.splits}
@@ -221,7 +223,8 @@ def _write(
       _write_index(written)
       Checksums.write(written)
       folder.parent.mkdir(exist_ok=True)
-      shutil.rmtree(folder, ignore_errors=True)
+      if folder.exists():
+        os.rename(folder, scratch / "replaced")
       os.rename(written, folder)
   except (OSError, RuntimeError, tf.errors.OpError) as error:
     raise ZsljaxError(
@@ -233,10 +236,10 @@ def _examples(
   feature_set: FeatureSet, dtype: np.dtype, split: str
 ) -> Iterator[tuple[int, dict[str, Any]]]:
   """Yields the keyed records of a split, read forwards."""
-  rows = feature_set.splits[split]
+  rows, lists = feature_set.splits[split], tuple(feature_set.label_widths)
   with task_bar(len(rows), f"writing {split}", "images") as bar:
     for row in np.sort(rows):
-      yield feature_set.record(row, dtype)
+      yield record_of(feature_set.features, feature_set.labels, lists, row, dtype)
       bar.update()
 
 
@@ -319,10 +322,10 @@ class StoredDataset:
     checksums = Checksums.open(folder)
     checksums.check([*_DESCRIPTION, _CLASSES_FILE])
     metadata = read_json(folder / _METADATA_FILE, _METADATA, AS_WRITTEN)
-    with readable(folder / "dataset_info.json"):
+    with readable(folder / "dataset_info.json", AS_WRITTEN):
       info = tensorflow()[1].builder_from_directory(folder).info
     path = folder / _CLASSES_FILE
-    with readable(path):
+    with readable(path, AS_WRITTEN):
       classes = ClassSpace.load(path)
     return cls(folder, metadata, classes, info, checksums)
 
@@ -466,7 +469,7 @@ class StoredDataset:
     """Reads arrays of an ``.npz`` beside the shards."""
     self.checksums.check([file])
     path = self.folder / file
-    with readable(path), np.load(path, allow_pickle=False) as arrays:
+    with readable(path, AS_WRITTEN), np.load(path, allow_pickle=False) as arrays:
       return {name: arrays[name] for name in names}
 
   def decode(self, records):
@@ -543,7 +546,7 @@ def all_below(folder: pathlib.Path) -> list[StoredDataset]:
   """
   folder = folder.expanduser()
   paths = sorted(folder.rglob("dataset_info.json"))
-  found = [path for path in paths if "/.scratch" not in str(path)]
+  found = [x for x in paths if "/.scratch" not in f"/{x.relative_to(folder)}"]
   expected = "the --dest of an import, or below"
   require(len(found) > 0, str(folder), "no stored dataset", expected)
   return [StoredDataset.open(path.parent) for path in found]

@@ -266,14 +266,22 @@ def filled(
     return ".".join(key.key for key in leaf[1:])
 
   shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
-  sizes = {name_of(leaf): x.size for leaf, x in jax.tree.leaves_with_path(shapes)}
-  differing = sizes.items() ^ {(name, x.size) for name, x in own.items()}
-  misfits = sorted({names.get(name, name) for name, _ in differing})
+  leaves = {name_of(leaf): x for leaf, x in jax.tree.leaves_with_path(shapes)}
+  differing = {name: _form(x) for name, x in leaves.items()}.items() ^ {
+    (name, _form(x)) for name, x in own.items()
+  }
+  theirs = {name: re.sub(r"\.(kernel|scale)$", ".weight", name) for name in leaves}
+  misfits = sorted({names.get(name) or theirs[name] for name, _ in differing})
   found = f"{len(misfits)} tensors missing, too many or misshapen ({some(misfits)})"
   require(not misfits, where, found, expected)
   return jax.tree.map_with_path(
     lambda leaf, x: own[name_of(leaf)].reshape(x.shape), shapes
   )
+
+
+def _form(tensor: Any) -> Any:
+  """The shape of a kernel of a convolution; the size of other tensors."""
+  return tensor.shape if tensor.ndim == 4 else tensor.size
 
 
 def _rows(tensor: np.ndarray) -> np.ndarray:

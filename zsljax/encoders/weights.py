@@ -75,8 +75,9 @@ def read_network(path: pathlib.Path, activation: str | None = None) -> Network:
     return Network(name, tower.module, tower.variables, tower.preprocessing, stride)
   own, names = {}, {}
   for found, tensor in tensors.items():
-    ((key, part),) = converted(found.replace("running_", ""), tensor)
-    own[key], names[key] = part, found
+    for key, part in converted(found.replace("running_", ""), tensor):
+      key = found if key in own else key  # By two names: one is too many.
+      own[key], names[key] = part, found
   images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
   expected = f"all weights of a {name}"
   variables = filled(module, (images,), own, names, f"{path}", expected)

@@ -40,8 +40,9 @@ def require_file(path: pathlib.Path, expected: str) -> None:
 
 
 @contextlib.contextmanager
-def readable(path: pathlib.Path) -> Iterator[None]:
+def readable(path: pathlib.Path, expected: str = "") -> Iterator[None]:
   """Turns any failure to read ``path`` into a ``ZsljaxError`` that names it."""
+  expected = expected or f"a complete {path.suffix} file (was the download cut off?)"
   try:
     yield
   except ZsljaxError:
@@ -54,5 +55,5 @@ def readable(path: pathlib.Path) -> Iterator[None]:
       reason = "it holds Python objects, which are never read; store texts as dtype=str"
     raise ZsljaxError(
       f"{path}: not readable ({path.stat().st_size if path.exists() else 0} bytes; "
-      f"{reason}), expected a complete {path.suffix} file (was the download cut off?)"
+      f"{reason}), expected {expected}"
     ) from error

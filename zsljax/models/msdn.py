@@ -101,8 +101,8 @@ class MSDN(System):
     normalize_vectors: whether attribute vectors have unit length in every step, not
       only at first (AWA2 in the code).
     clip_descriptors: whether negative class descriptors count as 0 (AWA2 in the code).
-    visual_to_attribute: how the second net scores attributes: ``attended_score``
-      (code) or ``mapped`` (paper, recalled), the equations above.
+    visual_to_attribute: how the second net scores attributes (see its two equations):
+      ``attended_score`` (code) or ``mapped`` (paper, recalled).
     denominator: of the cross-entropy: ``seen`` classes (paper, recalled) or ``all``
       (code).
     calibration: ``per_image`` (paper, recalled): minus the log-probabilities of the

@@ -57,7 +57,7 @@ class SDL(System):
   exchange of the last two axes.
 
   Attributes:
-    rows: K; 2 on MS-COCO, 7 on NUS-WIDE.
+    rows: K, the rows of an image's matrix; 2 on MS-COCO, 7 on NUS-WIDE.
     variance_weight: lambda, the share of the matrix variance; 0.01 on MS-COCO.
     factor: f, 1 (paper, recalled) or 2 (code).
     unannotated: the role in training of a label annotated neither as present nor as

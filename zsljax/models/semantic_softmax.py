@@ -77,7 +77,8 @@ class SemanticSoftmax(System):
       auto-encoder of the layer below, as in the released deep code: a sigmoid decoder,
       and the cost whose gradient that code follows (in its printed cost the
       reconstruction is left out). Reconstruction: that code's is sparse with settings
-      that are not known; this one is not.
+      that are not known; this one is not. 0 (paper, official_code) or 50
+      (official_deep_code).
     pretrain_l2: L2 on the auto-encoder's kernels.
     init_scale: standard deviation of the initial map, 0.005 in the code.
   """

@@ -131,7 +131,7 @@ def read_rows(workdir: pathlib.Path) -> list[Row]:
 def kept_choice(chosen: Mapping[str, Any]) -> dict[str, Any]:
   """The part of a choice that rows have."""
   kept = ("point", "step", "metric", "value", "settings", "folds", "rule", "share")
-  return {field: chosen[field] for field in kept}
+  return {field: chosen[field] for field in (*kept, "sweeps") if field in chosen}
 
 
 def read_chosen(workdir: pathlib.Path) -> dict[str, Any] | None:

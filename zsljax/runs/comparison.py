@@ -46,7 +46,8 @@ def read_hits(folder: pathlib.Path) -> Hits | None:
   """
   runs = []
   for path in sorted(folder.glob(f"seed_*/{_FILE}")):
-    with readable(path), path.open("rb") as file:
+    expected = "what a sweep writes: delete the sweep's folder and sweep again"
+    with readable(path, expected), path.open("rb") as file:
       with np.load(file, allow_pickle=False) as arrays:
         runs.append({name: arrays[name] for name in Hits.__dataclass_fields__})
     sizes = {name: (a.dtype.str, a.shape) for name, a in runs[-1].items()}

@@ -111,7 +111,7 @@ def explained_fields(
   """
   config = read_config(argument, overrides)
   comments = {"system.name": ""} | _comments(argument)
-  for field, text in _attributes(config["system"]["name"]).items():
+  for field, text in _attributes(config["system"]).items():
     comments[field] = comments.get(field) or text
   values = flat(config)
   places = {field: place for place, field in enumerate(comments)}
@@ -152,16 +152,20 @@ def _comments(argument: str) -> dict[str, str]:
   return found
 
 
-def _attributes(system: str) -> dict[str, str]:
+def _attributes(system: Mapping[str, Any]) -> dict[str, str]:
   """Lines on the preset and the fields of a system, by field of the config."""
   import zsljax.models  # noqa: F401  They register themselves.
-  from zsljax.models.registry import registered
+  from zsljax.models.registry import import_module, registered
 
-  own: Any = registered()[system]
+  if module := system.get("module"):
+    import_module("config.system.module", module)
+  own: Any = registered()[system["name"]]
   text = (inspect.getdoc(own) or "").partition("Attributes:\n")[2]
   text = re.sub(r":\w+:`([^`]*)`", r"\1", text)  # A mark of reStructuredText.
   lines = re.findall(r"^  (\w+): (.*(?:\n    .*)*)", text, re.MULTILINE)
-  preset = f"{' or '.join(own.presets)}; decides the fields below that are None"
+  preset = " or ".join(own.presets)
+  if any(own.presets.values()):
+    preset += "; decides the fields below that are None"
   return {"system.preset": preset} | {
     f"system.{field}": " ".join(line.split()) for field, line in lines
   }

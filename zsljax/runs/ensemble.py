@@ -100,7 +100,7 @@ class EndedSweep:
 
   @functools.cached_property
   def on_folds(self) -> tuple[list[FoldLabels], list[list[FoldScores]]]:
-    """Of each fold the labels, and the scores of every run, trained on it."""
+    """Labels of each fold, and the scores of every run that was trained on it."""
     config, seeds = self.run.config, [one.config["seed"] for one in self.runs]
     runs = VmappedRuns(self.run, self.run.training_data().total_steps(config["epochs"]))
     folds = drawn_folds(self.run, runs.labels, self.chosen["folds"])

@@ -126,7 +126,7 @@ def evaluate(
   top_k = top_k or run.config["evaluation"]["top_k"]
   evaluator = evaluation.make_evaluator(protocol, top_k)
   kind = calibration or run.config["evaluation"]["calibration"]
-  asked = any(x is not None for x in (gamma, gamma_from, calibration, on))
+  asked = any(x is not None for x in (gamma, gamma_from, on))
   origin = "--gamma"
   if single_label and gamma is None and gamma_from is None and on_test:
     gamma, origin = run.config["evaluation"]["gamma"], "config.evaluation.gamma"
@@ -136,7 +136,8 @@ def evaluate(
     share, temperature_share, origin_of_share = chosen_share(gamma_from, run, kind)
   elsewhere = run if on is None else run.on(only_below(on))
   scored = Scored(evaluator, workdir, run, split, elsewhere)
-  if single_label and on_test and scored.chosen and not asked:
+  own_kind = kind == run.config["evaluation"]["calibration"]
+  if single_label and on_test and own_kind and scored.chosen and not asked:
     share = scored.chosen["share"]
     temperature_share = scored.chosen.get("temperature_share")
     wanted, origin_of_share = [], "highest H on folds"

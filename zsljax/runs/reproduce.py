@@ -136,7 +136,7 @@ def _usable(
   usable = []
   for dataset in datasets:
     before, left_out = len(usable), []
-    forms = variants(data_dir, dataset) if data_dir else []
+    forms = variants(data_dir, dataset) if data_dir and dataset != "digits" else []
     for system in systems:
       form = SYSTEMS[system][-1]
       several = form == "multi-label"
@@ -178,18 +178,17 @@ def form_for(
     ZsljaxError: there are several.
   """
   kind = SYSTEMS[system][-1]
-  axes = 2 if kind == "region" else 1
-  forms = [form for form in forms if len(form.feature_shape) == axes]
+  needed = 2 if kind == "region" else 1, kind == "multi-label"
+  forms = [one for one in forms if (len(one.feature_shape), one.multi_label) == needed]
   require(
     len(forms) <= 1,
     f"--data_dir: {dataset}",
-    f"{', '.join(form.variant for form in forms)}",
+    ", ".join(f"{form.folder}" for form in forms),
     "one form of it with regions and one without",
   )
   for form in forms:
-    shared_space = form.feature_shape == form.classes.embeddings.shape[1:]
-    fits = shared_space or kind != "shared-space"
-    if fits and form.multi_label == (kind == "multi-label"):
+    width = form.classes.embeddings.shape[1]
+    if kind != "shared-space" or form.feature_shape == (width,):
       return form
   return None
 

@@ -171,10 +171,16 @@ def train(
   traced = jax.jit(
     steps_and_outputs, donate_argnums=0, out_shardings=(layout, everywhere)
   )
+  compiled: dict[tuple[int, bool], Callable] = {}
 
   def call(state, piece, step, count):
     watched = watch is not None and schedule.watched(step + count)
-    return traced(state, piece, classes, watch.images if watched else None)
+    arguments = state, piece, classes, watch.images if watched else None
+    if (count, watched) not in compiled:
+      bar.set_postfix_str("compiling")
+      compiled[count, watched] = traced.lower(*arguments).compile()
+      bar.set_postfix_str("")
+    return compiled[count, watched](*arguments)
 
   # Log, and checkpoint where nothing is in flight: the log must reach as far.
   def pauses(step):

@@ -19,7 +19,6 @@ from zsljax.io.arrays import (
   LargeArray,
   as_floats,
   check_array,
-  check_field,
   read_arrays,
   spooled,
 )
@@ -219,8 +218,8 @@ def _open(
     where, names = str(beside), np.array(read_names(beside), np.str_)
   if names is not None:
     names = check_array(where, names, f"{len(features)}", "text")
-  encoder = check_field(path, arrays, "encoder", "1", "text")
-  if encoder is not None:
+  encoder, said = None, str(arrays.get("encoder", ""))
+  if said.startswith("{"):  # Others may call something else so.
     where, expected = f"{path}: encoder", "the description of `zsljax encode`"
-    encoder = parsed(str(encoder[0]), _ENCODER, where, expected)
+    encoder = parsed(said, _ENCODER, where, expected)
   return features, names, encoder
