@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
+from tests.data.test_multilabel import parts, random_labels
 from zsljax.__main__ import main
 from zsljax.data import beam, make_multilabel_set, prepare, store
 from zsljax.data.files.features import read_features
@@ -49,26 +50,11 @@ def check_same(alone, beamed):
 
 
 def multi_label_set():
-  rng = np.random.default_rng(0)
-  labels = rng.integers(-1, 2, (40, 5))
-  labels[3] = 0
-  labels[4] = 1
-  return make_multilabel_set(
-    features=rng.standard_normal((40, 3)),
-    labels=scipy.sparse.csr_array(labels),
-    label_names=list("abcde"),
-    vectors=rng.standard_normal((5, 2)),
-    seen=np.arange(5) < 3,
-    trainval=np.arange(30),
-    test=np.arange(30, 40),
-    where="made up",
-    name="small",
-    features_kind="random",
-    class_embedding="words",
-    split_version="made up",
-    sources={},
-    image_files=np.array([f"{i}.jpg" for i in range(40)]),
-  )
+  labels = random_labels()
+  labels[3], labels[4] = 0, 1
+  names = np.array([f"{i}.jpg" for i in range(len(labels))])
+  labels = scipy.sparse.csr_array(labels)
+  return make_multilabel_set(**parts(labels=labels, image_files=names))
 
 
 def test_beam_that_is_not_installed_is_named(monkeypatch, capsys):
