@@ -408,6 +408,12 @@ def test_leftover_of_a_killed_write_goes_with_the_next(feature_set, copy, tmp_pa
   assert not list(tmp_path.rglob(".scratch*"))
 
 
+def test_a_set_may_be_called_as_what_lies_beside_it(feature_set, tmp_path):
+  prepare(feature_set(name="replaced"), tmp_path)
+  source = feature_set(name="replaced", seed=1)
+  assert prepare(source, tmp_path, overwrite=True).fingerprint == source.fingerprint()
+
+
 def test_dest_that_cannot_be_made(feature_set, tmp_path):
   (tmp_path / "file").touch()
   with pytest.raises(ZsljaxError, match="could not be written"):

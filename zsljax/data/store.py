@@ -204,7 +204,7 @@ def _write(
         name=feature_set.name,
         version=VERSION,
         config=folder.parent.name,
-        data_dir=scratch,
+        data_dir=scratch / "set",
         features=tfds.features.FeaturesDict(features),
         split_datasets=examples,
         description=f"{feature_set.name}: {feature_set.features_kind} features, "
@@ -214,7 +214,7 @@ def _write(
         try_download_gcs=False, compute_stats="skip", beam_options=beam_options
       )
       builder.download_and_prepare(download_config=config)
-      written = scratch / folder.relative_to(folder.parents[2])
+      written = scratch / "set" / folder.relative_to(folder.parents[2])
       write_json(written / _METADATA_FILE, metadata)
       feature_set.classes.save(written / _CLASSES_FILE)
       if feature_set.image_files is not None:

@@ -266,9 +266,13 @@ class _Choice:
     ]
 
   @functools.cached_property
+  def _on_val(self) -> list[np.ndarray]:
+    return self._averages("val")
+
+  @functools.cached_property
   def of_folds(self) -> list[float]:
     """The folds' metric on each of them."""
-    averages = zip(self.folds, self._averages("val"), strict=True)
+    averages = zip(self.folds, self._on_val, strict=True)
     return [fold.report(val).metrics[fold.metric] for fold, val in averages]
 
   def calibrated(self) -> dict[str, Any]:
@@ -276,7 +280,7 @@ class _Choice:
     trained: list[Any] = [None] * len(self.folds)
     if self.scores[0][0].trained is not None:
       trained = self._averages("trained")
-    averages = zip(self._averages("val"), trained, strict=True)
+    averages = zip(self._on_val, trained, strict=True)
     scores = [FoldScores(val, own, 1.0) for val, own in averages]
     return {"share": None} | calibrated(self.folds, scores)
 

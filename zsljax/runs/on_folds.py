@@ -91,7 +91,7 @@ class FoldLabels:
 
   @property
   def seen(self) -> np.ndarray:
-    """Which classes are seen on the fold, ``[C]`` bool."""
+    """Marks of the classes that are seen on the fold, ``[C]`` bool."""
     return np.asarray(self.classes.seen)
 
   def report(self, scores: np.ndarray) -> Report:
@@ -186,8 +186,11 @@ def calibrated(
   ]
   margins = [decisions.mean_margin(kind) for decisions in trained]
   if share is None:
-    curves = [f.report(own.val).curve for f, own in zip(folds, scores, strict=True)]
-    h = [c.h_of_shares(m) for c, m in zip(curves, margins, strict=True) if c]
+    h = []
+    for fold, own, margin in zip(folds, scores, margins, strict=True):
+      curve = fold.report(own.val).curve
+      assert curve is not None
+      h.append(curve.h_of_shares(margin))
     share, _ = best_share(np.array(h))
   scored = []
   for fold, own, decisions, margin in zip(folds, scores, trained, margins, strict=True):
