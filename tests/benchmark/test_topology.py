@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from zsljax.benchmark import PRESETS, topology
+from zsljax.benchmark import PRESETS, plan, topology
 from zsljax.benchmark.chips import CHIPS
 from zsljax.benchmark.program import Program
 from zsljax.cli.main import main
 from zsljax.errors import ZsljaxError
+from zsljax.runs.config import read_config
 
 # As a TPU's compiler writes it, shortened.
 TEXT = """HloModule jit_step, is_scheduled=true
@@ -121,10 +122,12 @@ def cards(monkeypatch):
   """Lets CPUs stand for cards of a kind, whose compilers are not needed."""
 
   def find(name):
-    chip = dataclasses.replace(CHIPS["h100"], memory=2e6)
+    memory = 1e5 if name == "small:4" else 2e6
+    chip = dataclasses.replace(CHIPS["h100"], memory=memory)
     return topology.Topology(name, chip, jax.devices()[:4])
 
-  monkeypatch.setattr(topology, "find_topology", find)
+  for module in (topology, plan):
+    monkeypatch.setattr(module, "find_topology", find)
   small = dataclasses.replace(
     PRESETS["cub"], feature_shape=(16,), num_attributes=6, num_classes=12, num_seen=8
   )
@@ -155,6 +158,11 @@ def test_figures_of_a_compiled_step(cards):
     (["--topology=h100:2x2"], "found '2x2', expected a number of cards as in h100:8"),
     (["--topology=h100", "--seeds=2"], "--seeds: found 2, expected it to be left out"),
     (["--topology=h100", "--preset=cab"], "--preset: unknown shapes 'cab'. Did you"),
+    (["--topology="], "--topology: unknown chip ''"),
+    (["--topology=h100:12"], "found 12, expected at most 8 cards, those of a machine"),
+    (["--topology=h100", "--system=eszsl"], "'eszsl', which is solved at once"),
+    (["--topology=h100", "--batch_size=0"], "--batch_size: found 0, expected 1 or"),
+    (["--topology=h100", "--dataset=flo"], "--dataset: found flo, expected it to be"),
   ],
 )
 def test_topologies_that_cannot_be(arguments, message, capsys):
@@ -181,7 +189,14 @@ def test_a_step_that_does_not_fit_names_a_batch_that_does(cards):
   topology.run("h100:4", "semantic_softmax", "cub", best)
 
 
-@pytest.mark.parametrize("name", ["v5e:2x2", "h100"])
+def test_bytes_of_a_step_that_a_compiler_refuses():
+  def refuse(size):
+    raise jax.errors.JaxRuntimeError(f"{size}: Used 20.50G of 15.75G hbm. Exceeded")
+
+  assert topology.measured_bytes(refuse, 8) == 20.5 * 2**30
+
+
+@pytest.mark.parametrize("name", ["V5e:2x2", "h100"])
 def test_a_compiler_that_is_not_installed(name, monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
   with pytest.raises(ZsljaxError, match=r"expected it to be installed by pip install"):
@@ -209,3 +224,39 @@ def test_plan_of_a_run(cards, tmp_path, capsys):
   assert "on h100:4: 4 device(s) of 2 MB; compiled, not run" in page
   assert "| resident, a part on each device |" in page and "predicted: " in page
   assert page.count("| yes |") == 3
+
+
+def fields_of(config, folder, batch_size=0):
+  own = [f"--config.data.dir={folder}", f"--config.batch_size={batch_size}"]
+  return read_config(config, own)
+
+
+@pytest.mark.parametrize(
+  ("config", "batch_size", "message"),
+  [
+    ("baselines:digits", 0, "config.system.name: found 'eszsl', which is solved"),
+    ("cosine:digits", 30, "config.batch_size: found 30, expected a multiple of 4"),
+  ],
+)
+def test_a_run_that_cannot_be_planned(cards, config, batch_size, message, tmp_path):
+  with pytest.raises(ZsljaxError, match=message):
+    plan.plan(fields_of(config, tmp_path, batch_size), "h100:4")
+
+
+def test_one_batch_of_everything_is_planned_as_it_is_sent(cards, tmp_path):
+  fields = fields_of("semantic_softmax:digits", tmp_path)
+  fits = plan.plan(fields, "h100:4")["places"]
+  assert list(fits) == ["streamed"] and fits["streamed"]["largest_batch"] == 1008
+  figures = plan.plan(fields, "small:4")
+  assert figures["places"]["streamed"]["largest_batch"] == 0
+  assert "| no, by " in plan.shown(figures) and "| none |" in plan.shown(figures)
+
+
+def test_a_set_of_more_than_half_a_device_is_kept_on_request(cards, tmp_path):
+  fields = fields_of("cosine:digits", tmp_path, batch_size=20)
+  figures = plan.plan(fields, "h100:4")
+  row = figures["places"]["whole"]
+  row["features_bytes"] = 0.6 * figures["bytes_of_a_device"]
+  assert plan.shown(figures).count("| yes, with config.data.cache=device |") == 1
+  streamed = figures["places"]["streamed"]
+  assert streamed["features_bytes"] == 2 * 20 * 64 * 4 // 4

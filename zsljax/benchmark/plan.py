@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import functools
 import math
 from typing import Any
 
 import jax
 
+from zsljax.benchmark.shapes import check_has_steps
 from zsljax.benchmark.table import markdown
 from zsljax.benchmark.topology import (
   figures_of,
+  find_topology,
   largest_batch,
   make_work,
   measured_bytes,
 )
+from zsljax.devices.precision import nearest
 from zsljax.errors import in_bytes
 from zsljax.runs.experiment import Experiment
 from zsljax.training import check_divides, make_optimizer
+from zsljax.training.inputs import SENT_AHEAD
 
 _PLACES = {
   "whole": "resident, whole on every device",
@@ -27,12 +31,15 @@ _PLACES = {
 }
 
 
-def plan(config: Mapping[str, Any], topology: str) -> dict[str, Any]:
+def plan(config: Mapping[str, Any], name: str) -> dict[str, Any]:
   """Compiles the training step of a run, and adds up what each device holds.
+
+  Features lie whole on every device (of one host), or in parts, or come in batches. One
+  batch of everything is sent once, and stays.
 
   Args:
     config: all fields, nested, as plain values; the mesh's ``data`` devices are all.
-    topology: as ``find_topology`` takes it.
+    name: of the topology, as ``find_topology`` takes it.
 
   Returns:
     JSON values with units in their names. ``largest_batch`` follows a line through
@@ -42,12 +49,15 @@ def plan(config: Mapping[str, Any], topology: str) -> dict[str, Any]:
     ZsljaxError: a field does not fit the dataset or the devices.
   """
   run = Experiment.build({**config, "mesh": {"data": 1, "model": 1}})
+  check_has_steps(run.system, "config.system.name")
   data, stored = run.training_data(), run.dataset
   total = data.total_steps(config["epochs"])
+  topology = find_topology(name)
   work = make_work(
     topology,
     config["mesh"]["model"],
-    config["matmul_precision"],
+    "config.mesh.model",
+    precision=nearest(config["matmul_precision"], topology.chip.platform),
     system=run.system,
     spec=run.spec,
     classes=run.classes,
@@ -62,32 +72,41 @@ def plan(config: Mapping[str, Any], topology: str) -> dict[str, Any]:
   size = -(-size // devices) * devices
   compiled = functools.cache(work.training)
   needed = functools.cache(functools.partial(measured_bytes, compiled))
-  limit, double = work.topology.chip.memory, 2 * size
-  features = data.num_examples * stored.row_bytes
+  limit, row = topology.chip.memory, stored.row_bytes
+  part = math.ceil(data.num_examples / devices) * row
+  # Bytes of features beside a batch's, by its size.
+  held: dict[str, Callable[[int], int]] = {"streamed": lambda size: 0}
+  if config["batch_size"]:
+    held = {
+      "split": lambda size: part,
+      "streamed": lambda size: SENT_AHEAD * size * row // devices,
+    }
+    if len({device.process_index for device in topology.devices}) == 1:
+      held = {"whole": lambda size: data.num_examples * row, **held}
   places = {}
-  for place, resident in (
-    ("whole", features),
-    ("split", math.ceil(features / devices)),
-    ("streamed", 0),
-  ):
-    together = resident + needed(size)
-    # With everything in one batch, there is no other.
-    fits, most = together <= limit, size
+  for place, features in held.items():
+
+    def together(size: int, features=features) -> float:
+      return features(size) + needed(size)
+
+    fits = together(size) <= limit
+    most = size if fits else 0
     if config["batch_size"]:
-      most = largest_batch(needed, size, double, limit - resident, devices)
+      most = largest_batch(together, size, 2 * size, limit, devices)
+      most = min(most, data.num_examples // devices * devices)
     places[place] = {
-      "features_bytes": resident,
+      "features_bytes": features(size),
       "step_bytes": needed(size),
-      "together_bytes": together,
+      "together_bytes": together(size),
       "fits": fits,
-      "largest_batch": min(most, data.num_examples // devices * devices),
+      "largest_batch": most,
     }
   figures = {
     "system": run.system.name,
     "dataset": stored.metadata["name"],
     "features": stored.variant,
     "images": data.num_examples,
-    "topology": topology,
+    "topology": name,
     "devices": work.mesh.size,
     "bytes_of_a_device": limit,
     "batch_size": size,
@@ -108,7 +127,7 @@ def shown(figures: Mapping[str, Any]) -> str:
       _PLACES[place],
       in_bytes(row["features_bytes"]),
       in_bytes(row["step_bytes"]),
-      "yes" if row["fits"] else f"no, by {in_bytes(row['together_bytes'] - limit)}",
+      _fits(place, row, limit),
       f"{row['largest_batch']:,}" if row["largest_batch"] else "none",
     )
     for place, row in figures["places"].items()
@@ -127,3 +146,12 @@ def shown(figures: Mapping[str, Any]) -> str:
       f"devices, {100 * step['fraction_of_matmul_rate']:.0f} % of their matrix rate"
     )
   return "\n".join(lines)
+
+
+def _fits(place: str, row: Mapping[str, Any], limit: int) -> str:
+  if not row["fits"]:
+    return f"no, by {in_bytes(row['together_bytes'] - limit)}"
+  # By itself a run leaves half of a device to its step, see ``Experiment``.
+  if place != "streamed" and row["features_bytes"] > limit // 2:
+    return "yes, with config.data.cache=device"
+  return "yes"

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 
 from zsljax.benchmark.ceilings import copy_call, square_product
 from zsljax.benchmark.feeding import from_host, from_store
-from zsljax.benchmark.shapes import PRESETS, Shapes
+from zsljax.benchmark.shapes import Shapes, shapes_of
 from zsljax.benchmark.step import Step, make_step, useful_flops
 from zsljax.benchmark.timing import time_calls
 from zsljax.devices.mesh import make_mesh
 from zsljax.devices.precision import computed_in, supported
-from zsljax.errors import ZsljaxError, require, require_known
+from zsljax.errors import ZsljaxError, require
 from zsljax.models import System
 from zsljax.training import check_divides
 
@@ -60,10 +60,7 @@ def run(
     variant: ways to compute the step.
     seconds: time to spend on the step and the ceilings, in turns.
   """
-  require_known(preset, PRESETS, "--preset", "unknown shapes")
-  shapes = PRESETS[preset]
-  if batch_size:
-    shapes = dataclasses.replace(shapes, batch_size=batch_size)
+  shapes = shapes_of(preset, batch_size)
   system = shapes.system(system_name)
   stored = _stored(system, data_dir, dataset, features) if data_dir else None
   figures, step = measure(system, shapes, variant, seconds, stored)

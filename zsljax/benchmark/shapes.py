@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from zsljax.classes import ClassSpace
+from zsljax.errors import require, require_known
 from zsljax.models import MULTI_LABEL, Spec, System, build_system
 from zsljax.training.inputs import HostBatch
 
@@ -45,18 +46,20 @@ class Shapes:
     )
 
   def system(self, name: str) -> System:
-    """Builds a system as its authors' code, its shipped config or the paper has it."""
-    if self.system_fields:
-      return build_system({"name": name, **self.system_fields})
+    """Builds a system as its authors' code, its shipped config or the paper has it.
+
+    Raises:
+      ZsljaxError: there is no such system, or it is not trained in steps.
+    """
     own = {
       "cosine": {"preset": "class_norm_official_code"},
       "attended_autoencoder": {"preset": "dot_product"},
     }
-    if name in own:
-      return build_system({"name": name, **own[name]})
-    system = build_system({"name": name})
-    if "official_code" in system.presets:
-      return build_system({"name": name, "preset": "official_code"})
+    fields = self.system_fields or own.get(name, {})
+    system = build_system({"name": name, **fields})
+    if not fields and "official_code" in system.presets:
+      system = build_system({"name": name, "preset": "official_code"})
+    check_has_steps(system, "--system")
     return system
 
 
@@ -75,6 +78,26 @@ PRESETS = {
     (512,), 1, 10**6, 10**6, 256, {"preset": "embedding", "encoder": "none"}
   ),
 }
+
+
+def shapes_of(preset: str, batch_size: int | None) -> Shapes:
+  """Finds shapes by their name in ``PRESETS``, perhaps with another batch."""
+  require_known(preset, PRESETS, "--preset", "unknown shapes")
+  shapes = PRESETS[preset]
+  if batch_size is None:
+    return shapes
+  require(batch_size > 0, "--batch_size", batch_size, "1 or more")
+  return dataclasses.replace(shapes, batch_size=batch_size)
+
+
+def check_has_steps(system: System, field: str) -> None:
+  """Raises if a system is solved at once, so that there is no step to look at."""
+  require(
+    not system.full_batch,
+    field,
+    f"{system.name!r}, which is solved at once",
+    "a system that is trained in steps",
+  )
 
 
 def random_classes(spec: Spec, num_seen: int | None = None) -> ClassSpace:

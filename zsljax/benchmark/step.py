@@ -26,7 +26,7 @@ from zsljax.devices.mesh import over_classes, replicated
 from zsljax.errors import require
 from zsljax.models import MULTI_LABEL, Batch, Spec, System
 from zsljax.training import init_state, make_train_step, to_mesh
-from zsljax.training.inputs import inverse_lengths
+from zsljax.training.inputs import with_lengths
 
 # Of all steps that are measured or compiled.
 OPTIMIZER = optax.with_extra_args_support(optax.adam(1e-4))
@@ -112,12 +112,8 @@ def make_step(
     system, spec, seeds * batch_size, int(classes.seen.sum()), dtype, label_widths
   )
   rows = np.arange(seeds * batch_size)
-  batch = to_mesh(
-    rows_of(table, rows.reshape(seeds, -1) if seeds > 1 else rows), mesh, NUM_EXAMPLES
-  )
-  if len(spec.feature_shape) == 2:
-    lengths = inverse_lengths(batch.features)
-    batch = dataclasses.replace(batch, inverse_lengths=lengths)
+  host = rows_of(table, rows.reshape(seeds, -1) if seeds > 1 else rows)
+  batch = with_lengths(to_mesh(host, mesh, NUM_EXAMPLES))
   classes = jax.device_put(classes, replicated(mesh))
   initial = functools.partial(init_state, system, OPTIMIZER, spec)
   train_step, seed = make_train_step(system, OPTIMIZER, mesh=mesh), 0

@@ -26,11 +26,11 @@ from zsljax.benchmark.chips import CHIPS, Chip
 from zsljax.benchmark.program import Cost, Program
 from zsljax.benchmark.shapes import (
   NUM_EXAMPLES,
-  PRESETS,
   random_classes,
   random_labels,
   random_table,
   rows_of,
+  shapes_of,
 )
 from zsljax.benchmark.step import OPTIMIZER, useful_flops
 from zsljax.classes import ClassSpace
@@ -46,7 +46,7 @@ from zsljax.errors import (
 from zsljax.models import MULTI_LABEL, Batch, Spec, System
 from zsljax.training import check_divides, init_state, make_train_step
 from zsljax.training.checkpoints import abstract
-from zsljax.training.inputs import inverse_lengths
+from zsljax.training.inputs import with_lengths
 
 _COMPILERS = {"tpu": ("libtpu", "tpu"), "cuda": ("jax_cuda13_plugin", "cuda")}
 _LARGEST = 10
@@ -74,7 +74,7 @@ def find_topology(name: str) -> Topology:
   Raises:
     ZsljaxError: there is no such chip or slice, or its compiler is not installed.
   """
-  kind, _, grid = name.partition(":")
+  kind, _, grid = name.lower().partition(":")
   require_known(kind, CHIPS, "--topology", "unknown chip")
   chip = CHIPS[kind]
   is_tpu = chip.platform == "tpu"
@@ -84,6 +84,13 @@ def find_topology(name: str) -> Topology:
     f"--topology={name}",
     repr(grid),
     f"{'a grid of chips' if is_tpu else 'a number of cards'} as in {kind}:{example}",
+  )
+  number = 1 if is_tpu else int(grid or 1)
+  require(
+    number <= 8 or number % 8 == 0,
+    f"--topology={name}",
+    number,
+    "at most 8 cards, those of a machine, or a multiple",
   )
   module, extra = _COMPILERS[chip.platform]
   require(
@@ -103,13 +110,6 @@ def find_topology(name: str) -> Topology:
   options = {}
   slice_name = f"{kind}:{grid or chip.smallest}"
   if not is_tpu:
-    number = int(grid or 1)
-    require(
-      number <= 8 or number % 8 == 0,
-      f"--topology={name}",
-      number,
-      "at most 8 cards, those of a machine, or a multiple",
-    )
     hosts = -(-number // 8)
     options["target_config"] = chip.card
     options["topology"] = f"{hosts}x{number // hosts}x1"
@@ -155,7 +155,7 @@ class Work:
     return int(np.sum(self.classes.seen))
 
   def batch(self, size: int) -> Batch:
-    """Shapes of a batch on the mesh."""
+    """Shapes of a batch."""
     widths = self.label_widths
     if self.system.task == MULTI_LABEL and not widths:
       widths = {"labels": random_labels(min(size, 512), self.num_seen).shape[1]}
@@ -164,14 +164,14 @@ class Work:
       name: jax.ShapeDtypeStruct((size, *column.shape[1:]), column.dtype)
       for name, column in rows_of(table, np.zeros(1, int)).items()
     }
-    return Batch(**_on(over_batch(self.mesh), columns), num_examples=NUM_EXAMPLES)
+    return Batch(**columns, num_examples=NUM_EXAMPLES)
 
   def training(self, size: int) -> Any:
     """Compiles a training step."""
     initial = functools.partial(init_state, self.system, self.optimizer, self.spec)
     step = make_train_step(self.system, self.optimizer, mesh=self.mesh)
     layout, arguments = self._arguments(
-      jax.eval_shape(initial, 0), self._with_lengths(self.batch(size))
+      jax.eval_shape(initial, 0), jax.eval_shape(with_lengths, self.batch(size))
     )
     options = {"donate_argnums": 0, "out_shardings": (layout, replicated(self.mesh))}
     with jax.default_matmul_precision(PRECISIONS[self.precision]):
@@ -197,17 +197,10 @@ class Work:
     params = jax.eval_shape(lambda: self.system.init(jax.random.key(0), self.spec))
     return self._arguments(params, self.batch(size))[1]
 
-  def _with_lengths(self, batch: Batch) -> Batch:
-    """Adds lengths of regions, which training has."""
-    if len(self.spec.feature_shape) == 1:
-      return batch
-    lengths = jax.eval_shape(inverse_lengths, batch.features)
-    placed = _on(over_batch(self.mesh), lengths)
-    return dataclasses.replace(batch, inverse_lengths=placed)
-
   def _arguments(self, state: Any, batch: Batch) -> tuple[Any, tuple[Any, ...]]:
     """The layout of a state or of parameters, and shapes of a step's arguments."""
     layout = over_classes(state, self.system.class_params, self.mesh)
+    batch = _on(over_batch(self.mesh), batch)
     classes = _on(replicated(self.mesh), self.classes)
     return layout, (abstract(state, layout), batch, classes)
 
@@ -222,31 +215,29 @@ def _on(layout: jax.sharding.Sharding, tree: Any) -> Any:
   )
 
 
-def make_work(name: str, model_devices: int, precision: str, **fields: Any) -> Work:
+def make_work(
+  topology: Topology, model_devices: int, field: str, **fields: Any
+) -> Work:
   """Lays a mesh over all devices of a topology.
 
   Args:
-    name: of the topology.
+    topology: the devices.
     model_devices: devices over which parameters with a row for each class are split.
-    precision: of matrix products.
+    field: of which ``model_devices`` is the value.
     **fields: the other fields of ``Work``.
 
   Raises:
-    ZsljaxError: the devices do not compute in this precision, or do not divide.
+    ZsljaxError: the devices do not divide.
   """
-  topology = find_topology(name)
-  known, number = supported(topology.chip.platform), len(topology.devices)
-  require(
-    precision in known, "--precision", repr(precision), f"{' or '.join(known)} there"
-  )
+  number = len(topology.devices)
   require(
     0 < model_devices <= number and number % model_devices == 0,
-    "--model_devices",
+    field,
     model_devices,
-    f"a divisor of the {number} devices of {name}",
+    f"a divisor of the {number} devices of {topology.name}",
   )
   mesh = make_mesh(-1, model_devices, topology.devices)
-  return Work(topology, mesh, precision, **fields)
+  return Work(topology, mesh, **fields)
 
 
 def run(
@@ -273,14 +264,19 @@ def run(
   Raises:
     ZsljaxError: an argument does not fit, or the step does not fit the devices.
   """
-  require_known(preset, PRESETS, "--preset", "unknown shapes")
-  shapes = PRESETS[preset]
-  size, spec = batch_size or shapes.batch_size, shapes.spec()
+  shapes = shapes_of(preset, batch_size)
+  size, spec, system = shapes.batch_size, shapes.spec(), shapes.system(system_name)
+  topology = find_topology(name)
+  known = supported(topology.chip.platform)
+  require(
+    precision in known, "--precision", repr(precision), f"{' or '.join(known)} there"
+  )
   work = make_work(
-    name,
+    topology,
     model_devices,
-    precision,
-    system=shapes.system(system_name),
+    "--model_devices",
+    precision=precision,
+    system=system,
     spec=spec,
     classes=random_classes(spec, shapes.num_seen),
     dtype=jnp.dtype("bfloat16" if precision == "bfloat16" else "float32"),

@@ -85,11 +85,13 @@ def run(args) -> None:
   if args.compare:
     print(benchmark.compare([pathlib.Path(name) for name in args.compare]))
     return
-  if args.topology:
-    for field, usual in (("data_devices", 1), ("seeds", 1), ("data_dir", None)):
+  if args.topology is not None:
+    from zsljax.benchmark import topology
+
+    no_data = (("data_dir", None), ("dataset", "awa1"), ("features", None))
+    for field, usual in (("data_devices", 1), ("seeds", 1), *no_data):
       found = getattr(args, field)
       require(found == usual, f"--{field}", found, "it to be left out with --topology")
-    from zsljax.benchmark import topology
 
     figures = topology.run(
       args.topology,

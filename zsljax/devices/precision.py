@@ -29,8 +29,8 @@ def supported(platform: str | None = None) -> tuple[str, ...]:
   return _SUPPORTED.get(platform or jax.default_backend(), tuple(PRECISIONS))
 
 
-def nearest(precision: str) -> str:
-  """``precision``, or the next more exact one that the devices here compute in.
+def nearest(precision: str, platform: str | None = None) -> str:
+  """``precision``, or the next more exact one that a platform, by default here, has.
 
   So a run that was trained on a GPU can be evaluated anywhere.
 
@@ -38,7 +38,7 @@ def nearest(precision: str) -> str:
     ZsljaxError: there is no such precision.
   """
   require_known(precision, PRECISIONS, "config.matmul_precision")
-  known, names = supported(), list(PRECISIONS)
+  known, names = supported(platform), list(PRECISIONS)
   exact_enough = names[: names.index(precision) + 1]
   return [name for name in exact_enough if name in known][-1]
 

@@ -21,6 +21,8 @@ from zsljax.training.state import TrainState
 from zsljax.training.step import Metrics, TrainStep
 
 HostBatch = dict[str, np.ndarray]
+# Batches that lie on the devices before their step comes.
+SENT_AHEAD = 2
 
 
 def to_mesh(batch: HostBatch, mesh: jax.sharding.Mesh, num_examples: int) -> Batch:
@@ -35,12 +37,9 @@ def to_mesh(batch: HostBatch, mesh: jax.sharding.Mesh, num_examples: int) -> Bat
 
 
 def feed(
-  batches: Iterable[HostBatch],
-  mesh: jax.sharding.Mesh,
-  num_examples: int,
-  depth: int = 2,
+  batches: Iterable[HostBatch], mesh: jax.sharding.Mesh, num_examples: int
 ) -> Iterator[Batch]:
-  """Batches of a training set on the mesh, ``depth`` of them sent ahead.
+  """Batches of a training set on the mesh, ``SENT_AHEAD`` of them before their step.
 
   A host batch that comes again (the same object, as in full-batch training) is
   not sent again.
@@ -49,19 +48,27 @@ def feed(
   last_host, last_placed = None, None
   for batch in batches:
     if batch is not last_host:
-      last_host, last_placed = batch, to_mesh(batch, mesh, num_examples)
-      if last_placed.features.ndim == 3:
-        lengths = inverse_lengths(last_placed.features)
-        last_placed = dataclasses.replace(last_placed, inverse_lengths=lengths)
+      last_host = batch
+      last_placed = with_lengths(to_mesh(batch, mesh, num_examples))
     queue.append(last_placed)
-    if len(queue) > depth:
+    if len(queue) > SENT_AHEAD:
       yield queue.popleft()
   yield from queue
 
 
+def with_lengths(batch: Batch) -> Batch:
+  """Adds the lengths of regions, outside of any step that would compute them again.
+
+  A batch of each of several runs, ``[S, B, ...]``, is taken too.
+  """
+  if batch.features.ndim - batch.mask.ndim == 1:
+    return batch
+  lengths = _inverse_lengths(batch.features)
+  return dataclasses.replace(batch, inverse_lengths=lengths)
+
+
 @jax.jit
-def inverse_lengths(regions: jax.Array) -> jax.Array:
-  """Computes ``Batch.inverse_lengths``, outside of any step that would do it again."""
+def _inverse_lengths(regions: jax.Array) -> jax.Array:
   return inverse_length(regions.astype(jnp.float32))
 
 
@@ -143,7 +150,7 @@ class DeviceTable:
 
     def some_at_a_time(regions: jax.Array) -> jax.Array:  # No copy of all.
       images = jnp.arange(len(regions))
-      return jax.lax.map(lambda i: inverse_lengths(regions[i]), images, batch_size=64)
+      return jax.lax.map(lambda i: _inverse_lengths(regions[i]), images, batch_size=64)
 
     if self.split:
       split = over_batch(self.mesh).spec
