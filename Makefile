@@ -24,7 +24,8 @@ DEMO := runs/demo
 QUICKLY := XLA_FLAGS="--xla_backend_optimization_level=0 \
   --xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false"
 # Modules whose docstrings have examples.
-DOCTESTS := zsljax/losses zsljax/evaluation zsljax/numerics.py zsljax/classifier.py
+DOCTESTS := zsljax/losses zsljax/evaluation zsljax/data/sampling.py zsljax/numerics.py \
+  zsljax/classifier.py
 
 .PHONY: demo test test-all test-compilers test-pytorch lint format coverage versions docs lock clean
 

@@ -187,8 +187,8 @@ def choose(name: str, choices: dict, file: str, what: str):
     ZsljaxError: there is none.
   """
   if name not in choices:
-    raise ZsljaxError(
-      f"--config={file}: unknown {what} {name!r}. {did_you_mean(name, choices)} For "
-      "data of your own take a dataset that is known and --config.data.name=NAME."
-    )
+    hint = f"unknown {what} {name!r}. {did_you_mean(name, choices)}"
+    if "own" in choices:
+      hint += " Data of your own: own, and --config.data.name=NAME."
+    raise ZsljaxError(f"--config={file}: {hint}")
   return choices[name]

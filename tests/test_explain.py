@@ -17,7 +17,7 @@ from zsljax.errors import ZsljaxError
 from zsljax.evaluation import Calibration
 from zsljax.explain import explain
 from zsljax.explain.attribution import (
-  Scored,
+  ExplainedImages,
   choose_images,
   confusion,
   on_plane,
@@ -318,7 +318,7 @@ def test_report_of_other_systems(short_run, tmp_path, name, dataset, pictures, t
 
 def scored(labels, predicted, unseen):
   labels, predicted = np.asarray(labels), np.asarray(predicted)
-  return Scored(
+  return ExplainedImages(
     names=[str(i) for i in range(len(labels))],
     labels=labels[:, None],
     predicted=predicted,

@@ -26,9 +26,8 @@ from zsljax.errors import Stopped, ZsljaxError, did_you_mean, require
 from zsljax.evaluation.calibration import Calibration
 from zsljax.models import AttendsToRegions, Spec, System, moments, to_fit
 from zsljax.predict import Predictions, Predictor
-from zsljax.runs.config import read_config
 from zsljax.runs.experiment import configured_system, spec_of
-from zsljax.runs.reproduce import SYSTEMS
+from zsljax.runs.reproduce import SYSTEMS, config_of
 from zsljax.training.checkpoints import Checkpoints
 
 _SINGLE_LABEL = [name for name, (*_, form) in SYSTEMS.items() if form != "multi-label"]
@@ -55,7 +54,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
   ``zsljax fit`` does.
 
   Args:
-    system: a system for images with one label, of ``zsljax list systems``.
+    system: a recipe for images with one label, of ``zsljax list recipes``.
     fields: of its config, as ``{"epochs": 30, "optimizer.learning_rate": 1e-3}``;
       those that start with one of ``FIELDS``.
     gamma: taken from the scores of classes with training images where both kinds are
@@ -176,10 +175,9 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
     for field in self.fields or ():
       known = any(field == x or field.startswith(f"{x}.") for x in FIELDS)
       require(known, f"fields: {field}", "a field without effect", ", ".join(FIELDS))
-    name, argument, _ = SYSTEMS[self.system]
     fields = {"seed": self.random_state, **(self.fields or {})}
     flags = [f"--config.{field}={value}" for field, value in fields.items()]
-    return read_config(f"{name}:own{argument}", flags)
+    return config_of(self.system, "own", None, None, flags)
 
 
 def _in_columns(values: Any, columns: np.ndarray) -> np.ndarray:

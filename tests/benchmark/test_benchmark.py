@@ -7,8 +7,9 @@ import pytest
 
 from zsljax import benchmark
 from zsljax.benchmark import PRESETS, Variant, useful_flops
-from zsljax.benchmark.ceilings import Product, copy_call, products_in
-from zsljax.benchmark.step import _flops
+from zsljax.benchmark.ceilings import Product, copy_call, flops_in, products_in
+from zsljax.benchmark.step import make_step
+from zsljax.devices.mesh import make_mesh
 from zsljax.errors import ZsljaxError
 from zsljax.models import Spec, build_system
 
@@ -37,12 +38,11 @@ def test_flops_of_a_product():
 def test_flops_of_a_convolution():
   images, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 5))
   numbers = ("NHWC", "HWIO", "NHWC")
-  program = jax.make_jaxpr(
-    lambda x: jax.lax.conv_general_dilated(
-      x, kernel, (1, 1), "SAME", None, None, numbers
-    )
-  )(images)
-  assert _flops(program.eqns[-1]) == 2 * (2 * 8 * 8 * 5) * (3 * 3 * 3)
+
+  def convolved(x):
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", None, None, numbers)
+
+  assert flops_in(convolved, images) == 2 * (2 * 8 * 8 * 5) * (3 * 3 * 3)
 
 
 def test_products_are_found_within_loops_and_gradients():
@@ -53,6 +53,23 @@ def test_products_are_found_within_loops_and_gradients():
   # Three times the product forward, and the gradients of both sides.
   assert sum(found.values()) == 3 * 3
   assert sum(n * p.flops for p, n in found.items()) == 3 * 3 * 2 * 2 * 4 * 4
+
+
+def test_devices_share_the_work_of_sdl():
+  shapes = dataclasses.replace(PRESETS["nus"], feature_shape=(64,), batch_size=256)
+  spec, system = shapes.spec(), shapes.system("sdl")
+
+  def of_a_device(devices):
+    mesh = make_mesh(devices, 1)
+    step = make_step(
+      system, spec, 256, jnp.float32, shapes.num_seen, {"labels": 8}, mesh, 1
+    )
+    return [sum(getattr(c, name) for c in step.costs) for name in ("flops", "traffic")]
+
+  (flops, traffic), (own_flops, own_traffic) = of_a_device(1), of_a_device(4)
+  assert own_flops == pytest.approx(flops / 4, rel=0.05)
+  # A quarter, and parameters and their moments, which are everywhere.
+  assert own_traffic < 0.55 * traffic
 
 
 # Products of one gradient by hand, for B = 8 images and C = 10 classes: forward, the

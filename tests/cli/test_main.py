@@ -89,7 +89,7 @@ def test_a_verb_imports_no_other():
     (["tarin", "--workdir=W"], "unknown verb 'tarin'. Did you mean 'train'?"),
     (["data", "biuld"], "unknown verb 'data biuld'. Did you mean 'data build'?"),
     (["--verson"], "unknown verb"),
-    (["list"], "are required: systems|datasets|configs|protocols (see zsljax list"),
+    (["list"], "are required: systems|datasets|configs|recipes|protocols (see"),
     (["list", "sytems"], "protocols: invalid choice: 'sytems'"),
     (["list", "systems", "--dir=D"], "--dir: found D, expected none but with"),
     (["config", "msdn:cup"], "unknown argument 'cup'. Did you mean 'cub'?"),
@@ -132,6 +132,10 @@ def test_wrong_command_is_one_paragraph(argv, message, capsys, tmp_path, monkeyp
     ("systems", "msdn  Mutually Semantic Distillation Network (Chen et al. 2022)."),
     ("datasets", "digits needs no folder"),
     ("configs", "Arguments: cub, sun, awa2, scene15, digits, own."),
+    (
+      "recipes",
+      "recommended_regions --config=recommended:DATASET,attended_autoencoder",
+    ),
     ("protocols", "xian  single label: t1, u, s, h,"),
   ],
 )

@@ -122,6 +122,16 @@ def test_a_staged_system_is_the_system_on_what_its_stage_makes(
     chex.assert_trees_all_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
+def test_a_stage_keeps_both_abilities():
+  @dataclasses.dataclass(frozen=True)
+  class Both(MSDN):
+    def embed(self, params, features):
+      return features
+
+  own = staged(Both(), Stage("unit"))
+  assert isinstance(own, Embeds) and isinstance(own, AttendsToRegions)
+
+
 def test_a_config_names_the_stage():
   config = {"name": "sae", "stage": {"features": "unit", "descriptors": "as_is"}}
   system = build_system(config)

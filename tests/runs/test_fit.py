@@ -77,6 +77,11 @@ def test_batches_are_no_larger_than_folds(
   assert said == (most < size)
 
 
+def test_systems_that_fit_a_set_that_needs_no_folder(tmp_path):
+  found = _usable("multidigit", tmp_path)
+  assert [system for system, _ in found] == ["sdl", "recommended_sdl"]
+
+
 def test_systems_that_fit_the_stored_forms(stand_in, tmp_path):
   stand_in("cub", tmp_path, shape=(12,), features_kind="12")
   pooled = [

@@ -88,9 +88,30 @@ def products_in(function: Callable, *args: Any) -> dict[Product, int]:
   counts: dict[Product, int] = collections.Counter()
   for equation, times in equations(jax.make_jaxpr(function)(*args).jaxpr):
     if equation.primitive.name == "dot_general":
-      left, right = (x.aval.shape for x in equation.invars)
-      counts[Product(left, right, equation.params["dimension_numbers"])] += times
+      counts[_product(equation)] += times
   return counts
+
+
+def flops_in(function: Callable, *args: Any) -> float:
+  """Counts operations of the products and convolutions of a traced function."""
+  program = jax.make_jaxpr(function)(*args).jaxpr
+  return sum(times * _flops(equation) for equation, times in equations(program))
+
+
+def _flops(equation: Any) -> float:
+  if equation.primitive.name == "dot_general":
+    return _product(equation).flops
+  if equation.primitive.name == "conv_general_dilated":
+    kernel = equation.invars[1].aval.shape
+    outputs = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+    places = math.prod(equation.outvars[0].aval.shape)
+    return 2.0 * places * math.prod(kernel) / outputs
+  return 0.0
+
+
+def _product(equation: Any) -> Product:
+  left, right = (x.aval.shape for x in equation.invars)
+  return Product(left, right, equation.params["dimension_numbers"])
 
 
 def equations(jaxpr: Any, times: int = 1) -> Iterator[tuple[Any, int]]:

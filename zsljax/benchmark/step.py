@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
-import math
 import time
 from typing import Any
 
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from zsljax.benchmark.ceilings import Product, equations, products_in
+from zsljax.benchmark.ceilings import Product, flops_in, products_in
 from zsljax.benchmark.program import Cost, Program
 from zsljax.benchmark.shapes import (
   NUM_EXAMPLES,
@@ -74,21 +73,7 @@ def useful_flops(
   key, classes = jax.random.key(0), random_classes(spec, num_seen)
   params = jax.eval_shape(lambda: system.init(key, spec))
   gradient = jax.value_and_grad(system.loss, has_aux=True)
-  program = jax.make_jaxpr(gradient)(params, batch, classes, key)
-  return sum(times * _flops(found) for found, times in equations(program.jaxpr))
-
-
-def _flops(equation: Any) -> float:
-  """Operations of an equation of a traced program: product, convolution, or else 0."""
-  if equation.primitive.name == "dot_general":
-    left, right = (x.aval.shape for x in equation.invars)
-    return Product(left, right, equation.params["dimension_numbers"]).flops
-  if equation.primitive.name == "conv_general_dilated":
-    kernel = equation.invars[1].aval.shape
-    outputs = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-    places = math.prod(equation.outvars[0].aval.shape)
-    return 2.0 * places * math.prod(kernel) / outputs
-  return 0.0
+  return flops_in(gradient, params, batch, classes, key)
 
 
 def make_step(

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from zsljax.benchmark.ceilings import products_in
+from zsljax.benchmark.ceilings import flops_in
 from zsljax.benchmark.chips import CHIPS, Chip
 from zsljax.benchmark.program import Cost, Program
 from zsljax.benchmark.shapes import (
@@ -187,8 +187,7 @@ class Work:
     """Operations that ``training`` or ``scoring`` must do, over all devices."""
     if step == "training":
       return useful_flops(self.system, self.spec, size, self.num_seen)
-    found = products_in(self._scores, *self._scored(size))
-    return sum(number * product.flops for product, number in found.items())
+    return flops_in(self._scores, *self._scored(size))
 
   def _scores(self, params: Any, batch: Batch, classes: ClassSpace) -> jax.Array:
     return self.system.scores(params, batch.astype(jnp.float32).features, classes)

@@ -1,6 +1,7 @@
-"""Lists systems, datasets, configs or protocols.
+"""Lists systems, datasets, configs, recipes, protocols.
 
 Datasets are those that need no folder and, with --dir, those stored below it.
+Recipes are the configs that fit and reproduce go through.
 
 Example:
   zsljax list datasets --dir=DATA
@@ -72,6 +73,13 @@ def _configs(args):
     yield name, f"{text} Arguments: {', '.join(module.DATASETS)}."
 
 
+def _recipes(args):
+  from zsljax.runs.reproduce import SYSTEMS
+
+  for name, (config, argument, form) in SYSTEMS.items():
+    yield name, f"--config={config}:DATASET{argument}, for {form} features"
+
+
 def _protocols(args):
   from zsljax.evaluation import PROTOCOLS
 
@@ -84,5 +92,6 @@ _LISTS = {
   "systems": _systems,
   "datasets": _datasets,
   "configs": _configs,
+  "recipes": _recipes,
   "protocols": _protocols,
 }

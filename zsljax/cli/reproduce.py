@@ -18,7 +18,7 @@ GROUP = "judge"
 
 def add_arguments(parser) -> None:
   task = parser.add_mutually_exclusive_group()
-  task.add_argument("--systems", default="all", help="NAME,NAME or all")
+  task.add_argument("--systems", default="all", help="recipes, NAME,NAME or all")
   task.add_argument(
     "--paper", metavar="NAME", help="a published result to train again, see --list"
   )

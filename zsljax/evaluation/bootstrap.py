@@ -37,21 +37,20 @@ class Hits:
   seen: np.ndarray
 
 
-def resampled(hits: Hits, draws: int = DRAWS, seed: int = 0) -> dict[str, np.ndarray]:
+def resampled(hits: Hits, draws: int = DRAWS) -> dict[str, np.ndarray]:
   """Metrics of test sets that are drawn anew, in percent, each the mean over runs.
 
   Each draw takes as many images of every class as there are, with replacement. Equal
-  labels, draws and seed give equal test sets, so that systems compare in pairs.
+  labels and draws give equal test sets, so that systems compare in pairs.
 
   Args:
     hits: of the runs.
     draws: number of test sets.
-    seed: of the draws.
 
   Returns:
     ``t1``, ``u``, ``s`` and ``h``, each ``[draws]``.
   """
-  rng = np.random.default_rng(seed)
+  rng = np.random.default_rng(0)
   parts: dict[str, list[np.ndarray]] = {name: [] for name in ("t1", "u", "s", "h")}
   for start in range(0, draws, _AT_ONCE):
     size = min(_AT_ONCE, draws - start)
@@ -68,7 +67,7 @@ def resampled(hits: Hits, draws: int = DRAWS, seed: int = 0) -> dict[str, np.nda
 
 
 def resampled_means(
-  values: np.ndarray, groups: np.ndarray, draws: int = DRAWS, seed: int = 0
+  values: np.ndarray, groups: np.ndarray, draws: int = DRAWS
 ) -> np.ndarray:
   """Means of columns over images that are drawn anew, ``[draws, k]``.
 
@@ -80,9 +79,8 @@ def resampled_means(
     groups: of the images, ``[n]``; each draw takes as many of every group as there are,
       with replacement.
     draws: number of test sets.
-    seed: of the draws.
   """
-  rng = np.random.default_rng(seed)
+  rng = np.random.default_rng(0)
   sizes = (min(_AT_ONCE, draws - start) for start in range(0, draws, _AT_ONCE))
   parts = [_times(groups, size, rng) @ values / len(values) for size in sizes]
   return np.concatenate(parts)

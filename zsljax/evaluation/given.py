@@ -72,7 +72,7 @@ def report_of(
     kinds = (~seen[labels]).any() and (protocol != XIAN or seen[labels].any())
     found = "images of one kind of classes alone"
     require(kinds, "labels", found, "images of unseen and, for xian, of seen classes")
-  fits = calibration is UNCALIBRATED or protocol == XIAN
+  fits = calibration.gamma is None or protocol == XIAN
   require(fits, "gamma", calibration.gamma, f"no calibration with {protocol}")
   finite = calibration.gamma is None or np.isfinite(calibration.gamma)
   require(finite, "gamma", calibration.gamma, "a finite number")

@@ -45,6 +45,7 @@ PROTOCOLS = {
     + ("eer", "intra", "inter"),
     (*_RECALLS, "map", "accuracy"),
   ),
+  PAIRS: EvaluationProtocol((), ("tar@0.1", "tar@0.01", "tar@0.001", "eer", "auc")),
   **{
     name: EvaluationProtocol(
       (MULTI_LABEL,),

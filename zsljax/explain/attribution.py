@@ -33,7 +33,7 @@ _PERPLEXITY = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Scored:
+class ExplainedImages:
   """All N test images, in stored order.
 
   Attributes:
@@ -63,7 +63,7 @@ class Scored:
 
 def score_test_images(
   run: Experiment, predictor: Predictor, features: bool = False
-) -> Scored:
+) -> ExplainedImages:
   """Scores the test images in one pass.
 
   Args:
@@ -122,10 +122,14 @@ def score_test_images(
     names = np.array([f"row {row}" for row in dataset.source_rows(splits)])
   unseen = ((labels >= 0) & ~np.asarray(classes.seen)[labels]).any(1)
   mapped = mapped.astype(np.float32)
-  return Scored(names.tolist(), labels, predicted, unseen, decisions, mapped, on_map)
+  return ExplainedImages(
+    names.tolist(), labels, predicted, unseen, decisions, mapped, on_map
+  )
 
 
-def choose_images(scored: Scored, usable: np.ndarray, number: int) -> np.ndarray:
+def choose_images(
+  scored: ExplainedImages, usable: np.ndarray, number: int
+) -> np.ndarray:
   """Places of images to explain, drawn by a fixed seed.
 
   Images of unseen and of seen classes, right and wrong ones take turns; among each of
@@ -200,7 +204,7 @@ def on_plane(vectors: np.ndarray, how: str) -> tuple[np.ndarray, str]:
 
 
 def confusion(
-  scored: Scored, seen: np.ndarray, closed_set: bool
+  scored: ExplainedImages, seen: np.ndarray, closed_set: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Shares of predicted classes among the images of each true class.
 

@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-from zsljax.explain.attribution import Scored, attention_maps, region_grid
+from zsljax.explain.attribution import ExplainedImages, attention_maps, region_grid
 from zsljax.io.progress import task_bar
 from zsljax.models import CLOSED_SET, AttendsToRegions
 from zsljax.models.attention import AttentionMaps
@@ -66,7 +66,7 @@ class _Image:
 def images_section(
   run: Experiment,
   predictor: Predictor,
-  scored: Scored,
+  scored: ExplainedImages,
   chosen: np.ndarray,
   photos: list[pathlib.Path] | None,
   dest: pathlib.Path,

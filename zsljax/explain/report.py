@@ -13,7 +13,7 @@ from zsljax.errors import ZsljaxError, counted, require
 from zsljax.evaluation import Calibration, seen_unseen_curve, single_label_metrics
 from zsljax.explain.attribution import (
   MAPS,
-  Scored,
+  ExplainedImages,
   choose_images,
   confusion,
   on_plane,
@@ -101,7 +101,7 @@ def explain(
 
 
 def _chosen(
-  scored: Scored, root: pathlib.Path | None, names: Sequence[str], number: int
+  scored: ExplainedImages, root: pathlib.Path | None, names: Sequence[str], number: int
 ) -> tuple[np.ndarray, list[pathlib.Path] | None]:
   """Places of the images to explain, and their photographs."""
   places = {name: i for i, name in enumerate(scored.names)}
@@ -129,7 +129,7 @@ def _chosen(
 
 
 def _head(
-  run: Experiment, predictor: Predictor, scored: Scored, workdir: pathlib.Path
+  run: Experiment, predictor: Predictor, scored: ExplainedImages, workdir: pathlib.Path
 ) -> str:
   """The run, its data and its results."""
   config, data = run.config, run.dataset.metadata
@@ -178,7 +178,7 @@ def _calibration(run: Experiment, predictor: Predictor) -> str:
 
 
 def _map(
-  run: Experiment, scored: Scored, path: pathlib.Path, how: str, features: bool
+  run: Experiment, scored: ExplainedImages, path: pathlib.Path, how: str, features: bool
 ) -> str:
   """The section with the test images as points."""
   points, made_by = on_plane(scored.mapped, how)
@@ -216,7 +216,7 @@ def _not_drawn(title: str, run: Experiment) -> str:
 
 
 def _curve(
-  run: Experiment, predictor: Predictor, scored: Scored, path: pathlib.Path
+  run: Experiment, predictor: Predictor, scored: ExplainedImages, path: pathlib.Path
 ) -> str:
   """The section with accuracy on seen over unseen classes."""
   title = _CURVE
@@ -254,7 +254,7 @@ def _curve(
 
 
 def _confusion(
-  run: Experiment, predictor: Predictor, scored: Scored, path: pathlib.Path
+  run: Experiment, predictor: Predictor, scored: ExplainedImages, path: pathlib.Path
 ) -> str:
   """The section with the confusion matrix."""
   title = _CONFUSION

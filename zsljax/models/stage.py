@@ -139,11 +139,14 @@ def staged(system: System, stage: Stage) -> System:
   """Returns the system behind a stage; itself where the stage does nothing."""
   if stage == Stage():
     return system
-  if isinstance(system, Embeds):
-    return _StagedEmbeds(system, stage)
-  if isinstance(system, AttendsToRegions):
-    return _StagedRegions(system, stage)
-  return Staged(system, stage)
+  kinds = {
+    (False, False): Staged,
+    (True, False): _StagedEmbeds,
+    (False, True): _StagedRegions,
+    (True, True): _StagedBoth,
+  }
+  abilities = isinstance(system, Embeds), isinstance(system, AttendsToRegions)
+  return kinds[abilities](system, stage)
 
 
 def to_fit(system: System) -> Stage | None:
@@ -240,3 +243,7 @@ class _StagedRegions(Staged):
     features = self.stage.on_features(features, numbers)
     classes = self.stage.on_classes(classes, numbers)
     return self.system.region_attention(params["system"], features, classes)
+
+
+class _StagedBoth(_StagedEmbeds, _StagedRegions):
+  pass

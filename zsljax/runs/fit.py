@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from zsljax.data import StoredDataset
+from zsljax.data.sources import known, open_dataset
 from zsljax.data.store import find, variants
 from zsljax.errors import ZsljaxError, require
 from zsljax.io.files import write_json
@@ -46,7 +47,7 @@ def fit(
   ``workdir/joined``. Test results decide nothing.
 
   Args:
-    dataset: name of a stored set, or ``digits``.
+    dataset: name of a stored set, or of one that needs no folder.
     workdir: of the sweeps; an interrupted command continues them.
     data_dir: the folder of stored datasets.
     minutes: after which no further system is begun; the quickest come first.
@@ -124,8 +125,8 @@ def _joined(
   candidates = [one.name for one in best]
   # Rows are what a sweep writes last.
   ended = max((one.folder / "results.jsonl").stat().st_mtime for one in best)
-  known = path.exists() and path.stat().st_mtime > ended
-  if not known or read_json(path, _NAMES, "names of systems") != candidates:
+  is_new = path.exists() and path.stat().st_mtime > ended
+  if not is_new or read_json(path, _NAMES, "names of systems") != candidates:
     print("joined:", flush=True)
     began = time.monotonic()
     shutil.rmtree(folder, ignore_errors=True)
@@ -176,20 +177,23 @@ def _usable(
   if dataset == "digits":  # Embedded; the cosine classifier is for other tasks there.
     without = "similarity", "normface", "so_softmax", "sdl", "recommended_sdl"
     return [(system, None) for system in SYSTEMS if system not in without]
-  require(
-    data_dir is not None, "--data_dir", "nothing", f"the folder that has {dataset}"
-  )
-  assert data_dir is not None
-  if not (forms := variants(data_dir, dataset)):
-    find(data_dir, dataset, None)  # Says what is there.
+  if dataset in known():
+    forms = [open_dataset({"name": dataset, "dir": data_dir, "features": None})]
+  else:
+    require(
+      data_dir is not None, "--data_dir", "nothing", f"the folder that has {dataset}"
+    )
+    assert data_dir is not None
+    if not (forms := variants(data_dir, dataset)):
+      find(data_dir, dataset, None)  # Says what is there.
   fitting = ((system, form_for(system, dataset, forms)) for system in SYSTEMS)
   return [(system, stored) for system, stored in fitting if stored]
 
 
 def _argument(system: str, dataset: str) -> tuple[str, list[str]]:
   """The dataset of a system's config, and a field where it is not that set's own."""
-  known = importlib.import_module(f"zsljax.configs.{SYSTEMS[system][0]}").DATASETS
-  if dataset in known:
+  config = importlib.import_module(f"zsljax.configs.{SYSTEMS[system][0]}")
+  if dataset in config.DATASETS:
     return dataset, []
   return "own", [f"--config.data.name={dataset}"]
 

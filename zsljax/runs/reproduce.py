@@ -211,8 +211,9 @@ def config_of(
   """
   of_data = []
   if stored is not None:
-    of_data += [f"--config.data.dir={data_dir}"]
-    of_data += [f"--config.data.features={stored.variant}"]
+    of_data = [f"--config.data.features={stored.variant}"]
+    if data_dir is not None:
+      of_data += [f"--config.data.dir={data_dir}"]
   name, argument, _ = SYSTEMS[system]
   return read_config(f"{name}:{dataset}{argument}", [*of_data, *fields])
 

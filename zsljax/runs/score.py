@@ -67,7 +67,7 @@ def score(
         seed=seed,
         step=0,
         provenance={
-          "gamma_from": "no calibration" if kind is UNCALIBRATED else "given",
+          "gamma_from": "no calibration" if kind.gamma is None else "given",
           "config": _CONFIG | {"system": {"name": system}},
           "data": {"fingerprint": digest.hexdigest(), "sources": {}},
           "versions": library_versions(),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
 import itertools
 import math
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import tqdm
@@ -17,11 +17,13 @@ from zsljax.devices.mesh import over_classes, replicated
 from zsljax.devices.processes import Alarm, StopSignals, is_writer
 from zsljax.errors import Stopped, ZsljaxError
 from zsljax.io.progress import step_bar
-from zsljax.reporting.metrics_log import MetricsLog
 from zsljax.training.checkpoints import Checkpoints, abstract
 from zsljax.training.inputs import DeviceInputs, HostInputs
 from zsljax.training.state import TrainState, warm_start, without_params
 from zsljax.training.step import make_train_step
+
+if TYPE_CHECKING:
+  from zsljax.reporting.metrics_log import MetricsLog
 
 # Steps that may wait on the devices beside those of the latest call. More gains
 # nothing, and queued collectives on CPU devices time out.
@@ -189,7 +191,7 @@ def train(
     return stopping or due or schedule.tolerance > 0
 
   stopping = due = False
-  report = _Report(schedule, log(start), bar, watch)
+  report = _StepMetrics(schedule, log(start), bar, watch)
   with signals, bar:
     states = advance(call, state, pieces, start, pauses, report)
     for step, state in states:
@@ -252,7 +254,7 @@ def advance(
       yield step, state
 
 
-class _Report:
+class _StepMetrics:
   """Checks the metrics of steps, writes them to the log and shows them.
 
   Attributes:

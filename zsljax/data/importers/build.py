@@ -20,7 +20,7 @@ from zsljax.data.importers.published import dataset_name
 from zsljax.data.semantics import sources_of
 from zsljax.errors import ZsljaxError, counted, did_you_mean, require, some
 
-SPLITS = ("trainval", "test_seen", "test_unseen")
+GIVEN_SPLITS = ("trainval", "test_seen", "test_unseen")
 # The proposed split: shares of the classes, and of each seen class's images.
 _UNSEEN, _TEST = 0.2, 0.2
 
@@ -33,7 +33,7 @@ class LabelledImages:
     where: the folder or file that was read.
     names: file names, relative, with slashes.
     classes: the name of each one's class.
-    splits: the split of each one, of ``SPLITS``; None where it is to be proposed.
+    splits: the split of each one, of ``GIVEN_SPLITS``; None where it is to be proposed.
     left_out: lines that could not be used, with the reasons.
   """
 
@@ -78,7 +78,7 @@ def read_labels(path: pathlib.Path, skip_bad: bool = False) -> LabelledImages:
   Args:
     path: the file.
     skip_bad: leave out lines that are short, name an image again, or a split that is
-      none of ``SPLITS``; else they are an error.
+      none of ``GIVEN_SPLITS``; else they are an error.
 
   Raises:
     ZsljaxError: it is no such file, or a line cannot be used.
@@ -101,8 +101,8 @@ def read_labels(path: pathlib.Path, skip_bad: bool = False) -> LabelledImages:
       problem = f"found {','.join(line)!r}, expected {','.join(header)}"
     elif line[0] in good:
       problem = f"found the image {line[0]!r} again, expected each once"
-    elif len(line) == 3 and line[2] not in SPLITS:
-      problem = f"found split {line[2]!r}, expected one of {', '.join(SPLITS)}"
+    elif len(line) == 3 and line[2] not in GIVEN_SPLITS:
+      problem = f"found split {line[2]!r}, expected one of {', '.join(GIVEN_SPLITS)}"
     if problem:
       bad.append(f"line {number}: {problem}")
     else:
@@ -266,7 +266,7 @@ def _splits(
       "one of both",
     )
     given = np.array(images.splits)
-    return {split: np.flatnonzero(given == split) for split in SPLITS}
+    return {split: np.flatnonzero(given == split) for split in GIVEN_SPLITS}
   rng = np.random.default_rng(seed)
   if unseen is None:
     require(
