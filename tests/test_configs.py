@@ -273,6 +273,16 @@ def test_config_must_fit_the_data(small, tmp_path, argument, fields, message):
     ("sdl:corel5k", {"top_k": (0,)}, r"top_k: found .*0.*, expected numbers of 1 or"),
     ("cosine:digits", {"protocol": "xian"}, "cosine on digits cannot be evaluated by "),
     ("cosine:digits", {"gamma": 0.5}, "no calibration with --protocol=embeddings"),
+    (
+      "cosine:digits",
+      {"on": True},
+      "--on: found cosine with prototypes that are learn",
+    ),
+    (
+      "semantic_softmax:digits",
+      {"gamma": np.inf},
+      "gamma: found inf, expected a finit",
+    ),
     ("semantic_softmax:digits", {"protocol": "lesa"}, "'lesa'. Known: retrieval, xian"),
     ("semantic_softmax:digits", {"top_k": (3,)}, "--top_k"),
     ("semantic_softmax:digits", {"split": "val"}, "trained on the validation images"),
@@ -290,6 +300,9 @@ def test_evaluation_refuses_what_does_not_fit(
   if not workdir.exists():
     fields = [] if "softmax" in argument else ["batch_size=80", "epochs=1"]
     train(small(argument, *fields), workdir)
+  if "on" in options:
+    (stored,) = (tmp_path_factory.getbasetemp() / "datasets").rglob("digits/*/1.0.0")
+    options = {"on": stored}
   with pytest.raises(ZsljaxError, match=message):
     evaluate(workdir, **options)
 
@@ -416,7 +429,10 @@ def test_gamma_of_the_config_is_reported_too(small, tmp_path):
   assert calibrated["calibration"] == "additive"
   assert calibrated["provenance"]["gamma"] == 0.5
   assert calibrated["metrics"]["u"] >= plain["metrics"]["u"]
-  assert evaluate(tmp_path / "w", gamma=2.0)[1]["provenance"]["gamma"] == 2.0
+  _, given = evaluate(tmp_path / "w", gamma=2.0)
+  assert (given["provenance"]["gamma"], given["selection"]) == (2.0, "last")
+  # It belongs to the kind of the config.
+  assert len(evaluate(tmp_path / "w", calibration="multiplicative")) == 1
 
 
 @pytest.mark.slow

@@ -205,7 +205,7 @@ def test_file_and_python_ways_agree(run, images, tmp_path):
 
 
 CHOSEN = {
-  **{"rule": RULE, "point": {}, "step": 1, "share": 0.5, "metric": "ausuc"},
+  **{"rule": RULE, "point": {}, "step": 10_000, "share": 0.5, "metric": "ausuc"},
   **{"value": 1.0, "settings": 1, "folds": "5", "reselected": []},
 }
 
@@ -221,6 +221,8 @@ def test_gamma_is_that_of_the_sweep_or_the_config(run, tmp_path):
   assert zsljax.load(copy).calibration.gamma == 0.5
   (copy / "chosen.json").write_text(json.dumps(CHOSEN | {"gamma": 0.0}))
   assert zsljax.load(copy).calibration.gamma == 0
+  (copy / "chosen.json").write_text(json.dumps(CHOSEN | {"gamma": 0.5, "step": 0}))
+  assert zsljax.load(copy).calibration.gamma == 0.25  # Training went on.
   (copy / "chosen.json").write_text(json.dumps({"gamma": 0.0}))
   with pytest.raises(ZsljaxError, match="chosen.json: rule: found None, expected"):
     zsljax.load(copy)

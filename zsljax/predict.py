@@ -398,10 +398,10 @@ def load(workdir: str | pathlib.Path, *, gamma: float | None = None) -> Predicto
   system = build_system(config["system"])
   spec = spec_of(manifest["dataset"]["feature_shape"], classes)
   checkpoints = Checkpoints(workdir, run_identity(manifest))
-  params = checkpoints.restore_params(param_shapes(system, spec, make_mesh(1, 1)))
+  step = checkpoints.latest_step()
+  params = checkpoints.restore_params(param_shapes(system, spec, make_mesh(1, 1)), step)
   checkpoints.close()
-  require(gamma is None or np.isfinite(gamma), "gamma", gamma, "a finite number")
-  chosen = read_chosen(workdir) or {}
+  chosen = read_chosen(workdir, step) or {}
   if gamma is None:
     gamma = chosen.get("gamma")
     gamma = config["evaluation"]["gamma"] if gamma is None else gamma

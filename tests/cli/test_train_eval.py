@@ -73,6 +73,7 @@ def test_multi_label_run_from_the_embedded_set(tmp_path, capsys):
     ),
     ("--config.system.l2_weight=1", "Did you mean 'l2_weights'?"),
     ("--config.epochs=0", "config.epochs: found 0, expected 1 or more"),
+    ("--config.selection.seed=-1", "config.selection.seed: found -1, expected 0 or"),
     (
       "--config.evaluation.every_epochs=5",
       "config.evaluation.every_epochs: found 5 with config.data.train_split=trainval",

@@ -97,6 +97,8 @@ def test_what_descriptions_were_made_of_is_kept(own):
 
 def test_the_proposed_split_is_seeded_and_stratified(own):
   own.write()
+  with pytest.raises(ZsljaxError, match="--seed: found -1, expected 0 or more"):
+    own.build(seed=-1)
   first, again, other = (own.build(seed=seed)[0] for seed in (3, 3, 4))
   assert first.fingerprint() == again.fingerprint() != other.fingerprint()
   assert first.split_version == "proposed_3"

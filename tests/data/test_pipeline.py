@@ -298,6 +298,21 @@ def test_whole_epochs_keep_the_last_batch(stored, cache, large, num_hosts, monke
     assert len(rows) == len(set(rows)) == TRAINVAL
 
 
+def test_a_host_with_fewer_images_waits_for_the_next_epoch(stored):
+  splits = ("train", "val")
+  shares = [stored.share(splits, host, 7) for host in range(7)]
+  least = min(shares)
+  options = {"sampling": "whole_epochs", "host": shares.index(least), "num_hosts": 7}
+  held, streamed = (
+    training(stored, batch_size=7 * least, cache=c, **options) for c in ("host", "none")
+  )
+  batches = of_images(take(held, 5))
+  assert [len(batch["labels"]) for batch in batches] == [least, 0, least, 0, least]
+  check_equal(of_images(take(streamed, 5)), batches)
+  for start in (1, 2):
+    check_equal(of_images(take(streamed, 2, start)), batches[start : start + 2])
+
+
 def test_independent_batches_draw_evenly(stored):
   data = training(stored, batch_size=60, sampling="independent")
   rows = rows_of(take(data, 400))

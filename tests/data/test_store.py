@@ -194,6 +194,37 @@ def test_another_split_of_the_same_content_needs_overwrite(
   assert str(stored.metadata[field]) == shown[1] and not stored.was_there
 
 
+@pytest.mark.parametrize(
+  ("field", "old", "new"),
+  [
+    ("class names", "ape", "monkey"),
+    ("attribute names", "wild", "tame"),
+    ("names of images", "0.png", "1.png"),
+    ("encoder", "None", "{'network': 'n'}"),
+  ],
+)
+def test_other_names_need_overwrite(feature_set, tmp_path, field, old, new):
+  files = np.array([f"{i}.png" for i in range(66)])
+  classes = ("ape", "bat", "cow", "dog", "elk", "fox")
+  attributes = ("big", "wild", "grey")
+  first = feature_set(image_files=files)
+  prepare(first, tmp_path)
+  options = {
+    "class_names": [new if name == old else name for name in classes],
+    "attribute_names": [new if name == old else name for name in attributes],
+    "image_files": np.where(files == old, "1.png", files),
+    "encoder": {"network": "n"} if field == "encoder" else None,
+  }
+  other = feature_set(**options)
+  assert other.fingerprint() == first.fingerprint()
+  quoted = (old, new) if field == "encoder" else (repr(old), repr(new))
+  message = f"{field}: found {quoted[0]}, expected {quoted[1]}, as imported now"
+  with pytest.raises(ZsljaxError, match=re.escape(message)):
+    prepare(other, tmp_path)
+  stored = prepare(other, tmp_path, overwrite=True)
+  assert not stored.was_there and stored.classes.names == other.classes.names
+
+
 def test_same_content_is_stored_in_the_same_order(feature_set, one, tmp_path):
   again = prepare(feature_set(), tmp_path)
   np.testing.assert_array_equal(

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from tests.stored_rows import stored_row
 from zsljax.errors import ZsljaxError
 from zsljax.io.files import read_lines
 from zsljax.runs import reproduce
@@ -21,7 +22,7 @@ def test_report_of_embedded_data(command, tmp_path):
   report = (tmp_path / "r" / "README.md").read_text()
   for line in ("| digits | eszsl | H |", "| multidigit | sdl | zsl_map | - |"):
     assert line in report
-  assert "cosine (so_softmax)" in report
+  assert "| digits | so_softmax |" in report
   assert "![digits_eszsl](curves/digits_eszsl.png)" in report
   for file in re.findall(r"\((curves/.*?)\)", report):
     assert (tmp_path / "r" / file).exists()
@@ -37,11 +38,25 @@ def test_report_of_embedded_data(command, tmp_path):
   rows = read_lines(tmp_path / "r" / "results.jsonl")
   assert {row["seed"] for row in rows} == {0, 1}
   manifest["runs"] = manifest["runs"][:1]
-  of_eszsl = [row for row in rows if row["system"] == "eszsl"]
+  of_eszsl = {("eszsl", "digits"): [row for row in rows if row["system"] == "eszsl"]}
   without = reproduce._report(tmp_path / "r", of_eszsl, manifest)
   assert "SO-softmax" in report and "SO-softmax" not in without
   assert "; 2 seeds each." in report
   assert str(tmp_path) not in json.dumps(manifest["runs"]) + json.dumps(rows)
+
+
+def test_recipes_of_one_system_stand_apart():
+  def rows(h):
+    of_both = {"protocol": "xian", "calibration": "additive"}
+    of_both["metrics"] = {"t1": h, "h": h}
+    selections = "val_selected", "test_oracle"
+    return [stored_row(**of_both, selection=one) for one in selections]
+
+  block = reproduce._gaps({("sae", "cub"): rows(40.0), ("new", "cub"): rows(60.0)})
+  assert [(line[1], line[4]) for line in block.lines] == [
+    ("sae", "40.0"),
+    ("new", "60.0"),
+  ]
 
 
 def test_systems_get_the_features_that_they_want(stand_in, tmp_path, capsys):

@@ -222,6 +222,7 @@ def test_rows_of_a_sweep_say_what_was_chosen_where(swept):
         chances = row["provenance"]["probabilities"]
         assert chances["temperature"] == own["temperature"] > 0
         assert 0 <= chances["ece"] <= 100
+      assert row["protocol"] == "xian" or "selections" not in row.get("spread", {})
       if row["protocol"] == "xian":
         low, high = row["spread"]["interval"]["h"]
         assert low < row["metrics"]["h"] < high

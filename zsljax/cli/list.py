@@ -28,10 +28,10 @@ def run(args) -> None:
 
   fits = args.dir is None or args.what == "datasets"
   require(fits, "--dir", args.dir, "none but with `zsljax list datasets`")
-  lines = dict(_LISTS[args.what](args))
+  lines = list(_LISTS[args.what](args))
   width = min(shutil.get_terminal_size().columns, 100)
-  left = max(map(len, lines)) + 2
-  for name, text in lines.items():
+  left = max(len(name) for name, _ in lines) + 2
+  for name, text in lines:
     head = name.ljust(left)
     print(textwrap.fill(text, width, initial_indent=head, subsequent_indent=" " * left))
 
@@ -59,7 +59,9 @@ def _datasets(args):
     shape = " x ".join(map(str, stored.feature_shape))
     images, classes = stored.size(*stored.splits), len(stored.classes)
     name = f"{stored.metadata['name']} {stored.variant}"
-    yield name, f"{images} images, {classes} classes, features of {shape}"
+    inner = stored.folder.parents[2].relative_to(args.dir.expanduser())
+    where = f", in {inner}" if inner.name else ""
+    yield name, f"{images} images, {classes} classes, features of {shape}{where}"
 
 
 def _configs(args):

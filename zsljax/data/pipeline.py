@@ -253,11 +253,14 @@ class TrainingData:
       for rows, batch in zip(self.rows(start_step), batches, strict=False):
         yield {**batch, "mask": rows >= 0}
     self.store.check(self._pieces)
+    padding = pad(_with_mask(_rows_of_zeros(self.store, 0)), size)
     for epoch in itertools.count(start_step // steps):
       skip = max(0, start_step - epoch * steps)
       records = self._shuffled(_records, *self._order_of_pieces(epoch))
       records = records.skip(skip * size).take((steps - skip) * size)
-      yield from self._decoded(records, size)
+      # Another host may have a batch more.
+      own = itertools.chain(self._decoded(records, size), itertools.repeat(padding))
+      yield from itertools.islice(own, steps - skip)
 
   def _single_records(self, start_step: int):
     """Returns a dataset of the drawn records, each read from its place in its file."""

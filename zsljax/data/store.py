@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import itertools
 import os
 import pathlib
 import re
@@ -126,6 +127,7 @@ def prepare(
         stored = StoredDataset.open(folder)
         hint = "as imported now: choose another --dest, or replace it with --overwrite"
         require_same(str(folder), stored.metadata, metadata, hint)
+        _require_same_names(stored, feature_set, hint)
         return dataclasses.replace(stored, was_there=True)
       except ZsljaxError:
         if not overwrite:
@@ -143,6 +145,20 @@ def require_same(
   for field in _IDENTITY:
     same = found[field] == expected[field]
     require(same, f"{where}: {field}", found[field], f"{expected[field]}, {hint}")
+
+
+def _require_same_names(stored: StoredDataset, now: FeatureSet, hint: str) -> None:
+  """Raises unless names and encoder, which no fingerprint knows, are the same."""
+  images = [] if now.image_files is None else now.image_files.tolist()
+  for field, found, expected in (
+    ("class names", stored.classes.names, now.classes.names),
+    ("attribute names", stored.classes.attribute_names, now.classes.attribute_names),
+    ("names of images", stored.source_image_files(), images),
+    ("encoder", [stored.metadata["encoder"]], [now.encoder]),
+  ):
+    for old, new in itertools.zip_longest(found, expected):
+      expects = f"{new!r}, {hint}"
+      require(old == new, f"{stored.folder}: {field}", repr(old), expects)
 
 
 def _metadata(feature_set: FeatureSet, dtype: np.dtype) -> dict[str, Any]:
@@ -422,8 +438,14 @@ class StoredDataset:
     """Reads the images' names in stored order, texts; None where they have none."""
     if not self.metadata["named_images"]:
       return None
+    return np.array(self.source_image_files())[self.source_rows(splits)]
+
+  def source_image_files(self) -> list[str]:
+    """Reads the names of all images of the source, by row; of some sets none."""
+    if not self.metadata["named_images"]:
+      return []
     names = self._arrays(_IMAGES_FILE, ["image_files"])["image_files"]
-    return np.char.decode(names[self.source_rows(splits)], "utf-8")
+    return np.char.decode(names, "utf-8").tolist()
 
   def features_of(self, splits: tuple[str, ...], images: np.ndarray) -> np.ndarray:
     """Reads features of images, by their places in the stored order of ``splits``."""

@@ -38,7 +38,8 @@ class Calibration:
     gamma: None takes nothing away.
 
   Raises:
-    ZsljaxError: no such kind, or a multiplicative gamma outside (0, 2).
+    ZsljaxError: no such kind, a gamma that is not finite, or a multiplicative one
+      outside (0, 2).
 
   >>> scores, seen = np.array([[-3.0, 2.0, 1.0]]), np.array([True, True, False])
   >>> Calibration("additive", 0.5).lowered(scores, seen).tolist()
@@ -53,6 +54,8 @@ class Calibration:
   def __post_init__(self):
     expected = f"one of {', '.join(CALIBRATIONS)}"
     require(self.kind in CALIBRATIONS, "calibration", repr(self.kind), expected)
+    finite = self.gamma is None or np.isfinite(self.gamma)
+    require(finite, "gamma", self.gamma, "a finite number")
     require(
       self.gamma is None or self.kind == "additive" or 0 < self.gamma < 2,
       "gamma",

@@ -134,8 +134,10 @@ def kept_choice(chosen: Mapping[str, Any]) -> dict[str, Any]:
   return {field: chosen[field] for field in (*kept, "sweeps") if field in chosen}
 
 
-def read_chosen(workdir: pathlib.Path) -> dict[str, Any] | None:
+def read_chosen(workdir: pathlib.Path, step: int = 0) -> dict[str, Any] | None:
   """The choice of a sweep, from its folder or that of a run of it; else None.
+
+  A run that went on, to a ``step`` after the chosen one, is no longer what was chosen.
 
   Raises:
     ZsljaxError: it was made by another rule.
@@ -148,7 +150,7 @@ def read_chosen(workdir: pathlib.Path) -> dict[str, Any] | None:
   found, expected = chosen.get("rule"), f"{RULE!r}: {again}"
   require(found == RULE, f"{path}: rule", found, expected)
   check_json(chosen, _CHOSEN, str(path), f"the choice of a sweep: {again}")
-  return chosen
+  return chosen if step <= chosen["step"] else None
 
 
 def deciding_fields(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -127,16 +127,16 @@ def evaluate(
   evaluator = evaluation.make_evaluator(protocol, top_k)
   kind = calibration or run.config["evaluation"]["calibration"]
   asked = any(x is not None for x in (gamma, gamma_from, on))
+  own_kind = kind == run.config["evaluation"]["calibration"]
   origin = "--gamma"
-  if single_label and gamma is None and gamma_from is None and on_test:
+  if single_label and own_kind and gamma is None and gamma_from is None and on_test:
     gamma, origin = run.config["evaluation"]["gamma"], "config.evaluation.gamma"
-  wanted = [] if gamma is None else [(Calibration(kind, gamma), None, origin)]
+  wanted = [] if gamma is None else [(Calibration(kind, gamma), "last", origin)]
   share = temperature_share = origin_of_share = None
   if gamma_from is not None:
     share, temperature_share, origin_of_share = chosen_share(gamma_from, run, kind)
   elsewhere = run if on is None else run.on(only_below(on))
   scored = Scored(evaluator, workdir, run, split, elsewhere)
-  own_kind = kind == run.config["evaluation"]["calibration"]
   if single_label and on_test and own_kind and scored.chosen and not asked:
     share = scored.chosen["share"]
     temperature_share = scored.chosen.get("temperature_share")
@@ -210,8 +210,7 @@ class Scored:
     self.step = checkpoints.latest_step()
     self.params = checkpoints.restore_params(run.param_shapes(), self.step)
     checkpoints.close()
-    chosen = read_chosen(workdir)
-    self.chosen = chosen if chosen and chosen["step"] >= self.step else None
+    self.chosen = read_chosen(workdir, self.step)
     self.selection = "val_selected" if self.chosen else "last"
     classes, self._splits, _ = self.run.images(split)
     self.seen, self.names = np.asarray(classes.seen), classes.names

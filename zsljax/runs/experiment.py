@@ -22,6 +22,7 @@ from zsljax.errors import in_bytes, require
 from zsljax.evaluation import Calibration, Report
 from zsljax.io.versions import library_versions
 from zsljax.models import (
+  CLOSED_SET,
   MULTI_LABEL,
   AttendsToRegions,
   Spec,
@@ -39,6 +40,7 @@ from zsljax.training.checkpoints import abstract
 # The lowest values of fields that are counts.
 _LOWEST = {
   "seed": 0,
+  "selection.seed": 0,
   "epochs": 1,
   "log_every": 1,
   "checkpoint.every_epochs": 1,
@@ -207,8 +209,15 @@ class Experiment:
 
     Raises:
       ZsljaxError: its features or descriptions have other sizes, its images another
-        number of labels, or all of its classes are of one kind.
+        number of labels, all of its classes are of one kind, or the system knows no
+        class but those of training.
     """
+    require(
+      self.system.task != CLOSED_SET,
+      "--on",
+      f"{self.system.name} with prototypes that are learned for its own classes",
+      "a run that scores classes by their descriptions",
+    )
     check_labels(self.system, other)
     where = str(other.folder)
     spec = spec_of(other.feature_shape, other.classes)

@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from zsljax.data import StoredDataset
-from zsljax.data.sources import known, open_dataset
+from zsljax.data.sources import DEFAULT_DIR, known, open_dataset
 from zsljax.data.store import find, variants
 from zsljax.errors import ZsljaxError, require
 from zsljax.io.files import write_json
@@ -178,7 +178,8 @@ def _usable(
     without = "similarity", "normface", "so_softmax", "sdl", "recommended_sdl"
     return [(system, None) for system in SYSTEMS if system not in without]
   if dataset in known():
-    forms = [open_dataset({"name": dataset, "dir": data_dir, "features": None})]
+    open_dataset({"name": dataset, "dir": data_dir, "features": None})  # Or makes it.
+    forms = variants(data_dir or DEFAULT_DIR.expanduser(), dataset)
   else:
     require(
       data_dir is not None, "--data_dir", "nothing", f"the folder that has {dataset}"

@@ -6,7 +6,7 @@ once. Beside it stands ``test_oracle``, and the gap between both.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import json
 import pathlib
 import shlex
@@ -24,7 +24,7 @@ from zsljax.io.files import write_json, write_text
 from zsljax.io.versions import hardware
 from zsljax.reporting import published
 from zsljax.reporting.pictures import new_figure, save_figure
-from zsljax.reporting.rows import Row, column_name, summarize, system_name
+from zsljax.reporting.rows import Row, column_name, summarize
 from zsljax.reporting.tables import Block, fitted, make_blocks, render
 from zsljax.runs.comparison import compared
 from zsljax.runs.config import read_config
@@ -93,14 +93,13 @@ def reproduce(
   )
   require(len(usable) > 0, "--systems", systems, "systems that fit the datasets")
   dest = dest.expanduser().absolute()
-  runs, rows = [], []
+  runs, rows = [], {}
   read = [config_of(*pair, data_dir, fields) for pair in usable]
   for (system, dataset, _), config in zip(usable, read, strict=True):
     name = f"{dataset}_{system}"
     print(f"{name}:", flush=True)
     folder = dest / "runs" / name
-    found = sweep(config, seeds, folder, folds)
-    rows += found
+    found = rows[system, dataset] = sweep(config, seeds, folder, folds)
     runs.append(_recorded(name, found[0], seconds_of(folder)))
     _copy_curve(dest, name, config["seed"])
   manifest = {
@@ -111,7 +110,8 @@ def reproduce(
     "runs": runs,
   }
   write_json(dest / "manifest.json", manifest)
-  write_text(dest / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+  everything = "".join(json.dumps(row) + "\n" for own in rows.values() for row in own)
+  write_text(dest / "results.jsonl", everything)
   write_text(dest / "README.md", _report(dest, rows, manifest))
   return dest / "README.md"
 
@@ -235,7 +235,11 @@ def _copy_curve(dest: pathlib.Path, name: str, seed: int) -> None:
     shutil.copyfile(source, dest / "curves" / f"{name}.png")
 
 
-def _report(dest: pathlib.Path, rows: Sequence[Row], manifest: dict[str, Any]) -> str:
+def _report(
+  dest: pathlib.Path,
+  rows: Mapping[tuple[str, str], Sequence[Row]],
+  manifest: dict[str, Any],
+) -> str:
   seeds, machine = manifest["seeds"], manifest["hardware"]
   gaps = _gaps(rows)
   names = [run["name"] for run in manifest["runs"]]
@@ -261,7 +265,7 @@ def _report(dest: pathlib.Path, rows: Sequence[Row], manifest: dict[str, Any]) -
     *(["## Systems on the same images", "", render(same, "markdown")] if same else []),
     "## All rows",
     "",
-    render(make_blocks(rows), "markdown"),
+    render(make_blocks([row for own in rows.values() for row in own]), "markdown"),
   ]
   drawn = [name for name in names if (dest / "curves" / f"{name}.png").exists()]
   lines += ["## Seen-unseen curves", "", "Of the first seed.", ""]
@@ -269,14 +273,15 @@ def _report(dest: pathlib.Path, rows: Sequence[Row], manifest: dict[str, Any]) -
   return "\n".join(lines) + "\n"
 
 
-def _gaps(rows: Sequence[Row]) -> Block:
+def _gaps(rows: Mapping[tuple[str, str], Sequence[Row]]) -> Block:
   """The results of all sweeps, and the gain from choosing on the test images."""
   lines = []
   sweeps: dict[tuple, list[Row]] = {}
-  for row in rows:
-    if row["protocol"] in PROTOCOLS:
-      key = row["dataset"], system_name(row), row["protocol"]
-      sweeps.setdefault(key, []).append(row)
+  for (recipe, _), own in rows.items():
+    for row in own:
+      if row["protocol"] in PROTOCOLS:
+        key = row["dataset"], recipe, row["protocol"]
+        sweeps.setdefault(key, []).append(row)
   for (dataset, name, protocol), group in sweeps.items():
     best = {
       (s.row["selection"], s.row["calibration"] != "none"): s for s in summarize(group)

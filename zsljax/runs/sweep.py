@@ -521,7 +521,8 @@ def _test(
     one, own = run.with_seed(seed), {n: reports[i] for n, reports in of_stop.items()}
     if embeddings:
       step = chosen["step"]
-      rows.append(make_row(one, embedded, embeddings[i], step, "val_selected"))
+      row = make_row(one, embedded, embeddings[i], step, "val_selected", spread={})
+      rows.append(row)
     at, last = chosen["step"], max(own)
     plain = make_row(one, images, at_chosen[i], at, "val_selected")
     rows.append(plain)

@@ -110,7 +110,7 @@ def open_workdir(
   if not path.exists():
     if (workdir / "checkpoints").exists():
       raise ZsljaxError(
-        f"{workdir}: holds checkpoints but no {_FILE}, expected an empty folder "
+        f"{workdir}: holds checkpoints but no {path.name}, expected an empty folder "
         "or that of an interrupted run"
       )
     if classes is not None:

@@ -152,6 +152,7 @@ def build_set(
   Raises:
     ZsljaxError: something is missing, or does not fit together.
   """
+  require(seed >= 0, "--seed", seed, "0 or more")
   notes: list[str] = []
   table = read_class_table(class_file, skip_bad)
   features = read_features(feature_files, named=True)
