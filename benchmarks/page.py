@@ -12,7 +12,6 @@ import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import json
-import os
 import pathlib
 import re
 import sys
@@ -28,6 +27,7 @@ from matplotlib.ticker import NullLocator
 from zsljax.benchmark import PRESETS, Shapes, Variant, markdown, measure, run, table
 from zsljax.errors import ZsljaxError, require
 from zsljax.io.files import explained, write_json, write_text
+from zsljax.io.versions import hardware
 
 Row = dict[str, Any]
 DOCS = pathlib.Path(__file__).resolve().parents[1] / "docs"
@@ -110,7 +110,7 @@ def measured(seconds: float) -> Row:
     for value in values
   ]
   return {
-    "cores": os.cpu_count(),
+    "hardware": hardware(),
     "jax": jax.__version__,
     "systems": [timed(s, p, SHAPES[p], seconds) for s, p in SYSTEMS],
     "input": [
@@ -129,11 +129,12 @@ def written(page: str, figures: Mapping[str, Any]) -> str:
   """Replaces the text between the page's marks, all of which must be there."""
   rows = [row for part in ("systems", "growth") for row in figures[part]]
   loads = [row["cpu_load_average"] for row in rows]
-  busy = max(loads) >= figures["cores"] + 1
+  machine = figures["hardware"]
+  busy = max(loads) >= machine["cpu_cores"] + 1
   noise = " **The machine was busy with other work: to be measured again.**"
   texts = {
-    "machine": f"{figures['cores']} cores, JAX {figures['jax']}, load average "
-    f"{min(loads):.1f} to {max(loads):.1f} while measuring.{noise * busy}",
+    "machine": f"{machine['cpu_cores']} cores of {machine['cpu']}, JAX "
+    f"{figures['jax']}, load average {min(loads):.1f} to {max(loads):.1f} while measuring.{noise * busy}",
     "systems": table(figures["systems"]),
     "input": _input_table(figures["input"]),
     "seeds": _seeds_table(figures["seeds"]),

@@ -17,7 +17,7 @@ _COLUMNS = (
 _MORE = {
   "seconds_of_products_alone": "its products alone ms",
   "seconds_of_traffic_beside_products": "traffic beside them ms",
-  "predicted_seconds": "predicted",
+  "predicted_seconds": "predicted ms",
 }
 
 

@@ -18,7 +18,14 @@ Examples:
 
 import pathlib
 
-from zsljax.cli.common import add_choice, add_number, add_path, add_topology, names
+from zsljax.cli.common import (
+  add_choice,
+  add_data_dir,
+  add_number,
+  add_path,
+  add_topology,
+  names,
+)
 
 GROUP = "measure"
 
@@ -37,13 +44,7 @@ def add_arguments(parser) -> None:
   parser.add_argument(
     "--batch_size", type=int, metavar="N", help="(default: the preset's)"
   )
-  add_path(
-    parser,
-    "--data_dir",
-    "an imported dataset: its shapes are used and its streaming is timed",
-    "DIR",
-    required=False,
-  )
+  add_data_dir(parser, "its --dataset has the shapes, and its streaming is timed")
   parser.add_argument(
     "--dataset", default="awa1", help="its name there (default: %(default)s)"
   )

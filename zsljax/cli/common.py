@@ -38,6 +38,11 @@ def add_path(
   parser.add_argument(flag, type=path, metavar=metavar, help=help, **options)
 
 
+def add_data_dir(parser: argparse.ArgumentParser, help: str) -> None:
+  """The flag of the folder of stored datasets."""
+  add_path(parser, "--data_dir", help, "DIR", required=False)
+
+
 def add_choice(
   parser: argparse.ArgumentParser, flag: str, choices: list[str], help: str, **options
 ) -> None:

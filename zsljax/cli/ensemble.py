@@ -10,7 +10,7 @@ Example:
   zsljax ensemble S --workdir=W
 """
 
-from zsljax.cli.common import add_path, path
+from zsljax.cli.common import add_data_dir, add_path, path
 
 GROUP = "train"
 
@@ -18,9 +18,7 @@ GROUP = "train"
 def add_arguments(parser) -> None:
   parser.add_argument("sweeps", nargs="+", type=path, metavar="SWEEP")
   add_path(parser, "--workdir", "a new folder, of the ensemble", "DIR")
-  add_path(
-    parser, "--data_dir", "where the dataset is now, if moved", "DIR", required=False
-  )
+  add_data_dir(parser, "where the dataset is now, when it was moved")
 
 
 def run(args) -> None:

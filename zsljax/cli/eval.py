@@ -15,7 +15,7 @@ Examples:
   zsljax eval --workdir=W --protocol=embeddings --pairs=pairs.txt
 """
 
-from zsljax.cli.common import add_choice, add_path, add_processes, numbers
+from zsljax.cli.common import add_choice, add_data_dir, add_path, add_processes, numbers
 
 GROUP = "judge"
 
@@ -28,9 +28,7 @@ def add_arguments(parser) -> None:
     ["test", "val"],
     "images to score; val needs a run with config.data.train_split=train",
   )
-  parser.add_argument(
-    "--data_dir", metavar="DIR", help="where the dataset is now, when it was moved"
-  )
+  add_data_dir(parser, "where the dataset is now, when it was moved")
   add_path(
     parser,
     "--on",

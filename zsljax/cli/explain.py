@@ -8,7 +8,7 @@ Example:
   zsljax explain --workdir=W --images=photos --dest=report
 """
 
-from zsljax.cli.common import add_choice, add_number, add_path
+from zsljax.cli.common import add_choice, add_data_dir, add_number, add_path
 
 GROUP = "use"
 
@@ -42,9 +42,7 @@ def add_arguments(parser) -> None:
     action="store_true",
     help="map the stored features, not the embeddings or scores of the run",
   )
-  parser.add_argument(
-    "--data_dir", metavar="DIR", help="where the dataset is now, when it was moved"
-  )
+  add_data_dir(parser, "where the dataset is now, when it was moved")
 
 
 def run(args) -> None:

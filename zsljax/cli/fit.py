@@ -11,7 +11,7 @@ Examples:
   zsljax fit birds --data_dir=DATA --workdir=W --minutes=30
 """
 
-from zsljax.cli.common import add_folds, add_path
+from zsljax.cli.common import add_data_dir, add_folds, add_path
 
 GROUP = "train"
 
@@ -19,9 +19,7 @@ GROUP = "train"
 def add_arguments(parser) -> None:
   parser.add_argument("dataset", help="name of a stored set; digits is embedded")
   add_path(parser, "--workdir", "where results and runs go", "DIR")
-  add_path(
-    parser, "--data_dir", "where datasets were imported to", "DIR", required=False
-  )
+  add_data_dir(parser, "where datasets were imported to")
   parser.add_argument(
     "--minutes",
     type=float,

@@ -11,7 +11,7 @@ Examples:
   zsljax reproduce --paper=msdn/cub --data_dir=DATA --dest=again
 """
 
-from zsljax.cli.common import add_folds, add_number, add_path
+from zsljax.cli.common import add_data_dir, add_folds, add_number, add_path
 
 GROUP = "judge"
 
@@ -35,9 +35,7 @@ def add_arguments(parser) -> None:
   add_number(parser, "--seeds", 5, "of each")
   add_folds(parser)
   add_path(parser, "--dest", "where report and runs go", "DIR", required=False)
-  add_path(
-    parser, "--data_dir", "where datasets were imported to", "DIR", required=False
-  )
+  add_data_dir(parser, "where datasets were imported to")
   parser.set_defaults(fields=[])
 
 

@@ -165,6 +165,12 @@ class Curve:
     """The penalties as gamma, ``[m]``."""
     return gamma_of(self.penalty, self.kind)
 
+  def points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Gamma, and U and S in percent; a multiplicative gamma is between 0 and 2."""
+    ends = np.inf if self.kind == "additive" else 1.0
+    inside = np.abs(self.penalty) < ends
+    return self.gamma[inside], 100 * self.unseen[inside], 100 * self.seen[inside]
+
   def area(self) -> float:
     """AUSUC, in [0, 1]: trapezoids under S over U."""
     return float(np.trapezoid(self.seen, self.unseen))

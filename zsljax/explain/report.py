@@ -10,7 +10,8 @@ import re
 import numpy as np
 
 from zsljax.errors import ZsljaxError, counted, require
-from zsljax.evaluation import Calibration, seen_unseen_curve, single_label_metrics
+from zsljax.evaluation import Calibration, make_evaluator
+from zsljax.evaluation.protocols import XIAN
 from zsljax.explain.attribution import (
   MAPS,
   ExplainedImages,
@@ -46,7 +47,7 @@ def explain(
   attributes: int = 4,
   mapped_by: str = "tsne",
   map_features: bool = False,
-  data_dir: str | None = None,
+  data_dir: pathlib.Path | None = None,
 ) -> pathlib.Path:
   """Writes pictures about the test images of a run, and a report with all of them.
 
@@ -172,9 +173,7 @@ def _is_calibrated(run: Experiment, predictor: Predictor) -> bool:
 
 def _calibration(run: Experiment, predictor: Predictor) -> str:
   """The calibration in words."""
-  if not _is_calibrated(run, predictor):
-    return "none"
-  return f"{predictor.calibration.kind}, gamma {predictor.calibration.gamma:.4g}"
+  return predictor.calibration.text if _is_calibrated(run, predictor) else "none"
 
 
 def _map(
@@ -224,26 +223,23 @@ def _curve(
     return _not_drawn(title, run)
   images = scored.decisions, scored.labels[:, 0], np.asarray(run.dataset.classes.seen)
   own = predictor.calibration
-  curve = seen_unseen_curve(*images, kind=own.kind)
-  inside = np.ones(len(curve.gamma), bool)
-  if curve.kind == "multiplicative":  # Others are no gamma.
-    inside = (curve.gamma > 0) & (curve.gamma < 2)
-  calibrations = {"no calibration": Calibration(own.kind)}
+  report = make_evaluator(XIAN).report(*images, Calibration(own.kind))
+  assert report.curve is not None and report.calibrated is not None
+  measured = {"no calibration": report.metrics}
   if _is_calibrated(run, predictor):
-    calibrations[f"this run's gamma, {own.gamma:.3g}"] = own
-  measured = {k: single_label_metrics(*images, v) for k, v in calibrations.items()}
+    measured[f"this run's gamma, {own.gamma:.3g}"] = report.calibrated(own).metrics
   points = {
     f"{name}: U {m['u']:.1f}, S {m['s']:.1f}, H {m['h']:.1f}": (m["u"], m["s"])
     for name, m in measured.items()
   }
-  ausuc = measured["no calibration"]["ausuc"]  # Calibration does not change it.
+  _, unseen, seen = report.curve.points()
   draw_curve(
     path,
-    100 * curve.unseen[inside],
-    100 * curve.seen[inside],
+    unseen,
+    seen,
     points,
     f"{run.system.name} on {run.dataset.metadata['name']}, seed {run.config['seed']}, "
-    f"test images; additive AUSUC {ausuc:.1f}",
+    f"test images; additive AUSUC {report.metrics['ausuc']:.1f}",
   )
   alt = f"Curve of accuracy on seen over unseen classes; {'; '.join(points)}"
   caption = (

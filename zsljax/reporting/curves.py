@@ -24,10 +24,7 @@ def write_curve(folder: pathlib.Path, split: str, curve, rows: Sequence[Row]) ->
     curve: of the run, a ``zsljax.evaluation.calibration.Curve``.
     rows: of this run at this step, marked on it.
   """
-  gamma, unseen, seen = curve.gamma, 100 * curve.unseen, 100 * curve.seen
-  if any(row["calibration"] == "multiplicative" for row in rows):
-    inside = (gamma > 0) & (gamma < 2)  # Others are no gamma.
-    gamma, unseen, seen = gamma[inside], unseen[inside], seen[inside]
+  gamma, unseen, seen = curve.points()
   h = 2 * unseen * seen / np.maximum(unseen + seen, np.finfo(float).tiny)
   columns = {"gamma": gamma, "u": unseen, "s": seen, "h": h}
   write_columns(folder / f"curve_{split}.csv", columns)

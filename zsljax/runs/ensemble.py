@@ -82,8 +82,7 @@ class EndedSweep:
     folders = [folder / f"seed_{seed}" for seed in seeds]
     if chosen is None or not folders:
       raise ZsljaxError(f"{folder}: no run, expected a sweep that has ended")
-    where = None if data_dir is None else str(data_dir)
-    runs = [Experiment.of_run(one, where) for one in folders]
+    runs = [Experiment.of_run(one, data_dir) for one in folders]
     return cls(folder, chosen, folders, runs)
 
   @property

@@ -57,7 +57,7 @@ from zsljax.training.checkpoints import Checkpoints
 def evaluate(
   workdir: pathlib.Path,
   split: str = "test",
-  data_dir: str | None = None,
+  data_dir: pathlib.Path | None = None,
   gamma: float | None = None,
   gamma_from: pathlib.Path | None = None,
   protocol: str | None = None,

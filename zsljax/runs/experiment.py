@@ -182,7 +182,9 @@ class Experiment:
     )
 
   @classmethod
-  def of_run(cls, workdir: pathlib.Path, data_dir: str | None = None) -> Experiment:
+  def of_run(
+    cls, workdir: pathlib.Path, data_dir: pathlib.Path | None = None
+  ) -> Experiment:
     """The experiment of the run in ``workdir``, on the devices of this process.
 
     Args:
@@ -195,7 +197,7 @@ class Experiment:
     manifest = read_manifest(workdir)
     config = manifest["config"]
     if data_dir:
-      config["data"]["dir"] = data_dir
+      config["data"]["dir"] = str(data_dir)
     config["mesh"] = {"data": -1, "model": 1}
     run = cls.build(config, jax.local_devices())
     where, own = str(run.dataset.folder), run.dataset.metadata

@@ -15,13 +15,14 @@ from zsljax.data import StoredDataset
 from zsljax.data.sources import DEFAULT_DIR, known, open_dataset
 from zsljax.data.store import find, variants
 from zsljax.errors import ZsljaxError, require
+from zsljax.evaluation.protocols import EMBEDDINGS
 from zsljax.io.files import write_json
 from zsljax.io.json_files import TEXT, list_of, read_json
 from zsljax.reporting.rows import Row, aligned, column_name, read_chosen, read_rows
 from zsljax.reporting.tables import fitted
 from zsljax.runs.ensemble import EndedSweep, ensemble, gathered
 from zsljax.runs.experiment import Experiment
-from zsljax.runs.on_folds import drawn_folds
+from zsljax.runs.on_folds import OFFICIAL, drawn_folds
 from zsljax.runs.reproduce import SYSTEMS, config_of, form_for
 from zsljax.runs.sweep import add_seconds, seconds_of, sweep
 
@@ -109,7 +110,7 @@ class _Compared:
     """The row of what was chosen, with the chosen gamma where there is one."""
     rows = read_rows(self.folder)
     rows = [row for row in rows if row["selection"] == "val_selected"]
-    zero_shot = [row for row in rows if row["protocol"] != "embeddings"]
+    zero_shot = [row for row in rows if row["protocol"] != EMBEDDINGS]
     return next((r for r in zero_shot if r["calibration"] != "none"), zero_shot[0])
 
 
@@ -149,7 +150,7 @@ def _told(compared: Sequence[_Compared]) -> Iterator[str]:
   lines = [("system", "features", reached, *map(column_name, shown), "seconds")]
   for one in (best, *others):
     value = f"{one.reached():.1f}"
-    if one.chosen["folds"] != "official":
+    if one.chosen["folds"] != OFFICIAL:
       value += f" ({one.chosen['standard_error']:.1f})"
     results = (f"{one.row['metrics'][metric]:.1f}" for metric in shown)
     seconds = f"{seconds_of(one.folder):.0f}"
