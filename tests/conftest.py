@@ -38,6 +38,7 @@ for profile, examples in (("quick", 5), ("thorough", 25)):
 hypothesis.settings.load_profile("quick")
 flags.FLAGS.mark_as_parsed()
 checksums.KNOWN = pathlib.Path(ROOT, ".pytest_cache", "checked")
+os.environ.pop("COLUMNS", None)  # Workers of pytest-xdist have it: no terminal is here.
 # A shell lets its background jobs ignore Ctrl-C, which tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, ROOT)  # For `configs`, which is not installed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
 import functools
 import hashlib
@@ -96,83 +97,31 @@ def evaluate(
   """
   run = Experiment.of_run(workdir, data_dir)
   read_rows(workdir)  # Rows that cannot be added to are refused before the work.
-  on_test = split == "test"
-  require(
-    on_test or run.config["data"]["train_split"] == "train",
-    f"--split=val: config.data.train_split of {workdir}",
-    run.config["data"]["train_split"],
-    "train: this run was trained on the validation images",
-  )
   known = evaluation.protocols_for(run.system)
   protocol = protocol or known[0]
   what = f"{run.system.name} on {run.dataset.metadata['name']} cannot be evaluated by"
   require_known(protocol, known, "--protocol", what)
-  single_label, several = protocol == XIAN, run.system.task == MULTI_LABEL
-  uncalibrated = f"no calibration with --protocol={protocol}"
-  for flag, value, fits, expected in (
-    ("gamma", gamma, single_label, uncalibrated),
-    ("gamma_from", gamma_from, single_label, uncalibrated),
-    ("calibration", calibration, single_label, uncalibrated),
-    ("test_oracle", test_oracle or None, single_label, uncalibrated),
-    ("test_oracle", test_oracle or None, on_test, "none with --split=val"),
-    ("gamma_from", gamma_from, on_test, "none with --split=val, which chooses gamma"),
-    ("top_k", top_k, several, "a run on images with several labels"),
-    ("on", on, on_test, "none with --split=val"),
-    ("on", on, gamma_from is None, "none with --gamma_from, chosen on other images"),
-    ("on", on, pairs is None, "none with --pairs"),
-    ("pairs", pairs, protocol == EMBEDDINGS, f"no pairs with --protocol={protocol}"),
-  ):
-    require(value is None or fits, f"--{flag}", value, expected)
-  top_k = top_k or run.config["evaluation"]["top_k"]
-  evaluator = evaluation.make_evaluator(protocol, top_k)
-  kind = calibration or run.config["evaluation"]["calibration"]
-  asked = any(x is not None for x in (gamma, gamma_from, on))
-  own_kind = kind == run.config["evaluation"]["calibration"]
-  origin = "--gamma"
-  if single_label and own_kind and gamma is None and gamma_from is None and on_test:
-    gamma, origin = run.config["evaluation"]["gamma"], "config.evaluation.gamma"
-  wanted = [] if gamma is None else [(Calibration(kind, gamma), "last", origin)]
-  share = temperature_share = origin_of_share = None
-  if gamma_from is not None:
-    share, temperature_share, origin_of_share = chosen_share(gamma_from, run, kind)
+  own, oracle = run.config["evaluation"], test_oracle or None
+  for_calibration = {"gamma": gamma, "gamma_from": gamma_from, "test_oracle": oracle}
+  for_calibration["calibration"] = calibration
+  _refuse(workdir, run, protocol, split, for_calibration, top_k, on, pairs)
+  given = Calibration(calibration or own["calibration"], gamma)
+  shares = None if gamma_from is None else chosen_share(gamma_from, run, given.kind)
   elsewhere = run if on is None else run.on(only_below(on))
+  evaluator = evaluation.make_evaluator(protocol, top_k or own["top_k"])
   scored = Scored(evaluator, workdir, run, split, elsewhere)
-  if single_label and on_test and own_kind and scored.chosen and not asked:
-    share = scored.chosen["share"]
-    temperature_share = scored.chosen.get("temperature_share")
-    wanted, origin_of_share = [], "highest H on folds"
-  report = scored.report(Calibration(kind))
-  rows = [scored.row(report)]
-  chosen = report
-  if report.curve is not None and report.calibrated is not None:
-    if share is not None or not on_test:
-      margin = scored.mean_margin(kind)
-      if share is None:
-        share, _ = best_share(report.curve.h_of_shares(margin)[None])
-        origin_of_share = "highest H on val"
-      chosen = report.calibrated(of_share(share, margin, kind))
-      origin = f"{share:g} of the mean training margin, {origin_of_share}"
-      images = scored.images(chosen.calibration, margin)
-      if not on_test:
-        temperature_share = best_temperature_share([images])
-      of_row: dict[str, Any] = {"share": share, "temperature_share": temperature_share}
-      if temperature_share is not None:
-        of_row["probabilities"] = probabilities(images, temperature_share)
-      rows.append(scored.row(chosen, "val_selected", gamma_from=origin, **of_row))
-    if test_oracle:
-      wanted.append((report.curve.best(), "test_oracle", "highest H on test"))
-    for given, selection, origin in wanted:
-      calibrated = report.calibrated(given)
-      rows.append(scored.row(calibrated, selection, gamma_from=origin))
-      if selection != "test_oracle":  # No result: not in the file of classes.
-        chosen = calibrated
+  report = scored.report(Calibration(given.kind))
+  rows, result = [scored.row(report)], report
+  if report.curve is not None:
+    calibrated, result = _calibrated(scored, report, given, shares, test_oracle)
+    rows += calibrated
   if pairs is not None:
     rows.append(_pair_row(scored, pairs))
   if not is_writer():
     return rows
   if report.curve is not None and on is None:
     write_curve(workdir, split, report.curve, rows)
-    write_class_accuracy(workdir, split, [report, chosen], scored.names, rows[0])
+    write_class_accuracy(workdir, split, [report, result], scored.names, rows[0])
   if report.roc is not None and on is None:
     write_columns(workdir / f"roc_{split}.csv", report.roc)
   add_rows(workdir, rows)
@@ -184,6 +133,41 @@ def evaluate(
   metrics = {name: row["metrics"] for name, row in zip(names, rows, strict=True)}
   add_evaluations(workdir, rows[0]["step"], metrics)
   return rows
+
+
+def _refuse(
+  workdir: pathlib.Path,
+  run: Experiment,
+  protocol: str,
+  split: str,
+  for_calibration: Mapping[str, Any],
+  top_k: tuple[int, ...] | None,
+  on: pathlib.Path | None,
+  pairs: pathlib.Path | None,
+) -> None:
+  """Raises if arguments of ``evaluate`` fit neither the run nor each other."""
+  on_test, several = split == "test", run.system.task == MULTI_LABEL
+  require(
+    on_test or run.config["data"]["train_split"] == "train",
+    f"--split=val: config.data.train_split of {workdir}",
+    run.config["data"]["train_split"],
+    "train: this run was trained on the validation images",
+  )
+  oracle, gamma_from = for_calibration["test_oracle"], for_calibration["gamma_from"]
+  uncalibrated = f"no calibration with --protocol={protocol}"
+  for flag, value, fits, expected in (
+    *(
+      (f, value, protocol == XIAN, uncalibrated) for f, value in for_calibration.items()
+    ),
+    ("test_oracle", oracle, on_test, "none with --split=val"),
+    ("gamma_from", gamma_from, on_test, "none with --split=val, which chooses gamma"),
+    ("top_k", top_k, several, "a run on images with several labels"),
+    ("on", on, on_test, "none with --split=val"),
+    ("on", on, gamma_from is None, "none with --gamma_from, chosen on other images"),
+    ("on", on, pairs is None, "none with --pairs"),
+    ("pairs", pairs, protocol == EMBEDDINGS, f"no pairs with --protocol={protocol}"),
+  ):
+    require(value is None or fits, f"--{flag}", value, expected)
 
 
 class Scored:
@@ -288,6 +272,57 @@ class Scored:
     return self.run.row(
       protocol, report, step=self.step, selection=selection, **described
     )
+
+
+def _calibrated(
+  scored: Scored,
+  report: Report,
+  given: Calibration,
+  shares: tuple[float, float | None, str] | None,
+  test_oracle: bool,
+) -> tuple[list[Row], Report]:
+  """Rows with a calibration, and the last report that is a result.
+
+  Args:
+    scored: the images.
+    report: of them without a calibration.
+    given: the kind, and the user's gamma, if any.
+    shares: of ``chosen_share``; without it and a gamma, what the run's sweep chose, or
+      else the config's gamma.
+    test_oracle: as in ``evaluate``.
+  """
+  assert report.curve is not None and report.calibrated is not None
+  kind, own = given.kind, scored.trained.config["evaluation"]
+  on_test, origin, nothing = scored.split == "test", "--gamma", given.gamma is None
+  of_config = on_test and nothing and shares is None and kind == own["calibration"]
+  if of_config and scored.chosen and scored.run is scored.trained:
+    temperature = scored.chosen.get("temperature_share")
+    shares = scored.chosen["share"], temperature, "highest H on folds"
+  elif of_config:
+    given, origin = Calibration(kind, own["gamma"]), "config.evaluation.gamma"
+  rows, result = [], report
+  if shares is not None or not on_test:
+    margin = scored.mean_margin(kind)
+    if shares is None:
+      share, _ = best_share(report.curve.h_of_shares(margin)[None])
+      shares = share, None, "highest H on val"
+    share, temperature_share, where = shares
+    result = report.calibrated(of_share(share, margin, kind))
+    images = scored.images(result.calibration, margin)
+    if not on_test:
+      temperature_share = best_temperature_share([images])
+    of_row: dict[str, Any] = {"share": share, "temperature_share": temperature_share}
+    if temperature_share is not None:
+      of_row["probabilities"] = probabilities(images, temperature_share)
+    of_row["gamma_from"] = f"{share:g} of the mean training margin, {where}"
+    rows.append(scored.row(result, "val_selected", **of_row))
+  if given.gamma is not None:
+    result = report.calibrated(given)
+    rows.append(scored.row(result, "last", gamma_from=origin))
+  if test_oracle:  # No result.
+    best = report.calibrated(report.curve.best())
+    rows.append(scored.row(best, "test_oracle", gamma_from="highest H on test"))
+  return rows, result
 
 
 def rows_protocol(name: str, split: str) -> str:
