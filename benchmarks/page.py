@@ -130,11 +130,12 @@ def written(page: str, figures: Mapping[str, Any]) -> str:
   rows = [row for part in ("systems", "growth") for row in figures[part]]
   loads = [row["cpu_load_average"] for row in rows]
   machine = figures["hardware"]
+  cpu = machine.get("cpu", machine["machine"])  # Some systems do not name it.
   busy = max(loads) >= machine["cpu_cores"] + 1
   noise = " **The machine was busy with other work: to be measured again.**"
   texts = {
-    "machine": f"{machine['cpu_cores']} cores of {machine['cpu']}, JAX "
-    f"{figures['jax']}, load average {min(loads):.1f} to {max(loads):.1f} while measuring.{noise * busy}",
+    "machine": f"{machine['cpu_cores']} cores of {cpu}, JAX {figures['jax']}, load "
+    f"average {min(loads):.1f} to {max(loads):.1f} while measuring.{noise * busy}",
     "systems": table(figures["systems"]),
     "input": _input_table(figures["input"]),
     "seeds": _seeds_table(figures["seeds"]),

@@ -101,9 +101,9 @@ def get_config() -> ConfigDict:
   # Steps between lines of metrics.
   config.log_every = 10
   # What operands of matrix products are rounded to: `float32`; `tensorfloat32` and
-  # `bfloat16` are faster on accelerators. Parameters and sums are float32 in all, but
-  # bfloat16 keeps products of regions so. A device without it takes the next more
-  # exact one.
+  # `bfloat16` are faster on accelerators. Parameters and sums are float32 in all;
+  # `bfloat16` also keeps products of regions in bfloat16. A device without a precision
+  # takes the next more exact one.
   config.matmul_precision = "float32"
 
   config.mesh = ConfigDict()

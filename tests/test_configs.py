@@ -23,7 +23,7 @@ from zsljax.configs import (
 )
 from zsljax.data import make_multilabel_set, open_dataset, prepare
 from zsljax.errors import ZsljaxError
-from zsljax.evaluation import Calibration
+from zsljax.evaluation import PROTOCOLS, Calibration
 from zsljax.evaluation.multilabel import population
 from zsljax.losses import FAMILY
 from zsljax.models import build_system
@@ -301,8 +301,8 @@ def test_evaluation_refuses_what_does_not_fit(
     fields = [] if "softmax" in argument else ["batch_size=80", "epochs=1"]
     train(small(argument, *fields), workdir)
   if "on" in options:
-    (stored,) = (tmp_path_factory.getbasetemp() / "datasets").rglob("digits/*/1.0.0")
-    options = {"on": stored}
+    folder = tmp_path_factory.getbasetemp() / "datasets"
+    options = {"on": next(folder.rglob("digits/pixels_strokes/1.0.0"))}
   with pytest.raises(ZsljaxError, match=message):
     evaluate(workdir, **options)
 
@@ -322,6 +322,7 @@ def test_given_pairs_are_verified(small, tmp_path):
   pairs.write_text("\n".join(lines))
   whole, row = evaluate(tmp_path / "w", pairs=pairs)
   assert (whole["protocol"], row["protocol"]) == ("embeddings", "pairs")
+  assert set(row["metrics"]) == set(PROTOCOLS["pairs"].metrics)
   same = (labels[chosen[:, 0]] == labels[chosen[:, 1]]).sum()
   counted = row["provenance"]["pairs"]
   assert (counted["positives"], counted["negatives"]) == (same, 60 - same)

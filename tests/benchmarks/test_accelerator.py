@@ -66,4 +66,4 @@ def test_predictions_stand_beside_what_is_measured(
   (row,) = json.loads(file.read_text())["rows"]
   assert row["predicted_seconds"] == 0.25
   head, _, line = capsys.readouterr().out.splitlines()[-3:]
-  assert head.endswith("| predicted |") and line.endswith("| 250 |")
+  assert head.endswith("| predicted ms |") and line.endswith("| 250 |")

@@ -74,7 +74,7 @@ def test_a_label_that_is_no_class_is_refused(protocol):
     make_evaluator(protocol).labels(columns, space)
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", [name for name in PROTOCOLS if name != "pairs"])
 def test_reports_have_the_metrics_that_protocols_declare(protocol):
   several = protocol in MULTI_LABEL_PROTOCOLS
   ids = SPACE.ids[np.arange(12) % 3]

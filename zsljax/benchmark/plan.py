@@ -34,8 +34,9 @@ _PLACES = {
 def plan(config: Mapping[str, Any], name: str) -> dict[str, Any]:
   """Compiles the training step of a run, and adds up what each device holds.
 
-  Features lie whole on every device (of one host), or in parts, or come in batches. One
-  batch of everything is sent once, and stays.
+  Features lie whole on every device of one host, if they take at most half of it or
+  there is one device; or in parts; or come in batches. One batch of everything is sent
+  once, and stays.
 
   Args:
     config: all fields, nested, as plain values; the mesh's ``data`` devices are all.
@@ -73,7 +74,7 @@ def plan(config: Mapping[str, Any], name: str) -> dict[str, Any]:
   compiled = functools.cache(work.training)
   needed = functools.cache(functools.partial(measured_bytes, compiled))
   limit, row = topology.chip.memory, stored.row_bytes
-  part = math.ceil(data.num_examples / devices) * row
+  whole, part = data.num_examples * row, math.ceil(data.num_examples / devices) * row
   # Bytes of features beside a batch's, by its size.
   held: dict[str, Callable[[int], int]] = {"streamed": lambda size: 0}
   if config["batch_size"]:
@@ -81,8 +82,9 @@ def plan(config: Mapping[str, Any], name: str) -> dict[str, Any]:
       "split": lambda size: part,
       "streamed": lambda size: SENT_AHEAD * size * row // devices,
     }
-    if len({device.process_index for device in topology.devices}) == 1:
-      held = {"whole": lambda size: data.num_examples * row, **held}
+    hosts = len({device.process_index for device in topology.devices})
+    if hosts == 1 and (devices == 1 or whole <= limit // 2):
+      held = {"whole": lambda size: whole, **held}
   places = {}
   for place, features in held.items():
 

@@ -44,7 +44,9 @@ def add_arguments(parser) -> None:
   parser.add_argument(
     "--batch_size", type=int, metavar="N", help="(default: the preset's)"
   )
-  add_data_dir(parser, "its --dataset has the shapes, and its streaming is timed")
+  add_data_dir(
+    parser, "folder of --dataset, whose shapes are used and streaming is timed"
+  )
   parser.add_argument(
     "--dataset", default="awa1", help="its name there (default: %(default)s)"
   )

@@ -48,7 +48,8 @@ def add_arguments(parser) -> None:
     "--gamma",
     type=float,
     help="also report with this penalty on scores of seen classes, see --calibration "
-    "(default: what a sweep chose for this run, or else the config's evaluation.gamma)",
+    "(default: what a sweep chose for this run, or else the config's "
+    "evaluation.gamma, for its own kind of calibration)",
   )
   add_path(
     calibrated,

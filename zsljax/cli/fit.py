@@ -17,7 +17,7 @@ GROUP = "train"
 
 
 def add_arguments(parser) -> None:
-  parser.add_argument("dataset", help="name of a stored set; digits is embedded")
+  parser.add_argument("dataset", help="name of a set, as in train")
   add_path(parser, "--workdir", "where results and runs go", "DIR")
   add_data_dir(parser, "where datasets were imported to")
   parser.add_argument(

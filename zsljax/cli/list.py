@@ -59,8 +59,8 @@ def _datasets(args):
     shape = " x ".join(map(str, stored.feature_shape))
     images, classes = stored.size(*stored.splits), len(stored.classes)
     name = f"{stored.metadata['name']} {stored.variant}"
-    inner = stored.folder.parents[2].relative_to(args.dir.expanduser())
-    where = f", in {inner}" if inner.name else ""
+    inner = stored.folder.relative_to(args.dir.expanduser()).parts[:-3]
+    where = f", in {'/'.join(inner)}" if inner else ""
     yield name, f"{images} images, {classes} classes, features of {shape}{where}"
 
 
@@ -79,7 +79,10 @@ def _recipes(args):
   from zsljax.runs.reproduce import SYSTEMS
 
   for name, (config, argument, form) in SYSTEMS.items():
-    yield name, f"--config={config}:DATASET{argument}, for {form} features"
+    features = (
+      "several labels an image" if form == "multi-label" else f"{form} features"
+    )
+    yield name, f"--config={config}:DATASET{argument}, for {features}"
 
 
 def _protocols(args):

@@ -221,7 +221,7 @@ def make_evaluator(protocol: str, top_k: Iterable[int] = ()) -> Evaluator:
   """The evaluator of a protocol.
 
   Args:
-    protocol: a key of ``PROTOCOLS``.
+    protocol: a key of ``PROTOCOLS``, but not ``pairs``.
     top_k: of a multi-label protocol, in place of its own numbers K of labels.
   """
   if protocol in MULTI_LABEL_PROTOCOLS:

@@ -33,7 +33,7 @@ def report_of(
       ``[N, C]``: 1 present, -1 absent, 0 unannotated. ``retrieval`` takes images in the
       order of the source.
     seen: ``[C]`` bool, the classes of training.
-    protocol: of ``PROTOCOLS``, but not ``embeddings``.
+    protocol: of ``PROTOCOLS``, but neither ``embeddings`` nor ``pairs``.
     calibration: of the seen classes' scores, for ``xian``.
     top_k: numbers of labels, of a protocol for several.
 

@@ -79,7 +79,7 @@ def evaluate(
     data_dir: where the dataset is now, when it was moved.
     gamma: also report with this calibration of seen classes; when None, and no
       ``gamma_from`` is given, what the run's sweep chose on its folds, or else the
-      config's ``evaluation.gamma``.
+      config's ``evaluation.gamma``, if ``calibration`` is the config's kind.
     gamma_from: as ``gamma``, with the share of the mean training margin that ``val``
       chose in this workdir.
     protocol: of ``PROTOCOLS``; None is the usual one of the system.
@@ -287,8 +287,8 @@ def _calibrated(
     scored: the images.
     report: of them without a calibration.
     given: the kind, and the user's gamma, if any.
-    shares: of ``chosen_share``; without it and a gamma, what the run's sweep chose, or
-      else the config's gamma.
+    shares: of ``chosen_share``. Where it is None and ``given`` has no gamma, it is what
+      the run's sweep chose, or else the config's gamma is taken, for the config's kind.
     test_oracle: as in ``evaluate``.
   """
   assert report.curve is not None and report.calibrated is not None

@@ -154,7 +154,8 @@ class Experiment:
       f"{dataset.feature_shape[-1]} channels",
       f"{channels}, config.data.num_channels",
     )
-    Calibration(config["evaluation"]["calibration"])  # Or it raises.
+    of_config = config["evaluation"]
+    Calibration(of_config["calibration"], of_config["gamma"])  # Or it raises.
     classes = dataset.training_classes(config["data"]["train_split"])
     plain = system.system if isinstance(system, Staged) else system
     resolved = {
