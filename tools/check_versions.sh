@@ -5,7 +5,8 @@
 #   tools/check_versions.sh tests/losses         # the tests of these paths
 #
 # The oldest are the lower bounds of setup.cfg, the newest what the package index has.
-# Needs uv, and python3.11, python3.12 and python3.13 on PATH (PYTHONS names others);
+# Needs uv, and python3.11, python3.12 and python3.13 on PATH (PYTHONS names others,
+# WANTED=oldest or newest one of both);
 # one that is missing or does not run is left out and said. Environments and logs lie
 # in build/versions (VERSIONS_DIR names another folder). Exits with 1 where any combination fails.
 set -uo pipefail
@@ -52,7 +53,7 @@ PYTHON
 }
 
 for python in $pythons; do
-  for wanted in oldest newest; do
+  for wanted in ${WANTED:-oldest newest}; do
     environment="$folder/$python-$wanted"
     log="$environment.log"
     resolution=highest
