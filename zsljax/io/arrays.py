@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import math
 import os
 import pathlib
@@ -63,7 +64,7 @@ def read_arrays(
   require_file(path, f"a {kind} file")
   if kind not in (".npy", ".npz"):
     return _apart(path, needed, optional, scratch)
-  with readable(path):
+  with readable(path), contextlib.ExitStack() as opened:
     if kind == ".npy":
       stored = {needed[0] if needed else "array": np.lib.format.open_memmap(path, "r")}
     else:
@@ -72,7 +73,7 @@ def read_arrays(
       expected = f"at most {TIMES} times the file's size"
       found = f"{in_bytes(size)} of numbers"
       require(size <= largest(path), str(path), found, expected)
-      stored = np.lib.npyio.NpzFile(path, allow_pickle=False)
+      stored = opened.enter_context(np.lib.npyio.NpzFile(path, allow_pickle=False))
     require_fields(path, stored, needed)
     wanted = stored if optional is None else [*needed, *optional]
     return {field: _texts(stored[field]) for field in wanted if field in stored}
