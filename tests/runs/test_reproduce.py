@@ -38,7 +38,7 @@ def test_report_of_embedded_data(command, tmp_path):
   rows = read_lines(tmp_path / "r" / "results.jsonl")
   assert {row["seed"] for row in rows} == {0, 1}
   manifest["runs"] = manifest["runs"][:1]
-  of_eszsl = {("eszsl", "digits"): [row for row in rows if row["system"] == "eszsl"]}
+  of_eszsl = [("eszsl", row) for row in rows if row["system"] == "eszsl"]
   without = reproduce._report(tmp_path / "r", of_eszsl, manifest)
   assert "SO-softmax" in report and "SO-softmax" not in without
   assert "; 2 seeds each." in report
@@ -46,13 +46,13 @@ def test_report_of_embedded_data(command, tmp_path):
 
 
 def test_recipes_of_one_system_stand_apart():
-  def rows(h):
+  def rows(recipe, h):
     of_both = {"protocol": "xian", "calibration": "additive"}
     of_both["metrics"] = {"t1": h, "h": h}
     selections = "val_selected", "test_oracle"
-    return [stored_row(**of_both, selection=one) for one in selections]
+    return [(recipe, stored_row(**of_both, selection=one)) for one in selections]
 
-  block = reproduce._gaps({("sae", "cub"): rows(40.0), ("new", "cub"): rows(60.0)})
+  block = reproduce._gaps([*rows("sae", 40.0), *rows("new", 60.0)])
   assert [(line[1], line[4]) for line in block.lines] == [
     ("sae", "40.0"),
     ("new", "60.0"),

@@ -153,7 +153,7 @@ def _require_same_names(stored: StoredDataset, now: FeatureSet, hint: str) -> No
   for field, found, expected in (
     ("class names", stored.classes.names, now.classes.names),
     ("attribute names", stored.classes.attribute_names, now.classes.attribute_names),
-    ("names of images", stored.source_image_files(), images),
+    ("names of images", stored.source_image_files().tolist(), images),
     ("encoder", [stored.metadata["encoder"]], [now.encoder]),
   ):
     for old, new in itertools.zip_longest(found, expected):
@@ -438,14 +438,14 @@ class StoredDataset:
     """Reads the images' names in stored order, texts; None where they have none."""
     if not self.metadata["named_images"]:
       return None
-    return np.array(self.source_image_files())[self.source_rows(splits)]
+    return self.source_image_files()[self.source_rows(splits)]
 
-  def source_image_files(self) -> list[str]:
+  def source_image_files(self) -> np.ndarray:
     """Reads the names of all images of the source, by row; of some sets none."""
     if not self.metadata["named_images"]:
-      return []
+      return np.empty(0, np.str_)
     names = self._arrays(_IMAGES_FILE, ["image_files"])["image_files"]
-    return np.char.decode(names, "utf-8").tolist()
+    return np.char.decode(names, "utf-8")
 
   def features_of(self, splits: tuple[str, ...], images: np.ndarray) -> np.ndarray:
     """Reads features of images, by their places in the stored order of ``splits``."""

@@ -6,7 +6,7 @@ once. Beside it stands ``test_oracle``, and the gap between both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import json
 import pathlib
 import shlex
@@ -93,13 +93,14 @@ def reproduce(
   )
   require(len(usable) > 0, "--systems", systems, "systems that fit the datasets")
   dest = dest.expanduser().absolute()
-  runs, rows = [], {}
+  runs, rows = [], []
   read = [config_of(*pair, data_dir, fields) for pair in usable]
   for (system, dataset, _), config in zip(usable, read, strict=True):
     name = f"{dataset}_{system}"
     print(f"{name}:", flush=True)
     folder = dest / "runs" / name
-    found = rows[system, dataset] = sweep(config, seeds, folder, folds)
+    found = sweep(config, seeds, folder, folds)
+    rows += [(system, row) for row in found]
     runs.append(_recorded(name, found[0], seconds_of(folder)))
     _copy_curve(dest, name, config["seed"])
   manifest = {
@@ -110,8 +111,8 @@ def reproduce(
     "runs": runs,
   }
   write_json(dest / "manifest.json", manifest)
-  everything = "".join(json.dumps(row) + "\n" for own in rows.values() for row in own)
-  write_text(dest / "results.jsonl", everything)
+  lines = (json.dumps(row) + "\n" for _, row in rows)
+  write_text(dest / "results.jsonl", "".join(lines))
   write_text(dest / "README.md", _report(dest, rows, manifest))
   return dest / "README.md"
 
@@ -236,9 +237,7 @@ def _copy_curve(dest: pathlib.Path, name: str, seed: int) -> None:
 
 
 def _report(
-  dest: pathlib.Path,
-  rows: Mapping[tuple[str, str], Sequence[Row]],
-  manifest: dict[str, Any],
+  dest: pathlib.Path, rows: Sequence[tuple[str, Row]], manifest: dict[str, Any]
 ) -> str:
   seeds, machine = manifest["seeds"], manifest["hardware"]
   gaps = _gaps(rows)
@@ -265,7 +264,7 @@ def _report(
     *(["## Systems on the same images", "", render(same, "markdown")] if same else []),
     "## All rows",
     "",
-    render(make_blocks([row for own in rows.values() for row in own]), "markdown"),
+    render(make_blocks([row for _, row in rows]), "markdown"),
   ]
   drawn = [name for name in names if (dest / "curves" / f"{name}.png").exists()]
   lines += ["## Seen-unseen curves", "", "Of the first seed.", ""]
@@ -273,15 +272,14 @@ def _report(
   return "\n".join(lines) + "\n"
 
 
-def _gaps(rows: Mapping[tuple[str, str], Sequence[Row]]) -> Block:
-  """The results of all sweeps, and the gain from choosing on the test images."""
+def _gaps(rows: Sequence[tuple[str, Row]]) -> Block:
+  """The results of all recipes, and the gain from choosing on the test images."""
   lines = []
   sweeps: dict[tuple, list[Row]] = {}
-  for (recipe, _), own in rows.items():
-    for row in own:
-      if row["protocol"] in PROTOCOLS:
-        key = row["dataset"], recipe, row["protocol"]
-        sweeps.setdefault(key, []).append(row)
+  for recipe, row in rows:
+    if row["protocol"] in PROTOCOLS:
+      key = row["dataset"], recipe, row["protocol"]
+      sweeps.setdefault(key, []).append(row)
   for (dataset, name, protocol), group in sweeps.items():
     best = {
       (s.row["selection"], s.row["calibration"] != "none"): s for s in summarize(group)
